@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+#include "assign/assign.h"
+
+#include <math.h>
+
+#include "portable.h"
+#include "threads.h"
+
+static void pack_one(const fpq_codebooks *cb, int j, fpq_packed_codebook *out) {
+    const float *c = cb->centroids + (ptrdiff_t)j * cb->k * cb->dsub;
+    for (int t = 0; t < out->d; t++) {
+        double sum = 0;
+        for (int i = 0; i < cb->k; i++) sum += c[(ptrdiff_t)i * cb->dsub + t];
+        out->offset[t] = (float)(sum / cb->k);
+    }
+    fpq_pack(c, cb->k, out->d, cb->dsub, out->offset, out->packed);
+    for (int i = 0; i < FPQ_BLOCKS(cb->k) * FPQ_BLOCK; i++) {
+        float norm = 0;
+        for (int t = 0; t < out->d && i < cb->k; t++) {
+            const float centred = c[(ptrdiff_t)i * cb->dsub + t] - out->offset[t];
+            norm += centred * centred;
+        }
+        out->bias[i] = i < cb->k ? -norm / 2 : -INFINITY;
+    }
+}
+
+static size_t round_up(size_t floats) { return (floats + 15) / 16 * 16; }
+
+fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
+    const size_t columns = (size_t)FPQ_BLOCKS(cb->k) * FPQ_BLOCK, dsub = (size_t)cb->dsub;
+    const size_t head = (size_t)cb->m * sizeof(fpq_packed_codebook) / sizeof(float);
+    const size_t each = round_up(dsub) + columns + columns * dsub;
+    float *memory = fpq_alloc((round_up(head) + (size_t)cb->m * each) * sizeof(float));
+    if (!memory) return NULL;
+    fpq_packed_codebook *out = (fpq_packed_codebook *)(void *)memory;
+    threads = fpq_threads(threads, cb->m);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int j = 0; j < cb->m; j++) {
+        float *piece = memory + round_up(head) + (size_t)j * each;
+        out[j] = (fpq_packed_codebook){.from = cb->offsets[j], .d = cb->offsets[j + 1] - cb->offsets[j], .k = cb->k,
+                                       .offset = piece, .bias = piece + round_up(dsub),
+                                       .packed = piece + round_up(dsub) + columns};
+        pack_one(cb, j, out + j);
+    }
+    return out;
+}
+
+int fpq_assign_blocks(int64_t n) { return (int)((n + FPQ_ASSIGN_ROWS - 1) / FPQ_ASSIGN_ROWS); }
+
+void fpq_nearest_rows(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const fpq_rows *data, int64_t first,
+                      int n, float *x, int32_t *ids, float *errors) {
+    const int d = codebook->d, blocks = FPQ_BLOCKS(codebook->k);
+    /* Panels of columns that stay in the L2 cache while all rows pass over them. */
+    const int fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * d) / 4 * 4, panel = fit > 4 ? fit : 4;
+    float best[FPQ_ASSIGN_ROWS];
+    kern->read_rows(&data->x, data->rows, first, n, codebook->from, codebook->from + d, codebook->offset, x);
+    for (int i = 0; i < n; i++) {
+        best[i] = -INFINITY;
+        ids[i] = 0;
+    }
+    for (int b = 0; b < blocks; b += panel)
+        kern->nearest(x, n, d, codebook->packed + (ptrdiff_t)b * d * FPQ_BLOCK, codebook->bias + b * FPQ_BLOCK,
+                      blocks - b < panel ? blocks - b : panel, b * FPQ_BLOCK, best, ids);
+    for (int i = 0; i < n; i++) {
+        const float *row = x + (ptrdiff_t)i * d, error = kern->ip_f32(row, row, d) - 2 * best[i];
+        errors[i] = error > 0 ? error : 0;
+    }
+}
+
+int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads) {
+    const int blocks = fpq_assign_blocks(data->n);
+    const size_t scratch = (size_t)FPQ_ASSIGN_ROWS * ((size_t)cb->dsub + 1);
+    const fpq_kernels *kern = fpq_active();
+    threads = fpq_threads(threads, blocks);
+    fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
+    float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
+    if (packed && memory) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (int b = 0; b < blocks; b++) {
+            float *x = memory + (size_t)FPQ_THREAD_NUMBER() * scratch, *unused = x + (scratch - FPQ_ASSIGN_ROWS);
+            const int64_t first = (int64_t)b * FPQ_ASSIGN_ROWS;
+            const int n = data->n - first < FPQ_ASSIGN_ROWS ? (int)(data->n - first) : FPQ_ASSIGN_ROWS;
+            for (int j = 0; j < cb->m; j++)
+                fpq_nearest_rows(kern, packed + j, data, first, n, x, ids + j * data->n + first,
+                                 errors ? errors + j * data->n + first : unused);
+        }
+    }
+    const int status = packed && memory ? 0 : -1;
+    fpq_free(packed);
+    fpq_free(memory);
+    return status;
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT
+ * Which instruction set runs: detected once, forced by FPQ_ISA or fpq_use_isa, always a whole table. */
+#include <string.h>
+
+#include "kernels.h"
+#include "portable.h"
+#include "threads.h"
+
+#if defined(FPQ_X86)
+#if !defined(_MSC_VER) || defined(__clang__)
+#include <cpuid.h>
+#endif
+
+static void cpuid(unsigned leaf, unsigned out[4]) {
+#if defined(_MSC_VER) && !defined(__clang__)
+    int regs[4];
+    __cpuidex(regs, (int)leaf, 0);
+    for (int i = 0; i < 4; i++) out[i] = (unsigned)regs[i];
+#else
+    __cpuid_count(leaf, 0, out[0], out[1], out[2], out[3]);
+#endif
+}
+
+/* The register state the operating system saves: an instruction set's bit in CPUID counts only with it. */
+static unsigned saved_state(void) {
+#if defined(_MSC_VER) && !defined(__clang__)
+    return (unsigned)_xgetbv(0);
+#else
+    unsigned low, high;
+    __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(low), "=d"(high) : "c"(0)); /* xgetbv */
+    return low;
+#endif
+}
+
+static fpq_features detect(void) {
+    fpq_features f = {0};
+    unsigned leaf0[4], leaf1[4], leaf7[4];
+    cpuid(0, leaf0);
+    if (leaf0[0] < 7) return f;
+    cpuid(1, leaf1);
+    cpuid(7, leaf7);
+    const unsigned osxsave = leaf1[2] >> 27 & 1, avx = leaf1[2] >> 28 & 1, fma = leaf1[2] >> 12 & 1,
+                   f16c = leaf1[2] >> 29 & 1, popcnt = leaf1[2] >> 23 & 1, bmi2 = leaf7[1] >> 8 & 1;
+    const unsigned state = osxsave ? saved_state() : 0;
+    f.avx2 = (state & 0x06) == 0x06 && avx && fma && f16c && popcnt && bmi2 && (leaf7[1] >> 5 & 1);
+    const unsigned f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    f.avx512 = f.avx2 && (state & 0xe6) == 0xe6 && (leaf7[1] & f_dq_bw_vl) == f_dq_bw_vl;
+    f.vbmi = f.avx512 && (leaf7[2] >> 1 & 1);
+    f.vnni = f.avx512 && (leaf7[2] >> 11 & 1);
+    return f;
+}
+#else
+static fpq_features detect(void) {
+    fpq_features f = {0};
+#if defined(FPQ_ARM64)
+    f.neon = 1;
+#endif
+    return f;
+}
+#endif
+
+static fpq_features features;
+static const fpq_kernels *runnable[4], *active;
+
+static void initialise(void) {
+    int n = 0;
+    features = detect();
+    runnable[n++] = &fpq_kernels_scalar;
+#if defined(FPQ_X86)
+    if (features.avx2) runnable[n++] = &fpq_kernels_avx2;
+    if (features.avx512) runnable[n++] = &fpq_kernels_avx512;
+#elif defined(FPQ_ARM64)
+    runnable[n++] = &fpq_kernels_neon;
+#endif
+    active = runnable[n - 1];
+}
+
+/* Several threads may come here first: they write the same values. The Python module comes here at import. */
+const fpq_kernels *fpq_active(void) {
+    if (!active) initialise();
+    return active;
+}
+
+const fpq_features *fpq_cpu_features(void) {
+    fpq_active();
+    return &features;
+}
+
+const char *fpq_isa(void) { return fpq_active()->isa; }
+
+const char *fpq_isa_at(int i) {
+    fpq_active();
+    return i >= 0 && i < (int)(sizeof runnable / sizeof *runnable) && runnable[i] ? runnable[i]->isa : NULL;
+}
+
+int fpq_use_isa(const char *name) {
+    for (int i = 0; fpq_isa_at(i); i++)
+        if (!strcmp(name, fpq_isa_at(i))) {
+            active = runnable[i];
+            return 0;
+        }
+    return -1;
+}
+
+int fpq_has_openmp(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+static int forked;
+
+/* GNU OpenMP's pool does not survive fork and a region of several threads would wait for it for ever. */
+void fpq_after_fork(void) { forked = 1; }
+
+int fpq_max_threads(void) {
+#ifdef _OPENMP
+    return forked ? 1 : omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+int fpq_threads(int wanted, int64_t tasks) {
+    if (forked || !fpq_has_openmp() || tasks <= 1) return 1;
+    return wanted < tasks ? wanted : (int)tasks;
+}

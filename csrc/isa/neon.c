@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels.h"
+#include "portable.h"
+
+#if defined(FPQ_ARM64)
+#define FPQ_ISA neon
+#include "isa/vec_neon.h"
+#include "isa/vector.inc"
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT
+ * The specification of every kernel, in plain C. The other instruction sets are tested against it. */
+#include <math.h>
+
+#include "kernels.h"
+#include "portable.h"
+
+#define FPQ_ISA scalar
+#include "isa/plain.inc"
+
+/* Products with one block of columns, with and without rounding the products first as table_l2 asks: plain C rounds. */
+static void project(const float *x, int n, int d, const float *packed, const float *bias, int n_blocks, float *out,
+                    ptrdiff_t ld_out) {
+    for (int i = 0; i < n; i++)
+        for (int b = 0; b < n_blocks; b++) {
+            float sum[FPQ_BLOCK];
+            for (int c = 0; c < FPQ_BLOCK; c++) sum[c] = bias ? bias[b * FPQ_BLOCK + c] : 0;
+            for (int t = 0; t < d; t++)
+                for (int c = 0; c < FPQ_BLOCK; c++)
+                    sum[c] += x[(ptrdiff_t)i * d + t] * packed[((ptrdiff_t)b * d + t) * FPQ_BLOCK + c];
+            for (int c = 0; c < FPQ_BLOCK; c++) out[i * ld_out + b * FPQ_BLOCK + c] = sum[c];
+        }
+}
+
+static void nearest(const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,
+                    int32_t first_id, float *best, int32_t *id) {
+    for (int i = 0; i < n; i++)
+        for (int b = 0; b < n_blocks; b++) {
+            float score[FPQ_BLOCK];
+            project(x + (ptrdiff_t)i * d, 1, d, packed + (ptrdiff_t)b * d * FPQ_BLOCK, bias + b * FPQ_BLOCK, 1, score, 0);
+            for (int c = 0; c < FPQ_BLOCK; c++)
+                if (score[c] > best[i]) {
+                    best[i] = score[c];
+                    id[i] = first_id + b * FPQ_BLOCK + c;
+                }
+        }
+}
+
+static void table_l2(const float *q, int d, const float *packed, int n_blocks, float *out) {
+    for (int b = 0; b < n_blocks; b++)
+        for (int c = 0; c < FPQ_BLOCK; c++) {
+            float sum = 0;
+            for (int t = 0; t < d; t++) {
+                const float difference = q[t] - packed[((ptrdiff_t)b * d + t) * FPQ_BLOCK + c];
+                sum += difference * difference;
+            }
+            out[b * FPQ_BLOCK + c] = sum;
+        }
+}
+
+static void table_ip(const float *q, int d, const float *packed, int n_blocks, float *out) {
+    for (int b = 0; b < n_blocks; b++)
+        for (int c = 0; c < FPQ_BLOCK; c++) {
+            float sum = 0;
+            for (int t = 0; t < d; t++) sum += q[t] * packed[((ptrdiff_t)b * d + t) * FPQ_BLOCK + c];
+            out[b * FPQ_BLOCK + c] = 0 - sum;
+        }
+}
+
+static uint64_t at_most(const float *x, float limit) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i++) bits |= (uint64_t)(x[i] <= limit) << i;
+    return bits;
+}
+
+static uint64_t at_least(const float *x, float shift, const float *least) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i++) bits |= (uint64_t)(x[i] + shift >= least[i]) << i;
+    return bits;
+}
+
+#define PAIR(name, type, term)                               \
+    static float name(const float *q, const type *x, int d) { \
+        float sum = 0;                                       \
+        for (int t = 0; t < d; t++) sum += term;             \
+        return sum;                                          \
+    }
+PAIR(l2_f32, float, (q[t] - x[t]) * (q[t] - x[t]))
+PAIR(l2_u8, uint8_t, (q[t] - (float)x[t]) * (q[t] - (float)x[t]))
+PAIR(ip_f32, float, q[t] * x[t])
+PAIR(ip_u8, uint8_t, q[t] * (float)x[t])
+
+#include "isa/table.inc"

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT  The vector words on AVX2 + FMA: 8 lanes. */
+#include <immintrin.h>
+
+typedef __m256 vf;   /* floats */
+typedef __m256i vi;  /* 32-bit integers */
+typedef __m256 vm;   /* a choice for each lane */
+#define LANES 8
+#define TILE_ROWS 6
+#define TILE_BLOCKS 1
+
+FPQ_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
+FPQ_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
+FPQ_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+FPQ_INLINE void vf_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
+FPQ_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+FPQ_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+FPQ_INLINE float vf_sum(vf x) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+FPQ_INLINE float vf_max(vf x) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+FPQ_INLINE vm vf_equal(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
+FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
+FPQ_INLINE vi vi_set(int x) { return _mm256_set1_epi32(x); }
+FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(m)); }
+FPQ_INLINE vi vi_lane_numbers(void) { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+FPQ_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+FPQ_INLINE int vi_min(vi x) {
+    __m128i s = _mm_min_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    s = _mm_min_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_min_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}

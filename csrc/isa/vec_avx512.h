@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT  The vector words on AVX-512 F, BW, DQ, VL: 16 lanes. */
+#include <immintrin.h>
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __mmask16 vm;
+#define LANES 16
+#define TILE_ROWS 6
+#define TILE_BLOCKS 4
+
+FPQ_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
+FPQ_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
+FPQ_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+FPQ_INLINE void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+FPQ_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+FPQ_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+FPQ_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
+FPQ_INLINE float vf_max(vf x) { return _mm512_reduce_max_ps(x); }
+FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+FPQ_INLINE vm vf_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+FPQ_INLINE vi vi_set(int x) { return _mm512_set1_epi32(x); }
+FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
+FPQ_INLINE vi vi_lane_numbers(void) {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+FPQ_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+FPQ_INLINE int vi_min(vi x) { return _mm512_reduce_min_epi32(x); }

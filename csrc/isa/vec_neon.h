@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT  The vector words on NEON (AArch64): 4 lanes. */
+#include <arm_neon.h>
+
+typedef float32x4_t vf;
+typedef int32x4_t vi;
+typedef uint32x4_t vm;
+#define LANES 4
+#define TILE_ROWS 6
+#define TILE_BLOCKS 1
+
+FPQ_INLINE vf vf_zero(void) { return vdupq_n_f32(0); }
+FPQ_INLINE vf vf_set(float x) { return vdupq_n_f32(x); }
+FPQ_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
+FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
+    const float x[4] = {p[0], p[1], p[2], p[3]};
+    return vld1q_f32(x);
+}
+FPQ_INLINE void vf_store(float *p, vf x) { vst1q_f32(p, x); }
+FPQ_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
+FPQ_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
+FPQ_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
+FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+FPQ_INLINE float vf_sum(vf x) { return vaddvq_f32(x); }
+FPQ_INLINE float vf_max(vf x) { return vmaxvq_f32(x); }
+FPQ_INLINE vm vf_greater(vf a, vf b) { return vcgtq_f32(a, b); }
+FPQ_INLINE vm vf_equal(vf a, vf b) { return vceqq_f32(a, b); }
+FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }
+FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) {
+    const uint32_t weights[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(vcgeq_f32(a, b), vld1q_u32(weights)));
+}
+FPQ_INLINE vi vi_set(int x) { return vdupq_n_s32(x); }
+FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return vbslq_s32(m, yes, no); }
+FPQ_INLINE vi vi_lane_numbers(void) {
+    const int32_t x[4] = {0, 1, 2, 3};
+    return vld1q_s32(x);
+}
+FPQ_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
+FPQ_INLINE int vi_min(vi x) { return vminvq_s32(x); }

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT
+ * The kernels: one line each. Every instruction set fills one complete table of them. Kernels run on one thread,
+ * allocate nothing and check nothing; isa/scalar.c is their specification.
+ *
+ * Words used below
+ *   block    16 columns (centroids, queries, ...), the unit of packing, the same for every instruction set
+ *   packed   columns laid out [block][d][16], padded with zeros; on a 64-byte boundary (fpq_pack)
+ *   bias     one number a column, padded with -inf
+ */
+#ifndef FPQ_KERNELS_H
+#define FPQ_KERNELS_H
+
+#include "fpq.h"
+
+#define FPQ_BLOCK 16
+#define FPQ_BLOCKS(k) (((k) + FPQ_BLOCK - 1) / FPQ_BLOCK)
+
+#define FPQ_KERNELS(X)                                                                                               \
+    /* out[i] = float32(x[row i][from:to]) - offset, n rows; row i is rows[first + i], or first + i if rows is NULL;  \
+     * offset (to - from numbers) may be NULL. */                                                                    \
+    X(void, read_rows, (const fpq_matrix *x, const int64_t *rows, int64_t first, int n, int from, int to,            \
+                        const float *offset, float *out))                                                            \
+    /* 1 if any of the n numbers is NaN or infinite. */                                                              \
+    X(int, has_nonfinite, (const float *x, ptrdiff_t n))                                                             \
+    /* The column with the largest x.c + bias of each of n rows of d numbers. best (start at -inf) and id are updated \
+     * where a column is strictly better, so panels of columns can follow one another; ties go to the lower column. */ \
+    X(void, nearest, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,            \
+                      int32_t first_id, float *best, int32_t *id))                                                   \
+    /* out[i][c] = x.c + bias[c]: the same sums, bit for bit, that nearest compares. */                              \
+    X(void, project, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,            \
+                      float *out, ptrdiff_t ld_out))                                                                 \
+    /* sum[id[i]][:] += x[i][:], count[id[i]] += 1. */                                                               \
+    X(void, accumulate, (const float *x, int n, int d, const int32_t *id, float *sum, int32_t *count))               \
+    /* out[c] = sum over t of (q[t] - c[t])^2, added in the order of t, each product rounded (no fused multiply-add), \
+     * so that every instruction set gives the same bits. */                                                         \
+    X(void, table_l2, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
+    /* out[c] = -(sum over t of q[t] * c[t]), in the same way. */                                                    \
+    X(void, table_ip, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
+    /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \
+    X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))             \
+    /* Bit i is set where x[i] <= limit, 64 numbers. */                                                              \
+    X(uint64_t, at_most, (const float *x, float limit))                                                              \
+    /* Bit i is set where x[i] + shift >= least[i], 64 numbers. */                                                   \
+    X(uint64_t, at_least, (const float *x, float shift, const float *least))                                         \
+    /* Squared L2 distance and inner product of a float32 query with one stored row. */                              \
+    X(float, l2_f32, (const float *q, const float *x, int d))                                                        \
+    X(float, l2_u8, (const float *q, const uint8_t *x, int d))                                                       \
+    X(float, ip_f32, (const float *q, const float *x, int d))                                                        \
+    X(float, ip_u8, (const float *q, const uint8_t *x, int d))
+
+#define FPQ_MEMBER(type, name, args) type(*name) args;
+typedef struct {
+    const char *isa;
+    FPQ_KERNELS(FPQ_MEMBER)
+} fpq_kernels;
+
+extern const fpq_kernels fpq_kernels_scalar, fpq_kernels_avx2, fpq_kernels_avx512, fpq_kernels_neon;
+
+/* The table in use. Take it once before a loop. */
+const fpq_kernels *fpq_active(void);
+
+#endif

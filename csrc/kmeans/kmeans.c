@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT
+ * Lloyd iterations of all subspaces at once (PKMeans of the FPQ paper). The unit of work is a chunk of rows in one
+ * subspace. Sums are kept for each chunk and added in the order of chunks; the number of chunks depends on the data alone,
+ * so any number of threads gives the same bits. */
+#include <math.h>
+#include <string.h>
+
+#include "assign/assign.h"
+#include "portable.h"
+#include "threads.h"
+
+enum { CHUNK_ROWS = 3072, SUMS_BYTES = 16 << 20 };
+
+typedef struct {
+    float *sum;       /* (k, d), centred */
+    int32_t *count;   /* (k) */
+    int64_t changed;
+} chunk_sums;
+
+typedef struct {
+    const fpq_codebooks *cb;
+    const fpq_rows *data;
+    const fpq_packed_codebook *packed;
+    int chunks;
+    int64_t chunk_rows;
+    chunk_sums *sums; /* (m, chunks) */
+    int32_t *ids;
+    float *errors;
+} step;
+
+static void plan_chunks(step *s) {
+    const int64_t bytes = (int64_t)s->cb->m * s->cb->k * (s->cb->dsub + 1) * (int64_t)sizeof(float), n = s->data->n;
+    int64_t chunks = (n + CHUNK_ROWS - 1) / CHUNK_ROWS;
+    if (chunks > SUMS_BYTES / bytes) chunks = SUMS_BYTES / bytes;
+    if (chunks < 2) chunks = 2;
+    s->chunk_rows = (n + chunks - 1) / chunks;
+    s->chunk_rows = (s->chunk_rows + FPQ_ASSIGN_ROWS - 1) / FPQ_ASSIGN_ROWS * FPQ_ASSIGN_ROWS;
+    s->chunks = (int)((n + s->chunk_rows - 1) / s->chunk_rows);
+}
+
+static int64_t chunk_end(const step *s, int chunk) {
+    const int64_t end = (chunk + 1) * s->chunk_rows;
+    return end < s->data->n ? end : s->data->n;
+}
+
+static void assign_chunk(const step *s, int j, int chunk, int and_sum, float *x) {
+    const fpq_kernels *kern = fpq_active();
+    chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks + chunk;
+    int32_t *ids = s->ids + j * s->data->n, before[FPQ_ASSIGN_ROWS];
+    const int64_t end = chunk_end(s, chunk);
+    for (int64_t i = chunk * s->chunk_rows; i < end; i += FPQ_ASSIGN_ROWS) {
+        const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
+        memcpy(before, ids + i, (size_t)n * sizeof *ids);
+        fpq_nearest_rows(kern, s->packed + j, s->data, i, n, x, ids + i, s->errors + j * s->data->n + i);
+        for (int r = 0; r < n; r++) sums->changed += ids[i + r] != before[r];
+        if (and_sum) kern->accumulate(x, n, s->packed[j].d, ids + i, sums->sum, sums->count);
+    }
+}
+
+static void sum_chunk(const step *s, int j, int chunk, float *x) {
+    const fpq_kernels *kern = fpq_active();
+    const fpq_packed_codebook *packed = s->packed + j;
+    chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks + chunk;
+    const int64_t end = chunk_end(s, chunk);
+    for (int64_t i = chunk * s->chunk_rows; i < end; i += FPQ_ASSIGN_ROWS) {
+        const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
+        kern->read_rows(&s->data->x, s->data->rows, i, n, packed->from, packed->from + packed->d, packed->offset, x);
+        kern->accumulate(x, n, packed->d, s->ids + j * s->data->n + i, sums->sum, sums->count);
+    }
+}
+
+/* An empty cluster takes the worst row of the cluster with the largest squared error; a cluster gives once an iteration.
+ * When every row sits on a centroid there is nothing to gain, and the centroid stays where it is. */
+static void refill_empty(const step *s, int j, const int64_t *counts, double *error, int64_t *worst) {
+    const fpq_packed_codebook *packed = s->packed + j;
+    const int k = packed->k;
+    const int32_t *ids = s->ids + j * s->data->n;
+    const float *errors = s->errors + j * s->data->n;
+    for (int c = 0; c < k; c++) {
+        error[c] = 0;
+        worst[c] = -1;
+    }
+    for (int64_t i = 0; i < s->data->n; i++) {
+        const int32_t c = ids[i];
+        error[c] += errors[i];
+        if (worst[c] < 0 || errors[i] > errors[worst[c]]) worst[c] = i;
+    }
+    for (int c = 0; c < k; c++) {
+        if (counts[c]) continue;
+        int donor = 0;
+        for (int other = 1; other < k; other++)
+            if (error[other] > error[donor]) donor = other;
+        if (!(error[donor] > 0)) return;
+        error[donor] = 0;
+        fpq_active()->read_rows(&s->data->x, s->data->rows, worst[donor], 1, packed->from, packed->from + packed->d, NULL,
+                                s->cb->centroids + ((ptrdiff_t)j * k + c) * s->cb->dsub);
+    }
+}
+
+static void means(const step *s, int j, int update, int64_t *changed, int64_t *counts, double *error, int64_t *worst) {
+    const fpq_codebooks *cb = s->cb;
+    const int d = s->packed[j].d;
+    const chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks;
+    int empty = 0;
+    *changed = 0;
+    for (int chunk = 0; chunk < s->chunks; chunk++) *changed += sums[chunk].changed;
+    for (int c = 0; c < cb->k; c++) {
+        float *centroid = cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub;
+        counts[c] = 0;
+        for (int chunk = 0; chunk < s->chunks; chunk++) counts[c] += sums[chunk].count[c];
+        empty += !counts[c];
+        for (int t = 0; update && counts[c] && t < d; t++) {
+            double sum = 0;
+            for (int chunk = 0; chunk < s->chunks; chunk++) sum += sums[chunk].sum[(ptrdiff_t)c * d + t];
+            centroid[t] = (float)(s->packed[j].offset[t] + sum / (double)counts[c]);
+        }
+    }
+    if (update && empty) refill_empty(s, j, counts, error, worst);
+}
+
+int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
+                    int32_t *ids, float *errors, int64_t *changed, int64_t *counts, int threads) {
+    step s = {.cb = cb, .data = data, .ids = ids, .errors = errors};
+    const int m = cb->m, k = cb->k;
+    int status = -1;
+    plan_chunks(&s);
+    threads = fpq_threads(threads, (int64_t)m * s.chunks);
+    fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
+    const size_t table = (size_t)k * (size_t)(cb->dsub + 1), pairs = (size_t)m * (size_t)s.chunks;
+    float *tables = fpq_alloc(pairs * table * sizeof(float));
+    float *scratch = fpq_alloc((size_t)threads * FPQ_ASSIGN_ROWS * (size_t)cb->dsub * sizeof(float));
+    double *refill = fpq_alloc((size_t)threads * (size_t)k * 2 * sizeof(double));
+    s.sums = fpq_alloc(pairs * sizeof *s.sums);
+    s.packed = packed;
+    if (!packed || !tables || !scratch || !refill || !s.sums) goto done;
+    memset(tables, 0, pairs * table * sizeof(float));
+    for (size_t p = 0; p < pairs; p++)
+        s.sums[p] = (chunk_sums){.sum = tables + p * table, .count = (int32_t *)(void *)(tables + p * table + table - k)};
+
+    const int tasks = (int)pairs, balanced = limit > 0;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int task = 0; task < tasks; task++)
+        if (active[task / s.chunks])
+            assign_chunk(&s, task / s.chunks, task % s.chunks, !balanced,
+                         scratch + (size_t)FPQ_THREAD_NUMBER() * FPQ_ASSIGN_ROWS * (size_t)cb->dsub);
+    if (balanced) {
+        memset(counts, 0, (size_t)m * (size_t)k * sizeof *counts);
+        if (fpq_open_index(cb, data, limit, k, 0, ids, counts, threads)) goto done;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (int task = 0; task < tasks; task++)
+            if (active[task / s.chunks])
+                sum_chunk(&s, task / s.chunks, task % s.chunks,
+                          scratch + (size_t)FPQ_THREAD_NUMBER() * FPQ_ASSIGN_ROWS * (size_t)cb->dsub);
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int j = 0; j < m; j++)
+        if (active[j]) {
+            double *error = refill + (size_t)FPQ_THREAD_NUMBER() * (size_t)k * 2;
+            means(&s, j, update, changed + j, counts + (ptrdiff_t)j * k, error, (int64_t *)(void *)(error + k));
+        }
+    status = 0;
+done:
+    fpq_free(packed);
+    fpq_free(tables);
+    fpq_free(scratch);
+    fpq_free(refill);
+    fpq_free(s.sums);
+    return status;
+}

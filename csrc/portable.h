@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT
+ * The only file that knows compilers apart. */
+#ifndef FPQ_PORTABLE_H
+#define FPQ_PORTABLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#define FPQ_INLINE static __forceinline
+#define FPQ_RESTRICT __restrict
+#define FPQ_ALIGN(bytes) __declspec(align(bytes))
+#define FPQ_PREFETCH(p) ((void)(p))
+#else
+#define FPQ_INLINE static inline __attribute__((always_inline, unused))
+#define FPQ_RESTRICT restrict
+#define FPQ_ALIGN(bytes) __attribute__((aligned(bytes)))
+#define FPQ_PREFETCH(p) __builtin_prefetch(p)
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define FPQ_X86 1
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define FPQ_ARM64 1
+#endif
+
+/* Index of the lowest set bit; x is not 0. */
+FPQ_INLINE int fpq_lowest_bit(uint64_t x) {
+#if defined(_MSC_VER) && !defined(__clang__)
+    unsigned long at;
+    _BitScanForward64(&at, x);
+    return (int)at;
+#else
+    return __builtin_ctzll(x);
+#endif
+}
+
+/* Memory on a cache line's boundary, so that no vector load straddles two lines. NULL when there is none. */
+FPQ_INLINE void *fpq_alloc(size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64 + 64;
+#if defined(_WIN32)
+    return _aligned_malloc(bytes, 64);
+#else
+    return aligned_alloc(64, bytes);
+#endif
+}
+
+FPQ_INLINE void fpq_free(void *memory) {
+#if defined(_WIN32)
+    _aligned_free(memory);
+#else
+    free(memory);
+#endif
+}
+
+#endif

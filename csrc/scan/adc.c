@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT
+ * Exact search over codes: the k smallest sums of table entries. A piece of work is a group of queries over a range of
+ * blocks; a tile of blocks stays in the L2 cache while all queries of the group pass over it. Few queries share the rows
+ * among the threads, and their answers are merged. */
+#include "kernels.h"
+#include "portable.h"
+#include "threads.h"
+#include "topk.h"
+
+enum { GROUP = 8, TILE_BYTES = 128 << 10, RANGE_BLOCKS = 64 };
+
+typedef struct {
+    const fpq_kernels *kern;
+    const fpq_adc *adc;
+    const uint8_t *blocks;
+    const fpq_population *pop;
+    int ld_table, code_size;
+} scan;
+
+static int ld_table(const fpq_adc *adc) { return 1 << adc->nbits < FPQ_BLOCK ? FPQ_BLOCK : 1 << adc->nbits; }
+
+void fpq_adc_table(const fpq_adc *adc, const float *q, float *table) {
+    const fpq_kernels *kern = fpq_active();
+    const int k = 1 << adc->nbits;
+    const int64_t each = fpq_packed_size(k, adc->dsub);
+    for (int j = 0; j < adc->m; j++) {
+        const int from = adc->offsets[j], d = adc->offsets[j + 1] - from;
+        (adc->inner_product ? kern->table_ip : kern->table_l2)(q + from, d, adc->packed + j * each, FPQ_BLOCKS(k),
+                                                               table + (ptrdiff_t)j * ld_table(adc));
+    }
+}
+
+/* Rows of a block that exist and are allowed. */
+static uint64_t rows_of_block(const fpq_population *pop, int64_t block) {
+    const int64_t left = pop->n - block * 64;
+    const uint64_t present = left < 64 ? ((uint64_t)1 << left) - 1 : ~(uint64_t)0;
+    return pop->allowed ? present & pop->allowed[block] : present;
+}
+
+static void scan_blocks(const scan *s, const float *table, int64_t first, int64_t end, fpq_topk *top) {
+    FPQ_ALIGN(64) float sums[64];
+    for (int64_t block = first; block < end; block++) {
+        const uint64_t rows = rows_of_block(s->pop, block);
+        if (!rows) continue;
+        s->kern->adc(table, s->ld_table, s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size, sums);
+        uint64_t hits = rows & s->kern->at_most(sums, fpq_topk_limit(top));
+        for (; hits; hits &= hits - 1) {
+            const int64_t row = block * 64 + fpq_lowest_bit(hits);
+            fpq_topk_push(top, sums[row % 64], s->pop->ids ? s->pop->ids[row] : row);
+        }
+    }
+}
+
+int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, const fpq_population *pop,
+                   int k, float *distances, int64_t *ids, int threads) {
+    const scan s = {.kern = fpq_active(), .adc = adc, .blocks = blocks, .pop = pop, .ld_table = ld_table(adc),
+                    .code_size = fpq_code_size(adc->m, adc->nbits)};
+    const int d = adc->offsets[adc->m];
+    const int64_t n_blocks = (pop->n + 63) / 64, table = (int64_t)adc->m * s.ld_table;
+    /* Queries are grouped when there are enough of them to go round, otherwise each query's rows are cut into ranges. */
+    const int group = nq >= (int64_t)GROUP * threads ? GROUP : nq >= threads ? (int)(nq / threads) : 1;
+    int64_t ranges = nq >= threads ? 1 : 2 * threads;
+    if (ranges > n_blocks / RANGE_BLOCKS) ranges = n_blocks / RANGE_BLOCKS;
+    if (ranges < 1) ranges = 1;
+    const int64_t groups = (nq + group - 1) / group, range_blocks = (n_blocks + ranges - 1) / ranges;
+    const int64_t tile = TILE_BYTES / (64 * s.code_size) + 1;
+    const int tasks = (int)(groups * ranges);
+    threads = fpq_threads(threads, tasks);
+
+    float *tables = fpq_alloc((size_t)threads * (size_t)(group * table) * sizeof(float));
+    int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
+    const int status = tables && (parts || ranges == 1) ? 0 : -1;
+    if (status) goto done;
+    float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int task = 0; task < tasks; task++) {
+        const int64_t first_query = task / ranges * group, range = task % ranges;
+        const int n = nq - first_query < group ? (int)(nq - first_query) : group;
+        float *mine = tables + (ptrdiff_t)FPQ_THREAD_NUMBER() * group * table;
+        fpq_topk top[GROUP];
+        for (int i = 0; i < n; i++) {
+            fpq_adc_table(adc, queries + (first_query + i) * d, mine + i * table);
+            top[i] = ranges == 1 ? (fpq_topk){distances + (first_query + i) * k, ids + (first_query + i) * k, k}
+                                 : (fpq_topk){part_distances + (ptrdiff_t)task * k, parts + (ptrdiff_t)task * k, k};
+            fpq_topk_init(top + i);
+        }
+        int64_t end = (range + 1) * range_blocks;
+        if (end > n_blocks) end = n_blocks;
+        for (int64_t first = range * range_blocks; first < end; first += tile)
+            for (int i = 0; i < n; i++)
+                scan_blocks(&s, mine + i * table, first, first + tile < end ? first + tile : end, top + i);
+        for (int i = 0; i < n && ranges == 1; i++) fpq_topk_sort(top + i);
+    }
+    for (int64_t i = 0; i < nq && ranges > 1; i++) {
+        fpq_topk top = {distances + i * k, ids + i * k, k};
+        fpq_topk_init(&top);
+        for (int64_t p = i * ranges * k; p < (i + 1) * ranges * k; p++)
+            if (parts[p] >= 0) fpq_topk_push(&top, part_distances[p], parts[p]);
+        fpq_topk_sort(&top);
+    }
+done:
+    fpq_free(tables);
+    fpq_free(parts);
+    return status;
+}
+
+int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first, int64_t n,
+                float *out, int threads) {
+    const fpq_kernels *kern = fpq_active();
+    const int d = adc->offsets[adc->m], code_size = fpq_code_size(adc->m, adc->nbits), tasks = (int)nq;
+    const size_t table = (size_t)adc->m * (size_t)ld_table(adc);
+    threads = fpq_threads(threads, tasks);
+    float *tables = fpq_alloc((size_t)threads * table * sizeof(float));
+    if (!tables) return -1;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int i = 0; i < tasks; i++) {
+        FPQ_ALIGN(64) float sums[64];
+        float *mine = tables + (size_t)FPQ_THREAD_NUMBER() * table;
+        fpq_adc_table(adc, queries + (ptrdiff_t)i * d, mine);
+        for (int64_t row = 0; row < n; row += 64) {
+            kern->adc(mine, ld_table(adc), adc->m, adc->nbits, blocks + (first + row) * code_size, sums);
+            for (int64_t r = row; r < n && r < row + 64; r++) out[i * n + r] = sums[r - row];
+        }
+    }
+    fpq_free(tables);
+    return 0;
+}

@@ -1,0 +1,54 @@
+"""fpq: fast approximate nearest-neighbour search on CPUs."""
+
+import os as _os
+from importlib.metadata import version as _version
+from typing import Any as _Any
+
+from fpq import _native, datasets, metrics
+from fpq import threads as _threads
+from fpq.indexes import FlatIndex, PQIndex, RangeResult, SearchResult
+from fpq.kmeans import KMeans
+from fpq.open_indexing import OpenIndexing
+from fpq.quantizer import ProductQuantizer
+
+__all__ = [
+    "FlatIndex",
+    "KMeans",
+    "OpenIndexing",
+    "PQIndex",
+    "ProductQuantizer",
+    "RangeResult",
+    "SearchResult",
+    "cpu_info",
+    "datasets",
+    "metrics",
+]
+__version__ = _version("fpq-ann")
+
+if _forced := _os.environ.get("FPQ_ISA"):
+    _native.use_isa(_forced)
+
+
+def cpu_info() -> dict[str, _Any]:
+    """What the kernels run on.
+
+    Returns
+    -------
+    dict
+        ``isa``: the instruction set in use (the environment variable FPQ_ISA forces one); ``isas``: those that run here;
+        ``threads``: how many a call uses unless told; ``openmp``: False if this build has one thread only; and the CPU
+        features ``avx2, avx512, vbmi, vnni, neon`` as bools.
+
+    Examples
+    --------
+    >>> import fpq
+    >>> fpq.cpu_info()["isas"][0]
+    'scalar'
+    """
+    return {
+        "isa": _native.isa(),
+        "isas": _native.isas(),
+        "threads": _threads.resolve(None),
+        "openmp": _native.has_openmp(),
+        **{name: bool(has) for name, has in _native.features().items()},
+    }

@@ -1,0 +1,346 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, binding=True
+# cython: freethreading_compatible=True, autotestdict=False
+"""The one compiled module: arrays in, one C call without the GIL, nothing else.
+
+Callers have checked dtypes, shapes and values; typed memoryviews are the second fence for dtype, dimensions and
+order. Matrices marked ``object x`` may have any of the element types of csrc/fpq.h and any strides.
+"""
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+
+cdef extern from "fpq.h" nogil:
+    ctypedef struct fpq_features:
+        int avx2, avx512, vbmi, vnni, neon
+    const fpq_features *fpq_cpu_features()
+    const char *fpq_isa()
+    const char *fpq_isa_at(int i)
+    int fpq_use_isa(const char *name)
+    int fpq_has_openmp()
+    int fpq_max_threads()
+    void fpq_after_fork()
+
+    int FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8
+    ctypedef struct fpq_matrix:
+        const char *data
+        int64_t n, d
+        Py_ssize_t row_stride, col_stride
+        int dtype
+    int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads)
+    int fpq_normalize(const fpq_matrix *x, float *out, int threads)
+    int64_t fpq_packed_size(int k, int d)
+    void fpq_pack(const float *c, int k, int d, Py_ssize_t ld, const float *offset, float *out)
+    int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int threads)
+
+    ctypedef struct fpq_codebooks:
+        int m, k, dsub
+        const int32_t *offsets
+        float *centroids
+    ctypedef struct fpq_rows:
+        fpq_matrix x
+        const int64_t *rows
+        int64_t n
+    int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads)
+    int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
+                        int32_t *ids, float *errors, int64_t *changed, int64_t *counts, int threads)
+    int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
+                       int32_t *ids, int64_t *counts, int threads)
+
+    void fpq_pack_codes(const int32_t *ids, int64_t n, int m, int nbits, uint8_t *codes)
+    void fpq_unpack_codes(const uint8_t *codes, int64_t n, int m, int nbits, int32_t *ids)
+    void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks)
+    void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes)
+
+    ctypedef struct fpq_adc:
+        const float *packed
+        const int32_t *offsets
+        int m, nbits, dsub, inner_product
+    ctypedef struct fpq_population:
+        const int64_t *ids
+        const uint64_t *allowed
+        int64_t n
+    void fpq_adc_table(const fpq_adc *adc, const float *q, float *table)
+    int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
+                       const fpq_population *pop, int k, float *distances, int64_t *ids, int threads)
+    int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first,
+                    int64_t n, float *out, int threads)
+    int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
+                        const fpq_population *pop, int inner_product, int k, float *distances, int64_t *ids,
+                        int threads)
+    int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
+    int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
+                           int inner_product, float *out, int threads)
+
+
+cdef int _done(int status) except -1:
+    if status:
+        raise MemoryError("fpq: no memory for the working space of a call")
+    return 0
+
+
+# ---- instruction sets and threads ----
+
+def features():
+    """CPU features by name."""
+    return dict(fpq_cpu_features()[0])
+
+
+def isa():
+    """Name of the instruction set in use."""
+    return fpq_isa().decode()
+
+
+def isas():
+    """Names of the instruction sets that run on this machine, slowest first."""
+    names = []
+    while fpq_isa_at(len(names)) != NULL:
+        names.append(fpq_isa_at(len(names)).decode())
+    return tuple(names)
+
+
+def use_isa(name):
+    """Use the kernels of one instruction set from now on."""
+    if fpq_use_isa(name.encode()):
+        raise ValueError(f"FPQ_ISA: {name!r} does not run here; there are {', '.join(isas())}")
+
+
+def has_openmp():
+    """Whether this build uses threads."""
+    return bool(fpq_has_openmp())
+
+
+def max_threads():
+    """The number of threads that the environment (OMP_NUM_THREADS, threadpoolctl) asks for."""
+    return fpq_max_threads()
+
+
+def after_fork():
+    """To be called in a forked child."""
+    fpq_after_fork()
+
+
+# ---- matrices ----
+
+cdef class _Matrix:
+    """A 2-d buffer held for the time of a call."""
+    cdef Py_buffer view
+    cdef fpq_matrix c
+
+    def __cinit__(self, object x):
+        PyObject_GetBuffer(x, &self.view, PyBUF_STRIDES | PyBUF_FORMAT)
+        cdef bytes kind = self.view.format
+        cdef dict kinds = {b"f": FPQ_F32, b"d": FPQ_F64, b"e": FPQ_F16, b"B": FPQ_U8, b"b": FPQ_I8}
+        if self.view.ndim != 2 or kind not in kinds:
+            raise ValueError(f"not a matrix of a known type: {self.view.ndim} dimensions of {kind!r}")
+        self.c = fpq_matrix(<const char *>self.view.buf, self.view.shape[0], self.view.shape[1], self.view.strides[0],
+                            self.view.strides[1], kinds[kind])
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
+
+
+def first_nonfinite_row(object x, int threads):
+    """Number of the first row with a NaN or an infinity as float32, or -1."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef int64_t row
+    with nogil:
+        row = fpq_first_nonfinite_row(&matrix.c, threads)
+    return row
+
+
+def normalize(object x, float[:, ::1] out, int threads):
+    """Rows of x (n, d) scaled to length 1."""
+    cdef _Matrix matrix = _Matrix(x)
+    if out.size:
+        with nogil:
+            fpq_normalize(&matrix.c, &out[0, 0], threads)
+
+
+def packed_size(int k, int d):
+    """Floats that k packed columns of d numbers take."""
+    return fpq_packed_size(k, d)
+
+
+def pack(const float[:, ::1] columns, int d, float[::1] out):
+    """The first d numbers of each of the columns (k, >= d), packed."""
+    fpq_pack(&columns[0, 0], <int>columns.shape[0], d, columns.shape[1], NULL, &out[0])
+
+
+def project(object x, const float[::1] packed, float[:, ::1] out, int threads):
+    """out (n, k) = x (n, d) times the k packed columns."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef int status = 0
+    if out.size:
+        with nogil:
+            status = fpq_project(&matrix.c, &packed[0], <int>out.shape[1], &out[0, 0], threads)
+    _done(status)
+
+
+# ---- codebooks: centroids (m, k, dsub), offsets (m + 1), rows int64 (n) or None for all, ids (m, n) ----
+
+cdef fpq_codebooks _codebooks(const float[:, :, ::1] centroids, const int32_t[::1] offsets) noexcept:
+    return fpq_codebooks(<int>centroids.shape[0], <int>centroids.shape[1], <int>centroids.shape[2], &offsets[0],
+                         <float *>&centroids[0, 0, 0])
+
+
+cdef fpq_rows _rows(_Matrix matrix, const int64_t[::1] rows) noexcept:
+    if rows is None:
+        return fpq_rows(matrix.c, NULL, matrix.c.n)
+    return fpq_rows(matrix.c, &rows[0], rows.shape[0])
+
+
+def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
+           int32_t[:, ::1] ids, float[:, ::1] errors, int threads):
+    """Nearest centroids to ids, their squared distances to errors (may be None)."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_codebooks cb = _codebooks(centroids, offsets)
+    cdef fpq_rows data = _rows(matrix, rows)
+    cdef float *error = NULL
+    if errors is not None and errors.size:
+        error = &errors[0, 0]
+    cdef int status = 0
+    if ids.size:
+        with nogil:
+            status = fpq_assign(&cb, &data, &ids[0, 0], error, threads)
+    _done(status)
+
+
+def kmeans_step(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
+                const uint8_t[::1] active, double limit, bint update, int32_t[:, ::1] ids, float[:, ::1] errors,
+                int64_t[::1] changed, int64_t[:, ::1] counts, int threads):
+    """One Lloyd iteration of the active subspaces."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_codebooks cb = _codebooks(centroids, offsets)
+    cdef fpq_rows data = _rows(matrix, rows)
+    cdef int status
+    with nogil:
+        status = fpq_kmeans_step(&cb, &data, &active[0], limit, update, &ids[0, 0], &errors[0, 0], &changed[0],
+                                 &counts[0, 0], threads)
+    _done(status)
+
+
+def open_index(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
+               double limit, int candidates, bint shared, int32_t[:, ::1] ids, int64_t[:, ::1] counts, int threads):
+    """OpenIndexing: nearest ids in, chosen ids out; counts (m, k), or (1, k) when shared, go on."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_codebooks cb = _codebooks(centroids, offsets)
+    cdef fpq_rows data = _rows(matrix, rows)
+    cdef int status = 0
+    if ids.size:
+        with nogil:
+            status = fpq_open_index(&cb, &data, limit, candidates, shared, &ids[0, 0], &counts[0, 0], threads)
+    _done(status)
+
+
+# ---- codes (n, code_size) and scan blocks (ceil(n / 64), code_size, 64) ----
+
+def pack_codes(const int32_t[:, ::1] ids, int nbits, uint8_t[:, ::1] codes):
+    """ids (m, n) to codes."""
+    if codes.size:
+        with nogil:
+            fpq_pack_codes(&ids[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &codes[0, 0])
+
+
+def unpack_codes(const uint8_t[:, ::1] codes, int nbits, int32_t[:, ::1] ids):
+    """codes to ids (m, n)."""
+    if codes.size:
+        with nogil:
+            fpq_unpack_codes(&codes[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &ids[0, 0])
+
+
+def put_codes(const uint8_t[:, ::1] codes, const int64_t[::1] rows, uint8_t[:, :, ::1] blocks):
+    """codes into the given rows of blocks."""
+    if codes.size:
+        with nogil:
+            fpq_put_codes(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0])
+
+
+def get_codes(const uint8_t[:, :, ::1] blocks, const int64_t[::1] rows, uint8_t[:, ::1] codes):
+    """The given rows of blocks to codes."""
+    if codes.size:
+        with nogil:
+            fpq_get_codes(&blocks[0, 0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &codes[0, 0])
+
+
+# ---- search. ids int64 (n) or None for row numbers, allowed uint64 (ceil(n / 64)) or None for all ----
+
+cdef fpq_adc _adc(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub,
+                  bint inner_product) noexcept:
+    return fpq_adc(&packed[0, 0], &offsets[0], <int>offsets.shape[0] - 1, nbits, dsub, inner_product)
+
+
+cdef fpq_population _population(const int64_t[::1] ids, const uint64_t[::1] allowed, int64_t n) noexcept:
+    cdef fpq_population pop = fpq_population(NULL, NULL, n)
+    if ids is not None:
+        pop.ids = &ids[0]
+    if allowed is not None:
+        pop.allowed = &allowed[0]
+    return pop
+
+
+def adc_tables(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+               const float[:, ::1] queries, float[:, :, ::1] tables):
+    """Distance tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""
+    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(queries.shape[0]):
+            fpq_adc_table(&adc, &queries[i, 0], &tables[i, 0, 0])
+
+
+def adc_search(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+               const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, const int64_t[::1] ids,
+               const uint64_t[::1] allowed, int64_t n, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
+    """The k nearest codes of each query, exactly by table sums; k is the width of distances and found."""
+    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef fpq_population pop = _population(ids, allowed, n)
+    cdef int status
+    with nogil:
+        status = fpq_adc_search(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &pop,
+                                <int>found.shape[1], &distances[0, 0], &found[0, 0], threads)
+    _done(status)
+
+
+def adc_all(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+            const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, int64_t first, float[:, ::1] out, int threads):
+    """The distances of all rows from row `first` (a multiple of 64) on, as many as out is wide."""
+    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef int status
+    with nogil:
+        status = fpq_adc_all(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], first, out.shape[1],
+                             &out[0, 0], threads)
+    _done(status)
+
+
+def flat_norms(object x, float[::1] norms, int threads):
+    """Squared lengths of the rows of x."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef int status = 0
+    if norms.size:
+        with nogil:
+            status = fpq_flat_norms(&matrix.c, &norms[0], threads)
+    _done(status)
+
+
+def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, const int64_t[::1] ids,
+                const uint64_t[::1] allowed, bint inner_product, float[:, ::1] distances, int64_t[:, ::1] found,
+                int threads):
+    """The k nearest rows of x, exactly."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_population pop = _population(ids, allowed, matrix.c.n)
+    cdef int status
+    with nogil:
+        status = fpq_flat_search(&matrix.c, &norms[0], &queries[0, 0], queries.shape[0], &pop, inner_product,
+                                 <int>found.shape[1], &distances[0, 0], &found[0, 0], threads)
+    _done(status)
+
+
+def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, bint inner_product,
+                   float[:, ::1] out, int threads):
+    """The distance of query i and each of rows[i]; a row of -1 gives +inf."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef int status = 0
+    if out.size:
+        with nogil:
+            status = fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
+                                        inner_product, &out[0, 0], threads)
+    _done(status)

@@ -1,0 +1,260 @@
+"""The demonstration: handwritten digits found again from 16 bytes an image."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from fpq import FlatIndex, PQIndex, __version__, cpu_info, datasets, metrics
+
+K = 100
+N_ROWS, N_NEIGHBOURS = 12, 10
+NO_PICTURE = "No picture: matplotlib is missing; pip install 'fpq-ann[demo]' brings it."
+NPY_FILES = ("base.npy", "base_labels.npy", "query.npy", "query_labels.npy")
+IDX_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+
+class Digits(NamedTuple):
+    """Images, one flat row each, and the digits they show."""
+
+    base: NDArray[Any]
+    base_labels: NDArray[Any]
+    query: NDArray[Any]
+    query_labels: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one method cost and how well it answered; recalls and accuracies are shares of 1."""
+
+    name: str
+    fit_s: float | None
+    add_s: float
+    search_s: float
+    bytes_per_image: int
+    index_bytes: int
+    recall_at_1: float
+    recall_at_10: float
+    recall_at_100: float
+    accuracy_1nn: float
+    accuracy_5nn: float
+
+
+def run(
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] = "fpq-demo.png",
+    n_threads: int | None = None,
+    *,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Compare exact search, plain PQ and FPQ on MNIST; print a table and draw a picture.
+
+    Parameters
+    ----------
+    data : path, optional
+        Folder with the MNIST files. By default they are looked for and, if need be, downloaded.
+    out : path
+        The picture to write, a ``.png`` file.
+    n_threads : int, optional
+        Threads to train and search with; by default what the environment allows.
+    as_json : bool
+        Print the figures as JSON instead of the table.
+
+    Returns
+    -------
+    dict
+        What is printed as JSON; "rows" holds one dict for each method, see `Row`.
+    """
+    out = Path(out)
+    if out.suffix != ".png" or not out.parent.is_dir():
+        raise ValueError(f"the picture must be a .png file in a folder that exists, got {out}")
+    digits = _load(data)
+    machine = cpu_info()
+    threads = n_threads or machine["threads"]
+    if not as_json:
+        print(
+            f"fpq {__version__} on handwritten digits (MNIST): {len(digits.query):,} queries, "
+            f"{len(digits.base):,} images; {machine['isa']}, threads: {threads}",
+            flush=True,
+        )
+    rows, ids = _measure(digits, n_threads)
+    if not as_json:
+        print(f"\n{_table(rows)}\n\n{_words(rows)}", flush=True)
+    drawn = _draw(digits, ids, rows, out)
+    figures = {
+        "version": __version__,
+        "machine": machine,
+        "threads": threads,
+        "n_images": len(digits.base),
+        "n_queries": len(digits.query),
+        "k": ids.shape[1],
+        "rows": [asdict(row) for row in rows],
+        "picture": str(out) if drawn else None,
+    }
+    if as_json:
+        print(json.dumps(figures, indent=2))
+    if not drawn:
+        print(NO_PICTURE, file=sys.stderr if as_json else sys.stdout)
+    elif not as_json:
+        print(f"Picture: {out}")
+    return figures
+
+
+def _load(folder: str | os.PathLike[str] | None) -> Digits:
+    if folder is None:
+        try:
+            _, base, query, _, base_labels, query_labels = datasets.load("mnist")
+        except FileNotFoundError:
+            return _load(datasets.fetch_mnist())
+        if base_labels is None or query_labels is None:
+            raise ValueError("the demo needs MNIST with its labels")
+        return Digits(base, base_labels, query, query_labels)
+    folder = Path(folder)
+    names = NPY_FILES if (folder / NPY_FILES[0]).is_file() else IDX_FILES
+    return Digits(*(datasets.read_vectors(folder / name) for name in names))
+
+
+def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[np.int64]]:
+    """Time and judge the three methods; the ids are what the last one, FPQ, retrieved."""
+    n, dim = digits.base.shape
+    fpq = PQIndex(m=16, rotation="opq", rotation_dim=64, open_indexing=1.5, n_threads=n_threads)
+    methods: list[tuple[str, int, FlatIndex | PQIndex]] = [
+        ("exact", dim * digits.base.itemsize, FlatIndex()),
+        ("PQ m=8", 8, PQIndex(m=8, n_threads=n_threads)),
+        ("FPQ m=16", 16, fpq),
+    ]
+    rows: list[Row] = []
+    found: list[NDArray[np.int64]] = []
+    silent = True if n * len(digits.query) < 10**7 else None  # None: unless on a terminal
+    look = "{n}/{total} {bar:16} {desc}"
+    with tqdm(total=8, disable=silent, delay=1, leave=False, bar_format=look) as bar:
+
+        def timed(
+            step: str, call: Callable[..., Any], *args: Any, **options: Any
+        ) -> tuple[float, Any]:
+            bar.set_description_str(step)
+            start = time.perf_counter()
+            result = call(*args, **options)
+            bar.update()
+            return time.perf_counter() - start, result
+
+        for name, size, index in methods:
+            fit_s = None
+            if isinstance(index, PQIndex):
+                fit_s, _ = timed(f"{name}, fit", index.fit, digits.base)
+            add_s, _ = timed(f"{name}, add", index.add, digits.base)
+            search_s, (_, ids) = timed(
+                f"{name}, search", index.search, digits.query, min(K, n), n_threads=n_threads
+            )
+            found.append(ids)
+            quality = _judge(digits, ids, found[0])
+            rows.append(Row(name, fit_s, add_s, search_s, size, index.nbytes, *quality))
+    return rows, found[-1]
+
+
+def _judge(digits: Digits, ids: NDArray[np.int64], truth: NDArray[np.int64]) -> list[float]:
+    """Recall at 1, 10 and 100, then the share of labels right by 1-NN and by a vote of five."""
+    labels = digits.base_labels[ids[:, :5]]
+    return [
+        *(metrics.recall_at_k(ids, truth, min(k, ids.shape[1])) for k in (1, 10, 100)),
+        metrics.accuracy(labels[:, 0], digits.query_labels),
+        metrics.accuracy(metrics.vote(labels), digits.query_labels),
+    ]
+
+
+def _table(rows: list[Row]) -> str:
+    head = "fit s   add s  search s  bytes/image  recall@1  recall@10  recall@100    1-NN    5-NN"
+    lines = [f"{'':11}{head}", "-" * 96]
+    for row in rows:
+        fit = "-" if row.fit_s is None else f"{row.fit_s:.2f}"
+        lines.append(
+            f"{row.name:8}{fit:>8}{row.add_s:8.2f}{row.search_s:10.2f}{row.bytes_per_image:13,}"
+            f"{row.recall_at_1:10.3f}{row.recall_at_10:11.3f}{row.recall_at_100:12.3f}"
+            f"{row.accuracy_1nn:8.2%}{row.accuracy_5nn:8.2%}"
+        )
+    return "\n".join(lines)
+
+
+def _words(rows: list[Row]) -> str:
+    exact, fpq = rows[0], rows[-1]
+    ratio = exact.search_s / fpq.search_s
+    speed = f"{ratio:.1f}x faster" if ratio >= 1 else f"{1 / ratio:.1f}x slower"
+    return (
+        f"FPQ keeps {fpq.bytes_per_image} bytes an image, not {exact.bytes_per_image} "
+        f"({exact.bytes_per_image / fpq.bytes_per_image:.0f}x smaller), "
+        f"and searches {speed} than exact search.\n"
+        f"A vote of its 5 nearest names {fpq.accuracy_5nn:.2%} of the digits right; "
+        f"with exact search it is {exact.accuracy_5nn:.2%}."
+    )
+
+
+def _choose(wrong: NDArray[np.bool_], labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Pick the first query of each digit, then the first with a wrong neighbour, then any."""
+    _, firsts = np.unique(labels, return_index=True)
+    order = np.concatenate([firsts, np.flatnonzero(wrong.any(axis=1)), np.arange(len(labels))])
+    _, seen = np.unique(order, return_index=True)
+    return order[np.sort(seen)][:N_ROWS]
+
+
+def _draw(digits: Digits, ids: NDArray[np.int64], rows: list[Row], out: Path) -> bool:
+    """Draw queries with what FPQ retrieved for them; False where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+    except ImportError:
+        return False
+    ids = ids[:, :N_NEIGHBOURS]
+    wrong = digits.base_labels[ids] != digits.query_labels[:, np.newaxis]
+    chosen = _choose(wrong, digits.query_labels)
+    side = math.isqrt(digits.base.shape[1])
+    cell, gap = side + 6, side // 2
+    lefts = [0, *range(gap + cell, gap + cell * (ids.shape[1] + 1), cell)]
+    canvas = np.zeros((cell * len(chosen), lefts[-1] + cell))
+    figure = Figure(figsize=(8, 9.6), facecolor="white")
+    axes = figure.add_axes((0.03, 0.06, 0.94, 0.835))
+    for top, query in zip(range(3, len(canvas), cell), chosen, strict=True):
+        images = [digits.query[query], *digits.base[ids[query]]]
+        for left, image, red in zip(lefts, images, [False, *wrong[query]], strict=True):
+            canvas[top : top + side, left + 3 : left + 3 + side] = image.reshape(side, side)
+            if red:
+                corner, size = (left + 0.5, top - 2.5), side + 4
+                axes.add_patch(Rectangle(corner, size, size, fill=False, ec="crimson", lw=1.6))
+    axes.imshow(canvas, cmap="gray_r", interpolation="nearest")
+    axes.set_axis_off()
+    axes.axvline(cell + gap / 2, color="0.6", lw=0.8)
+    for left, head in zip(lefts, ["query", *range(1, len(lefts))], strict=True):
+        axes.text(left + cell / 2, -3, str(head), ha="center", va="bottom", fontsize=10)
+
+    exact, fpq = rows[0], rows[-1]
+    title = f"The nearest of {len(digits.base):,} handwritten digits, found by FPQ"
+    figures = (
+        f"{fpq.bytes_per_image} bytes an image instead of {exact.bytes_per_image}; "
+        f"recall@10 {fpq.recall_at_10:.3f}; 5-NN vote {fpq.accuracy_5nn:.2%} right "
+        f"(exact search {exact.accuracy_5nn:.2%})"
+    )
+    caption = (
+        "Queries: the first test image of each digit, then the first others with a wrong "
+        f"neighbour, if any.\nRed: a neighbour with another label, {wrong.mean():.1%} of the "
+        f"{ids.shape[1]} nearest of all {len(ids):,} test images."
+    )
+    figure.text(0.5, 0.965, title, ha="center", fontsize=14, weight="bold")
+    figure.text(0.5, 0.938, figures, ha="center", fontsize=10)
+    figure.text(0.5, 0.02, caption, ha="center", fontsize=9.5, color="0.25", linespacing=1.4)
+    figure.savefig(out, dpi=150)
+    return True

@@ -1,0 +1,7 @@
+"""The indexes: vectors under ids, searched for the nearest."""
+
+from fpq.indexes.base import RangeResult, SearchResult
+from fpq.indexes.flat import FlatIndex
+from fpq.indexes.pq import PQIndex
+
+__all__ = ["FlatIndex", "PQIndex", "RangeResult", "SearchResult"]

@@ -1,0 +1,178 @@
+"""What all indexes share: the queries' way in, the answers' way out, ids."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fpq import _checks, _native, threads
+from fpq._checks import Array, Float32, Int64
+from fpq.indexes.ids import Ids
+
+Bits = np.ndarray[Any, np.dtype[np.uint64]]
+
+RANGE_VALUES = 1 << 22  # distances that a range search holds at a time
+
+
+class SearchResult(NamedTuple):
+    """The k nearest of each query; a pair ``distances, ids = index.search(...)``.
+
+    Attributes
+    ----------
+    distances : float32 (nq, k)
+        Squared L2 distances ascending for "l2", similarities descending for "ip" and "cosine". Missing: +inf, -inf.
+    ids : int64 (nq, k)
+        Missing: -1. Both are (k,) for a 1-d query.
+    """
+
+    distances: Float32
+    ids: Int64
+
+
+class RangeResult(NamedTuple):
+    """All within a radius; query i has ``distances[lims[i]:lims[i + 1]]`` and the ids there, nearest first.
+
+    Attributes
+    ----------
+    lims : int64 (nq + 1,)
+    distances : float32 (lims[-1],)
+    ids : int64 (lims[-1],)
+    """
+
+    lims: Int64
+    distances: Float32
+    ids: Int64
+
+
+class Index(ABC):
+    """Vectors under ids, searched for the nearest."""
+
+    def __init__(self, metric: str, n_threads: int | None) -> None:
+        self.metric: str = _checks.choice("metric", metric, _checks.METRICS)
+        threads.resolve(n_threads)
+        self.n_threads = n_threads
+        self._ids = Ids()
+
+    @property
+    @abstractmethod
+    def dim(self) -> int | None:
+        """Dimension of the vectors; None as long as it is not known."""
+
+    @property
+    @abstractmethod
+    def is_trained(self) -> bool:
+        """Whether vectors can be added."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that the index holds in arrays."""
+
+    @property
+    def ids(self) -> Int64:
+        """The ids in the index, int64 (n,), in no order to rely on."""
+        return self._ids.values.copy()
+
+    def __len__(self) -> int:
+        return self._ids.n
+
+    def _require_trained(self) -> None:
+        if not self.is_trained:
+            raise ValueError(f"{type(self).__name__} is not trained: call fit first")
+
+    @property
+    def _similarity(self) -> bool:
+        return self.metric != "l2"
+
+    def _prepare(self, x: Array, n_threads: int) -> Array:
+        """Rows as the metric wants them: of length 1 for "cosine"."""
+        if self.metric != "cosine":
+            return x
+        out = np.empty(x.shape, dtype=np.float32)
+        _native.normalize(x, out, n_threads)
+        return out
+
+    def _queries(self, Q: Any, n_threads: int) -> tuple[Float32, bool]:
+        self._require_trained()
+        queries, single = _checks.queries(Q, self.dim, n_threads)
+        return self._prepare(queries, n_threads), single
+
+    @abstractmethod
+    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
+        """The k <= n nearest of prepared queries: (nq, k) distances, ascending, and ids."""
+
+    @abstractmethod
+    def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
+        """The distances (nq, n) of prepared queries to rows first .. first + n - 1, `first` a multiple of 64."""
+
+    def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None) -> SearchResult:
+        count = threads.resolve(self.n_threads if n_threads is None else n_threads)
+        k = _checks.integer("k", k, 1)
+        queries, single = self._queries(Q, count)
+        bits = self._ids.allowed_bits(allowed)
+        nearest = min(k, len(self))
+        if len(queries) and nearest:
+            found, ids = self._nearest(queries, nearest, bits, count)
+        else:
+            found, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        if nearest < k:
+            missing = ((0, 0), (0, k - nearest))
+            found = np.pad(found, missing, constant_values=np.inf)
+            ids = np.pad(ids, missing, constant_values=-1)
+        if self._similarity:
+            np.negative(found, out=found)
+        return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
+
+    def range_search(
+        self, Q: Any, radius: float, *, allowed: Any = None, n_threads: int | None = None
+    ) -> RangeResult:
+        """All vectors within a radius of each query.
+
+        Parameters
+        ----------
+        Q : array (nq, d) or (d,)
+        radius : float
+            Squared L2 distances up to and including it; for "ip" and "cosine" similarities from it on.
+        allowed : array of ids, or boolean mask by id, optional
+            Only these may be returned.
+        n_threads : int, optional
+
+        Returns
+        -------
+        RangeResult
+            ``lims, distances, ids``, nearest first, ties by id.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the index is not trained or an argument is not as described.
+        """
+        count = threads.resolve(self.n_threads if n_threads is None else n_threads)
+        radius = _checks.real("radius", radius)
+        limit = -radius if self._similarity else radius
+        queries, _ = self._queries(Q, count)
+        bits = self._ids.allowed_bits(allowed)
+        mask = None
+        if bits is not None:
+            mask = np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), bitorder="little").astype(bool)
+        which, distances, ids = [], [], []
+        step = max(64, RANGE_VALUES // max(1, len(queries)) // 64 * 64)
+        for first in range(0, len(self) if len(queries) else 0, step):
+            block = self._distances(queries, first, min(step, len(self) - first), count)
+            near = block <= limit
+            if mask is not None:
+                near &= mask[first : first + block.shape[1]]
+            query, row = np.nonzero(near)
+            which.append(query)
+            distances.append(block[query, row])
+            row += first
+            ids.append(row if self._ids.native is None else self._ids.native[row])
+        if not which:
+            return RangeResult(np.zeros(len(queries) + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
+        query, found, found_ids = np.concatenate(which), np.concatenate(distances), np.concatenate(ids)
+        order = np.lexsort((found_ids, found, query))
+        lims = np.searchsorted(query[order], np.arange(len(queries) + 1)).astype(np.int64)
+        found = -found[order] if self._similarity else found[order]
+        return RangeResult(lims, found, found_ids[order])

@@ -1,0 +1,66 @@
+"""Vectors kept in an index, in the element type they came in."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fpq import _native
+from fpq._arrays import GrowingArray
+from fpq._checks import Array, Float32, Int64
+from fpq.indexes.ids import Removal
+
+
+class Vectors:
+    """Rows that grow at the end. Types that differ between calls, and float64, are kept as float32."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._rows: GrowingArray | None = None
+
+    @property
+    def data(self) -> Array:
+        """The rows (n, d)."""
+        assert self._rows is not None
+        return self._rows.data[: self.n]
+
+    @property
+    def dim(self) -> int | None:
+        """d, or None as long as no rows have come."""
+        return None if self._rows is None else self._rows.data.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use and in reserve."""
+        return 0 if self._rows is None else self._rows.data.nbytes
+
+    def write(self, x: Array) -> GrowingArray:
+        """An array that holds the rows so far and `x` behind them: hand it to `commit` when all else went well."""
+        kept = np.dtype(np.float32) if x.dtype == np.float64 else x.dtype
+        if self._rows is None:
+            rows = GrowingArray((x.shape[1],), kept)
+        elif self._rows.data.dtype == kept:
+            rows = self._rows
+        else:
+            rows = GrowingArray(self._rows.data.shape[1:], np.float32)
+            rows.reserve(self.n)
+            rows.data[: self.n] = self.data
+        rows.reserve(self.n + len(x))
+        rows.data[self.n : self.n + len(x)] = x
+        return rows
+
+    def commit(self, rows: GrowingArray, n: int) -> None:
+        """The rows that `write` has written are now `n`."""
+        self._rows = rows
+        self.n = n
+
+    def remove(self, removal: Removal) -> None:
+        """Carry out a planned removal."""
+        if self._rows is not None:
+            self._rows.move(removal.sources, removal.targets)
+            self.n -= len(removal.rows)
+
+    def distances(self, queries: Float32, rows: Int64, inner_product: bool, n_threads: int) -> Float32:
+        """The exact distance of query i to each of rows[i] (nq, r); +inf for a row of -1."""
+        out = np.empty(rows.shape, dtype=np.float32)
+        _native.flat_distances(self.data, queries, np.ascontiguousarray(rows), inner_product, out, n_threads)
+        return out

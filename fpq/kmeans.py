@@ -1,0 +1,228 @@
+"""k-means, for one set of vectors (KMeans) or all subspaces of a product quantizer at once (train_codebooks)."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from fpq import _checks, _native, threads
+from fpq._checks import Array, Float32, Int32, Int64
+
+
+class Training(NamedTuple):
+    """What `train_codebooks` learned."""
+
+    centroids: Float32  # (m, k, dsub), zero-padded where a subspace is narrower
+    ids: Int32  # (m, n), the nearest centroid of each training row
+    errors: Float32  # (m, n), its squared distance
+    n_iter_run: int
+
+
+def sample_rows(n: int, size: int, rng: np.random.Generator) -> Int64 | None:
+    """`size` of `n` row numbers in rising order; None when all rows serve."""
+    return None if n <= size else np.sort(rng.choice(n, size, replace=False, shuffle=False))
+
+
+def even_offsets(d: int, m: int) -> Int32:
+    """Where `m` subspaces of `d` dimensions begin, and `d`: (m + 1,). Their widths differ by at most one."""
+    return np.cumsum([0] + [d // m + (j < d % m) for j in range(m)]).astype(np.int32)
+
+
+def random_centroids(
+    x: Array, rows: Int64 | None, offsets: Int32, k: int, rng: np.random.Generator
+) -> Float32:
+    """Randomly drawn rows of each subspace, distinct rows as long as there are enough; (m, k, dsub)."""
+    n = len(x) if rows is None else len(rows)
+    widths = np.diff(offsets)
+    centroids = np.zeros((len(widths), k, widths.max()), dtype=np.float32)
+    for j, width in enumerate(widths):
+        drawn = np.resize(rng.permutation(n) if n < k else rng.choice(n, k, replace=False), k)
+        chosen = drawn if rows is None else rows[drawn]
+        centroids[j, :, :width] = x[chosen, offsets[j] : offsets[j + 1]]
+    return centroids
+
+
+def train_codebooks(
+    x: Array,
+    rows: Int64 | None,
+    offsets: Int32,
+    centroids: Float32,
+    *,
+    n_iter: int,
+    capacity: float | None = None,
+    n_threads: int,
+    verbose: bool = False,
+) -> Training:
+    """Lloyd iterations of all subspaces at once, until no row changes its centroid or `n_iter` is reached.
+
+    `x` (n, d) of any kernel type is read in place, `rows` (None: all) picks the training rows. `centroids` (m, k, dsub) is
+    where they start and is not changed. PKMeans of the FPQ paper.
+    """
+    m, k, _ = centroids.shape
+    n = len(x) if rows is None else len(rows)
+    centroids = centroids.copy()
+    ids = np.full((m, n), -1, dtype=np.int32)
+    errors = np.zeros((m, n), dtype=np.float32)
+    active = np.ones(m, dtype=np.uint8)
+    changed = np.zeros(m, dtype=np.int64)
+    counts = np.zeros((m, k), dtype=np.int64)
+    limit = 0.0 if capacity is None else capacity * n / k
+    n_iter_run = 0
+    quiet = not (verbose and sys.stderr.isatty())
+    for _ in tqdm(range(n_iter), desc="k-means", unit="iteration", disable=quiet, leave=False, delay=1):
+        _native.kmeans_step(
+            centroids, offsets, x, rows, active, limit, True, ids, errors, changed, counts, n_threads
+        )
+        n_iter_run += 1
+        active &= changed > 0
+        if not active.any():
+            break
+    _native.assign(centroids, offsets, x, rows, ids, errors, n_threads)
+    return Training(centroids, ids, errors, n_iter_run)
+
+
+def warn_of_few_rows(n: int, k: int) -> None:
+    """Say what happens when there are fewer training rows than centroids."""
+    if n < k:
+        warnings.warn(
+            f"{n} training rows for {k} centroids: every row becomes a centroid, the other {k - n} repeat rows and are "
+            "never chosen; pass more rows or ask for fewer centroids (nbits, n_clusters)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+class KMeans:
+    """k-means clustering by squared Euclidean distance.
+
+    The same seed gives the same bits for any number of threads. An empty cluster takes the row that is farthest from its
+    centroid in the cluster of the largest squared error. Duplicate rows are fine: when there are fewer distinct rows than
+    clusters, some centroids coincide and the higher-numbered ones stay empty.
+
+    Parameters
+    ----------
+    n_clusters : int
+        Number of centroids, k.
+    n_iter : int, default 25
+        Most Lloyd iterations; training stops before when no row changes its cluster.
+    init : "random" or array (k, d), default "random"
+        Start from k random rows, or from these centroids.
+    max_points_per_centroid : int, default 256
+        Train on a random sample of at most this many rows a centroid.
+    capacity : float or None, default None
+        No cluster takes more than ``capacity * n / k`` rows (rounded up) while training: rows beyond it go to their next
+        nearest centroid that has room. At least 1. `predict` does not limit.
+    seed : int, default 0
+        Seed of the sample and the start.
+    n_threads : int or None, default None
+        Threads; None is what the environment says.
+    verbose : bool, default False
+        Show a progress bar if standard error is a terminal.
+
+    Attributes
+    ----------
+    centroids : float32 (k, d)
+    inertia : float
+        Sum over the training rows of the squared distance to the nearest centroid.
+    n_iter_run : int
+
+    Examples
+    --------
+    >>> import numpy as np, fpq
+    >>> X = np.array([[0.0, 0], [0, 1], [9, 9], [9, 8]])
+    >>> kmeans = fpq.KMeans(2).fit(X)
+    >>> kmeans.inertia
+    1.0
+    >>> labels = kmeans.predict(X)
+    >>> bool(labels[0] == labels[1] and labels[0] != labels[2])
+    True
+    """
+
+    centroids: Float32
+    inertia: float
+    n_iter_run: int
+
+    def __init__(
+        self,
+        n_clusters: int,
+        *,
+        n_iter: int = 25,
+        init: str | Any = "random",
+        max_points_per_centroid: int = 256,
+        capacity: float | None = None,
+        seed: int = 0,
+        n_threads: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_clusters = _checks.integer("n_clusters", n_clusters, 1)
+        self.n_iter = _checks.integer("n_iter", n_iter, 1)
+        self.init = _checks.choice("init", init, ("random",)) if isinstance(init, str) else init
+        self.max_points_per_centroid = _checks.integer(
+            "max_points_per_centroid", max_points_per_centroid, 1
+        )
+        self.capacity = None if capacity is None else _checks.real("capacity", capacity, 1.0)
+        self.seed = _checks.integer("seed", seed, 0)
+        threads.resolve(n_threads)
+        self.n_threads = n_threads
+        self.verbose = verbose
+
+    def fit(self, X: Any) -> KMeans:
+        """Learn the centroids.
+
+        Parameters
+        ----------
+        X : array (n, d)
+            At least one row. float32, float64, float16, uint8 and int8 are read in place.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a finite 2-d array of numbers with at least one row.
+
+        Warns
+        -----
+        RuntimeWarning
+            If there are fewer rows than clusters.
+        """
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
+        k, d = self.n_clusters, x.shape[1]
+        warn_of_few_rows(len(x), k)
+        rng = np.random.default_rng(self.seed)
+        rows = sample_rows(len(x), k * self.max_points_per_centroid, rng)
+        offsets = even_offsets(d, 1)
+        if isinstance(self.init, str):
+            start = random_centroids(x, rows, offsets, k, rng)
+        else:
+            given = _checks.vectors("init", self.init, dim=d, min_rows=k)
+            if len(given) != k:
+                raise ValueError(f"init: expected {k} centroids, got {len(given)}")
+            start = given.astype(np.float32)[None]
+        trained = train_codebooks(
+            x, rows, offsets, start,
+            n_iter=self.n_iter, capacity=self.capacity, n_threads=n_threads, verbose=self.verbose,
+        )  # fmt: skip
+        self.centroids = trained.centroids[0]
+        self.inertia = float(trained.errors.sum(dtype=np.float64))
+        self.n_iter_run = trained.n_iter_run
+        return self
+
+    def predict(self, X: Any) -> Int32:
+        """The nearest centroid of each row, ties to the lower number: int32 (n,).
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the object is not trained, or X is not a finite 2-d array of the training dimension.
+        """
+        if not hasattr(self, "centroids"):
+            raise ValueError("KMeans is not trained: call fit first")
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, dim=self.centroids.shape[1], n_threads=n_threads)
+        ids = np.empty((1, len(x)), dtype=np.int32)
+        _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, ids, None, n_threads)
+        return ids[0]

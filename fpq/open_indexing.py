@@ -1,0 +1,84 @@
+"""OpenIndexing: codes that spread rows over centroids, as open addressing spreads keys over slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fpq import _checks, _native
+from fpq._checks import Array, Float32, Int32, Int64
+
+
+@dataclass(frozen=True)
+class OpenIndexing:
+    """The policy of capacity-limited code assignment (FPQ paper, Algorithm 1).
+
+    Rows get their codes in row order. A row takes its nearest centroid unless that centroid's count has reached the
+    limit; then the next nearest is tried, and so on; the last candidate is taken even if it is full.
+
+    Parameters
+    ----------
+    c : float, default 1.5
+        A centroid takes up to ``c`` times its fair share of the rows; at least 1.
+    candidates : int, default 2
+        Centroids that are tried, nearest first; the paper's is 2. With as many candidates as centroids no count ever
+        exceeds the limit (rounded up).
+    scope : {"subspace", "shared"}, default "subspace"
+        One counter for each centroid of each subspace, limit ``c * n / k``; or, as the paper prints it, one counter for
+        code i of all subspaces together, limit ``c * n * m / k``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of the wrong type.
+
+    Examples
+    --------
+    >>> import fpq
+    >>> fpq.OpenIndexing(c=2.0).limit(n=1000, m=8, k=256)
+    7.8125
+    """
+
+    c: float = 1.5
+    candidates: int = 2
+    scope: str = "subspace"
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        object.__setattr__(self, "c", _checks.real("c", self.c, 1.0))
+        object.__setattr__(self, "candidates", _checks.integer("candidates", self.candidates, 1))
+        _checks.choice("scope", self.scope, ("subspace", "shared"))
+
+    @classmethod
+    def of(cls, policy: OpenIndexing | float | None) -> OpenIndexing | None:
+        """The policy that `policy` is short for: a number is ``c``, ``None`` is no limit."""
+        if policy is None or isinstance(policy, cls):
+            return policy
+        return cls(c=_checks.real("open_indexing", policy, 1.0))
+
+    def limit(self, n: int, m: int, k: int) -> float:
+        """The count at which a centroid is full, for `n` rows, `m` subspaces and `k` centroids."""
+        return self.c * n * (m if self.scope == "shared" else 1) / k
+
+    def new_counts(self, m: int, k: int) -> Int64:
+        """Counters at zero: (m, k), or (1, k) in the shared scope."""
+        return np.zeros((1 if self.scope == "shared" else m, k), dtype=np.int64)
+
+    def apply(
+        self,
+        centroids: Float32,
+        offsets: Int32,
+        x: Array,
+        ids: Int32,
+        counts: Int64,
+        n_total: int,
+        n_threads: int,
+        rows: Int64 | None = None,
+    ) -> None:
+        """Replace the nearest ids (m, n) of the rows of `x` by the chosen ones and move `counts` on."""
+        m, k, _ = centroids.shape
+        _native.open_index(
+            centroids, offsets, x, rows, self.limit(n_total, m, k), self.candidates,
+            self.scope == "shared", ids, counts, n_threads,
+        )  # fmt: skip

@@ -1,0 +1,319 @@
+"""Product quantization: codebooks of subspaces, codes, distance tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fpq import _checks, _native, threads
+from fpq import rotation as rotations
+from fpq._arrays import aligned_empty, pack
+from fpq._checks import Array, Float32, Int32, Int64, UInt8
+from fpq.kmeans import even_offsets, random_centroids, sample_rows, train_codebooks, warn_of_few_rows
+from fpq.open_indexing import OpenIndexing
+
+CHUNK_ROWS = 1 << 16
+
+
+class ProductQuantizer:
+    """A product quantizer: a vector is split into m sub-vectors, each coded by the nearest of 2**nbits centroids.
+
+    FPQ paper, section II.B and its Algorithms 1 and 2; Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor
+    Search, 2011. All subspaces are trained in parallel; the same seed gives the same bits for any number of threads.
+    Constant dimensions and duplicate rows are fine: with fewer distinct sub-vectors than centroids some centroids
+    coincide and the higher-numbered ones are never used.
+
+    Parameters
+    ----------
+    m : int, default 16
+        Number of sub-vectors (subquantizers). Dimensions need not be divisible by m: widths differ by at most one.
+    nbits : int, default 8
+        Bits of a sub-code, 1 to 8; each codebook has 2**nbits centroids.
+    rotation : None, "pca" or "opq", default None
+        Rotate vectors first: to principal directions dealt to balanced subspaces, or by optimized product quantization.
+    rotation_dim : int or None, default None
+        Keep this many dimensions of the rotation, at least m (None: all). Distances are then those of the kept dimensions.
+    open_indexing : None, float or OpenIndexing, default None
+        Limit how many rows a code may take; a number is ``OpenIndexing(c=number)``.
+    n_iter : int, default 25
+        Most Lloyd iterations.
+    max_points_per_centroid : int, default 256
+        Train on a random sample of at most this many rows a centroid.
+    seed : int, default 0
+        Seed of the sample and of the start.
+    n_threads : int or None, default None
+        Threads; None is what the environment says.
+    verbose : bool, default False
+        Show a progress bar if standard error is a terminal.
+
+    Attributes
+    ----------
+    dim : int
+        Dimension d of the vectors.
+    codebooks : float32 (m, 2**nbits, dsub)
+        Centroids, in the rotated space if there is a rotation; dsub is the widest subspace, narrower ones end with zeros.
+    offsets : int32 (m + 1,)
+        Subspace j is dimensions ``offsets[j]`` to ``offsets[j + 1] - 1`` (after the rotation).
+    code_counts : int64 (m, 2**nbits)
+        How many training rows got each code, with the limit of `open_indexing` if there is one.
+    inertia : float
+        Sum over the training rows of the squared distance to their nearest reconstruction, in the rotated space.
+    rotation_matrix : float32 (d, rotation_dim) or None
+
+    Examples
+    --------
+    >>> import numpy as np, fpq
+    >>> X = np.random.default_rng(0).normal(size=(1000, 10)).astype(np.float32)
+    >>> pq = fpq.ProductQuantizer(m=4, nbits=6).fit(X)
+    >>> codes = pq.encode(X)
+    >>> codes.shape, codes.dtype       # four sub-codes of six bits
+    ((1000, 3), dtype('uint8'))
+    >>> bool(((pq.decode(codes) - X) ** 2).mean() < 0.3)
+    True
+    """
+
+    dim: int
+    codebooks: Float32
+    offsets: Int32
+    code_counts: Int64
+    inertia: float
+    n_iter_run: int
+    _rotation: rotations.Rotation | None
+    _packed: Float32
+
+    def __init__(
+        self,
+        m: int = 16,
+        nbits: int = 8,
+        *,
+        rotation: str | None = None,
+        rotation_dim: int | None = None,
+        open_indexing: OpenIndexing | float | None = None,
+        n_iter: int = 25,
+        max_points_per_centroid: int = 256,
+        seed: int = 0,
+        n_threads: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.m = _checks.integer("m", m, 1)
+        self.nbits = _checks.integer("nbits", nbits, 1, 8)
+        self.rotation = _checks.choice("rotation", rotation, (None, "pca", "opq"))
+        if rotation_dim is not None:
+            rotation_dim = _checks.integer("rotation_dim", rotation_dim, self.m)
+            if rotation is None:
+                raise ValueError(f"rotation_dim: {rotation_dim} needs a rotation, 'pca' or 'opq'")
+        self.rotation_dim = rotation_dim
+        self.open_indexing = OpenIndexing.of(open_indexing)
+        self.n_iter = _checks.integer("n_iter", n_iter, 1)
+        self.max_points_per_centroid = _checks.integer(
+            "max_points_per_centroid", max_points_per_centroid, 1
+        )
+        self.seed = _checks.integer("seed", seed, 0)
+        threads.resolve(n_threads)
+        self.n_threads = n_threads
+        self.verbose = verbose
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether `fit` has been called."""
+        return hasattr(self, "codebooks")
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of a code: m * nbits bits, rounded up."""
+        return (self.m * self.nbits + 7) // 8
+
+    @property
+    def rotation_matrix(self) -> Float32 | None:
+        """The learned rotation, float32 (d, rotation_dim) with orthonormal columns, or None."""
+        return self._rotation.matrix if self.is_trained and self._rotation else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the learned arrays take."""
+        if not self.is_trained:
+            return 0
+        rotation = 2 * self._rotation.matrix.nbytes + self._rotation.mean.nbytes if self._rotation else 0
+        return self.codebooks.nbytes + self._packed.nbytes + self.code_counts.nbytes + rotation
+
+    def fit(self, X: Any) -> ProductQuantizer:
+        """Learn rotation and codebooks from (a sample of) the rows of X. X is not kept.
+
+        Parameters
+        ----------
+        X : array (n, d)
+            At least one row; d at least m. float32, float64, float16, uint8 and int8 are read in place.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a finite 2-d array of numbers, or has fewer dimensions than m or than rotation_dim. The object is
+            then as before.
+
+        Warns
+        -----
+        RuntimeWarning
+            If there are fewer rows than centroids.
+        """
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
+        self._check_dim(x.shape[1])
+        warn_of_few_rows(len(x), 1 << self.nbits)
+        self._train(x, n_threads)
+        return self
+
+    def _check_dim(self, d: int) -> None:
+        if d < self.m:
+            raise ValueError(f"m: expected at most the {d} dimension(s) of X, got {self.m}")
+        if self.rotation_dim is not None and d < self.rotation_dim:
+            raise ValueError(
+                f"rotation_dim: expected at most the {d} dimension(s) of X, got {self.rotation_dim}"
+            )
+
+    def training_rows(self, n: int) -> int:
+        """How many of `n` rows `fit` trains on."""
+        return min(n, self.max_points_per_centroid << self.nbits)
+
+    def _train(self, x: Array, n_threads: int) -> None:
+        k = 1 << self.nbits
+        rng = np.random.default_rng(self.seed)
+        rows = sample_rows(len(x), self.training_rows(len(x)), rng)
+        dim = x.shape[1]
+        rotation = None
+        if self.rotation == "pca":
+            rotation = rotations.pca(x, rows, self.m, self.rotation_dim or dim, n_threads)
+        elif self.rotation == "opq":
+            rotation = rotations.opq(x, rows, self.m, k, self.rotation_dim or dim, rng, n_threads)
+        if rotation is not None:
+            x, rows = rotation.apply(x if rows is None else x[rows], n_threads), None
+        offsets = even_offsets(x.shape[1], self.m)
+        start = random_centroids(x, rows, offsets, k, rng)
+        trained = train_codebooks(
+            x, rows, offsets, start, n_iter=self.n_iter, n_threads=n_threads, verbose=self.verbose
+        )
+        if self.open_indexing:
+            self.open_indexing.apply(
+                trained.centroids, offsets, x, trained.ids, self.open_indexing.new_counts(self.m, k),
+                trained.ids.shape[1], n_threads, rows,
+            )  # fmt: skip
+        packed = aligned_empty(self.m, _native.packed_size(k, trained.centroids.shape[2]))
+        for j in range(self.m):
+            piece = pack(trained.centroids[j], offsets[j + 1] - offsets[j])
+            packed[j, : len(piece)] = piece
+            packed[j, len(piece) :] = 0
+
+        self.dim = dim
+        self.offsets = offsets
+        self.code_counts = np.array([np.bincount(ids, minlength=k) for ids in trained.ids])
+        self.inertia = float(trained.errors.sum(dtype=np.float64))
+        self.n_iter_run = trained.n_iter_run
+        self._rotation = rotation
+        self._packed = packed
+        self.codebooks = trained.centroids
+
+    def _require_trained(self) -> None:
+        if not self.is_trained:
+            raise ValueError(f"{type(self).__name__} is not trained: call fit first")
+
+    def encode(self, X: Any) -> UInt8:
+        """Codes of the rows of X, uint8 (n, code_size).
+
+        Sub-code j stands at bits ``j * nbits`` and up of a code, low bits first: for nbits 8 byte j is sub-code j. With
+        `open_indexing` the counters start at zero and n is the number of rows of X.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the object is not trained, or X is not a finite 2-d array of the training dimension.
+        """
+        self._require_trained()
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
+        counts = self.open_indexing.new_counts(self.m, 1 << self.nbits) if self.open_indexing else None
+        chunks = list(self.encode_chunks(x, counts, len(x), n_threads))
+        return np.concatenate(chunks) if chunks else np.empty((0, self.code_size), dtype=np.uint8)
+
+    def encode_chunks(
+        self,
+        x: Array,
+        counts: Int64 | None,
+        n_total: int,
+        n_threads: int,
+        prepare: Callable[[Array, int], Array] = lambda chunk, _: chunk,
+    ) -> Iterator[UInt8]:
+        """The codes of checked rows, a chunk of rows at a time, each prepared first; `counts` of OpenIndexing go on."""
+        for start in range(0, len(x), CHUNK_ROWS):
+            chunk = prepare(x[start : start + CHUNK_ROWS], n_threads)
+            if self._rotation:
+                chunk = self._rotation.apply(chunk, n_threads)
+            ids = np.empty((self.m, len(chunk)), dtype=np.int32)
+            _native.assign(self.codebooks, self.offsets, chunk, None, ids, None, n_threads)
+            if self.open_indexing and counts is not None:
+                self.open_indexing.apply(
+                    self.codebooks, self.offsets, chunk, ids, counts, n_total, n_threads
+                )
+            codes = np.empty((len(chunk), self.code_size), dtype=np.uint8)
+            _native.pack_codes(ids, self.nbits, codes)
+            yield codes
+
+    def decode(self, codes: Any) -> Float32:
+        """The vectors that `codes` (n, code_size) stand for, float32 (n, d).
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the object is not trained, or codes are not uint8 (n, code_size).
+        """
+        self._require_trained()
+        array = np.asarray(codes)
+        if array.dtype != np.uint8:
+            raise TypeError(f"codes: expected dtype uint8, got {array.dtype}")
+        if array.ndim != 2 or array.shape[1] != self.code_size:
+            raise ValueError(f"codes: expected shape (n, {self.code_size}), got {array.shape}")
+        ids = self._sub_codes(np.ascontiguousarray(array))
+        out = np.empty((len(array), self.offsets[-1]), dtype=np.float32)
+        for j, (start, end) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
+            out[:, start:end] = self.codebooks[j, ids[j], : end - start]
+        return self._rotation.inverse(out, threads.resolve(self.n_threads)) if self._rotation else out
+
+    def _sub_codes(self, codes: UInt8) -> Int32:
+        ids = np.empty((self.m, len(codes)), dtype=np.int32)
+        _native.unpack_codes(codes, self.nbits, ids)
+        return ids
+
+    def count(self, codes: UInt8, counts: Int64, step: int) -> None:
+        """Add `step` to the OpenIndexing counters of each code."""
+        for j, ids in enumerate(self._sub_codes(codes)):
+            np.add.at(counts[min(j, len(counts) - 1)], ids, step)
+
+    def distance_table(self, Q: Any) -> Float32:
+        """Squared L2 distances of the queries' sub-vectors to all centroids, float32 (nq, m, 2**nbits).
+
+        The asymmetric distance (ADC) of a query to a code is the sum of m entries. A 1-d query gives (m, 2**nbits).
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the object is not trained, or Q is not finite numbers of the training dimension.
+        """
+        self._require_trained()
+        queries, single = _checks.queries(Q, self.dim, threads.resolve(self.n_threads))
+        k = 1 << self.nbits
+        tables = aligned_empty(len(queries), self.m, max(k, 16))
+        _native.adc_tables(*self.adc(False), self.rotate(queries, 1), tables)
+        tables = np.ascontiguousarray(tables[:, :, :k])
+        return tables[0] if single else tables
+
+    def rotate(self, x: Float32, n_threads: int) -> Float32:
+        """Float32 rows in the space of the codebooks."""
+        return self._rotation.apply(x, n_threads) if self._rotation else x
+
+    def adc(self, inner_product: bool) -> tuple[Float32, Int32, int, int, bool]:
+        """The first arguments of the native scans."""
+        return self._packed, self.offsets, self.nbits, self.codebooks.shape[2], inner_product
+
+    def __repr__(self) -> str:
+        state = f"dim={self.dim}" if self.is_trained else "not trained"
+        return f"ProductQuantizer(m={self.m}, nbits={self.nbits}, rotation={self.rotation!r}, {state})"

@@ -1,0 +1,128 @@
+"""Rotations that make subspaces fit for product quantization: PCA with balanced subspaces, and OPQ."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fpq import _native, threads
+from fpq._arrays import pack
+from fpq._checks import Array, Float32, Int32, Int64
+from fpq.kmeans import even_offsets, random_centroids, train_codebooks
+
+BLOCK_ROWS = 4096
+OPQ_ROUNDS = 16
+OPQ_STEPS = 1
+
+
+class Rotation:
+    """An orthonormal map of vectors x (d) to x R (r), r <= d.
+
+    Attributes
+    ----------
+    matrix : float32 (d, r)
+        R, with orthonormal columns.
+    mean : float32 (d,)
+        Mean of the training rows; what `inverse` puts where the map has dropped dimensions.
+    """
+
+    def __init__(self, matrix: Float32, mean: Float32) -> None:
+        self.matrix = np.ascontiguousarray(matrix, dtype=np.float32)
+        self.mean = mean
+        self._packed = pack(np.ascontiguousarray(self.matrix.T), len(self.matrix))
+
+    def apply(self, x: Array, n_threads: int) -> Float32:
+        """The rotated rows, float32 (n, r)."""
+        out = np.empty((len(x), self.matrix.shape[1]), dtype=np.float32)
+        _native.project(x, self._packed, out, n_threads)
+        return out
+
+    def inverse(self, y: Float32, n_threads: int) -> Float32:
+        """The nearest vectors x (n, d) in the affine space through the mean that `apply` maps to `y` (n, r)."""
+        out = np.empty((len(y), len(self.matrix)), dtype=np.float32)
+        centred = y - self.apply(self.mean[None], 1)
+        _native.project(centred, pack(self.matrix, self.matrix.shape[1]), out, n_threads)
+        return out + self.mean
+
+
+def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotation:
+    """The first `dim` principal directions, dealt to `m` subspaces of about equal variance.
+
+    Directions are dealt in falling order of variance, each to the subspace with room whose product of variances is the
+    smallest: the eigenvalue allocation of Ge et al., Optimized Product Quantization, 2013, section 4.
+    """
+    blocks = _blocks(x, rows)
+    mean = sum(threads.blas_map(lambda b: _read(x, rows, b).sum(0, np.float64), blocks, n_threads))
+    mean = mean / (len(x) if rows is None else len(rows))
+    centre = mean.astype(np.float32)
+
+    def scatter(block: slice) -> Float32:
+        centred = _read(x, rows, block) - centre
+        return centred.T @ centred
+
+    total = np.zeros((x.shape[1], x.shape[1]))
+    for start in range(0, len(blocks), 4 * n_threads):  # a few d x d products in memory at a time
+        for product in threads.blas_map(scatter, blocks[start : start + 4 * n_threads], n_threads):
+            total += product
+    variances, directions = threads.blas_map(np.linalg.eigh, [total], 1)[0]
+    variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
+    order = balanced_order(variances, even_offsets(dim, m))
+    return Rotation(directions[:, order].astype(np.float32), centre)
+
+
+def balanced_order(variances: Array, offsets: Int32) -> Int64:
+    """An order of dimensions (falling variances) that balances the subspaces' products of variances."""
+    room = np.diff(offsets).copy()
+    logs = np.log(np.maximum(variances, variances.max() * 1e-12 + 1e-300))
+    logs = logs - logs.min()
+    load = np.zeros(len(room))
+    dealt: list[list[int]] = [[] for _ in room]
+    for dimension, log in enumerate(logs):
+        j = int(np.argmin(np.where(room > 0, load, np.inf)))
+        dealt[j].append(dimension)
+        load[j] += log
+        room[j] -= 1
+    return np.array([dimension for subspace in dealt for dimension in subspace], dtype=np.int64)
+
+
+def opq(
+    x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int
+) -> Rotation:
+    """PCA to `dim` dimensions, then the rotation that a product quantizer likes best.
+
+    Codebooks and rotation are improved in turn: a Lloyd step with warm-started codebooks, then the rotation that brings
+    the rows nearest to their reconstructions, by a singular value decomposition (Ge et al. 2013, section 3.1).
+    """
+    start = pca(x, rows, m, dim, n_threads)
+    offsets = even_offsets(dim, m)
+    y = start.apply(x if rows is None else x[rows], n_threads)
+    rotation = np.eye(dim, dtype=np.float32)
+    codebooks: Float32 | None = None
+    for _ in range(OPQ_ROUNDS):
+        z = Rotation(rotation, np.zeros(dim, np.float32)).apply(y, n_threads)
+        if codebooks is None:
+            codebooks = random_centroids(z, None, offsets, k, rng)
+        trained = train_codebooks(z, None, offsets, codebooks, n_iter=OPQ_STEPS, n_threads=n_threads)
+        codebooks, ids = trained.centroids, trained.ids
+
+        def correlation(block: slice) -> Float32:
+            decoded = np.hstack(
+                [
+                    codebooks[j, ids[j, block], : offsets[j + 1] - offsets[j]]  # noqa: B023
+                    for j in range(m)
+                ]
+            )
+            return y[block].T @ decoded
+
+        total = sum(threads.blas_map(correlation, _blocks(y, None), n_threads))
+        left, _, right = threads.blas_map(np.linalg.svd, [np.asarray(total, np.float64)], 1)[0]
+        rotation = (left @ right).astype(np.float32)
+    return Rotation(Rotation(rotation, start.mean).apply(start.matrix, n_threads), start.mean)
+
+
+def _blocks(x: Array, rows: Int64 | None) -> list[slice]:
+    n = len(x) if rows is None else len(rows)
+    return [slice(start, min(start + BLOCK_ROWS, n)) for start in range(0, n, BLOCK_ROWS)]
+
+
+def _read(x: Array, rows: Int64 | None, block: slice) -> Float32:
+    return np.asarray(x[block] if rows is None else x[rows[block]], dtype=np.float32)

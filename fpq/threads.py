@@ -1,0 +1,74 @@
+"""How many threads a call uses, and BLAS work in blocks that gives the same bits for any number of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+from fpq import _checks, _native
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_native.after_fork)
+
+
+def resolve(n_threads: int | None) -> int:
+    """The number of threads for a call.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        ``None`` is what the environment says: OMP_NUM_THREADS, ``threadpoolctl`` limits, the CPUs this process may
+        run on, the CPU quota of its control group.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is not an integer of at least 1.
+    """
+    if n_threads is not None:
+        return _checks.integer("n_threads", n_threads, 1)
+    return max(1, min(_native.max_threads(), _cgroup_cpus()))
+
+
+@functools.cache
+def _cgroup_cpus() -> int:
+    """CPUs that the control group's quota pays for (Linux containers)."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no such file, or the quota is "max"
+        pass
+    try:
+        quota, period = ((group / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else 1 << 16
+    except (OSError, ValueError):
+        return 1 << 16
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def blas_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> list[R]:
+    """``[function(item) for item in items]`` on `n_threads` threads, each calling BLAS on one thread of its own.
+
+    BLAS may round differently when it splits a product among threads; a product of its own for each item, and sums over
+    items in their order, do not depend on the number of threads.
+    """
+    with _controller().limit(limits=1, user_api="blas"):
+        if n_threads == 1:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(n_threads) as pool:
+            return list(pool.map(function, items))
