@@ -56,6 +56,11 @@ typedef struct {
 /* Nearest centroid in squared L2: ids (m, n); errors (m, n), squared distances, may be NULL. */
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads);
 
+/* Starting centroids by greedy k-means++: each is one of FPQ_SEED_TRIES drawn rows; draws (m, k, FPQ_SEED_TRIES) are uniform
+ * random numbers in [0, 1). */
+enum { FPQ_SEED_TRIES = 8 };
+int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads);
+
 /* One Lloyd iteration of all subspaces with active[j] != 0: assignment, then means; an empty cluster takes the row
  * farthest from its centroid in the cluster of the largest squared error. limit > 0 caps the rows a cluster may get.
  * ids and errors (m, n) hold the assignment (ids of the iteration before on entry); changed (m) and counts (m, k)

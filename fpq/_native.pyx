@@ -40,6 +40,8 @@ cdef extern from "fpq.h" nogil:
         const int64_t *rows
         int64_t n
     int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads)
+    int FPQ_SEED_TRIES
+    int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads)
     int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
                         int32_t *ids, float *errors, int64_t *changed, int64_t *counts, int threads)
     int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
@@ -201,6 +203,21 @@ def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object 
     if ids.size:
         with nogil:
             status = fpq_assign(&cb, &data, &ids[0, 0], error, threads)
+    _done(status)
+
+
+SEED_TRIES = FPQ_SEED_TRIES
+
+
+def seed(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
+         const double[:, :, ::1] draws, int threads):
+    """Starting centroids by greedy k-means++; draws (m, k, SEED_TRIES) uniform in [0, 1)."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_codebooks cb = _codebooks(centroids, offsets)
+    cdef fpq_rows data = _rows(matrix, rows)
+    cdef int status
+    with nogil:
+        status = fpq_seed(&cb, &data, &draws[0, 0, 0], threads)
     _done(status)
 
 

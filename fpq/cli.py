@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fpq import __version__, cpu_info
+from fpq import __version__, cpu_info, demo
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -65,7 +65,9 @@ def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="find handwritten digits (MNIST): a table and a picture",
-        description="Compare exact search, plain PQ and FPQ on MNIST; print a table, draw digits.",
+        description="Compare exact search, plain PQ and FPQ on MNIST in a table and a picture. "
+        "recall@k: the share of queries whose true nearest image is among the first k found. "
+        "1-NN, 5-NN: the share of digits named right by the nearest, by a vote of the 5 nearest.",
     )
     parser.add_argument(
         "--data", metavar="DIR", help="folder with the MNIST files (default: find or download them)"
@@ -87,8 +89,6 @@ def _add_demo(commands: Commands) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from fpq import demo
-
     demo.run(args.data, args.out, args.threads, as_json=args.json)
 
 
@@ -105,5 +105,12 @@ def _info(args: argparse.Namespace) -> None:
     facts = {"version": __version__, **cpu_info()}
     width = max(map(len, facts))
     for name, value in facts.items():
-        shown = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
-        print(f"{name:<{width}}  {shown}")
+        print(f"{name:<{width}}  {_readable(value)}")
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -68,7 +68,8 @@ def run(
     Parameters
     ----------
     data : path, optional
-        Folder with the MNIST files. By default they are looked for and, if need be, downloaded.
+        Folder with the four MNIST files, or with ``base.npy``, ``base_labels.npy``, ``query.npy``
+        and ``query_labels.npy``. By default MNIST is looked for and, if need be, downloaded.
     out : path
         The picture to write, a ``.png`` file.
     n_threads : int, optional
@@ -82,7 +83,7 @@ def run(
         What is printed as JSON; "rows" holds one dict for each method, see `Row`.
     """
     out = Path(out)
-    if out.suffix != ".png" or not out.parent.is_dir():
+    if out.suffix.lower() != ".png" or not out.parent.is_dir():
         raise ValueError(f"the picture must be a .png file in a folder that exists, got {out}")
     digits = _load(data)
     machine = cpu_info()
@@ -107,12 +108,12 @@ def run(
         "rows": [asdict(row) for row in rows],
         "picture": str(out) if drawn else None,
     }
-    if as_json:
-        print(json.dumps(figures, indent=2))
+    if not as_json:
+        print(f"Picture: {out}" if drawn else NO_PICTURE)
+        return figures
     if not drawn:
-        print(NO_PICTURE, file=sys.stderr if as_json else sys.stdout)
-    elif not as_json:
-        print(f"Picture: {out}")
+        print(NO_PICTURE, file=sys.stderr)
+    print(json.dumps(figures, indent=2))
     return figures
 
 
@@ -127,7 +128,14 @@ def _load(folder: str | os.PathLike[str] | None) -> Digits:
         return Digits(base, base_labels, query, query_labels)
     folder = Path(folder)
     names = NPY_FILES if (folder / NPY_FILES[0]).is_file() else IDX_FILES
-    return Digits(*(datasets.read_vectors(folder / name) for name in names))
+    digits = Digits(*(datasets.read_vectors(folder / name) for name in names))
+    shapes = [array.shape for array in digits]
+    n, nq, side = len(digits.base), len(digits.query), math.isqrt(shapes[0][-1])
+    if shapes != [(n, side * side), (n,), (nq, side * side), (nq,)]:
+        raise ValueError(
+            f"{folder}: not square images with one label each, the shapes are {shapes}"
+        )
+    return digits
 
 
 def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[np.int64]]:
@@ -135,7 +143,7 @@ def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[
     n, dim = digits.base.shape
     fpq = PQIndex(m=16, rotation="opq", rotation_dim=64, open_indexing=1.5, n_threads=n_threads)
     methods: list[tuple[str, int, FlatIndex | PQIndex]] = [
-        ("exact", dim * digits.base.itemsize, FlatIndex()),
+        ("exact", dim * digits.base.itemsize, FlatIndex(n_threads=n_threads)),
         ("PQ m=8", 8, PQIndex(m=8, n_threads=n_threads)),
         ("FPQ m=16", 16, fpq),
     ]
@@ -145,14 +153,13 @@ def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[
     look = "{n}/{total} {bar:16} {desc}"
     with tqdm(total=8, disable=silent, delay=1, leave=False, bar_format=look) as bar:
 
-        def timed(
-            step: str, call: Callable[..., Any], *args: Any, **options: Any
-        ) -> tuple[float, Any]:
+        def timed(step: str, call: Callable[..., Any], *args: Any, **kw: Any) -> tuple[float, Any]:
             bar.set_description_str(step)
             start = time.perf_counter()
-            result = call(*args, **options)
+            result = call(*args, **kw)
+            seconds = time.perf_counter() - start
             bar.update()
-            return time.perf_counter() - start, result
+            return seconds, result
 
         for name, size, index in methods:
             fit_s = None
@@ -196,10 +203,10 @@ def _words(rows: list[Row]) -> str:
     ratio = exact.search_s / fpq.search_s
     speed = f"{ratio:.1f}x faster" if ratio >= 1 else f"{1 / ratio:.1f}x slower"
     return (
-        f"FPQ keeps {fpq.bytes_per_image} bytes an image, not {exact.bytes_per_image} "
-        f"({exact.bytes_per_image / fpq.bytes_per_image:.0f}x smaller), "
-        f"and searches {speed} than exact search.\n"
-        f"A vote of its 5 nearest names {fpq.accuracy_5nn:.2%} of the digits right; "
+        f"FPQ: {fpq.bytes_per_image} bytes an image, not {exact.bytes_per_image} "
+        f"({exact.bytes_per_image / fpq.bytes_per_image:.0f}x smaller); "
+        f"once fitted, {speed} than exact search.\n"
+        f"A vote of its 5 nearest (5-NN) names {fpq.accuracy_5nn:.2%} of the digits right; "
         f"with exact search it is {exact.accuracy_5nn:.2%}."
     )
 
@@ -215,8 +222,8 @@ def _choose(wrong: NDArray[np.bool_], labels: NDArray[Any]) -> NDArray[np.int64]
 def _draw(digits: Digits, ids: NDArray[np.int64], rows: list[Row], out: Path) -> bool:
     """Draw queries with what FPQ retrieved for them; False where matplotlib is missing."""
     try:
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Rectangle
+        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.patches import Rectangle  # noqa: PLC0415
     except ImportError:
         return False
     ids = ids[:, :N_NEIGHBOURS]
@@ -244,8 +251,8 @@ def _draw(digits: Digits, ids: NDArray[np.int64], rows: list[Row], out: Path) ->
     exact, fpq = rows[0], rows[-1]
     title = f"The nearest of {len(digits.base):,} handwritten digits, found by FPQ"
     figures = (
-        f"{fpq.bytes_per_image} bytes an image instead of {exact.bytes_per_image}; "
-        f"recall@10 {fpq.recall_at_10:.3f}; 5-NN vote {fpq.accuracy_5nn:.2%} right "
+        f"{fpq.bytes_per_image} bytes an image instead of {exact.bytes_per_image}; recall@10 "
+        f"{fpq.recall_at_10:.3f}; 5-NN vote {fpq.accuracy_5nn:.2%} right "
         f"(exact search {exact.accuracy_5nn:.2%})"
     )
     caption = (

@@ -13,6 +13,9 @@ from fpq import _checks, _native, threads
 from fpq._checks import Array, Float32, Int32, Int64
 
 
+SEED_ROWS = 16  # rows a centroid that k-means++ looks at
+
+
 class Training(NamedTuple):
     """What `train_codebooks` learned."""
 
@@ -32,18 +35,25 @@ def even_offsets(d: int, m: int) -> Int32:
     return np.cumsum([0] + [d // m + (j < d % m) for j in range(m)]).astype(np.int32)
 
 
-def random_centroids(
-    x: Array, rows: Int64 | None, offsets: Int32, k: int, rng: np.random.Generator
+def spread_centroids(
+    x: Array, rows: Int64 | None, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int
 ) -> Float32:
-    """Randomly drawn rows of each subspace, distinct rows as long as there are enough; (m, k, dsub)."""
+    """Starting centroids (m, k, dsub) of all subspaces by greedy k-means++ on a few rows a centroid."""
     n = len(x) if rows is None else len(rows)
-    widths = np.diff(offsets)
-    centroids = np.zeros((len(widths), k, widths.max()), dtype=np.float32)
-    for j, width in enumerate(widths):
-        drawn = np.resize(rng.permutation(n) if n < k else rng.choice(n, k, replace=False), k)
-        chosen = drawn if rows is None else rows[drawn]
-        centroids[j, :, :width] = x[chosen, offsets[j] : offsets[j + 1]]
+    sample = sample_rows(n, max(2 * k, min(SEED_ROWS * k, 1 << 16)), rng)
+    if sample is not None:
+        rows = sample if rows is None else rows[sample]
+    centroids = np.zeros((len(offsets) - 1, k, np.diff(offsets).max()), dtype=np.float32)
+    draws = rng.random((len(centroids), k, _native.SEED_TRIES))
+    _native.seed(centroids, offsets, x, rows, draws, n_threads)
     return centroids
+
+
+def random_centroids(x: Array, rows: Int64 | None, k: int, rng: np.random.Generator) -> Float32:
+    """Random rows as starting centroids (1, k, d), each row once as long as there are enough."""
+    n = len(x) if rows is None else len(rows)
+    drawn = rng.choice(n, k, replace=False) if n >= k else np.resize(rng.permutation(n), k)
+    return x[drawn if rows is None else rows[drawn]].astype(np.float32)[None]
 
 
 def train_codebooks(
@@ -109,8 +119,9 @@ class KMeans:
         Number of centroids, k.
     n_iter : int, default 25
         Most Lloyd iterations; training stops before when no row changes its cluster.
-    init : "random" or array (k, d), default "random"
-        Start from k random rows, or from these centroids.
+    init : "random", "k-means++" or array (k, d), default "random"
+        Start from k random rows, from rows spread by greedy k-means++ (lower inertia for some more time), or from these
+        centroids.
     max_points_per_centroid : int, default 256
         Train on a random sample of at most this many rows a centroid.
     capacity : float or None, default None
@@ -160,7 +171,7 @@ class KMeans:
     ) -> None:
         self.n_clusters = _checks.integer("n_clusters", n_clusters, 1)
         self.n_iter = _checks.integer("n_iter", n_iter, 1)
-        self.init = _checks.choice("init", init, ("random",)) if isinstance(init, str) else init
+        self.init = _checks.choice("init", init, ("random", "k-means++")) if isinstance(init, str) else init
         self.max_points_per_centroid = _checks.integer(
             "max_points_per_centroid", max_points_per_centroid, 1
         )
@@ -195,8 +206,10 @@ class KMeans:
         rng = np.random.default_rng(self.seed)
         rows = sample_rows(len(x), k * self.max_points_per_centroid, rng)
         offsets = even_offsets(d, 1)
-        if isinstance(self.init, str):
-            start = random_centroids(x, rows, offsets, k, rng)
+        if isinstance(self.init, str) and self.init == "random":
+            start = random_centroids(x, rows, k, rng)
+        elif isinstance(self.init, str):
+            start = spread_centroids(x, rows, offsets, k, rng, n_threads)
         else:
             given = _checks.vectors("init", self.init, dim=d, min_rows=k)
             if len(given) != k:

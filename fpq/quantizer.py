@@ -11,7 +11,7 @@ from fpq import _checks, _native, threads
 from fpq import rotation as rotations
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
-from fpq.kmeans import even_offsets, random_centroids, sample_rows, train_codebooks, warn_of_few_rows
+from fpq.kmeans import even_offsets, spread_centroids, sample_rows, train_codebooks, warn_of_few_rows
 from fpq.open_indexing import OpenIndexing
 
 CHUNK_ROWS = 1 << 16
@@ -189,7 +189,7 @@ class ProductQuantizer:
         if rotation is not None:
             x, rows = rotation.apply(x if rows is None else x[rows], n_threads), None
         offsets = even_offsets(x.shape[1], self.m)
-        start = random_centroids(x, rows, offsets, k, rng)
+        start = spread_centroids(x, rows, offsets, k, rng, n_threads)
         trained = train_codebooks(
             x, rows, offsets, start, n_iter=self.n_iter, n_threads=n_threads, verbose=self.verbose
         )

@@ -7,7 +7,7 @@ import numpy as np
 from fpq import _native, threads
 from fpq._arrays import pack
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.kmeans import even_offsets, random_centroids, train_codebooks
+from fpq.kmeans import even_offsets, spread_centroids, train_codebooks
 
 BLOCK_ROWS = 4096
 OPQ_ROUNDS = 16
@@ -100,7 +100,7 @@ def opq(
     for _ in range(OPQ_ROUNDS):
         z = Rotation(rotation, np.zeros(dim, np.float32)).apply(y, n_threads)
         if codebooks is None:
-            codebooks = random_centroids(z, None, offsets, k, rng)
+            codebooks = spread_centroids(z, None, offsets, k, rng, n_threads)
         trained = train_codebooks(z, None, offsets, codebooks, n_iter=OPQ_STEPS, n_threads=n_threads)
         codebooks, ids = trained.centroids, trained.ids
 

@@ -24,7 +24,7 @@ def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
 
 @pytest.fixture
 def digits(tmp_path: Path) -> Path:
-    """A folder with the four MNIST files: ten random patterns and noise."""
+    """Write the four MNIST files: ten random patterns and noise."""
     rng = np.random.default_rng(0)
     patterns = rng.integers(0, 2, (10, 7, 7)).repeat(4, axis=1).repeat(4, axis=2) * 200
     folder = tmp_path / "mnist"
@@ -141,6 +141,12 @@ def test_folder_without_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str
     err = capsys.readouterr().err
     assert err.startswith("fpq: ")
     assert demo.IDX_FILES[0] in err
+
+
+def test_labels_that_do_not_fit(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_idx(digits / demo.IDX_FILES[1], np.zeros(N_IMAGES - 1, dtype=np.uint8))
+    assert cli.main(["demo", "--data", str(digits)]) == 1
+    assert "one label each" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("out", ["digits.jpg", "missing/digits.png"])
