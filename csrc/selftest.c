@@ -1,0 +1,737 @@
+/* SPDX-License-Identifier: MIT
+ * A program without Python that tests every kernel under every instruction set that runs here, or under the one that
+ * FPQ_ISA names, against isa/scalar.c and sums in double precision, then the drivers against naive loops.
+ *
+ * A test is one random problem. Data are small INTEGERS, whose sums are exact so that all must agree bit for bit and
+ * ties are many, or REALS, whose sums may differ by rounding where kernels.h allows it. */
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "portable.h"
+
+enum { ROUNDS = 40, THREADS = 3 };
+enum { INTEGERS, REALS };
+
+static const fpq_kernels *const spec = &fpq_kernels_scalar, *kern;
+static const char *testing;
+static int kind;
+static long checks, failed;
+
+static void check(int ok, const char *what, int line) {
+    checks++;
+    if (!ok && failed++ < 20) printf("%s: %s: line %d: %s\n", kern->isa, testing, line, what);
+}
+#define CHECK(ok) check(ok, #ok, __LINE__)
+
+/* ---- random numbers: splitmix64 ---- */
+static uint64_t state;
+
+static uint64_t next(void) {
+    uint64_t z = state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static int below(int n) { return (int)(next() >> 33) % n; }
+static int any_of(const int *from, size_t n) { return from[below((int)n)]; }
+#define ANY_OF(...) any_of((const int[]){__VA_ARGS__}, sizeof((const int[]){__VA_ARGS__}) / sizeof(int))
+/* Sizes at the edges of tiles, blocks, vectors and words. */
+static int size(void) { return ANY_OF(0, 1, 5, 6, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 95, 96, 97); }
+static float origin; /* of reals */
+static float number(void) {
+    return kind == REALS ? (float)(next() >> 40) * 0x1p-23f - 1 + origin : (float)(below(9) - 4);
+}
+
+/* ---- memory: inputs have the exact size, for the sanitizers; behind outputs stands a pattern that must stay ---- */
+enum { GUARD = 64, PATTERN = 0xa5, MOST = 64 };
+static struct { unsigned char *memory; size_t bytes; int is_output; } taken[MOST];
+static int n_taken;
+
+static void *take(size_t bytes, int is_output) {
+    unsigned char *memory = is_output ? fpq_alloc(bytes + GUARD) : malloc(bytes ? bytes : 1);
+    if (!memory || n_taken == MOST) abort();
+    memset(memory, PATTERN, bytes + (is_output ? GUARD : 0));
+    taken[n_taken].memory = memory;
+    taken[n_taken].bytes = bytes;
+    taken[n_taken++].is_output = is_output;
+    return memory;
+}
+
+static void release(void) {
+    while (n_taken--) {
+        unsigned char *memory = taken[n_taken].memory;
+        int nothing_past_the_end = 1;
+        for (int i = 0; taken[n_taken].is_output && i < GUARD; i++)
+            nothing_past_the_end &= memory[taken[n_taken].bytes + (size_t)i] == PATTERN;
+        if (taken[n_taken].is_output) CHECK(nothing_past_the_end);
+        taken[n_taken].is_output ? fpq_free(memory) : free(memory);
+    }
+    n_taken = 0;
+}
+
+#define INPUT(type, n) ((type *)take((size_t)(n) * sizeof(type), 0))
+#define OUTPUT(type, n) ((type *)take((size_t)(n) * sizeof(type), 1))
+#define SAME(a, b, n) (!memcmp(a, b, (size_t)(n) * sizeof *(a)))
+
+static float *numbers(int64_t n) {
+    float *x = INPUT(float, n);
+    for (int64_t i = 0; i < n; i++) x[i] = number();
+    return x;
+}
+
+/* Whether `got` is the squared distance or the negated inner product of q and x within its rounding error, which is
+ * none for INTEGERS. */
+static int is_distance(float got, int inner_product, const float *q, const float *x, int d) {
+    double sum = 0, scale = 0;
+    for (int t = 0; t < d; t++) {
+        const double product = (double)q[t] * (double)x[t], difference = (double)q[t] - (double)x[t];
+        sum += inner_product ? -product : difference * difference;
+        scale += inner_product ? fabs(product) : difference * difference;
+    }
+    return fabs((double)got - sum) <= (kind == REALS ? (d + 8) * (double)FLT_EPSILON * scale : 0);
+}
+
+/* ---- matrices of any type and layout ---- */
+static double half(unsigned bits) {
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const double magnitude = exponent == 31 ? (fraction ? (double)NAN : (double)INFINITY)
+                                            : ldexp(fraction + (exponent ? 1024 : 0), (exponent ? exponent : 1) - 25);
+    return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+static const char *element(const fpq_matrix *x, int64_t i, int64_t t) {
+    return x->data + i * x->row_stride + t * x->col_stride;
+}
+
+static double value(const fpq_matrix *x, int64_t i, int64_t t) {
+    const void *at = element(x, i, t);
+    switch (x->dtype) {
+    case FPQ_F32: return (double)*(const float *)at;
+    case FPQ_F64: return *(const double *)at;
+    case FPQ_F16: return half(*(const uint16_t *)at);
+    case FPQ_U8: return *(const uint8_t *)at;
+    default: return *(const int8_t *)at;
+    }
+}
+
+static void draw(int dtype, void *at) {
+    static const uint16_t halves[] = {0, 0x3c00, 0x4000, 0x4200, 0x4400, 0xbc00, 0xc000, 0xc200, 0xc400};
+    switch (dtype) {
+    case FPQ_F32: *(float *)at = number(); break;
+    case FPQ_F64: *(double *)at = (double)number() * (kind == REALS ? 1.000000001 : 1); break;
+    case FPQ_F16: *(uint16_t *)at = kind == REALS ? (uint16_t)(next() & 0xbfff) : halves[below(9)]; break;
+    case FPQ_U8: *(uint8_t *)at = (uint8_t)below(kind == REALS ? 256 : 9); break;
+    default: *(int8_t *)at = (int8_t)(kind == REALS ? below(256) - 128 : below(9) - 4);
+    }
+}
+
+static fpq_matrix matrix(int64_t n, int64_t d, int dtype) {
+    const ptrdiff_t bytes = (ptrdiff_t[]){4, 8, 2, 1, 1}[dtype], all = n * d * bytes;
+    char *data = INPUT(char, all);
+    for (ptrdiff_t i = 0; i < all; i += bytes) draw(dtype, data + i);
+    fpq_matrix x = {data, n, d, d * bytes, bytes, dtype};
+    const int layout = below(5);
+    if (layout == 1) x.row_stride = bytes, x.col_stride = n * bytes;
+    if (layout == 2 && all) x.data = element(&x, n - 1, 0), x.row_stride = -d * bytes;
+    if (layout == 3 && all) x.data += all - bytes, x.row_stride = -d * bytes, x.col_stride = -bytes;
+    return x;
+}
+
+static float *row_of(const fpq_matrix *x, int64_t i, float *row) {
+    for (int t = 0; t < x->d; t++) row[t] = (float)value(x, i, t);
+    return row;
+}
+
+static float *packed(const float *c, int k, int d, int ld) {
+    float *out = OUTPUT(float, fpq_packed_size(k, d));
+    fpq_pack(c, k, d, ld, NULL, out);
+    return out;
+}
+
+/* For each pair of arrays of equal outputs: one piece of work, done in two ways. */
+#define OUTPUTS(type, name, n) type *name[2] = {OUTPUT(type, n), OUTPUT(type, n)}
+#define FOR_BOTH for (const fpq_kernels *both[2] = {kern, spec}, **use = both; use < both + 2; use++)
+#define WAY (use - both)
+
+/* ---- the kernels: test_NAME for each NAME of FPQ_KERNELS, or this file does not compile ---- */
+static void test_read_rows(void) {
+    const int n_all = size() + 1, d_all = size() + 1, n = below(n_all + 1), from = below(d_all), d = below(d_all - from + 1);
+    const int first = below(n_all - n + 1);
+    const fpq_matrix x = matrix(n_all, d_all, below(5));
+    const float *offset = below(2) ? numbers(d) : NULL;
+    int64_t *rows = below(2) ? INPUT(int64_t, n_all) : NULL;
+    OUTPUTS(float, out, n * d);
+    for (int i = 0; rows && i < n_all; i++) rows[i] = below(n_all);
+    FOR_BOTH (*use)->read_rows(&x, rows, first, n, from, from + d, offset, out[WAY]);
+    CHECK(SAME(out[0], out[1], n * d));
+    for (int i = 0; i < n * d; i++)
+        out[1][i] = (float)value(&x, rows ? rows[first + i / d] : first + i / d, from + i % d) - (offset ? offset[i % d] : 0);
+    CHECK(SAME(out[0], out[1], n * d));
+}
+
+static void test_has_nonfinite(void) {
+    const int n = size();
+    float *x = numbers(n);
+    if (n) x[below(n)] = FLT_MAX;
+    CHECK(!kern->has_nonfinite(x, n));
+    if (n) x[below(n)] = (float[]){INFINITY, -INFINITY, NAN}[below(3)];
+    CHECK(!kern->has_nonfinite(x, n) == !n);
+}
+
+static void test_nearest(void) {
+    const int n = size(), d = size() + 1, k = size() + 1, blocks = FPQ_BLOCKS(k), first = below(99), cut = below(blocks + 1);
+    const float *x = numbers(n * d), *columns = packed(numbers(k * d), k, d, d);
+    float *bias = numbers(blocks * 16), *scores = OUTPUT(float, n * blocks * 16);
+    OUTPUTS(float, best, n);
+    OUTPUTS(int32_t, id, n);
+    for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
+    for (int i = 0; i < n; i++) best[0][i] = best[1][i] = -INFINITY;
+    FOR_BOTH (*use)->nearest(x, n, d, columns, bias, blocks, first, best[WAY], id[WAY]);
+    CHECK(kind == REALS || (SAME(best[0], best[1], n) && SAME(id[0], id[1], n)));
+    kern->project(x, n, d, columns, bias, blocks, scores, blocks * 16);
+    int largest = 1;
+    for (int i = 0; i < n; i++) {
+        const float *score = scores + i * blocks * 16;
+        int at = 0;
+        for (int c = 1; c < k; c++) at = score[c] > score[at] ? c : at;
+        largest &= id[0][i] == first + at && SAME(best[0] + i, score + at, 1);
+    }
+    CHECK(largest);
+    for (int i = 0; i < n; i++) { /* a row at a time, the columns in two panels */
+        best[1][i] = -INFINITY;
+        kern->nearest(x + i * d, 1, d, columns, bias, cut, first, best[1] + i, id[1] + i);
+        kern->nearest(x + i * d, 1, d, columns + cut * d * 16, bias + cut * 16, blocks - cut, first + cut * 16, best[1] + i,
+                      id[1] + i);
+    }
+    CHECK(SAME(best[0], best[1], n) && SAME(id[0], id[1], n));
+}
+
+static void test_project(void) {
+    const int n = size(), d = size() + 1, k = size() + 1, width = FPQ_BLOCKS(k) * 16, ld = width + below(3);
+    const float *x = numbers(n * d), *c = numbers(k * d), *columns = packed(c, k, d, d), *bias = below(2) ? numbers(width) : NULL;
+    OUTPUTS(float, out, n * ld);
+    FOR_BOTH (*use)->project(x, n, d, columns, bias, FPQ_BLOCKS(k), out[WAY], ld);
+    CHECK(kind == REALS || SAME(out[0], out[1], n * ld));
+    int near = 1, gaps = 1;
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < width; j++) /* terms and sums stay below d + 1 */
+            near &= fabsf(out[0][i * ld + j] - out[1][i * ld + j]) <= (float)((d + 1) * (d + 1)) * FLT_EPSILON;
+        for (int j = 0; !bias && j < k; j++) near &= is_distance(-out[0][i * ld + j], 1, x + i * d, c + j * d, d);
+        gaps &= SAME(out[0] + i * ld + width, out[1] + i * ld + width, ld - width);
+    }
+    CHECK(near && gaps);
+}
+
+static void test_accumulate(void) {
+    const int n = size(), d = size() + 1, k = size() + 1;
+    const float *x = numbers(n * d), *start = numbers(k * d);
+    int32_t *id = INPUT(int32_t, n);
+    OUTPUTS(float, sum, k * d);
+    OUTPUTS(int32_t, count, k);
+    for (int i = 0; i < n; i++) id[i] = below(k);
+    FOR_BOTH {
+        memcpy(sum[WAY], start, (size_t)(k * d) * sizeof *start);
+        for (int c = 0; c < k; c++) count[WAY][c] = c;
+        (*use)->accumulate(x, n, d, id, sum[WAY], count[WAY]);
+    }
+    CHECK(SAME(sum[0], sum[1], k * d) && SAME(count[0], count[1], k));
+}
+
+#define TEST_TABLE(name, inner_product)                                                       \
+    static void test_##name(void) {                                                           \
+        const int d = size() + 1, k = size() + 1, width = FPQ_BLOCKS(k) * 16;                 \
+        const float *q = numbers(d), *c = numbers(k * d), *columns = packed(c, k, d, d);      \
+        OUTPUTS(float, out, width);                                                           \
+        FOR_BOTH (*use)->name(q, d, columns, FPQ_BLOCKS(k), out[WAY]);                        \
+        CHECK(SAME(out[0], out[1], width));                                                   \
+        for (int j = 0; j < k; j++) CHECK(is_distance(out[0][j], inner_product, q, c + j * d, d)); \
+    }
+TEST_TABLE(table_l2, 0)
+TEST_TABLE(table_ip, 1)
+
+/* Sub-code j of a code whose bytes are `step` apart. */
+static int sub_code(const uint8_t *code, int step, int j, int nbits) {
+    int id = 0;
+    for (int b = 0, at = j * nbits; b < nbits; b++, at++) id |= (code[at / 8 * step] >> at % 8 & 1) << b;
+    return id;
+}
+
+static void test_adc(void) {
+    const int m = size() + 1, nbits = 1 + below(8), ld = (1 << nbits < 16 ? 16 : 1 << nbits) + below(2);
+    const int bytes = fpq_code_size(m, nbits) * 64;
+    const float *table = numbers(m * ld);
+    uint8_t *codes = INPUT(uint8_t, bytes);
+    OUTPUTS(float, out, 64);
+    for (int i = 0; i < bytes; i++) codes[i] = (uint8_t)next();
+    FOR_BOTH (*use)->adc(table, ld, m, nbits, codes, out[WAY]);
+    CHECK(SAME(out[0], out[1], 64));
+    for (int i = 0; i < 64; i++) {
+        out[1][i] = 0;
+        for (int j = 0; j < m; j++) out[1][i] += table[j * ld + sub_code(codes + i, 64, j, nbits)];
+    }
+    CHECK(SAME(out[0], out[1], 64));
+}
+
+static void test_at_most(void) {
+    float *x = numbers(64);
+    x[below(64)] = INFINITY;
+    const float limit = below(8) ? x[below(64)] : -INFINITY;
+    CHECK(kern->at_most(x, limit) == spec->at_most(x, limit));
+    for (int i = 0; i < 64; i++) CHECK((kern->at_most(x, limit) >> i & 1) == (x[i] <= limit));
+}
+
+static void test_at_least(void) {
+    float *x = numbers(64), *least = numbers(64), shift = number();
+    for (int i = 0; i < 16; i++) least[i] = x[i] + shift;
+    least[below(64)] = -INFINITY;
+    least[below(64)] = INFINITY;
+    CHECK(kern->at_least(x, shift, least) == spec->at_least(x, shift, least));
+    for (int i = 0; i < 64; i++) CHECK((kern->at_least(x, shift, least) >> i & 1) == (x[i] + shift >= least[i]));
+}
+
+#define TEST_PAIR(name, type, number_type, inner_product)                            \
+    static void test_##name(void) {                                                  \
+        const int d = size() + ANY_OF(0, 0, 200);                                    \
+        const fpq_matrix x = {(const char *)INPUT(type, d), 1, d, 0, sizeof(type), number_type}; \
+        const float *q = numbers(d);                                                 \
+        type *row = (type *)taken[0].memory;                                         \
+        for (int t = 0; t < d; t++) draw(number_type, row + t);                      \
+        const float got = kern->name(q, row, d), expected = spec->name(q, row, d);   \
+        CHECK(is_distance(inner_product ? -got : got, inner_product, q, row_of(&x, 0, INPUT(float, d)), d)); \
+        CHECK(kind == REALS || SAME(&got, &expected, 1));                            \
+    }
+TEST_PAIR(l2_f32, float, FPQ_F32, 0)
+TEST_PAIR(l2_u8, uint8_t, FPQ_U8, 0)
+TEST_PAIR(ip_f32, float, FPQ_F32, 1)
+TEST_PAIR(ip_u8, uint8_t, FPQ_U8, 1)
+
+static void test_every_half(void) {
+    uint16_t *halves = INPUT(uint16_t, 65536);
+    float *got = OUTPUT(float, 65536);
+    const fpq_matrix x = {(const char *)halves, 1, 65536, 131072, 2, FPQ_F16};
+    int right = 1;
+    for (int i = 0; i < 65536; i++) halves[i] = (uint16_t)i;
+    kern->read_rows(&x, NULL, 0, 1, 0, 65536, NULL, got);
+    for (unsigned i = 0; i < 65536; i++) {
+        const float expected = (float)half(i);
+        right &= isnan(expected) ? isnan(got[i]) : SAME(got + i, &expected, 1);
+    }
+    CHECK(right);
+}
+
+/* ---- the drivers ---- */
+#define FOR_THREADS for (int t = 0, threads = 1; t < 2; t++, threads = THREADS)
+
+typedef struct {
+    fpq_codebooks cb;
+    fpq_rows data;
+    int m, k, n, exact; /* exact: no rounding, as means of 2^i integers have none */
+} problem;
+
+static problem random_problem(int k, int n) {
+    const int m = 1 + below(3), n_all = n + below(3), by_rows = n_all > n || below(2);
+    int32_t *offsets = INPUT(int32_t, m + 1), dsub = 0;
+    int64_t *rows = by_rows ? INPUT(int64_t, n) : NULL;
+    offsets[0] = 0;
+    for (int j = 0; j < m; j++) {
+        const int width = 1 + below(7);
+        offsets[j + 1] = offsets[j] + width;
+        dsub = width > dsub ? width : dsub;
+    }
+    float *centroids = numbers(m * k * dsub);
+    for (int i = 0; i < m * k * dsub; i++) /* padding */
+        if (i % dsub >= offsets[i / dsub / k + 1] - offsets[i / dsub / k]) centroids[i] = 0;
+    for (int i = 0; by_rows && i < n; i++) rows[i] = below(n_all);
+    return (problem){{m, k, dsub, offsets, centroids}, {matrix(n_all, offsets[m], below(5)), rows, n}, m, k, n,
+                     kind == INTEGERS && (k & (k - 1)) == 0};
+}
+
+static double at(const problem *p, int64_t i, int t) { return value(&p->data.x, p->data.rows ? p->data.rows[i] : i, t); }
+
+static double distance(const problem *p, int j, int64_t i, int c) {
+    double sum = 0;
+    for (int t = p->cb.offsets[j]; t < p->cb.offsets[j + 1]; t++) {
+        const double centroid = (double)p->cb.centroids[(j * p->k + c) * p->cb.dsub + t - p->cb.offsets[j]];
+        sum += (at(p, i, t) - centroid) * (at(p, i, t) - centroid);
+    }
+    return sum;
+}
+
+/* The centroid that follows `last` in the order of distance, then id; after -1 comes the nearest. */
+static int32_t following(const problem *p, int j, int64_t i, int32_t last) {
+    const double passed = last < 0 ? -1 : distance(p, j, i, last);
+    double least = INFINITY;
+    int32_t best = last;
+    for (int32_t c = 0; c < p->k; c++) {
+        const double here = distance(p, j, i, c);
+        if ((here > passed || (here == passed && c > last)) && here < least) least = here, best = c;
+    }
+    return best;
+}
+
+static void test_assign(void) {
+    const problem p = random_problem(ANY_OF(1, 2, 5, 16, 17, 32, 64), size());
+    const int all = p.m * p.n;
+    OUTPUTS(int32_t, ids, all);
+    OUTPUTS(float, errors, all);
+    FOR_THREADS CHECK(!fpq_assign(&p.cb, &p.data, ids[t], errors[t], threads));
+    CHECK(SAME(ids[0], ids[1], all) && SAME(errors[0], errors[1], all));
+    CHECK(!fpq_assign(&p.cb, &p.data, ids[1], NULL, 1) && SAME(ids[0], ids[1], all));
+    int right = 1;
+    for (int i = 0; i < all; i++) {
+        const int32_t expected = following(&p, i / p.n, i % p.n, -1);
+        const double least = distance(&p, i / p.n, i % p.n, expected), slack = p.exact ? 0 : 1e-5 * (1 + least);
+        right &= fabs(distance(&p, i / p.n, i % p.n, ids[0][i]) - least) <= slack;
+        right &= fabs((double)errors[0][i] - least) <= slack && (!p.exact || ids[0][i] == expected);
+    }
+    CHECK(right);
+}
+
+static void test_open_index(void) {
+    const problem p = random_problem(ANY_OF(1, 2, 5, 16, 17, 64), size());
+    const int shared = below(2), candidates = below(2) ? p.k : 1 + below(p.k), all = p.m * p.n;
+    const double limit = p.n * (shared ? p.m : 1) * ANY_OF(1, 2, 3) / (double)p.k;
+    OUTPUTS(int32_t, ids, all);
+    OUTPUTS(int64_t, counts, p.m * p.k);
+    FOR_THREADS {
+        memset(counts[t], 0, (size_t)(p.m * p.k) * sizeof **counts);
+        CHECK(!fpq_assign(&p.cb, &p.data, ids[t], NULL, 1));
+        CHECK(!fpq_open_index(&p.cb, &p.data, limit, candidates, shared, ids[t], counts[t], threads));
+    }
+    CHECK(SAME(ids[0], ids[1], all) && SAME(counts[0], counts[1], p.m * p.k));
+    int64_t *count = INPUT(int64_t, p.m * p.k);
+    int right = 1, within = 1;
+    memset(count, 0, (size_t)(p.m * p.k) * sizeof *count);
+    for (int i = 0; i < p.n; i++)
+        for (int j = 0; j < p.m; j++) {
+            int64_t *counter = count + (shared ? 0 : j * p.k);
+            int32_t id = following(&p, j, i, -1);
+            for (int c = 1; c < candidates && (double)counter[id] >= limit; c++) id = following(&p, j, i, id);
+            if (p.exact) right &= ids[0][j * p.n + i] == id;
+            counter[ids[0][j * p.n + i]]++;
+        }
+    for (int c = 0; c < p.m * p.k; c++) within &= candidates < p.k || (double)count[c] < limit + 1;
+    CHECK(right && within && SAME(counts[0], count, p.m * p.k));
+}
+
+static void test_kmeans_step(void) {
+    const int large = !below(8);
+    const problem p = random_problem(large ? 3 : ANY_OF(1, 2, 5, 16, 17), large ? 7000 : size() + 1);
+    const int n = p.n, m = p.m, k = p.k, all = m * n, floats = m * k * p.cb.dsub, update = below(4) > 0;
+    const double limit = below(2) ? 0 : 1.2 * n / k;
+    uint8_t active[3];
+    int32_t *before = INPUT(int32_t, all), *expected = INPUT(int32_t, all);
+    OUTPUTS(float, centroids, floats);
+    OUTPUTS(int32_t, ids, all);
+    OUTPUTS(float, errors, all);
+    OUTPUTS(int64_t, changed, m);
+    OUTPUTS(int64_t, counts, m * k);
+    int64_t *chosen = INPUT(int64_t, m * k);
+    memset(chosen, 0, (size_t)(m * k) * sizeof *chosen);
+    CHECK(!fpq_assign(&p.cb, &p.data, expected, NULL, 1));
+    if (limit > 0) CHECK(!fpq_open_index(&p.cb, &p.data, limit, k, 0, expected, chosen, 1));
+    for (int j = 0; j < m; j++) active[j] = (uint8_t)(below(4) > 0);
+    for (int i = 0; i < all; i++) before[i] = below(2) || !active[i / n] ? expected[i] : below(k);
+    FOR_THREADS {
+        fpq_codebooks cb = p.cb;
+        cb.centroids = memcpy(centroids[t], p.cb.centroids, (size_t)floats * sizeof(float));
+        memcpy(ids[t], before, (size_t)all * sizeof(int32_t));
+        CHECK(!fpq_kmeans_step(&cb, &p.data, active, limit, update, ids[t], errors[t], changed[t], counts[t], threads));
+    }
+    CHECK(SAME(centroids[0], centroids[1], floats) && SAME(ids[0], ids[1], all) && SAME(errors[0], errors[1], all));
+    CHECK(SAME(changed[0], changed[1], m) && SAME(counts[0], counts[1], m * k) && SAME(ids[0], expected, all));
+    for (int j = 0; j < m; j++) {
+        const int from = p.cb.offsets[j], d = p.cb.offsets[j + 1] - from;
+        const float *got = centroids[0] + j * k * p.cb.dsub, *start = p.cb.centroids + j * k * p.cb.dsub;
+        if (!active[j] || !update) CHECK(SAME(got, start, k * p.cb.dsub));
+        if (!active[j]) continue;
+        double sum[17][7] = {{0}}, error[17] = {0};
+        int count[17] = {0}, worst[17] = {0}, differ = 0, near_errors = 1, right_counts = 1, right = 1;
+        for (int i = 0; i < n; i++) {
+            const int id = ids[0][j * n + i];
+            const float e = errors[0][j * n + i];
+            differ += id != before[j * n + i];
+            near_errors &= fabs((double)e - distance(&p, j, i, id)) <= 1e-5 * (1 + (double)e);
+            if (!count[id]++ || e > errors[0][j * n + worst[id]]) worst[id] = i;
+            error[id] += (double)e;
+            for (int t = 0; t < d; t++) sum[id][t] += at(&p, i, from + t);
+        }
+        CHECK(changed[0][j] == differ);
+        CHECK(near_errors);
+        for (int c = 0, refill = 1; c < k; c++) {
+            right_counts &= counts[0][j * k + c] == count[c];
+            int donor = 0;
+            for (int other = 1; other < k; other++) donor = error[other] > error[donor] ? other : donor;
+            if (!count[c] && !(error[donor] > 0)) refill = 0;
+            for (int t = 0; update && t < d; t++) {
+                const double expect = count[c] ? sum[c][t] / count[c]
+                                      : refill ? at(&p, worst[donor], from + t)
+                                               : (double)start[c * p.cb.dsub + t];
+                right &= fabs((double)got[c * p.cb.dsub + t] - expect) <= 1e-4 * (1 + fabs(expect));
+            }
+            if (!count[c]) error[donor] = 0;
+        }
+        CHECK(right_counts);
+        CHECK(right);
+    }
+}
+
+static void test_seed(void) {
+    const int large = !below(8), tries = FPQ_SEED_TRIES;
+    const problem p = random_problem(large ? 3 : 1 + below(20), large ? 9000 : size() + 1);
+    const int n = p.n, floats = p.m * p.k * p.cb.dsub;
+    double *draws = INPUT(double, p.m * p.k * tries), *left = INPUT(double, n);
+    OUTPUTS(float, centroids, floats);
+    for (int i = 0; i < p.m * p.k * tries; i++) draws[i] = (double)(next() >> 11) * 0x1p-53;
+    FOR_THREADS {
+        fpq_codebooks cb = p.cb;
+        cb.centroids = memcpy(centroids[t], p.cb.centroids, (size_t)floats * sizeof(float));
+        CHECK(!fpq_seed(&cb, &p.data, draws, threads));
+    }
+    CHECK(SAME(centroids[0], centroids[1], floats));
+    for (int j = 0; kind == INTEGERS && j < p.m; j++) { /* p's centroids become the expected ones, one after another */
+        const int from = p.cb.offsets[j], d = p.cb.offsets[j + 1] - from;
+        double total = 0;
+        for (int i = 0; i < n; i++) left[i] = INFINITY;
+        for (int c = 0; c < p.k; c++) {
+            float *centroid = p.cb.centroids + (j * p.k + c) * p.cb.dsub;
+            double least = INFINITY;
+            int best = 0;
+            for (int try = 0; try < (c ? tries : 1); try++) {
+                const double draw = draws[(j * p.k + c) * tries + try];
+                double running = 0, sum = 0;
+                int row = total > 0 ? 0 : (int)(draw * n);
+                for (; total > 0 && (running += left[row]) <= draw * total; row++) continue;
+                for (int t = 0; t < d; t++) centroid[t] = (float)at(&p, row, from + t);
+                for (int i = 0; i < n; i++) sum += fmin(left[i], distance(&p, j, i, c));
+                if (sum < least) least = sum, best = row;
+            }
+            for (int t = 0; t < d; t++) centroid[t] = (float)at(&p, best, from + t);
+            for (int i = 0; i < n; i++) left[i] = fmin(left[i], distance(&p, j, i, c));
+            total = least;
+        }
+    }
+    CHECK(kind == REALS || SAME(centroids[0], p.cb.centroids, floats));
+}
+
+static void test_codes(void) {
+    const int n = size(), m = 1 + below(20), nbits = 1 + below(8), bytes = fpq_code_size(m, nbits);
+    int32_t *ids = INPUT(int32_t, m * n), *unpacked = OUTPUT(int32_t, m * n);
+    uint8_t *codes = OUTPUT(uint8_t, n * bytes), *blocks = OUTPUT(uint8_t, (n + 63) / 64 * 64 * bytes);
+    uint8_t *got = OUTPUT(uint8_t, n * bytes);
+    int64_t *rows = INPUT(int64_t, n);
+    int right = 1;
+    for (int i = 0; i < m * n; i++) ids[i] = below(1 << nbits);
+    for (int i = 0; i < n; i++) rows[i] = n - 1 - i;
+    fpq_pack_codes(ids, n, m, nbits, codes);
+    fpq_unpack_codes(codes, n, m, nbits, unpacked);
+    CHECK(SAME(ids, unpacked, m * n));
+    fpq_put_codes(codes, rows, n, bytes, blocks);
+    fpq_get_codes(blocks, rows, n, bytes, got);
+    CHECK(SAME(codes, got, n * bytes));
+    for (int i = 0; i < m * n; i++) {
+        const int row = n - 1 - i % n;
+        right &= sub_code(codes + i % n * bytes, 1, i / n, nbits) == ids[i];
+        right &= sub_code(blocks + row / 64 * 64 * bytes + row % 64, 64, i / n, nbits) == ids[i];
+    }
+    CHECK(right && bytes == (m * nbits + 7) / 8);
+}
+
+static fpq_population random_population(int n) {
+    int64_t *ids = below(2) ? INPUT(int64_t, n) : NULL;
+    uint64_t *allowed = below(2) ? INPUT(uint64_t, (n + 63) / 64) : NULL;
+    for (int i = 0; ids && i < n; i++) ids[i] = 3 * (n - i);
+    for (int i = 0; allowed && i < (n + 63) / 64; i++) allowed[i] = below(3) ? next() : 0;
+    return (fpq_population){ids, allowed, n};
+}
+
+typedef struct {
+    float distance;
+    int64_t id;
+} pair;
+
+static int by_distance(const void *x, const void *y) {
+    const pair *a = x, *b = y;
+    return a->distance != b->distance ? (a->distance > b->distance) - (a->distance < b->distance)
+                                      : (a->id > b->id) - (a->id < b->id);
+}
+
+/* Whether distances and ids (nq, k) are the k smallest of all (nq, pop->n). */
+static int are_smallest(const float *all, int nq, const fpq_population *pop, int k, const float *distances,
+                        const int64_t *ids) {
+    pair *pairs = INPUT(pair, pop->n);
+    int right = 1;
+    for (int q = 0; q < nq; q++, all += pop->n) {
+        int n = 0;
+        for (int64_t i = 0; i < pop->n; i++)
+            if (!pop->allowed || (pop->allowed[i / 64] >> i % 64 & 1))
+                pairs[n++] = (pair){all[i], pop->ids ? pop->ids[i] : i};
+        qsort(pairs, (size_t)n, sizeof *pairs, by_distance);
+        for (int i = 0; i < k; i++, distances++, ids++) {
+            const pair expected = i < n ? pairs[i] : (pair){INFINITY, -1};
+            right &= *distances == expected.distance && *ids == expected.id;
+        }
+    }
+    return right;
+}
+
+static void test_adc_search(void) {
+    const int nbits = 1 + below(8), k = 1 << nbits, width = k < 16 ? 16 : k, n = ANY_OF(0, 1, 63, 64, 65, 1000, 9000);
+    const int nq = ANY_OF(1, 2, 3, 9, 30), top = ANY_OF(1, 3, 10, 100), first = n > 64 ? 64 : 0;
+    const problem p = random_problem(k, nq);
+    const int d = p.cb.offsets[p.m], bytes = fpq_code_size(p.m, nbits), each = (int)fpq_packed_size(k, p.cb.dsub);
+    float *columns = OUTPUT(float, p.m * each), *table = OUTPUT(float, p.m * width), *queries = numbers(nq * d);
+    uint8_t *blocks = INPUT(uint8_t, (n + 63) / 64 * 64 * bytes);
+    const fpq_population pop = random_population(n);
+    const fpq_adc adc = {columns, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
+    float *expected = INPUT(float, nq * n);
+    OUTPUTS(float, all, nq * n);
+    OUTPUTS(float, part, nq * (n - first));
+    OUTPUTS(float, distances, nq * top);
+    OUTPUTS(int64_t, ids, nq * top);
+    for (int i = 0; i < (n + 63) / 64 * 64 * bytes; i++) blocks[i] = (uint8_t)next();
+    for (int j = 0; j < p.m; j++)
+        fpq_pack(p.cb.centroids + j * k * p.cb.dsub, k, p.cb.offsets[j + 1] - p.cb.offsets[j], p.cb.dsub, NULL,
+                 columns + j * each);
+    int right = 1;
+    for (int q = 0; q < nq; q++) {
+        fpq_adc_table(&adc, queries + q * d, table);
+        for (int e = 0; e < p.m * k; e++) {
+            const int from = p.cb.offsets[e / k];
+            right &= is_distance(table[e / k * width + e % k], adc.inner_product, queries + q * d + from,
+                                 p.cb.centroids + e * p.cb.dsub, p.cb.offsets[e / k + 1] - from);
+        }
+        for (int i = 0; i < n; i++) {
+            float *sum = expected + q * n + i;
+            *sum = 0;
+            for (int j = 0; j < p.m; j++)
+                *sum += table[j * width + sub_code(blocks + i / 64 * 64 * bytes + i % 64, 64, j, nbits)];
+        }
+    }
+    CHECK(right);
+    FOR_THREADS {
+        CHECK(!fpq_adc_all(&adc, queries, nq, blocks, 0, n, all[t], threads) && SAME(all[t], expected, nq * n));
+        CHECK(!fpq_adc_all(&adc, queries, nq, blocks, first, n - first, part[t], threads));
+        for (int q = 0; q < nq; q++) CHECK(SAME(part[t] + q * (n - first), all[t] + q * n + first, n - first));
+        CHECK(!fpq_adc_search(&adc, queries, nq, blocks, &pop, top, distances[t], ids[t], threads));
+        CHECK(are_smallest(all[t], nq, &pop, top, distances[t], ids[t]));
+    }
+}
+
+static void test_flat(void) {
+    origin = (float)ANY_OF(0, 0, 100);
+    const int n = ANY_OF(0, 1, 63, 65, 200, 3000), d = ANY_OF(1, 7, 16, 33), nq = ANY_OF(1, 3, 4, 5, 64, 65, 130);
+    const int top = ANY_OF(1, 3, 10, 100), inner_product = below(2);
+    const fpq_matrix x = matrix(n, d, below(5));
+    const fpq_population pop = random_population(n);
+    float *queries = numbers(nq * d), *row = INPUT(float, d);
+    int64_t *rows = INPUT(int64_t, nq * (n + 1));
+    OUTPUTS(float, norms, n);
+    OUTPUTS(float, all, nq * (n + 1));
+    OUTPUTS(float, distances, nq * top);
+    OUTPUTS(int64_t, ids, nq * top);
+    for (int i = 0; i < nq * (n + 1); i++) rows[i] = i < nq * n ? i % n : -1; /* and one of -1 for each query */
+    origin = 0;
+    FOR_THREADS {
+        CHECK(!fpq_flat_norms(&x, norms[t], threads));
+        CHECK(!fpq_flat_distances(&x, queries, nq, rows, n, inner_product, all[t], threads));
+        CHECK(!fpq_flat_distances(&x, queries, 1, rows + nq * n, nq, inner_product, all[t] + nq * n, threads));
+        CHECK(!fpq_flat_search(&x, norms[t], queries, nq, &pop, inner_product, top, distances[t], ids[t], threads));
+        CHECK(are_smallest(all[t], nq, &pop, top, distances[t], ids[t]));
+    }
+    CHECK(SAME(norms[0], norms[1], n) && SAME(all[0], all[1], nq * (n + 1)));
+    int right = 1;
+    for (int i = 0; i < n; i++) {
+        row_of(&x, i, row);
+        right &= is_distance(-norms[0][i], 1, row, row, d);
+        for (int q = 0; q < nq; q++) right &= is_distance(all[0][q * n + i], inner_product, queries + q * d, row, d);
+    }
+    for (int q = 0; q < nq; q++) right &= all[0][nq * n + q] == INFINITY;
+    CHECK(right);
+}
+
+static void test_matrix(void) {
+    const int n = size(), d = size() + 1, k = size() + 1;
+    const fpq_matrix x = matrix(n, d, below(5));
+    float *c = numbers(k * d), *columns = packed(c, k, d, d), *row = INPUT(float, d);
+    OUTPUTS(float, normal, n * d);
+    OUTPUTS(float, product, n * k);
+    FOR_THREADS {
+        CHECK(!fpq_normalize(&x, normal[t], threads));
+        CHECK(!fpq_project(&x, columns, k, product[t], threads));
+    }
+    CHECK(SAME(normal[0], normal[1], n * d) && SAME(product[0], product[1], n * k));
+    int right = 1;
+    for (int i = 0; i < n; i++) {
+        double length = 0;
+        row_of(&x, i, row);
+        for (int t = 0; t < d; t++) length += (double)row[t] * (double)row[t];
+        for (int t = 0; t < d; t++) {
+            const double expected = length > 0 ? (double)row[t] / sqrt(length) : 0;
+            right &= fabs((double)normal[0][i * d + t] - expected) <= (d + 8) * (double)FLT_EPSILON * fabs(expected);
+        }
+        for (int j = 0; j < k; j++) right &= is_distance(-product[0][i * k + j], 1, row, c + j * d, d);
+    }
+    CHECK(right);
+}
+
+static void test_first_nonfinite_row(void) {
+    const int n = ANY_OF(0, 1, 95, 96, 97, 300), d = ANY_OF(1, 7, 1023, 1024, 1025);
+    const fpq_matrix x = matrix(n, d, below(5));
+    int64_t expected = -1;
+    for (int bad = n && x.dtype <= FPQ_F16 ? below(3) : 0; bad > 0; bad--) {
+        const int row = below(n);
+        void *to = (char *)0 + (element(&x, row, below(d)) - (const char *)0);
+        if (x.dtype == FPQ_F32) *(float *)to = NAN;
+        if (x.dtype == FPQ_F64) *(double *)to = 1e300; /* infinite as float32 */
+        if (x.dtype == FPQ_F16) *(uint16_t *)to = 0xfc00;
+        expected = expected < 0 || row < expected ? row : expected;
+    }
+    FOR_THREADS CHECK(fpq_first_nonfinite_row(&x, threads) == expected);
+}
+
+typedef struct {
+    const char *name;
+    void (*run)(void);
+    int rounds;
+} test;
+#define TEST(type, name, args) {#name, test_##name, ROUNDS},
+
+int main(void) {
+    static const test tests[] = {
+        FPQ_KERNELS(TEST)
+        {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"fpq_open_index", test_open_index, ROUNDS},
+        {"fpq_kmeans_step", test_kmeans_step, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
+        {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
+        {"fpq_normalize, fpq_project", test_matrix, ROUNDS}, {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},
+    };
+    const char *only = getenv("FPQ_ISA");
+    long all = 0, all_failed = 0;
+    for (int i = 0; fpq_isa_at(i); i++) {
+        if (only && *only && strcmp(only, fpq_isa_at(i))) continue;
+        checks = failed = 0;
+        const int status = fpq_use_isa(fpq_isa_at(i));
+        kern = fpq_active();
+        testing = "fpq_use_isa";
+        CHECK(!status && !strcmp(fpq_isa(), fpq_isa_at(i)) && fpq_use_isa("none"));
+        for (size_t t = 0; t < sizeof tests / sizeof *tests; t++)
+            for (int round = 0; round < 2 * tests[t].rounds; round++) {
+                testing = tests[t].name;
+                kind = round % 2 ? REALS : INTEGERS;
+                state = (uint64_t)round;
+                tests[t].run();
+                release();
+            }
+        printf("%s: %ld checks, %ld failed\n", fpq_isa(), checks, failed);
+        all += checks;
+        all_failed += failed;
+    }
+    if (!all) printf("FPQ_ISA=%s does not run here\n", only);
+    printf("%ld passed, %ld failed\n", all - all_failed, all_failed);
+    return !all || all_failed;
+}
