@@ -33,15 +33,15 @@ enum { FPQ_SIEVE_LIMIT = 254 };
                         const float *offset, float *out))                                                            \
     /* 1 if any of the n numbers is NaN or infinite. */                                                              \
     X(int, has_nonfinite, (const float *x, ptrdiff_t n))                                                             \
-    /* The column with the largest x.c + bias of each of n rows of d numbers. best (start at -inf) and id are updated \
+    /* The column with the largest x.c + bias of each of n rows of d numbers, ldx apart. best (start at -inf) and id are updated \
      * where a column is strictly better, so panels of columns can follow one another; ties go to the lower column. */ \
-    X(void, nearest, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,            \
+    X(void, nearest, (const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks,            \
                       int32_t first_id, float *best, int32_t *id))                                                   \
     /* out[i][c] = x.c + bias[c]: the same sums, bit for bit, that nearest compares. */                              \
     X(void, project, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,            \
                       float *out, ptrdiff_t ld_out))                                                                 \
     /* sum[id[i]][:] += x[i][:], count[id[i]] += 1. */                                                               \
-    X(void, accumulate, (const float *x, int n, int d, const int32_t *id, float *sum, int32_t *count))               \
+    X(void, accumulate, (const float *x, ptrdiff_t ldx, int n, int d, const int32_t *id, float *sum, int32_t *count))               \
     /* out[c] = sum over t of (q[t] - c[t])^2, added in the order of t, each product rounded (no fused multiply-add), \
      * so that every instruction set gives the same bits. */                                                         \
     X(void, table_l2, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \

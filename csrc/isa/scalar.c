@@ -23,12 +23,12 @@ static void project(const float *x, int n, int d, const float *packed, const flo
         }
 }
 
-static void nearest(const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,
+static void nearest(const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks,
                     int32_t first_id, float *best, int32_t *id) {
     for (int i = 0; i < n; i++)
         for (int b = 0; b < n_blocks; b++) {
             float score[FPQ_BLOCK];
-            project(x + (ptrdiff_t)i * d, 1, d, packed + (ptrdiff_t)b * d * FPQ_BLOCK, bias + b * FPQ_BLOCK, 1, score, 0);
+            project(x + i * ldx, 1, d, packed + (ptrdiff_t)b * d * FPQ_BLOCK, bias + b * FPQ_BLOCK, 1, score, 0);
             for (int c = 0; c < FPQ_BLOCK; c++)
                 if (score[c] > best[i]) {
                     best[i] = score[c];
