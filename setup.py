@@ -17,11 +17,13 @@ from setuptools.modified import newer_group
 
 X86, ARM = ("x86_64", "amd64", "universal2"), ("aarch64", "arm64", "universal2")
 AVX2 = "-mavx2 -mfma -mf16c -mbmi2 -mpopcnt"
-AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
+AVX512BW = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
+AVX512 = f"{AVX512BW} -mavx512vbmi"
 # csrc/isa/NAME.c: platforms, flags for GCC and Clang (.ci/selftest repeats them), flags for MSVC.
 ISAS = {
     "scalar": (("",), "", ""),
     "avx2": (X86, AVX2, "/arch:AVX2"),
+    "avx512bw": (X86, AVX512BW, "/arch:AVX512"),
     "avx512": (X86, AVX512, "/arch:AVX512"),
     "neon": (ARM, "", ""),
 }

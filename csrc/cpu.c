@@ -60,7 +60,7 @@ static fpq_features detect(void) {
 #endif
 
 static fpq_features features;
-static const fpq_kernels *runnable[4], *active;
+static const fpq_kernels *runnable[5], *active;
 
 static void initialise(void) {
     int n = 0;
@@ -68,7 +68,8 @@ static void initialise(void) {
     runnable[n++] = &fpq_kernels_scalar;
 #if defined(FPQ_X86)
     if (features.avx2) runnable[n++] = &fpq_kernels_avx2;
-    if (features.avx512) runnable[n++] = &fpq_kernels_avx512;
+    if (features.avx512) runnable[n++] = &fpq_kernels_avx512bw;
+    if (features.vbmi) runnable[n++] = &fpq_kernels_avx512;
 #elif defined(FPQ_ARM64)
     runnable[n++] = &fpq_kernels_neon;
 #endif
@@ -90,10 +91,12 @@ const char *fpq_isa(void) { return fpq_active()->isa; }
 
 const char *fpq_isa_at(int i) {
     fpq_active();
-    return i >= 0 && i < (int)(sizeof runnable / sizeof *runnable) && runnable[i] ? runnable[i]->isa : NULL;
+    return i >= 0 && i < (int)(sizeof runnable / sizeof *runnable) - 1 && runnable[i] ? runnable[i]->isa : NULL;
 }
 
+/* "avx512" is the fastest there is of AVX-512: with VBMI where the CPU has it. */
 int fpq_use_isa(const char *name) {
+    if (!strcmp(name, "avx512") && fpq_cpu_features()->avx512 && !features.vbmi) name = "avx512bw";
     for (int i = 0; fpq_isa_at(i); i++)
         if (!strcmp(name, fpq_isa_at(i))) {
             active = runnable[i];

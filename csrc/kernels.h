@@ -15,6 +15,17 @@
 #define FPQ_BLOCK 16
 #define FPQ_BLOCKS(k) (((k) + FPQ_BLOCK - 1) / FPQ_BLOCK)
 
+/* A query's tables in bytes, for the sieve: floor((entry - least of its table) * scale), at most 255. */
+typedef struct {
+    const uint8_t *entries;                /* (m, 256) for 8-bit codes, (m, 16) for 4-bit codes */
+    const uint8_t *minima;                 /* (m, 16), 8-bit codes: the least entry of the 16 that share a high nibble */
+    const int32_t *order;                  /* the subquantizers to add up */
+    int n;                                 /* how many */
+} fpq_sieve;
+
+/* Sums of bytes up to this pass the sieve. */
+enum { FPQ_SIEVE_LIMIT = 254 };
+
 #define FPQ_KERNELS(X)                                                                                               \
     /* out[i] = float32(x[row i][from:to]) - offset, n rows; row i is rows[first + i], or first + i if rows is NULL;  \
      * offset (to - from numbers) may be NULL. */                                                                    \
@@ -22,15 +33,15 @@
                         const float *offset, float *out))                                                            \
     /* 1 if any of the n numbers is NaN or infinite. */                                                              \
     X(int, has_nonfinite, (const float *x, ptrdiff_t n))                                                             \
-    /* The column with the largest x.c + bias of each of n rows of d numbers. best (start at -inf) and id are updated \
+    /* The column with the largest x.c + bias of each of n rows of d numbers, ldx apart. best (start at -inf) and id are updated \
      * where a column is strictly better, so panels of columns can follow one another; ties go to the lower column. */ \
-    X(void, nearest, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,            \
+    X(void, nearest, (const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks,            \
                       int32_t first_id, float *best, int32_t *id))                                                   \
     /* out[i][c] = x.c + bias[c]: the same sums, bit for bit, that nearest compares. */                              \
     X(void, project, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,            \
                       float *out, ptrdiff_t ld_out))                                                                 \
     /* sum[id[i]][:] += x[i][:], count[id[i]] += 1. */                                                               \
-    X(void, accumulate, (const float *x, int n, int d, const int32_t *id, float *sum, int32_t *count))               \
+    X(void, accumulate, (const float *x, ptrdiff_t ldx, int n, int d, const int32_t *id, float *sum, int32_t *count))               \
     /* out[c] = sum over t of (q[t] - c[t])^2, added in the order of t, each product rounded (no fused multiply-add), \
      * so that every instruction set gives the same bits. */                                                         \
     X(void, table_l2, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
@@ -38,6 +49,14 @@
     X(void, table_ip, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
     /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \
     X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))             \
+    /* out[i] = floor((x[i] - least) * scale), at most 255; x[i] >= least. */                                         \
+    X(void, quantize, (const float *x, int n, float least, float scale, uint8_t *out))                               \
+    /* For each of n blocks of 64 codes, blocks[which[i]]: sums[i] (64 bytes) += the entries of its codes, saturating at  \
+     * 255, or += lower bounds of them; bit r of near[i] is set where the sum of row r is at most FPQ_SIEVE_LIMIT. */  \
+    X(void, sieve8, (const fpq_sieve *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n,      \
+                     uint8_t *sums, uint64_t *near))                                                                 \
+    X(void, sieve4, (const fpq_sieve *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n,      \
+                     uint8_t *sums, uint64_t *near))                                                                 \
     /* Bit i is set where x[i] <= limit, 64 numbers. */                                                              \
     X(uint64_t, at_most, (const float *x, float limit))                                                              \
     /* Bit i is set where x[i] + shift >= least[i], 64 numbers. */                                                   \
@@ -51,10 +70,12 @@
 #define FPQ_MEMBER(type, name, args) type(*name) args;
 typedef struct {
     const char *isa;
+    int fast_sieve;                        /* whether sieve4 and sieve8 are faster than adc */
     FPQ_KERNELS(FPQ_MEMBER)
 } fpq_kernels;
 
-extern const fpq_kernels fpq_kernels_scalar, fpq_kernels_avx2, fpq_kernels_avx512, fpq_kernels_neon;
+extern const fpq_kernels fpq_kernels_scalar, fpq_kernels_avx2, fpq_kernels_avx512bw, fpq_kernels_avx512,
+    fpq_kernels_neon;
 
 /* The table in use. Take it once before a loop. */
 const fpq_kernels *fpq_active(void);

@@ -37,6 +37,12 @@ FPQ_INLINE int fpq_lowest_bit(uint64_t x) {
 #endif
 }
 
+FPQ_INLINE int fpq_popcount(uint64_t x) {
+    x -= x >> 1 & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+    return (int)(((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
+}
+
 /* Memory on a cache line's boundary, so that no vector load straddles two lines. NULL when there is none. */
 FPQ_INLINE void *fpq_alloc(size_t bytes) {
     bytes = (bytes + 63) / 64 * 64 + 64;

@@ -11,10 +11,38 @@ from fpq import _checks, _native, threads
 from fpq import rotation as rotations
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
-from fpq.kmeans import even_offsets, spread_centroids, sample_rows, train_codebooks, warn_of_few_rows
+from fpq.kmeans import (
+    Training,
+    even_offsets,
+    sample_rows,
+    spread_centroids,
+    train_codebooks,
+    warn_of_few_rows,
+)
 from fpq.open_indexing import OpenIndexing
 
 CHUNK_ROWS = 1 << 16
+
+
+def group_centroids(trained: Training, offsets: Int32, n_threads: int) -> Training:
+    """Number the 256 centroids of each subspace so that 16 near ones share the high nibble of their code.
+
+    Scans without 256-entry look-ups bound a group by its least entry: the nearer its centroids, the tighter the bound.
+    Groups of exactly 16 come from k-means and OpenIndexing with ``c = 1``.
+    """
+    m, k, _ = trained.centroids.shape
+    points = np.hstack([c[:, : e - s] for c, s, e in zip(trained.centroids, offsets, offsets[1:], strict=False)])
+    rng = np.random.default_rng(0)
+    start = spread_centroids(points, None, offsets, 16, rng, n_threads)
+    groups = train_codebooks(points, None, offsets, start, n_iter=10, capacity=1.0, n_threads=n_threads)
+    policy = OpenIndexing(c=1.0, candidates=16)
+    policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, 16), k, n_threads)
+    centroids, ids = trained.centroids.copy(), trained.ids.copy()
+    for j in range(m):
+        order = np.argsort(groups.ids[j], kind="stable")
+        centroids[j] = trained.centroids[j, order]
+        ids[j] = np.argsort(order)[trained.ids[j]]
+    return trained._replace(centroids=centroids, ids=ids)
 
 
 class ProductQuantizer:
@@ -193,6 +221,8 @@ class ProductQuantizer:
         trained = train_codebooks(
             x, rows, offsets, start, n_iter=self.n_iter, n_threads=n_threads, verbose=self.verbose
         )
+        if k == 256:
+            trained = group_centroids(trained, offsets, n_threads)
         if self.open_indexing:
             self.open_indexing.apply(
                 trained.centroids, offsets, x, trained.ids, self.open_indexing.new_counts(self.m, k),

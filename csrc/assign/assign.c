@@ -28,18 +28,17 @@ static size_t round_up(size_t floats) { return (floats + 15) / 16 * 16; }
 
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
     const size_t columns = (size_t)FPQ_BLOCKS(cb->k) * FPQ_BLOCK, dsub = (size_t)cb->dsub;
-    const size_t head = (size_t)cb->m * sizeof(fpq_packed_codebook) / sizeof(float);
-    const size_t each = round_up(dsub) + columns + columns * dsub;
-    float *memory = fpq_alloc((round_up(head) + (size_t)cb->m * each) * sizeof(float));
+    const size_t head = round_up((size_t)cb->m * sizeof(fpq_packed_codebook) / sizeof(float));
+    const size_t offsets = round_up((size_t)cb->offsets[cb->m]), each = columns + columns * dsub;
+    float *memory = fpq_alloc((head + offsets + (size_t)cb->m * each) * sizeof(float));
     if (!memory) return NULL;
     fpq_packed_codebook *out = (fpq_packed_codebook *)(void *)memory;
     threads = fpq_threads(threads, cb->m);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int j = 0; j < cb->m; j++) {
-        float *piece = memory + round_up(head) + (size_t)j * each;
+        float *piece = memory + head + offsets + (size_t)j * each;
         out[j] = (fpq_packed_codebook){.from = cb->offsets[j], .d = cb->offsets[j + 1] - cb->offsets[j], .k = cb->k,
-                                       .offset = piece, .bias = piece + round_up(dsub),
-                                       .packed = piece + round_up(dsub) + columns};
+                                       .offset = memory + head + cb->offsets[j], .bias = piece, .packed = piece + columns};
         pack_one(cb, j, out + j);
     }
     return out;
@@ -47,29 +46,35 @@ fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
 
 int fpq_assign_blocks(int64_t n) { return (int)((n + FPQ_ASSIGN_ROWS - 1) / FPQ_ASSIGN_ROWS); }
 
-void fpq_nearest_rows(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const fpq_rows *data, int64_t first,
-                      int n, float *x, int32_t *ids, float *errors) {
-    const int d = codebook->d, blocks = FPQ_BLOCKS(codebook->k);
+void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed, const fpq_rows *data, int64_t first, int n,
+                      float *x) {
+    kern->read_rows(&data->x, data->rows, first, n, 0, (int)data->x.d, packed->offset, x);
+}
+
+void fpq_nearest_rows(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const float *x, ptrdiff_t d, int n,
+                      int32_t *ids, float *errors) {
+    const int dsub = codebook->d, blocks = FPQ_BLOCKS(codebook->k);
     /* Panels of columns that stay in the L2 cache while all rows pass over them. */
-    const int fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * d) / 4 * 4, panel = fit > 4 ? fit : 4;
+    const int fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * dsub) / 4 * 4, panel = fit > 4 ? fit : 4;
     float best[FPQ_ASSIGN_ROWS];
-    kern->read_rows(&data->x, data->rows, first, n, codebook->from, codebook->from + d, codebook->offset, x);
+    x += codebook->from;
     for (int i = 0; i < n; i++) {
         best[i] = -INFINITY;
         ids[i] = 0;
     }
     for (int b = 0; b < blocks; b += panel)
-        kern->nearest(x, n, d, codebook->packed + (ptrdiff_t)b * d * FPQ_BLOCK, codebook->bias + b * FPQ_BLOCK,
+        kern->nearest(x, d, n, dsub, codebook->packed + (ptrdiff_t)b * dsub * FPQ_BLOCK, codebook->bias + b * FPQ_BLOCK,
                       blocks - b < panel ? blocks - b : panel, b * FPQ_BLOCK, best, ids);
     for (int i = 0; i < n; i++) {
-        const float *row = x + (ptrdiff_t)i * d, error = kern->ip_f32(row, row, d) - 2 * best[i];
+        const float error = kern->ip_f32(x + i * d, x + i * d, dsub) - 2 * best[i];
         errors[i] = error > 0 ? error : 0;
     }
 }
 
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads) {
     const int blocks = fpq_assign_blocks(data->n);
-    const size_t scratch = (size_t)FPQ_ASSIGN_ROWS * ((size_t)cb->dsub + 1);
+    const ptrdiff_t d = data->x.d;
+    const size_t scratch = (size_t)FPQ_ASSIGN_ROWS * ((size_t)d + 1);
     const fpq_kernels *kern = fpq_active();
     threads = fpq_threads(threads, blocks);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
@@ -80,8 +85,9 @@ int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, floa
             float *x = memory + (size_t)FPQ_THREAD_NUMBER() * scratch, *unused = x + (scratch - FPQ_ASSIGN_ROWS);
             const int64_t first = (int64_t)b * FPQ_ASSIGN_ROWS;
             const int n = data->n - first < FPQ_ASSIGN_ROWS ? (int)(data->n - first) : FPQ_ASSIGN_ROWS;
+            fpq_read_centred(kern, packed, data, first, n, x);
             for (int j = 0; j < cb->m; j++)
-                fpq_nearest_rows(kern, packed + j, data, first, n, x, ids + j * data->n + first,
+                fpq_nearest_rows(kern, packed + j, x, d, n, ids + j * data->n + first,
                                  errors ? errors + j * data->n + first : unused);
         }
     }

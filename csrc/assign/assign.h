@@ -8,11 +8,11 @@
 
 #include "kernels.h"
 
-enum { FPQ_ASSIGN_ROWS = 96 };             /* rows a call of fpq_nearest_rows handles at most */
+enum { FPQ_ASSIGN_ROWS = 96 };             /* rows that are handled at a time */
 
 typedef struct {
     int from, d, k;                        /* the subspace is dimensions from .. from + d - 1 */
-    float *offset, *packed, *bias;
+    float *offset, *packed, *bias;         /* the offsets of all subspaces lie one behind the other */
 } fpq_packed_codebook;
 
 /* One packed codebook a subspace, in one piece of memory: free it with fpq_free. NULL when memory ran out. */
@@ -20,9 +20,12 @@ fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads);
 
 int fpq_assign_blocks(int64_t n);          /* blocks of FPQ_ASSIGN_ROWS rows in n rows */
 
-/* Rows first .. first + n - 1 of data, centred, to x (n, d); their nearest centroids to ids and the squared distances to
- * errors. */
-void fpq_nearest_rows(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const fpq_rows *data, int64_t first,
-                      int n, float *x, int32_t *ids, float *errors);
+/* Rows first .. first + n - 1 of data (at most FPQ_ASSIGN_ROWS), all dimensions, centred, to x (n, d). */
+void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed, const fpq_rows *data, int64_t first, int n,
+                      float *x);
+
+/* Nearest centroids and squared distances of n centred rows x (n, d) in one subspace. */
+void fpq_nearest_rows(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const float *x, ptrdiff_t d, int n,
+                      int32_t *ids, float *errors);
 
 #endif

@@ -5,5 +5,7 @@
 #if defined(FPQ_X86)
 #define FPQ_ISA avx512
 #include "isa/vec_avx512.h"
+#define FPQ_OWN_SIEVE8
+#include "scan/sieve_vbmi.inc"
 #include "isa/vector.inc"
 #endif

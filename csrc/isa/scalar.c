@@ -6,6 +6,7 @@
 #include "portable.h"
 
 #define FPQ_ISA scalar
+#define FPQ_FAST_SIEVE 0
 #include "isa/plain.inc"
 
 /* Products with one block of columns, with and without rounding the products first as table_l2 asks: plain C rounds. */
@@ -22,12 +23,12 @@ static void project(const float *x, int n, int d, const float *packed, const flo
         }
 }
 
-static void nearest(const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,
+static void nearest(const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks,
                     int32_t first_id, float *best, int32_t *id) {
     for (int i = 0; i < n; i++)
         for (int b = 0; b < n_blocks; b++) {
             float score[FPQ_BLOCK];
-            project(x + (ptrdiff_t)i * d, 1, d, packed + (ptrdiff_t)b * d * FPQ_BLOCK, bias + b * FPQ_BLOCK, 1, score, 0);
+            project(x + i * ldx, 1, d, packed + (ptrdiff_t)b * d * FPQ_BLOCK, bias + b * FPQ_BLOCK, 1, score, 0);
             for (int c = 0; c < FPQ_BLOCK; c++)
                 if (score[c] > best[i]) {
                     best[i] = score[c];
@@ -55,6 +56,36 @@ static void table_ip(const float *q, int d, const float *packed, int n_blocks, f
             for (int t = 0; t < d; t++) sum += q[t] * packed[((ptrdiff_t)b * d + t) * FPQ_BLOCK + c];
             out[b * FPQ_BLOCK + c] = 0 - sum;
         }
+}
+
+static void add_saturating(uint8_t *sum, uint8_t entry) { *sum = (uint8_t)(*sum + entry < 255 ? *sum + entry : 255); }
+
+static uint64_t near_rows(const uint8_t *sums) {
+    uint64_t near = 0;
+    for (int r = 0; r < 64; r++) near |= (uint64_t)(sums[r] <= FPQ_SIEVE_LIMIT) << r;
+    return near;
+}
+
+static void sieve8(const fpq_sieve *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n,
+                   uint8_t *sums, uint64_t *near) {
+    for (int i = 0; i < n; i++) {
+        const uint8_t *codes = blocks + (ptrdiff_t)which[i] * 64 * code_size;
+        for (int o = 0; o < sieve->n; o++)
+            for (int r = 0, j = sieve->order[o]; r < 64; r++)
+                add_saturating(sums + i * 64 + r, sieve->entries[j * 256 + codes[j * 64 + r]]);
+        near[i] = near_rows(sums + i * 64);
+    }
+}
+
+static void sieve4(const fpq_sieve *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n,
+                   uint8_t *sums, uint64_t *near) {
+    for (int i = 0; i < n; i++) {
+        const uint8_t *codes = blocks + (ptrdiff_t)which[i] * 64 * code_size;
+        for (int o = 0; o < sieve->n; o++)
+            for (int r = 0, j = sieve->order[o]; r < 64; r++)
+                add_saturating(sums + i * 64 + r, sieve->entries[j * 16 + (codes[j / 2 * 64 + r] >> j % 2 * 4 & 15)]);
+        near[i] = near_rows(sums + i * 64);
+    }
 }
 
 static uint64_t at_most(const float *x, float limit) {

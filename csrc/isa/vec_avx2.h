@@ -42,3 +42,18 @@ FPQ_INLINE int vi_min(vi x) {
     s = _mm_min_epi32(s, _mm_shuffle_epi32(s, 0x4e));
     return _mm_cvtsi128_si32(_mm_min_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
+
+typedef __m256i vb; /* bytes */
+#define BYTES 32
+#define BLOCK_MASK 0xffffffffull
+
+FPQ_INLINE vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+FPQ_INLINE void vb_store(uint8_t *p, vb x) { _mm256_storeu_si256((__m256i *)p, x); }
+FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)); }
+FPQ_INLINE vb vb_look_up(vb table, vb at) { return _mm256_shuffle_epi8(table, at); }
+FPQ_INLINE vb vb_low_nibbles(vb x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
+FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm256_adds_epu8(a, b); }
+FPQ_INLINE uint64_t vb_bits_full(vb x) {
+    return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
+}

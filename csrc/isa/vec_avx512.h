@@ -32,3 +32,16 @@ FPQ_INLINE vi vi_lane_numbers(void) {
 }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 FPQ_INLINE int vi_min(vi x) { return _mm512_reduce_min_epi32(x); }
+
+typedef __m512i vb;
+#define BYTES 64
+#define BLOCK_MASK 0xffffffffffffffffull
+
+FPQ_INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+FPQ_INLINE void vb_store(uint8_t *p, vb x) { _mm512_storeu_si512(p, x); }
+FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
+FPQ_INLINE vb vb_look_up(vb table, vb at) { return _mm512_shuffle_epi8(table, at); }
+FPQ_INLINE vb vb_low_nibbles(vb x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
+FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }

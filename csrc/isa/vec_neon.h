@@ -37,3 +37,20 @@ FPQ_INLINE vi vi_lane_numbers(void) {
 }
 FPQ_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 FPQ_INLINE int vi_min(vi x) { return vminvq_s32(x); }
+
+typedef uint8x16_t vb;
+#define BYTES 16
+#define BLOCK_MASK 0xffffull
+
+FPQ_INLINE vb vb_load(const uint8_t *p) { return vld1q_u8(p); }
+FPQ_INLINE void vb_store(uint8_t *p, vb x) { vst1q_u8(p, x); }
+FPQ_INLINE vb vb_table(const uint8_t *p) { return vld1q_u8(p); }
+FPQ_INLINE vb vb_look_up(vb table, vb at) { return vqtbl1q_u8(table, at); }
+FPQ_INLINE vb vb_low_nibbles(vb x) { return vandq_u8(x, vdupq_n_u8(15)); }
+FPQ_INLINE vb vb_high_nibbles(vb x) { return vshrq_n_u8(x, 4); }
+FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return vqaddq_u8(a, b); }
+FPQ_INLINE uint64_t vb_bits_full(vb x) {
+    const uint8_t weights[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    const uint8x16_t bits = vandq_u8(vceqq_u8(x, vdupq_n_u8(255)), vld1q_u8(weights));
+    return vaddv_u8(vget_low_u8(bits)) | (uint64_t)vaddv_u8(vget_high_u8(bits)) << 8;
+}

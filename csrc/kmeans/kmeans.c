@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Lloyd iterations of all subspaces at once (PKMeans of the FPQ paper). The unit of work is a chunk of rows in one
- * subspace. Sums are kept for each chunk and added in the order of chunks; the number of chunks depends on the data alone,
+ * Lloyd iterations of all subspaces at once (PKMeans of the FPQ paper). The unit of work is a chunk of rows. Sums are kept for each chunk and added in the order of chunks; the number of chunks depends on the data alone,
  * so any number of threads gives the same bits. */
 #include <math.h>
 #include <string.h>
@@ -9,7 +8,7 @@
 #include "portable.h"
 #include "threads.h"
 
-enum { CHUNK_ROWS = 3072, SUMS_BYTES = 16 << 20 };
+enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20 };
 
 typedef struct {
     float *sum;       /* (k, d), centred */
@@ -21,6 +20,7 @@ typedef struct {
     const fpq_codebooks *cb;
     const fpq_rows *data;
     const fpq_packed_codebook *packed;
+    const uint8_t *active;
     int chunks;
     int64_t chunk_rows;
     chunk_sums *sums; /* (m, chunks) */
@@ -43,30 +43,35 @@ static int64_t chunk_end(const step *s, int chunk) {
     return end < s->data->n ? end : s->data->n;
 }
 
-static void assign_chunk(const step *s, int j, int chunk, int and_sum, float *x) {
+/* Assignment, sums, or both, of a chunk of rows in all active subspaces; x is scratch for FPQ_ASSIGN_ROWS rows. */
+static void do_chunk(const step *s, int chunk, int assign, int sum, float *x) {
     const fpq_kernels *kern = fpq_active();
-    chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks + chunk;
-    int32_t *ids = s->ids + j * s->data->n, before[FPQ_ASSIGN_ROWS];
+    const ptrdiff_t d = s->data->x.d;
     const int64_t end = chunk_end(s, chunk);
+    int32_t before[FPQ_ASSIGN_ROWS];
     for (int64_t i = chunk * s->chunk_rows; i < end; i += FPQ_ASSIGN_ROWS) {
         const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
-        memcpy(before, ids + i, (size_t)n * sizeof *ids);
-        fpq_nearest_rows(kern, s->packed + j, s->data, i, n, x, ids + i, s->errors + j * s->data->n + i);
-        for (int r = 0; r < n; r++) sums->changed += ids[i + r] != before[r];
-        if (and_sum) kern->accumulate(x, n, s->packed[j].d, ids + i, sums->sum, sums->count);
+        fpq_read_centred(kern, s->packed, s->data, i, n, x);
+        for (int j = 0; j < s->cb->m; j++) {
+            const fpq_packed_codebook *packed = s->packed + j;
+            chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks + chunk;
+            int32_t *ids = s->ids + j * s->data->n + i;
+            if (!s->active[j]) continue;
+            if (assign) {
+                memcpy(before, ids, (size_t)n * sizeof *ids);
+                fpq_nearest_rows(kern, packed, x, d, n, ids, s->errors + j * s->data->n + i);
+                for (int r = 0; r < n; r++) sums->changed += ids[r] != before[r];
+            }
+            if (sum) kern->accumulate(x + packed->from, d, n, packed->d, ids, sums->sum, sums->count);
+        }
     }
 }
 
-static void sum_chunk(const step *s, int j, int chunk, float *x) {
-    const fpq_kernels *kern = fpq_active();
-    const fpq_packed_codebook *packed = s->packed + j;
-    chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks + chunk;
-    const int64_t end = chunk_end(s, chunk);
-    for (int64_t i = chunk * s->chunk_rows; i < end; i += FPQ_ASSIGN_ROWS) {
-        const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
-        kern->read_rows(&s->data->x, s->data->rows, i, n, packed->from, packed->from + packed->d, packed->offset, x);
-        kern->accumulate(x, n, packed->d, s->ids + j * s->data->n + i, sums->sum, sums->count);
-    }
+static void do_chunks(const step *s, int assign, int sum, float *scratch, int threads) {
+    const size_t each = (size_t)FPQ_ASSIGN_ROWS * (size_t)s->data->x.d;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int chunk = 0; chunk < s->chunks; chunk++)
+        do_chunk(s, chunk, assign, sum, scratch + (size_t)FPQ_THREAD_NUMBER() * each);
 }
 
 /* An empty cluster takes the worst row of the cluster with the largest squared error; a cluster gives once an iteration.
@@ -120,15 +125,15 @@ static void means(const step *s, int j, int update, int64_t *changed, int64_t *c
 
 int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
                     int32_t *ids, float *errors, int64_t *changed, int64_t *counts, int threads) {
-    step s = {.cb = cb, .data = data, .ids = ids, .errors = errors};
+    step s = {.cb = cb, .data = data, .active = active, .ids = ids, .errors = errors};
     const int m = cb->m, k = cb->k;
     int status = -1;
     plan_chunks(&s);
-    threads = fpq_threads(threads, (int64_t)m * s.chunks);
+    threads = fpq_threads(threads, s.chunks > m ? s.chunks : m);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
     const size_t table = (size_t)k * (size_t)(cb->dsub + 1), pairs = (size_t)m * (size_t)s.chunks;
     float *tables = fpq_alloc(pairs * table * sizeof(float));
-    float *scratch = fpq_alloc((size_t)threads * FPQ_ASSIGN_ROWS * (size_t)cb->dsub * sizeof(float));
+    float *scratch = fpq_alloc((size_t)threads * FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float));
     double *refill = fpq_alloc((size_t)threads * (size_t)k * 2 * sizeof(double));
     s.sums = fpq_alloc(pairs * sizeof *s.sums);
     s.packed = packed;
@@ -137,20 +142,11 @@ int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
     for (size_t p = 0; p < pairs; p++)
         s.sums[p] = (chunk_sums){.sum = tables + p * table, .count = (int32_t *)(void *)(tables + p * table + table - k)};
 
-    const int tasks = (int)pairs, balanced = limit > 0;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int task = 0; task < tasks; task++)
-        if (active[task / s.chunks])
-            assign_chunk(&s, task / s.chunks, task % s.chunks, !balanced,
-                         scratch + (size_t)FPQ_THREAD_NUMBER() * FPQ_ASSIGN_ROWS * (size_t)cb->dsub);
-    if (balanced) {
+    do_chunks(&s, 1, limit <= 0, scratch, threads);
+    if (limit > 0) {
         memset(counts, 0, (size_t)m * (size_t)k * sizeof *counts);
         if (fpq_open_index(cb, data, limit, k, 0, ids, counts, threads)) goto done;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (int task = 0; task < tasks; task++)
-            if (active[task / s.chunks])
-                sum_chunk(&s, task / s.chunks, task % s.chunks,
-                          scratch + (size_t)FPQ_THREAD_NUMBER() * FPQ_ASSIGN_ROWS * (size_t)cb->dsub);
+        do_chunks(&s, 0, 1, scratch, threads);
     }
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int j = 0; j < m; j++)

@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: MIT */
+#include "kernels.h"
+#include "portable.h"
+
+#if defined(FPQ_X86)
+#define FPQ_ISA avx512bw
+#include "isa/vec_avx512.h"
+#include "isa/vector.inc"
+#endif
