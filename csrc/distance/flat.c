@@ -71,6 +71,7 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
     float *packed = scratch, *rows = packed + (ptrdiff_t)d * QUERIES, *products = rows + (ptrdiff_t)d * ROWS;
     float *row = products + (ptrdiff_t)ROWS * QUERIES;
     const float *queries = f->queries + first_query * d;
+    const uint64_t present = n < QUERIES ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
     FPQ_ALIGN(64) float least[QUERIES];
     float q_norm[QUERIES];
     fpq_pack(queries, n, d, d, NULL, packed);
@@ -86,7 +87,7 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
             if (!is_allowed(f->pop, r0 + i)) continue;
             const float norm = f->norms[r0 + i];
             const float shift = f->slack * norm - (f->inner_product ? 0 : norm / 2);
-            uint64_t near_enough = f->kern->at_least(products + (ptrdiff_t)i * QUERIES, shift, least);
+            uint64_t near_enough = present & f->kern->at_least(products + (ptrdiff_t)i * QUERIES, shift, least);
             for (; near_enough; near_enough &= near_enough - 1) {
                 const int q = fpq_lowest_bit(near_enough);
                 const float *query = queries + (ptrdiff_t)q * d;

@@ -25,6 +25,7 @@ typedef struct {
     int64_t chunk_rows;
     chunk_sums *sums; /* (m, chunks) */
     int32_t *ids;
+    const int32_t *before; /* with a limit: the ids of the iteration before */
     float *errors;
 } step;
 
@@ -43,8 +44,18 @@ static int64_t chunk_end(const step *s, int chunk) {
     return end < s->data->n ? end : s->data->n;
 }
 
-/* Assignment, sums, or both, of a chunk of rows in all active subspaces; x is scratch for FPQ_ASSIGN_ROWS rows. */
-static void do_chunk(const step *s, int chunk, int assign, int sum, float *x) {
+static float squared_distance(const fpq_packed_codebook *packed, const float *x, int32_t id) {
+    const float *c = packed->packed + (ptrdiff_t)(id / FPQ_BLOCK) * packed->d * FPQ_BLOCK + id % FPQ_BLOCK;
+    float sum = 0;
+    for (int t = 0; t < packed->d; t++) sum += (x[t] - c[t * FPQ_BLOCK]) * (x[t] - c[t * FPQ_BLOCK]);
+    return sum;
+}
+
+/* What a chunk of rows goes through in all active subspaces: assignment to the nearest centroids and sums at once or, when a
+ * limit moves rows in between, one after the other. x is scratch for FPQ_ASSIGN_ROWS rows. */
+enum { ASSIGN = 1, SUM = 2 };
+
+static void do_chunk(const step *s, int chunk, int work, float *x) {
     const fpq_kernels *kern = fpq_active();
     const ptrdiff_t d = s->data->x.d;
     const int64_t end = chunk_end(s, chunk);
@@ -57,21 +68,26 @@ static void do_chunk(const step *s, int chunk, int assign, int sum, float *x) {
             chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks + chunk;
             int32_t *ids = s->ids + j * s->data->n + i;
             if (!s->active[j]) continue;
-            if (assign) {
+            float *errors = s->errors + j * s->data->n + i;
+            if (work & ASSIGN) {
                 memcpy(before, ids, (size_t)n * sizeof *ids);
-                fpq_nearest_rows(kern, packed, x, d, n, ids, s->errors + j * s->data->n + i);
-                for (int r = 0; r < n; r++) sums->changed += ids[r] != before[r];
+                fpq_nearest_rows(kern, packed, x, d, n, ids, errors);
+            } else {
+                memcpy(before, s->before + j * s->data->n + i, (size_t)n * sizeof *ids);
+                for (int r = 0; r < n; r++) errors[r] = squared_distance(packed, x + r * d + packed->from, ids[r]);
             }
-            if (sum) kern->accumulate(x + packed->from, d, n, packed->d, ids, sums->sum, sums->count);
+            if (!(work & SUM)) continue;
+            for (int r = 0; r < n; r++) sums->changed += ids[r] != before[r];
+            kern->accumulate(x + packed->from, d, n, packed->d, ids, sums->sum, sums->count);
         }
     }
 }
 
-static void do_chunks(const step *s, int assign, int sum, float *scratch, int threads) {
+static void do_chunks(const step *s, int work, float *scratch, int threads) {
     const size_t each = (size_t)FPQ_ASSIGN_ROWS * (size_t)s->data->x.d;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int chunk = 0; chunk < s->chunks; chunk++)
-        do_chunk(s, chunk, assign, sum, scratch + (size_t)FPQ_THREAD_NUMBER() * each);
+        do_chunk(s, chunk, work, scratch + (size_t)FPQ_THREAD_NUMBER() * each);
 }
 
 /* An empty cluster takes the worst row of the cluster with the largest squared error; a cluster gives once an iteration.
@@ -136,17 +152,22 @@ int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
     float *scratch = fpq_alloc((size_t)threads * FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float));
     double *refill = fpq_alloc((size_t)threads * (size_t)k * 2 * sizeof(double));
     s.sums = fpq_alloc(pairs * sizeof *s.sums);
+    int32_t *before = limit > 0 ? fpq_alloc((size_t)m * (size_t)data->n * sizeof *ids) : NULL;
     s.packed = packed;
-    if (!packed || !tables || !scratch || !refill || !s.sums) goto done;
+    s.before = before;
+    if ((limit > 0 && !before) || !packed || !tables || !scratch || !refill || !s.sums) goto done;
     memset(tables, 0, pairs * table * sizeof(float));
     for (size_t p = 0; p < pairs; p++)
         s.sums[p] = (chunk_sums){.sum = tables + p * table, .count = (int32_t *)(void *)(tables + p * table + table - k)};
 
-    do_chunks(&s, 1, limit <= 0, scratch, threads);
     if (limit > 0) {
+        memcpy(before, ids, (size_t)m * (size_t)data->n * sizeof *ids);
+        do_chunks(&s, ASSIGN, scratch, threads);
         memset(counts, 0, (size_t)m * (size_t)k * sizeof *counts);
         if (fpq_open_index(cb, data, limit, k, 0, ids, counts, threads)) goto done;
-        do_chunks(&s, 0, 1, scratch, threads);
+        do_chunks(&s, SUM, scratch, threads);
+    } else {
+        do_chunks(&s, ASSIGN | SUM, scratch, threads);
     }
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int j = 0; j < m; j++)
@@ -157,6 +178,7 @@ int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
     status = 0;
 done:
     fpq_free(packed);
+    fpq_free(before);
     fpq_free(tables);
     fpq_free(scratch);
     fpq_free(refill);
