@@ -1,9 +1,9 @@
-"""fpq beside faiss on the same work: the same data, the same threads, alternating, each library in a process of its own.
+"""fpq beside faiss on the same work: the same data and threads, alternating, each library in its own process.
 
     python bench/peers.py kernels [--threads 2] [--rounds 5] [--only train,encode,search] [--json FILE]
 
-A ratio is the median of faiss's times divided by the median of fpq's; the spread beside it is the least and the largest ratio
-of neighbouring runs. A figure above 1 means that fpq is faster.
+A ratio is the median of faiss's times divided by the median of fpq's; the spread beside it is the least and the
+largest ratio of neighbouring runs. A figure above 1 means that fpq is faster.
 """
 
 from __future__ import annotations

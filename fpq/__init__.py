@@ -35,9 +35,9 @@ def cpu_info() -> dict[str, _Any]:
     Returns
     -------
     dict
-        ``isa``: the instruction set in use (the environment variable FPQ_ISA forces one); ``isas``: those that run here;
-        ``threads``: how many a call uses unless told; ``openmp``: False if this build has one thread only; and the CPU
-        features ``avx2, avx512, vbmi, vnni, neon`` as bools.
+        ``isa``: the instruction set in use (the environment variable FPQ_ISA forces one); ``isas``: those that run
+        here; ``threads``: how many a call uses unless told; ``openmp``: False if this build has one thread only; and
+        the CPU features ``avx2, avx512, vbmi, vnni, neon`` as bools.
 
     Examples
     --------

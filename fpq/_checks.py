@@ -15,6 +15,8 @@ Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 UInt8 = NDArray[np.uint8]
+UInt64 = NDArray[np.uint64]
+Float64 = NDArray[np.float64]
 
 KERNEL_TYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, np.uint8, np.int8))
 METRICS = ("l2", "ip", "cosine")
@@ -55,9 +57,7 @@ def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
     return value
 
 
-def vectors(
-    name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_threads: int = 1
-) -> Array:
+def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_threads: int = 1) -> Array:
     """`x` as a finite 2-d array of a type the kernels read; not copied if it is one already."""
     array = _numbers(name, x)
     if array.ndim != 2:
@@ -71,9 +71,7 @@ def vectors(
         raise ValueError(f"{name}: expected at least {min_rows} row(s), got {n}")
     row = _native.first_nonfinite_row(array, n_threads)
     if row >= 0:
-        raise ValueError(
-            f"{name}: expected numbers that are finite as float32, row {row} holds NaN or infinity"
-        )
+        raise ValueError(f"{name}: expected numbers that are finite as float32, row {row} holds NaN or infinity")
     return array
 
 
@@ -82,9 +80,7 @@ def queries(x: Any, dim: int | None, n_threads: int) -> tuple[Float32, bool]:
     array = _numbers("Q", x)
     single = array.ndim == 1
     if array.ndim not in (1, 2):
-        raise ValueError(
-            f"Q: expected one query (d,) or several (nq, d), got shape {array.shape}"
-        )
+        raise ValueError(f"Q: expected one query (d,) or several (nq, d), got shape {array.shape}")
     array = vectors("Q", array[None, :] if single else array, dim=dim, n_threads=n_threads)
     return np.ascontiguousarray(array, dtype=np.float32), single
 

@@ -318,7 +318,8 @@ def adc_search(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits
 
 
 def adc_all(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
-            const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, int64_t first, float[:, ::1] out, int threads):
+            const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, int64_t first, float[:, ::1] out,
+            int threads):
     """The distances of all rows from row `first` (a multiple of 64) on, as many as out is wide."""
     cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
     cdef int status

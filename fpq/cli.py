@@ -69,9 +69,7 @@ def _add_demo(commands: Commands) -> None:
         "recall@k: the share of queries whose true nearest image is among the first k found. "
         "1-NN, 5-NN: the share of digits named right by the nearest, by a vote of the 5 nearest.",
     )
-    parser.add_argument(
-        "--data", metavar="DIR", help="folder with the MNIST files (default: find or download them)"
-    )
+    parser.add_argument("--data", metavar="DIR", help="folder with the MNIST files (default: find or download them)")
     parser.add_argument(
         "--out",
         metavar="FILE",

@@ -258,9 +258,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         except _DAMAGED_GZIP as error:
             raise ValueError(f"{path}: damaged gzip file: {error}") from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _IDX_TYPES or data[3] == 0:
-        raise ValueError(
-            f"{path}: not an idx file, it starts with bytes {data[:4].hex(' ') or '(none)'}"
-        )
+        raise ValueError(f"{path}: not an idx file, it starts with bytes {data[:4].hex(' ') or '(none)'}")
     dtype, ndim = np.dtype(_IDX_TYPES[data[2]]), data[3]
     start = 4 + 4 * ndim
     if len(data) < start:
@@ -268,9 +266,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     shape = tuple(int(n) for n in np.frombuffer(data, ">u4", ndim, offset=4))
     expected = start + math.prod(shape) * dtype.itemsize
     if len(data) != expected:
-        raise ValueError(
-            f"{path}: has {len(data)} bytes, expected {expected} for shape {shape} of {dtype.name}"
-        )
+        raise ValueError(f"{path}: has {len(data)} bytes, expected {expected} for shape {shape} of {dtype.name}")
     try:
         values = np.frombuffer(data, dtype, offset=start).reshape(shape)
     except ValueError as error:

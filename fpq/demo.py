@@ -132,9 +132,7 @@ def _load(folder: str | os.PathLike[str] | None) -> Digits:
     shapes = [array.shape for array in digits]
     n, nq, side = len(digits.base), len(digits.query), math.isqrt(shapes[0][-1])
     if shapes != [(n, side * side), (n,), (nq, side * side), (nq,)]:
-        raise ValueError(
-            f"{folder}: not square images with one label each, the shapes are {shapes}"
-        )
+        raise ValueError(f"{folder}: not square images with one label each, the shapes are {shapes}")
     return digits
 
 
@@ -166,9 +164,7 @@ def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[
             if isinstance(index, PQIndex):
                 fit_s, _ = timed(f"{name}, fit", index.fit, digits.base)
             add_s, _ = timed(f"{name}, add", index.add, digits.base)
-            search_s, (_, ids) = timed(
-                f"{name}, search", index.search, digits.query, min(K, n), n_threads=n_threads
-            )
+            search_s, (_, ids) = timed(f"{name}, search", index.search, digits.query, min(K, n), n_threads=n_threads)
             found.append(ids)
             quality = _judge(digits, ids, found[0])
             rows.append(Row(name, fit_s, add_s, search_s, size, index.nbytes, *quality))
@@ -222,8 +218,8 @@ def _choose(wrong: NDArray[np.bool_], labels: NDArray[Any]) -> NDArray[np.int64]
 def _draw(digits: Digits, ids: NDArray[np.int64], rows: list[Row], out: Path) -> bool:
     """Draw queries with what FPQ retrieved for them; False where matplotlib is missing."""
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
-        from matplotlib.patches import Rectangle  # noqa: PLC0415
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
     except ImportError:
         return False
     ids = ids[:, :N_NEIGHBOURS]

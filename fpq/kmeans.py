@@ -12,7 +12,6 @@ from tqdm import tqdm
 from fpq import _checks, _native, threads
 from fpq._checks import Array, Float32, Int32, Int64
 
-
 SEED_ROWS = 16  # rows a centroid that k-means++ looks at
 
 
@@ -69,8 +68,8 @@ def train_codebooks(
 ) -> Training:
     """Lloyd iterations of all subspaces at once, until no row changes its centroid or `n_iter` is reached.
 
-    `x` (n, d) of any kernel type is read in place, `rows` (None: all) picks the training rows. `centroids` (m, k, dsub) is
-    where they start and is not changed. PKMeans of the FPQ paper.
+    `x` (n, d) of any kernel type is read in place, `rows` (None: all) picks the training rows. `centroids` (m, k,
+    dsub) is where they start and is not changed. PKMeans of the FPQ paper.
     """
     m, k, _ = centroids.shape
     n = len(x) if rows is None else len(rows)
@@ -84,9 +83,7 @@ def train_codebooks(
     n_iter_run = 0
     quiet = not (verbose and sys.stderr.isatty())
     for _ in tqdm(range(n_iter), desc="k-means", unit="iteration", disable=quiet, leave=False, delay=1):
-        _native.kmeans_step(
-            centroids, offsets, x, rows, active, limit, True, ids, errors, changed, counts, n_threads
-        )
+        _native.kmeans_step(centroids, offsets, x, rows, active, limit, True, ids, errors, changed, counts, n_threads)
         n_iter_run += 1
         active &= changed > 0
         if not active.any():
@@ -109,9 +106,9 @@ def warn_of_few_rows(n: int, k: int) -> None:
 class KMeans:
     """k-means clustering by squared Euclidean distance.
 
-    The same seed gives the same bits for any number of threads. An empty cluster takes the row that is farthest from its
-    centroid in the cluster of the largest squared error. Duplicate rows are fine: when there are fewer distinct rows than
-    clusters, some centroids coincide and the higher-numbered ones stay empty.
+    The same seed gives the same bits for any number of threads. An empty cluster takes the row that is farthest from
+    its centroid in the cluster of the largest squared error. Duplicate rows are fine: when there are fewer distinct
+    rows than clusters, some centroids coincide and the higher-numbered ones stay empty.
 
     Parameters
     ----------
@@ -125,8 +122,8 @@ class KMeans:
     max_points_per_centroid : int, default 256
         Train on a random sample of at most this many rows a centroid.
     capacity : float or None, default None
-        No cluster takes more than ``capacity * n / k`` rows (rounded up) while training: rows beyond it go to their next
-        nearest centroid that has room. At least 1. `predict` does not limit.
+        No cluster takes more than ``capacity * n / k`` rows (rounded up) while training: rows beyond it go to their
+        next nearest centroid that has room. At least 1. `predict` does not limit.
     seed : int, default 0
         Seed of the sample and the start.
     n_threads : int or None, default None
@@ -172,9 +169,7 @@ class KMeans:
         self.n_clusters = _checks.integer("n_clusters", n_clusters, 1)
         self.n_iter = _checks.integer("n_iter", n_iter, 1)
         self.init = _checks.choice("init", init, ("random", "k-means++")) if isinstance(init, str) else init
-        self.max_points_per_centroid = _checks.integer(
-            "max_points_per_centroid", max_points_per_centroid, 1
-        )
+        self.max_points_per_centroid = _checks.integer("max_points_per_centroid", max_points_per_centroid, 1)
         self.capacity = None if capacity is None else _checks.real("capacity", capacity, 1.0)
         self.seed = _checks.integer("seed", seed, 0)
         threads.resolve(n_threads)
@@ -238,4 +233,5 @@ class KMeans:
         x = _checks.vectors("X", X, dim=self.centroids.shape[1], n_threads=n_threads)
         ids = np.empty((1, len(x)), dtype=np.int32)
         _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, ids, None, n_threads)
-        return ids[0]
+        labels: Int32 = ids[0]
+        return labels

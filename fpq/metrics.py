@@ -1,4 +1,4 @@
-"""How good are the neighbours that were found?
+"""How good the neighbours are that were found.
 
 Two numbers are both called "recall" in print, and they are far apart:
 
@@ -331,9 +331,7 @@ def approximation_ratio(distances: ArrayLike, true_distances: ArrayLike) -> floa
     if not (found >= 0).all():
         raise ValueError("distances must be squared L2, got a negative value or nan")
     if not ((truth >= 0) & np.isfinite(truth)).all():
-        raise ValueError(
-            "true_distances must be finite squared L2, got a negative value, inf or nan"
-        )
+        raise ValueError("true_distances must be finite squared L2, got a negative value, inf or nan")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.sqrt(found) / np.sqrt(truth)
     ratio[(found == 0) & (truth == 0)] = 1.0
@@ -351,9 +349,7 @@ def _ids(ids: ArrayLike, name: str) -> NDArray[np.int64]:
 
 def _same_queries(found: NDArray[np.int64], truth: NDArray[np.int64]) -> None:
     if len(found) != len(truth):
-        raise ValueError(
-            f"ids and true_ids must have one row per query, got {len(found)} and {len(truth)} rows"
-        )
+        raise ValueError(f"ids and true_ids must have one row per query, got {len(found)} and {len(truth)} rows")
 
 
 def _depth(k: int | None, found: NDArray[np.int64]) -> int:
@@ -381,8 +377,7 @@ def _labels(predicted: ArrayLike, truth: ArrayLike) -> tuple[NDArray[Any], NDArr
     predicted, truth = np.asarray(predicted), np.asarray(truth)
     if predicted.ndim != 1 or predicted.shape != truth.shape:
         raise ValueError(
-            "predicted and truth must be 1-d and of one length, "
-            f"got shapes {predicted.shape} and {truth.shape}"
+            f"predicted and truth must be 1-d and of one length, got shapes {predicted.shape} and {truth.shape}"
         )
     return predicted, truth
 

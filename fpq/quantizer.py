@@ -62,7 +62,8 @@ class ProductQuantizer:
     rotation : None, "pca" or "opq", default None
         Rotate vectors first: to principal directions dealt to balanced subspaces, or by optimized product quantization.
     rotation_dim : int or None, default None
-        Keep this many dimensions of the rotation, at least m (None: all). Distances are then those of the kept dimensions.
+        Keep this many dimensions of the rotation, at least m (None: all). Distances are then those of the kept
+        dimensions.
     open_indexing : None, float or OpenIndexing, default None
         Limit how many rows a code may take; a number is ``OpenIndexing(c=number)``.
     n_iter : int, default 25
@@ -81,7 +82,8 @@ class ProductQuantizer:
     dim : int
         Dimension d of the vectors.
     codebooks : float32 (m, 2**nbits, dsub)
-        Centroids, in the rotated space if there is a rotation; dsub is the widest subspace, narrower ones end with zeros.
+        Centroids, in the rotated space if there is a rotation; dsub is the widest subspace, narrower ones end with
+        zeros.
     offsets : int32 (m + 1,)
         Subspace j is dimensions ``offsets[j]`` to ``offsets[j + 1] - 1`` (after the rotation).
     code_counts : int64 (m, 2**nbits)
@@ -135,9 +137,7 @@ class ProductQuantizer:
         self.rotation_dim = rotation_dim
         self.open_indexing = OpenIndexing.of(open_indexing)
         self.n_iter = _checks.integer("n_iter", n_iter, 1)
-        self.max_points_per_centroid = _checks.integer(
-            "max_points_per_centroid", max_points_per_centroid, 1
-        )
+        self.max_points_per_centroid = _checks.integer("max_points_per_centroid", max_points_per_centroid, 1)
         self.seed = _checks.integer("seed", seed, 0)
         threads.resolve(n_threads)
         self.n_threads = n_threads
@@ -177,8 +177,8 @@ class ProductQuantizer:
         Raises
         ------
         ValueError, TypeError
-            If X is not a finite 2-d array of numbers, or has fewer dimensions than m or than rotation_dim. The object is
-            then as before.
+            If X is not a finite 2-d array of numbers, or has fewer dimensions than m or than rotation_dim. The object
+            is then as before.
 
         Warns
         -----
@@ -196,9 +196,7 @@ class ProductQuantizer:
         if d < self.m:
             raise ValueError(f"m: expected at most the {d} dimension(s) of X, got {self.m}")
         if self.rotation_dim is not None and d < self.rotation_dim:
-            raise ValueError(
-                f"rotation_dim: expected at most the {d} dimension(s) of X, got {self.rotation_dim}"
-            )
+            raise ValueError(f"rotation_dim: expected at most the {d} dimension(s) of X, got {self.rotation_dim}")
 
     def training_rows(self, n: int) -> int:
         """How many of `n` rows `fit` trains on."""
@@ -281,9 +279,7 @@ class ProductQuantizer:
             ids = np.empty((self.m, len(chunk)), dtype=np.int32)
             _native.assign(self.codebooks, self.offsets, chunk, None, ids, None, n_threads)
             if self.open_indexing and counts is not None:
-                self.open_indexing.apply(
-                    self.codebooks, self.offsets, chunk, ids, counts, n_total, n_threads
-                )
+                self.open_indexing.apply(self.codebooks, self.offsets, chunk, ids, counts, n_total, n_threads)
             codes = np.empty((len(chunk), self.code_size), dtype=np.uint8)
             _native.pack_codes(ids, self.nbits, codes)
             yield codes

@@ -57,7 +57,8 @@ def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotat
 
     def scatter(block: slice) -> Float32:
         centred = _read(x, rows, block) - centre
-        return centred.T @ centred
+        product: Float32 = centred.T @ centred
+        return product
 
     total = np.zeros((x.shape[1], x.shape[1]))
     for start in range(0, len(blocks), 4 * n_threads):  # a few d x d products in memory at a time
@@ -84,9 +85,7 @@ def balanced_order(variances: Array, offsets: Int32) -> Int64:
     return np.array([dimension for subspace in dealt for dimension in subspace], dtype=np.int64)
 
 
-def opq(
-    x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int
-) -> Rotation:
+def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int) -> Rotation:
     """PCA to `dim` dimensions, then the rotation that a product quantizer likes best.
 
     Codebooks and rotation are improved in turn: a Lloyd step with warm-started codebooks, then the rotation that brings

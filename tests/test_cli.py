@@ -13,9 +13,7 @@ from fpq import cli, demo
 
 
 def test_module_gives_version() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "fpq", "--version"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-m", "fpq", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"fpq {fpq.__version__}\n"
 
 

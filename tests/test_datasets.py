@@ -467,9 +467,7 @@ def test_fetch_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reason: 
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_failed_write_leaves_nothing(
-    mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_failed_write_leaves_nothing(mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def replace(source: Any, target: Any) -> None:
         raise PermissionError("read-only")
 

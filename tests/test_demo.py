@@ -37,9 +37,7 @@ def digits(tmp_path: Path) -> Path:
     return folder
 
 
-def test_table_and_picture(
-    digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_table_and_picture(digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "digits.png"
     assert cli.main(["demo", "--data", str(digits), "--out", str(picture)]) == 0
@@ -116,9 +114,7 @@ def test_offline(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("", "fpq: no network; put the four files into a folder\n")
 
 
-def test_downloads_what_is_missing(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_downloads_what_is_missing(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load", nothing_stored)
     monkeypatch.setattr(datasets, "fetch_mnist", lambda: digits)
     assert demo.run(out=tmp_path / "digits.png")["n_images"] == N_IMAGES
@@ -150,9 +146,7 @@ def test_labels_that_do_not_fit(digits: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("out", ["digits.jpg", "missing/digits.png"])
-def test_picture_that_cannot_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
-) -> None:
+def test_picture_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str) -> None:
     assert cli.main(["demo", "--out", str(tmp_path / out)]) == 1
     assert capsys.readouterr().err.startswith("fpq: the picture must be")
 

@@ -34,9 +34,7 @@ def test_recall_at_k_is_the_loop(case: tuple[list[list[int]], list[list[int]], i
 @given(id_tables())
 def test_intersection_at_k_is_the_loop(case: tuple[list[list[int]], list[list[int]], int]) -> None:
     ids, true_ids, k = case
-    shared = [
-        len((set(row[:k]) & set(t[:k])) - {-1}) / k for row, t in zip(ids, true_ids, strict=True)
-    ]
+    shared = [len((set(row[:k]) & set(t[:k])) - {-1}) / k for row, t in zip(ids, true_ids, strict=True)]
     assert metrics.intersection_at_k(ids, true_ids, k) == pytest.approx(sum(shared) / len(ids))
 
 
@@ -96,9 +94,7 @@ def test_large_input_is_fast() -> None:
         (IDS, np.array(TRUE_IDS, float), None, TypeError, "true_ids must be integers"),
     ],
 )
-def test_bad_ids(
-    function: Any, ids: Any, true_ids: Any, k: Any, error: type[Exception], match: str
-) -> None:
+def test_bad_ids(function: Any, ids: Any, true_ids: Any, k: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         function(ids, true_ids, k)
 

@@ -125,9 +125,7 @@ class Index(ABC):
             np.negative(found, out=found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
 
-    def range_search(
-        self, Q: Any, radius: float, *, allowed: Any = None, n_threads: int | None = None
-    ) -> RangeResult:
+    def range_search(self, Q: Any, radius: float, *, allowed: Any = None, n_threads: int | None = None) -> RangeResult:
         """All vectors within a radius of each query.
 
         Parameters

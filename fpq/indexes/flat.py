@@ -16,9 +16,9 @@ from fpq.indexes.vectors import Vectors
 class FlatIndex(Index):
     """Exact nearest neighbours over all vectors.
 
-    Vectors are kept as they come (float32, float16, uint8, int8; float64 becomes float32; "cosine" keeps float32 vectors of
-    length 1) with 4 bytes a vector for its length. Any number of threads may search at the same time, but not while
-    vectors are added or removed.
+    Vectors are kept as they come (float32, float16, uint8, int8; float64 becomes float32; "cosine" keeps float32
+    vectors of length 1) with 4 bytes a vector for its length. Any number of threads may search at the same time, but
+    not while vectors are added or removed.
 
     Parameters
     ----------

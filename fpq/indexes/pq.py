@@ -8,7 +8,7 @@ import numpy as np
 
 from fpq import _checks, _native, threads
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64, UInt8
+from fpq._checks import Float32, Int64, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
 from fpq.indexes.vectors import Vectors
 from fpq.open_indexing import OpenIndexing
@@ -28,8 +28,8 @@ class PQIndex(Index):
     Parameters
     ----------
     m, nbits, rotation, rotation_dim, open_indexing, seed, n_threads, verbose
-        As in `ProductQuantizer`. With `open_indexing`, n in the limit is the number of vectors that the index holds after
-        an `add`: counts go on from one add to the next, and the limit grows.
+        As in `ProductQuantizer`. With `open_indexing`, n in the limit is the number of vectors that the index holds
+        after an `add`: counts go on from one add to the next, and the limit grows.
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared Euclidean distance, inner product, or cosine similarity (vectors and queries are scaled to length 1).
     keep_vectors : bool, default False

@@ -1,0 +1,103 @@
+"""The compiled module (csrc/fpq.h says what the functions compute)."""
+
+from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8, UInt64
+
+SEED_TRIES: int
+
+def features() -> dict[str, int]: ...
+def isa() -> str: ...
+def isas() -> tuple[str, ...]: ...
+def use_isa(name: str) -> None: ...
+def has_openmp() -> bool: ...
+def max_threads() -> int: ...
+def after_fork() -> None: ...
+def first_nonfinite_row(x: Array, threads: int) -> int: ...
+def normalize(x: Array, out: Float32, threads: int) -> None: ...
+def packed_size(k: int, d: int) -> int: ...
+def pack(columns: Float32, d: int, out: Float32) -> None: ...
+def project(x: Array, packed: Float32, out: Float32, threads: int) -> None: ...
+def assign(
+    centroids: Float32, offsets: Int32, x: Array, rows: Int64 | None, ids: Int32, errors: Float32 | None, threads: int
+) -> None: ...
+def seed(centroids: Float32, offsets: Int32, x: Array, rows: Int64 | None, draws: Float64, threads: int) -> None: ...
+def kmeans_step(
+    centroids: Float32,
+    offsets: Int32,
+    x: Array,
+    rows: Int64 | None,
+    active: UInt8,
+    limit: float,
+    update: bool,
+    ids: Int32,
+    errors: Float32,
+    changed: Int64,
+    counts: Int64,
+    threads: int,
+) -> None: ...
+def open_index(
+    centroids: Float32,
+    offsets: Int32,
+    x: Array,
+    rows: Int64 | None,
+    limit: float,
+    candidates: int,
+    shared: bool,
+    ids: Int32,
+    counts: Int64,
+    threads: int,
+) -> None: ...
+def pack_codes(ids: Int32, nbits: int, codes: UInt8) -> None: ...
+def unpack_codes(codes: UInt8, nbits: int, ids: Int32) -> None: ...
+def put_codes(codes: UInt8, rows: Int64, blocks: UInt8) -> None: ...
+def get_codes(blocks: UInt8, rows: Int64, codes: UInt8) -> None: ...
+def adc_tables(
+    packed: Float32,
+    offsets: Int32,
+    nbits: int,
+    dsub: int,
+    inner_product: bool,
+    queries: Float32,
+    tables: Float32,
+) -> None: ...
+def adc_search(
+    packed: Float32,
+    offsets: Int32,
+    nbits: int,
+    dsub: int,
+    inner_product: bool,
+    queries: Float32,
+    blocks: UInt8,
+    ids: Int64 | None,
+    allowed: UInt64 | None,
+    n: int,
+    distances: Float32,
+    found: Int64,
+    threads: int,
+) -> None: ...
+def adc_all(
+    packed: Float32,
+    offsets: Int32,
+    nbits: int,
+    dsub: int,
+    inner_product: bool,
+    queries: Float32,
+    blocks: UInt8,
+    first: int,
+    out: Float32,
+    threads: int,
+) -> None: ...
+def flat_norms(x: Array, norms: Float32, threads: int) -> None: ...
+def flat_search(
+    x: Array,
+    norms: Float32,
+    queries: Float32,
+    ids: Int64 | None,
+    allowed: UInt64 | None,
+    inner_product: bool,
+    distances: Float32,
+    found: Int64,
+    threads: int,
+) -> None: ...
+def flat_distances(
+    x: Array, queries: Float32, rows: Int64, inner_product: bool, out: Float32, threads: int
+) -> None: ...
