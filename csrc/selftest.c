@@ -185,15 +185,16 @@ static void test_has_nonfinite(void) {
 
 static void test_nearest(void) {
     const int n = size(), d = size() + 1, k = size() + 1, blocks = FPQ_BLOCKS(k), first = below(99), cut = below(blocks + 1);
-    const float *x = numbers(n * d), *columns = packed(numbers(k * d), k, d, d);
+    const int ld = d + below(3);
+    const float *x = numbers(n * ld), *columns = packed(numbers(k * d), k, d, d);
     float *bias = numbers(blocks * 16), *scores = OUTPUT(float, n * blocks * 16);
     OUTPUTS(float, best, n);
     OUTPUTS(int32_t, id, n);
     for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
     for (int i = 0; i < n; i++) best[0][i] = best[1][i] = -INFINITY;
-    FOR_BOTH (*use)->nearest(x, n, d, columns, bias, blocks, first, best[WAY], id[WAY]);
+    FOR_BOTH (*use)->nearest(x, ld, n, d, columns, bias, blocks, first, best[WAY], id[WAY]);
     CHECK(kind == REALS || (SAME(best[0], best[1], n) && SAME(id[0], id[1], n)));
-    kern->project(x, n, d, columns, bias, blocks, scores, blocks * 16);
+    for (int i = 0; i < n; i++) kern->project(x + i * ld, 1, d, columns, bias, blocks, scores + i * blocks * 16, 0);
     int largest = 1;
     for (int i = 0; i < n; i++) {
         const float *score = scores + i * blocks * 16;
@@ -204,9 +205,9 @@ static void test_nearest(void) {
     CHECK(largest);
     for (int i = 0; i < n; i++) { /* a row at a time, the columns in two panels */
         best[1][i] = -INFINITY;
-        kern->nearest(x + i * d, 1, d, columns, bias, cut, first, best[1] + i, id[1] + i);
-        kern->nearest(x + i * d, 1, d, columns + cut * d * 16, bias + cut * 16, blocks - cut, first + cut * 16, best[1] + i,
-                      id[1] + i);
+        kern->nearest(x + i * ld, ld, 1, d, columns, bias, cut, first, best[1] + i, id[1] + i);
+        kern->nearest(x + i * ld, ld, 1, d, columns + cut * d * 16, bias + cut * 16, blocks - cut, first + cut * 16,
+                      best[1] + i, id[1] + i);
     }
     CHECK(SAME(best[0], best[1], n) && SAME(id[0], id[1], n));
 }
@@ -228,8 +229,8 @@ static void test_project(void) {
 }
 
 static void test_accumulate(void) {
-    const int n = size(), d = size() + 1, k = size() + 1;
-    const float *x = numbers(n * d), *start = numbers(k * d);
+    const int n = size(), d = size() + 1, k = size() + 1, ld = d + below(3);
+    const float *x = numbers(n * ld), *start = numbers(k * d);
     int32_t *id = INPUT(int32_t, n);
     OUTPUTS(float, sum, k * d);
     OUTPUTS(int32_t, count, k);
@@ -237,7 +238,7 @@ static void test_accumulate(void) {
     FOR_BOTH {
         memcpy(sum[WAY], start, (size_t)(k * d) * sizeof *start);
         for (int c = 0; c < k; c++) count[WAY][c] = c;
-        (*use)->accumulate(x, n, d, id, sum[WAY], count[WAY]);
+        (*use)->accumulate(x, ld, n, d, id, sum[WAY], count[WAY]);
     }
     CHECK(SAME(sum[0], sum[1], k * d) && SAME(count[0], count[1], k));
 }
@@ -276,6 +277,51 @@ static void test_adc(void) {
     }
     CHECK(SAME(out[0], out[1], 64));
 }
+
+static void test_quantize(void) {
+    const int n = size();
+    float *x = numbers(n), least = INFINITY, scale = (float[]){1, 37.5f, 1000, 1e30f}[below(4)];
+    for (int i = 0; i < n; i++) least = x[i] < least ? x[i] : least;
+    OUTPUTS(uint8_t, out, n);
+    FOR_BOTH (*use)->quantize(x, n, least, scale, out[WAY]);
+    CHECK(SAME(out[0], out[1], n));
+    for (int i = 0; i < n; i++) CHECK(out[0][i] == (int)fminf(floorf((x[i] - least) * scale), 255));
+}
+
+/* Sums over all entries as in the specification or, of 8-bit codes, over the least entries of the high nibbles. */
+static void test_sieve(int nbits) {
+    const int m = size() + 1, k = 1 << nbits, size_of_code = fpq_code_size(m, nbits), n_blocks = 9, n = below(n_blocks + 1);
+    uint8_t *entries = INPUT(uint8_t, m * k), *minima = INPUT(uint8_t, m * 16), *spread = INPUT(uint8_t, m * k);
+    uint8_t *blocks = INPUT(uint8_t, n_blocks * 64 * size_of_code), *start = INPUT(uint8_t, n * 64);
+    int32_t *order = INPUT(int32_t, m), which[9];
+    OUTPUTS(uint8_t, sums, n * 64);
+    OUTPUTS(uint64_t, near, n);
+    for (int i = 0; i < m * k; i++) entries[i] = (uint8_t)below(m < 20 ? 40 : 9);
+    for (int i = 0; i < n_blocks * 64 * size_of_code; i++) blocks[i] = (uint8_t)next();
+    for (int i = 0; i < n * 64; i++) start[i] = (uint8_t)below(60);
+    for (int i = 0; i < n; i++) which[i] = below(n_blocks);
+    for (int j = 0; j < m; j++) order[j] = below(m);
+    for (int g = 0; g < m * 16; g++) {
+        minima[g] = 255;
+        for (int c = 0; c < k / 16; c++) minima[g] = entries[g * (k / 16) + c] < minima[g] ? entries[g * (k / 16) + c] : minima[g];
+    }
+    for (int i = 0; i < m * k; i++) spread[i] = minima[i / (k / 16)];
+    const fpq_sieve sieve = {entries, minima, order, below(m + 1)}, bounds = {spread, minima, order, sieve.n};
+    FOR_BOTH {
+        if (n) memcpy(sums[WAY], start, (size_t)n * 64);
+        (nbits == 8 ? (*use)->sieve8 : (*use)->sieve4)(&sieve, blocks, size_of_code, which, n, sums[WAY], near[WAY]);
+    }
+    int same = SAME(sums[0], sums[1], n * 64) && SAME(near[0], near[1], n);
+    if (!same && nbits == 8) {
+        memcpy(sums[1], start, (size_t)n * 64);
+        spec->sieve8(&bounds, blocks, size_of_code, which, n, sums[1], near[1]);
+        same = SAME(sums[0], sums[1], n * 64) && SAME(near[0], near[1], n);
+    }
+    CHECK(same);
+}
+
+static void test_sieve8(void) { test_sieve(8); }
+static void test_sieve4(void) { test_sieve(4); }
 
 static void test_at_most(void) {
     float *x = numbers(64);
