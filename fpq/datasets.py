@@ -409,7 +409,8 @@ def _search_path() -> Iterator[Path]:
     for folder in os.environ.get("FPQ_DATA", "").split(os.pathsep):
         if folder:
             yield Path(folder)
-    yield Path(__file__).resolve().parent.parent / "bench" / "data"
+    yield Path(__file__).resolve().parent.parent / "bench" / "data"  # an editable install
+    yield Path("bench", "data")  # a checkout that is the current folder
     yield _cache_folder()
 
 
