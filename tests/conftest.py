@@ -1,0 +1,19 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fpq import _native
+
+
+@pytest.fixture(params=_native.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set in turn: forced, seen to have taken, and put back."""
+    before = _native.isa()
+    _native.use_isa(request.param)
+    assert _native.isa() == request.param
+    yield request.param
+    _native.use_isa(before)
