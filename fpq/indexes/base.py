@@ -117,8 +117,8 @@ class Index(ABC):
             found, ids = self._nearest(queries, nearest, bits, count)
         else:
             found, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        if nearest < k:
-            missing = ((0, 0), (0, k - nearest))
+        if found.shape[1] < k:
+            missing = ((0, 0), (0, k - found.shape[1]))
             found = np.pad(found, missing, constant_values=np.inf)
             ids = np.pad(ids, missing, constant_values=-1)
         if self._similarity:
