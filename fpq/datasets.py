@@ -482,7 +482,7 @@ def _download(file: str, md5: str, target: Path) -> bytes:
     raise ConnectionError(
         "MNIST could not be downloaded:\n" + "\n".join(failures) + "\n"
         f"To do it by hand, get {', '.join(_MNIST_MD5)} and put them into {target}, or into a "
-        "folder named mnist inside a folder named by FPQ_DATA or by --data of the benchmarks."
+        "folder named mnist inside a folder named by FPQ_DATA or by `fpq demo --data`."
     )
 
 

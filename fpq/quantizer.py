@@ -213,7 +213,7 @@ class ProductQuantizer:
         elif self.rotation == "opq":
             rotation = rotations.opq(x, rows, self.m, k, self.rotation_dim or dim, rng, n_threads)
         if rotation is not None:
-            x, rows = rotation.apply(x if rows is None else x[rows], n_threads), None
+            x, rows = rotation.apply(x, n_threads, rows), None
         offsets = even_offsets(x.shape[1], self.m)
         start = spread_centroids(x, rows, offsets, k, rng, n_threads)
         trained = train_codebooks(
