@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MNIST_ROWS = 50_000
+FAISS_LEVELS = {"scalar": "NONE", "avx2": "AVX2", "avx512bw": "AVX512", "avx512": "AVX512"}
 
 
 def data(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,12 +62,19 @@ class Fpq:
         self.index.quantizer.encode(self.base)
         return time.perf_counter() - start, float(len(self.base))
 
+    def kmeans(self, k: int, rows: int, n_iter: int) -> tuple[float, float]:
+        x = data("sift500k")[0][:rows].astype(np.float32)
+        kmeans = self.fpq.KMeans(k, n_iter=n_iter, max_points_per_centroid=rows, n_threads=self.threads)
+        start = time.perf_counter()
+        kmeans.fit(x)
+        return time.perf_counter() - start, objective(x, kmeans.centroids)
+
     def search(self, k: int, n_queries: int, single: bool) -> tuple[float, float]:
         queries = self.queries[:n_queries].astype(np.float32)
         start = time.perf_counter()
         if single:
             for query in queries:
-                self.index.search(query, k)
+                self.index.search(query[None], k)
         else:
             self.index.search(queries, k)
         seconds = time.perf_counter() - start
@@ -104,7 +112,24 @@ class Faiss:
         self.index.sa_encode(self.base)
         return time.perf_counter() - start, float(len(self.base))
 
+    def kmeans(self, k: int, rows: int, n_iter: int) -> tuple[float, float]:
+        x = data("sift500k")[0][:rows].astype(np.float32)
+        kmeans = self.faiss.Kmeans(x.shape[1], k, niter=n_iter, max_points_per_centroid=rows)
+        start = time.perf_counter()
+        kmeans.train(x)
+        return time.perf_counter() - start, objective(x, kmeans.centroids)
+
     search = Fpq.search
+
+
+def objective(x: np.ndarray, centroids: np.ndarray) -> float:
+    """The sum of the squared distances of the rows to their nearest centroids."""
+    from fpq import KMeans
+
+    kmeans = KMeans(len(centroids))
+    kmeans.centroids = centroids
+    nearest = centroids[kmeans.predict(x)]
+    return float(((x - nearest) ** 2).sum(dtype=np.float64))
 
 
 def squared_error(x: np.ndarray, reconstruct: Callable[[np.ndarray], np.ndarray]) -> float:
@@ -171,6 +196,8 @@ def kernels(ours: Peer, theirs: Peer, rounds: int, only: set[str]) -> Iterator[R
             print(f"{name} left out: {error}", file=sys.stderr)
             continue
         title = f"{name} m={m}"
+        if "train" in only and name == "sift500k":
+            yield compare("k-means 1024 x 128, 100,000 rows", ours, theirs, rounds, "kmeans", 1024, 100_000, 10)
         if "train" in only:
             yield compare(f"train {title}", ours, theirs, rounds, "train", name, m, 8)
         if only & {"encode", "search"}:
@@ -182,6 +209,10 @@ def kernels(ours: Peer, theirs: Peer, rounds: int, only: set[str]) -> Iterator[R
             for k in (10, 100):
                 yield compare(f"search {title} k={k}, batch of 1000", ours, theirs, rounds, "search", k, 1000, False)
                 yield compare(f"search {title} k={k}, single", ours, theirs, rounds, "search", k, 100, True)
+        if "search" in only and name == "sift500k":
+            theirs("prepare", name, 32, 4)
+            for k in (10, 100):
+                yield compare(f"  beside PQ32x4fs k={k}, batch of 1000", ours, theirs, rounds, "search", k, 1000, False)
 
 
 def main() -> None:
@@ -189,17 +220,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=["kernels"])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--isa", help="force both: scalar, avx2, avx512 (FPQ_ISA, FAISS_SIMD_LEVEL)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="train,encode,search", help="comma-separated: train, encode, search")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
+    if options.isa:
+        os.environ["FPQ_ISA"] = options.isa
+        os.environ["FAISS_SIMD_LEVEL"] = FAISS_LEVELS[options.isa]
     ours, theirs = Peer("fpq", options.threads), Peer("faiss", options.threads)
     print(f"{ours.version} beside {theirs.version}, {options.threads} threads, median of {options.rounds}\n")
-    print(f"{'':42}{'fpq s':>10}{'faiss s':>10}{'ratio':>8}  {'spread':14}squared error (train)")
+    print(f"{'':42}{'fpq s':>10}{'faiss s':>10}{'ratio':>8}  {'spread':14}squared error")
     rows = []
     for row in kernels(ours, theirs, options.rounds, set(options.only.split(","))):
         rows.append(row._asdict())
-        errors = f"{row.fpq_figure:.6g} / {row.faiss_figure:.6g}" if row.work.startswith("train") else ""
+        errors = f"{row.fpq_figure:.6g} / {row.faiss_figure:.6g}" if row.work.startswith(("train", "k-means")) else ""
         print(f"{row.work:42}{row.fpq_seconds:10.4g}{row.faiss_seconds:10.4g}{row.ratio:7.2f}x  "
               f"{f'{row.lowest:.2f} - {row.highest:.2f}':14}{errors}", flush=True)  # fmt: skip
     if options.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from fpq import _checks, _native, threads
 from fpq._checks import Array, Float32, Int32, Int64
 
 SEED_ROWS = 16  # rows a centroid that k-means++ looks at
+PARTS = ((8, 0.4), (4, 0.28), (2, 0.16))  # an eighth of the rows for 0.4 of the iterations, ...
+PART_ROWS_PER_CENTROID = 16
+LEAST_PART = 4096
 
 
 class Training(NamedTuple):
@@ -62,11 +66,14 @@ def train_codebooks(
     centroids: Float32,
     *,
     n_iter: int,
+    rng: np.random.Generator,
     capacity: float | None = None,
     n_threads: int,
     verbose: bool = False,
 ) -> Training:
     """Lloyd iterations of all subspaces at once, until no row changes its centroid or `n_iter` is reached.
+
+    With many rows the first iterations go over random parts of them, drawn from `rng`.
 
     `x` (n, d) of any kernel type is read in place, `rows` (None: all) picks the training rows. `centroids` (m, k,
     dsub) is where they start and is not changed. PKMeans of the FPQ paper.
@@ -74,22 +81,49 @@ def train_codebooks(
     m, k, _ = centroids.shape
     n = len(x) if rows is None else len(rows)
     centroids = centroids.copy()
-    ids = np.full((m, n), -1, dtype=np.int32)
-    errors = np.zeros((m, n), dtype=np.float32)
-    active = np.ones(m, dtype=np.uint8)
-    changed = np.zeros(m, dtype=np.int64)
-    counts = np.zeros((m, k), dtype=np.int64)
-    limit = 0.0 if capacity is None else capacity * n / k
-    n_iter_run = 0
     quiet = not (verbose and sys.stderr.isatty())
-    for _ in tqdm(range(n_iter), desc="k-means", unit="iteration", disable=quiet, leave=False, delay=1):
-        _native.kmeans_step(centroids, offsets, x, rows, active, limit, True, ids, errors, changed, counts, n_threads)
-        n_iter_run += 1
-        active &= changed > 0
-        if not active.any():
-            break
-    _native.assign(centroids, offsets, x, rows, ids, errors, n_threads)
-    return Training(centroids, ids, errors, n_iter_run)
+    n_iter_run = 0
+    with tqdm(total=n_iter, desc="k-means", unit="iteration", disable=quiet, leave=False, delay=1) as bar:
+        for part, iterations in _parts(n, k, n_iter, rng):
+            here = rows if part is None else part if rows is None else rows[part]
+            now = _new_assignment(m, n if part is None else len(part))
+            limit = 0.0 if capacity is None else capacity * now.ids.shape[1] / k
+            active, changed, counts = np.ones(m, np.uint8), np.zeros(m, np.int64), np.zeros((m, k), np.int64)
+            while iterations and active.any():
+                _native.kmeans_step(centroids, offsets, x, here, active, limit, True, *now, changed, counts, n_threads)
+                active &= changed > 0
+                iterations -= 1
+                n_iter_run += 1
+                bar.update()
+    final = _new_assignment(m, n)
+    _native.assign(centroids, offsets, x, rows, *final, n_threads)
+    return Training(centroids, *final, n_iter_run)
+
+
+class _Assignment(NamedTuple):
+    ids: Int32
+    errors: Float32
+
+
+def _new_assignment(m: int, n: int) -> _Assignment:
+    return _Assignment(np.full((m, n), -1, dtype=np.int32), np.zeros((m, n), dtype=np.float32))
+
+
+def _parts(n: int, k: int, n_iter: int, rng: np.random.Generator) -> Iterator[tuple[Int64 | None, int]]:
+    """Which rows (None: all) how many iterations go over: growing parts, as long as they have rows enough.
+
+    Early iterations move centroids far and learn as much from a part of the rows (nested mini-batches, Newling and
+    Fleuret 2016).
+    """
+    order = None
+    left, waiting = n_iter, 0
+    for divisor, share in PARTS:
+        waiting += int(share * n_iter)
+        if waiting and n // divisor >= max(PART_ROWS_PER_CENTROID * k, LEAST_PART):
+            order = rng.permutation(n) if order is None else order
+            yield np.sort(order[: n // divisor]), waiting
+            left, waiting = left - waiting, 0
+    yield None, left
 
 
 def warn_of_few_rows(n: int, k: int) -> None:
@@ -115,7 +149,8 @@ class KMeans:
     n_clusters : int
         Number of centroids, k.
     n_iter : int, default 25
-        Most Lloyd iterations; training stops before when no row changes its cluster.
+        Most Lloyd iterations; training stops before when no row changes its cluster. With 8,192 rows and more
+        the first four fifths go over growing random parts of them, of at least 4,096 rows and 16 rows a cluster.
     init : "random", "k-means++" or array (k, d), default "random"
         Start from k random rows, from rows spread by greedy k-means++ (lower inertia for some more time), or from these
         centroids.
@@ -212,7 +247,7 @@ class KMeans:
             start = given.astype(np.float32)[None]
         trained = train_codebooks(
             x, rows, offsets, start,
-            n_iter=self.n_iter, capacity=self.capacity, n_threads=n_threads, verbose=self.verbose,
+            n_iter=self.n_iter, rng=rng, capacity=self.capacity, n_threads=n_threads, verbose=self.verbose,
         )  # fmt: skip
         self.centroids = trained.centroids[0]
         self.inertia = float(trained.errors.sum(dtype=np.float64))

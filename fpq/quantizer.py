@@ -34,7 +34,7 @@ def group_centroids(trained: Training, offsets: Int32, n_threads: int) -> Traini
     points = np.hstack([c[:, : e - s] for c, s, e in zip(trained.centroids, offsets, offsets[1:], strict=False)])
     rng = np.random.default_rng(0)
     start = spread_centroids(points, None, offsets, 16, rng, n_threads)
-    groups = train_codebooks(points, None, offsets, start, n_iter=10, capacity=1.0, n_threads=n_threads)
+    groups = train_codebooks(points, None, offsets, start, n_iter=10, rng=rng, capacity=1.0, n_threads=n_threads)
     policy = OpenIndexing(c=1.0, candidates=16)
     policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, 16), k, n_threads)
     centroids, ids = trained.centroids.copy(), trained.ids.copy()
@@ -67,7 +67,7 @@ class ProductQuantizer:
     open_indexing : None, float or OpenIndexing, default None
         Limit how many rows a code may take; a number is ``OpenIndexing(c=number)``.
     n_iter : int, default 25
-        Most Lloyd iterations.
+        Most Lloyd iterations, as in `KMeans`.
     max_points_per_centroid : int, default 256
         Train on a random sample of at most this many rows a centroid.
     seed : int, default 0
@@ -217,7 +217,7 @@ class ProductQuantizer:
         offsets = even_offsets(x.shape[1], self.m)
         start = spread_centroids(x, rows, offsets, k, rng, n_threads)
         trained = train_codebooks(
-            x, rows, offsets, start, n_iter=self.n_iter, n_threads=n_threads, verbose=self.verbose
+            x, rows, offsets, start, n_iter=self.n_iter, rng=rng, n_threads=n_threads, verbose=self.verbose
         )
         if k == 256:
             trained = group_centroids(trained, offsets, n_threads)

@@ -102,15 +102,15 @@ def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.G
     rotation = np.eye(dim, dtype=np.float32)
     codebooks = spread_centroids(y, None, offsets, k, rng, n_threads)
     for _ in range(OPQ_ROUNDS):
-        rotation, codebooks = _opq_round(y, rotation, codebooks, offsets, n_threads)
+        rotation, codebooks = _opq_round(y, rotation, codebooks, offsets, rng, n_threads)
     return Rotation(Rotation(rotation, start.mean).apply(start.matrix, n_threads), start.mean)
 
 
 def _opq_round(
-    y: Float32, rotation: Float32, codebooks: Float32, offsets: Int32, n_threads: int
+    y: Float32, rotation: Float32, codebooks: Float32, offsets: Int32, rng: np.random.Generator, n_threads: int
 ) -> tuple[Float32, Float32]:
     rotated = Rotation(rotation, np.zeros(len(rotation), np.float32)).apply(y, n_threads)
-    trained = train_codebooks(rotated, None, offsets, codebooks, n_iter=OPQ_STEPS, n_threads=n_threads)
+    trained = train_codebooks(rotated, None, offsets, codebooks, n_iter=OPQ_STEPS, rng=rng, n_threads=n_threads)
 
     def correlation(block: slice) -> Float32:
         parts = zip(trained.centroids, trained.ids[:, block], np.diff(offsets), strict=True)
