@@ -104,6 +104,25 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
 int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first, int64_t n,
                 float *out, int threads);
 
+/* ---- inverted lists of codes ---- */
+typedef struct {
+    const float *centroids;                /* (n_lists, d) */
+    const int64_t *first;                  /* (n_lists + 1): list l is the blocks chain[first[l]] .. chain[first[l + 1] - 1] */
+    const int32_t *chain;
+    const uint64_t *rows;                  /* bit r of rows[b]: row r of block b holds a vector that may be returned */
+    const float *radius;                   /* (n_lists), no decoded residual is longer; NULL: not known */
+    int residual;                          /* codes are of x - centroid */
+} fpq_lists;
+
+/* As fpq_adc_search, among the lists probes (nq, n_probe). Row r of block b has the id slot_ids[b * 64 + r]. */
+int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
+                   int n_probe, const uint8_t *blocks, const int64_t *slot_ids, int k, float *distances, int64_t *ids,
+                   int threads);
+/* The distances of all rows of the probed lists, 64 a block in the order of probes and blocks; query i's from
+ * out[starts[i] * 64] on. */
+int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes, int n_probe,
+                const uint8_t *blocks, const int64_t *starts, float *out, int threads);
+
 /* ---- exact distances to stored vectors; inner_product: negated inner products ---- */
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
                     int inner_product, int k, float *distances, int64_t *ids, int threads);

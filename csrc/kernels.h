@@ -49,6 +49,8 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     X(void, table_ip, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
     /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \
     X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))             \
+    /* The least and the largest of n >= 1 numbers, and their sum, added in any order. */                             \
+    X(void, survey, (const float *x, int n, float *least_largest_sum))                                               \
     /* out[i] = floor((x[i] - least) * scale), at most 255; x[i] >= least. */                                         \
     X(void, quantize, (const float *x, int n, float least, float scale, uint8_t *out))                               \
     /* For each of n blocks of 64 codes, blocks[which[i]]: sums[i] (64 bytes) += the entries of its codes, saturating at  \
@@ -71,6 +73,7 @@ enum { FPQ_SIEVE_LIMIT = 254 };
 typedef struct {
     const char *isa;
     int fast_sieve;                        /* whether sieve4 and sieve8 are faster than adc */
+    int sieve_minima;                      /* whether sieve8 reads minima, not entries */
     FPQ_KERNELS(FPQ_MEMBER)
 } fpq_kernels;
 

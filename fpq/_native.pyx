@@ -65,6 +65,21 @@ cdef extern from "fpq.h" nogil:
                        const fpq_population *pop, int k, float *distances, int64_t *ids, int threads)
     int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first,
                     int64_t n, float *out, int threads)
+
+    ctypedef struct fpq_lists:
+        const float *centroids
+        const int64_t *first
+        const int32_t *chain
+        const uint64_t *rows
+        const float *radius
+        int residual
+    int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
+                       const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *slot_ids, int k,
+                       float *distances, int64_t *ids, int threads)
+    int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
+                    const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *starts, float *out,
+                    int threads)
+
     int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
                         const fpq_population *pop, int inner_product, int k, float *distances, int64_t *ids,
                         int threads)
@@ -326,6 +341,46 @@ def adc_all(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, i
     with nogil:
         status = fpq_adc_all(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], first, out.shape[1],
                              &out[0, 0], threads)
+    _done(status)
+
+
+cdef fpq_lists _lists(const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
+                      const uint64_t[::1] rows, const float[::1] radius, bint residual) noexcept:
+    cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &chain[0], &rows[0], NULL, residual)
+    if radius is not None:
+        lists.radius = &radius[0]
+    return lists
+
+
+def ivf_search(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+               const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
+               const uint64_t[::1] rows, const float[::1] radius, bint residual, const float[:, ::1] queries,
+               const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks, const int64_t[:, ::1] slot_ids,
+               float[:, ::1] distances, int64_t[:, ::1] found, int threads):
+    """The k nearest codes of each query in its probed lists (nq, n_probe)."""
+    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef fpq_lists lists = _lists(centroids, first, chain, rows, radius, residual)
+    cdef int status
+    with nogil:
+        status = fpq_ivf_search(&adc, &lists, &queries[0, 0], queries.shape[0], &probes[0, 0], <int>probes.shape[1],
+                                &blocks[0, 0, 0], &slot_ids[0, 0], <int>found.shape[1], &distances[0, 0],
+                                &found[0, 0], threads)
+    _done(status)
+
+
+def ivf_all(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+            const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
+            const uint64_t[::1] rows, const float[::1] radius, bint residual, const float[:, ::1] queries,
+            const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks, const int64_t[::1] starts,
+            float[:, ::1] out, int threads):
+    """All distances of the probed lists, (blocks, 64); query i's blocks begin at starts[i]."""
+    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef fpq_lists lists = _lists(centroids, first, chain, rows, radius, residual)
+    cdef int status = 0
+    if out.size:
+        with nogil:
+            status = fpq_ivf_all(&adc, &lists, &queries[0, 0], queries.shape[0], &probes[0, 0],
+                                 <int>probes.shape[1], &blocks[0, 0, 0], &starts[0], &out[0, 0], threads)
     _done(status)
 
 

@@ -7,6 +7,7 @@
 
 #define FPQ_ISA scalar
 #define FPQ_FAST_SIEVE 0
+#define FPQ_SIEVE_MINIMA 0
 #include "isa/plain.inc"
 
 /* Products with one block of columns, with and without rounding the products first as table_l2 asks: plain C rounds. */
@@ -56,6 +57,16 @@ static void table_ip(const float *q, int d, const float *packed, int n_blocks, f
             for (int t = 0; t < d; t++) sum += q[t] * packed[((ptrdiff_t)b * d + t) * FPQ_BLOCK + c];
             out[b * FPQ_BLOCK + c] = 0 - sum;
         }
+}
+
+static void survey(const float *x, int n, float *out) {
+    out[0] = out[1] = x[0];
+    out[2] = 0;
+    for (int i = 0; i < n; i++) {
+        out[0] = x[i] < out[0] ? x[i] : out[0];
+        out[1] = x[i] > out[1] ? x[i] : out[1];
+        out[2] += x[i];
+    }
 }
 
 static void add_saturating(uint8_t *sum, uint8_t entry) { *sum = (uint8_t)(*sum + entry < 255 ? *sum + entry : 255); }

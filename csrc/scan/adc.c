@@ -1,24 +1,13 @@
 /* SPDX-License-Identifier: MIT
- * Exact search over codes: the k smallest sums of table entries. A piece of work is a group of queries over a range of
+ * Exact search over all codes: the k smallest sums of table entries. A piece of work is a group of queries over a range of
  * blocks; a tile of blocks stays in the L2 cache while all queries of the group pass over it. Few queries share the rows
  * among the threads, and their answers are merged. */
-#include <string.h>
-
 #include "kernels.h"
 #include "portable.h"
-#include "scan/sieve.h"
+#include "scan/run.h"
 #include "threads.h"
-#include "topk.h"
 
-enum { GROUP = 8, TILE_BYTES = 128 << 10, RANGE_BLOCKS = 64, RUN = 32, MANY = 12 };
-
-typedef struct {
-    const fpq_kernels *kern;
-    const fpq_adc *adc;
-    const uint8_t *blocks;
-    const fpq_population *pop;
-    int code_size;
-} scan;
+enum { GROUP = 8, TILE_BYTES = 128 << 10, RANGE_BLOCKS = 64 };
 
 /* Rows of a block that exist and are allowed. */
 static uint64_t rows_of_block(const fpq_population *pop, int64_t block) {
@@ -27,90 +16,23 @@ static uint64_t rows_of_block(const fpq_population *pop, int64_t block) {
     return pop->allowed ? present & pop->allowed[block] : present;
 }
 
-static void push(const scan *s, fpq_topk *top, float distance, int64_t row) {
-    if (distance <= fpq_topk_limit(top)) fpq_topk_push(top, distance, s->pop->ids ? s->pop->ids[row] : row);
-}
-
-/* Exact sums of all 64 rows of a block. */
-static void scan_block(const scan *s, const fpq_query *query, int64_t block, uint64_t rows, fpq_topk *top) {
-    FPQ_ALIGN(64) float sums[64];
-    s->kern->adc(query->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size, sums);
-    for (uint64_t hits = rows & s->kern->at_most(sums, fpq_topk_limit(top)); hits; hits &= hits - 1) {
-        const int r = fpq_lowest_bit(hits);
-        push(s, top, sums[r], block * 64 + r);
-    }
-}
-
-/* Exact sums of a few rows of a block. */
-static void scan_rows(const scan *s, const fpq_query *query, int64_t block, uint64_t rows, fpq_topk *top) {
-    const uint8_t *codes = s->blocks + block * 64 * s->code_size;
-    const int ld = fpq_ld_table(s->adc), nbits = s->adc->nbits;
-    for (; rows; rows &= rows - 1) {
-        const int r = fpq_lowest_bit(rows);
-        float sum = 0;
-        for (int j = 0; j < s->adc->m; j++) {
-            const int code = nbits == 8 ? codes[j * 64 + r] : codes[j / 2 * 64 + r] >> j % 2 * 4 & 15;
-            sum += query->table[(ptrdiff_t)j * ld + code];
-        }
-        push(s, top, sum, block * 64 + r);
-    }
-}
-
-/* A run of blocks through the sieve, in two stages: most blocks have no near row left after half of the subquantizers. */
-static int64_t sieve_run(const scan *s, fpq_query *query, int64_t first, int64_t end, fpq_topk *top) {
-    FPQ_ALIGN(64) uint8_t sums[RUN * 64];
-    uint64_t near[RUN], rows[RUN];
-    int32_t which[RUN];
-    int n = 0;
-    int64_t block = first;
-    for (; block < end && n < RUN; block++) {
-        rows[n] = rows_of_block(s->pop, block);
-        which[n] = (int32_t)(block - first);
-        n += rows[n] != 0;
-    }
-    const float limit = fpq_topk_limit(top);
-    if (limit < query->limit - (query->limit - query->base) / 16 || query->limit == INFINITY)
-        fpq_query_tighten(s->kern, s->adc, limit, query);
-    const int m = s->adc->m, stages[] = {0, m < 8 ? 0 : m / 2, m};
-    memset(sums, 0, (size_t)n * 64);
-    for (int stage = 0; stage < 2; stage++) {
-        const fpq_sieve sieve = {.entries = query->entries, .minima = query->minima, .order = query->order + stages[stage],
-                                 .n = stages[stage + 1] - stages[stage]};
-        if (!sieve.n) continue;
-        (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(&sieve, s->blocks + first * 64 * s->code_size, s->code_size,
-                                                                 which, n, sums, near);
-        int alive = 0;
-        for (int i = 0; i < n; i++) {
-            if (!(near[i] & rows[i])) continue;
-            which[alive] = which[i];
-            rows[alive] = near[i] & rows[i];
-            if (alive != i) memcpy(sums + alive * 64, sums + i * 64, 64);
-            alive++;
-        }
-        n = alive;
-    }
-    for (int i = 0; i < n; i++)
-        (fpq_popcount(rows[i]) > MANY ? scan_block : scan_rows)(s, query, first + which[i], rows[i], top);
-    return block;
-}
-
-static void scan_blocks(const scan *s, fpq_query *query, int64_t first, int64_t end, fpq_topk *top) {
-    const int sieves = s->kern->fast_sieve && (s->adc->nbits == 8 || s->adc->nbits == 4);
+static void scan_blocks(const fpq_scan *s, const fpq_population *pop, fpq_query *query, int64_t first, int64_t end, fpq_topk *top) {
+    uint64_t rows[FPQ_RUN];
+    int32_t which[FPQ_RUN];
     while (first < end) {
-        const uint64_t rows = rows_of_block(s->pop, first);
-        if (sieves && fpq_topk_limit(top) < INFINITY) {
-            first = sieve_run(s, query, first, end, top);
-        } else {
-            if (rows) scan_block(s, query, first, rows, top);
-            first++;
+        int n = 0;
+        for (; first < end && n < FPQ_RUN; first++) {
+            rows[n] = rows_of_block(pop, first);
+            which[n] = (int32_t)first;
+            n += rows[n] != 0;
         }
+        fpq_scan_run(s, query, which, rows, n, top);
     }
 }
 
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, const fpq_population *pop,
                    int k, float *distances, int64_t *ids, int threads) {
-    const scan s = {.kern = fpq_active(), .adc = adc, .blocks = blocks, .pop = pop,
-                    .code_size = fpq_code_size(adc->m, adc->nbits)};
+    const fpq_scan s = fpq_scan_of(adc, blocks, pop->ids);
     const int d = adc->offsets[adc->m];
     const int64_t n_blocks = (pop->n + 63) / 64;
     const size_t query_size = fpq_query_size(adc);
@@ -137,7 +59,9 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         fpq_query query[GROUP];
         fpq_topk top[GROUP];
         for (int i = 0; i < n; i++) {
-            fpq_query_init(adc, queries + (first_query + i) * d, mine + (size_t)i * query_size, query + i);
+            fpq_query_place(adc, mine + (size_t)i * query_size, query + i);
+            fpq_query_tables(adc, queries + (first_query + i) * d, 0, query + i);
+            fpq_query_sort(adc, query + i);
             top[i] = ranges == 1 ? (fpq_topk){distances + (first_query + i) * k, ids + (first_query + i) * k, k}
                                  : (fpq_topk){part_distances + (ptrdiff_t)task * k, parts + (ptrdiff_t)task * k, k};
             fpq_topk_init(top + i);
@@ -146,16 +70,12 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         if (end > n_blocks) end = n_blocks;
         for (int64_t first = range * range_blocks; first < end; first += tile)
             for (int i = 0; i < n; i++)
-                scan_blocks(&s, query + i, first, first + tile < end ? first + tile : end, top + i);
+                scan_blocks(&s, pop, query + i, first, first + tile < end ? first + tile : end, top + i);
         for (int i = 0; i < n && ranges == 1; i++) fpq_topk_sort(top + i);
     }
-    for (int64_t i = 0; i < nq && ranges > 1; i++) {
-        fpq_topk top = {distances + i * k, ids + i * k, k};
-        fpq_topk_init(&top);
-        for (int64_t p = i * ranges * k; p < (i + 1) * ranges * k; p++)
-            if (parts[p] >= 0) fpq_topk_push(&top, part_distances[p], parts[p]);
-        fpq_topk_sort(&top);
-    }
+    for (int64_t i = 0; i < nq && ranges > 1; i++)
+        fpq_topk_merge((fpq_topk){distances + i * k, ids + i * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
+                       ranges * k);
 done:
     fpq_free(memory);
     fpq_free(parts);

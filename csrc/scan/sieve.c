@@ -26,55 +26,62 @@ void fpq_adc_table(const fpq_adc *adc, const float *q, float *table) {
     }
 }
 
-void fpq_query_init(const fpq_adc *adc, const float *q, char *memory, fpq_query *out) {
-    const int m = adc->m, k = 1 << adc->nbits, ld = fpq_ld_table(adc);
-    const size_t entries = (size_t)m * (size_t)ld;
-    *out = (fpq_query){.table = (float *)(void *)memory, .limit = INFINITY};
-    out->least = (float *)(void *)(memory += up(entries * sizeof(float)));
-    out->spread = (float *)(void *)(memory += up((size_t)m * sizeof(float)));
-    out->entries = (uint8_t *)(memory += up((size_t)m * sizeof(float)));
-    out->minima = (uint8_t *)(memory += up(entries));
-    out->order = (int32_t *)(void *)(memory + up((size_t)m * 16));
-    fpq_adc_table(adc, q, out->table);
+void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query) {
+    const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc);
+    *query = (fpq_query){.table = (float *)(void *)memory};
+    query->least = (float *)(void *)(memory += up(entries * sizeof(float)));
+    query->spread = (float *)(void *)(memory += up(m * sizeof(float)));
+    query->entries = (uint8_t *)(memory += up(m * sizeof(float)));
+    query->minima = (uint8_t *)(memory += up(entries));
+    query->order = (int32_t *)(void *)(memory + up(m * 16));
+    for (int j = 0; j < adc->m; j++) query->order[j] = j;
+}
 
-    double base = 0, largest = 0;
-    for (int j = 0; j < m; j++) {
-        const float *table = out->table + (ptrdiff_t)j * ld;
-        float least = table[0], most = table[0];
-        for (int c = 1; c < k; c++) {
-            least = table[c] < least ? table[c] : least;
-            most = table[c] > most ? table[c] : most;
-        }
-        float sum = 0;
-        for (int c = 0; c < k; c++) sum += table[c];
-        out->least[j] = least;
-        out->spread[j] = sum / (float)k - least;
-        base += (double)least;
-        largest += fmax(fabs((double)least), fabs((double)most));
+void fpq_query_tables(const fpq_adc *adc, const float *q, float offset, fpq_query *query) {
+    const fpq_kernels *kern = fpq_active();
+    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc);
+    double base = 0, magnitude = 0;
+    fpq_adc_table(adc, q, query->table);
+    for (int j = 0; j < adc->m; j++) {
+        float survey[3];
+        kern->survey(query->table + (ptrdiff_t)j * ld, k, survey);
+        query->least[j] = survey[0];
+        query->spread[j] = survey[2] / (float)k - survey[0];
+        base += (double)survey[0];
+        magnitude += fmax(fabs((double)survey[0]), fabs((double)survey[1]));
     }
-    out->base = (float)base;
-    out->slack = (float)(largest * (m + 4) * (double)FLT_EPSILON);
-    for (int j = 0; j < m; j++) { /* by falling mean above the least: those rule rows out soonest */
+    query->offset = offset;
+    query->base = (float)base;
+    /* Entries that are not negative never add up to more than the limit in a row within the limit. */
+    query->magnitude = adc->inner_product ? (float)magnitude + fabsf(offset) : 0;
+    query->limit = INFINITY;
+}
+
+void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
+    for (int j = 0; j < adc->m; j++) {
         int at = j;
-        for (; at > 0 && out->spread[out->order[at - 1]] < out->spread[j]; at--) out->order[at] = out->order[at - 1];
-        out->order[at] = j;
+        for (; at > 0 && query->spread[query->order[at - 1]] < query->spread[j]; at--) query->order[at] = query->order[at - 1];
+        query->order[at] = j;
     }
 }
 
-/* A row whose sum in float32 is at most limit has, in exact arithmetic, entries above the least of their tables that add up to at
- * most limit + slack - base; so its bytes, rounded down, add up to at most FPQ_SIEVE_LIMIT. */
-void fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query) {
+/* A row whose distance in float32 is at most limit has, in exact arithmetic, entries above the least of their tables that add
+ * up to at most limit - offset - base + slack; so its bytes, rounded down, add up to at most FPQ_SIEVE_LIMIT. */
+int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query) {
     const int ld = fpq_ld_table(adc);
-    const float width = limit - query->base + query->slack;
+    const float slack = (query->magnitude + fabsf(limit)) * (float)(adc->m + 4) * FLT_EPSILON;
+    const float width = limit - query->offset - query->base + slack;
     const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / (width * 1.0001f) : 1e30f;
+    if (width < 0) return 0;
     for (int j = 0; j < adc->m; j++) {
         uint8_t *entries = query->entries + (ptrdiff_t)j * ld;
         kern->quantize(query->table + (ptrdiff_t)j * ld, ld, query->least[j], scale, entries);
-        for (int g = 0; g < 16 && adc->nbits == 8; g++) {
+        for (int g = 0; g < 16 && adc->nbits == 8 && kern->sieve_minima; g++) {
             uint8_t least = 255;
             for (int c = 0; c < 16; c++) least = entries[g * 16 + c] < least ? entries[g * 16 + c] : least;
             query->minima[j * 16 + g] = least;
         }
     }
     query->limit = limit;
+    return 1;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * A query's distance table, and the same in bytes for the sieve: which rows can have a sum within a limit. */
+ * A query's distance tables, and the same in bytes for the sieve: which rows can have a sum within a limit. */
 #ifndef FPQ_SIEVE_H
 #define FPQ_SIEVE_H
 
@@ -10,17 +10,20 @@ typedef struct {
     float *least;                          /* (m), the least entry of each table */
     float *spread;                         /* (m), how far the mean entry is above the least */
     uint8_t *entries, *minima;
-    int32_t *order;                        /* the tables that spread most come first */
+    int32_t *order;                        /* in which the sieve goes through the tables */
+    float offset;                          /* what a distance has beside the sum of its entries */
     float base;                            /* sum of the least entries */
-    float slack;                           /* more than the rounding error of any sum */
+    float magnitude;                       /* bound of the sizes of partial sums beside the limit itself */
     float limit;                           /* what the bytes are made for */
 } fpq_query;
 
 size_t fpq_query_size(const fpq_adc *adc);                 /* bytes of memory for a query */
 int fpq_ld_table(const fpq_adc *adc);
-void fpq_query_init(const fpq_adc *adc, const float *q, char *memory, fpq_query *out);
+void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query);
+void fpq_query_tables(const fpq_adc *adc, const float *q, float offset, fpq_query *query);
+void fpq_query_sort(const fpq_adc *adc, fpq_query *query); /* tables that rule rows out soonest come first */
 
-/* Make the bytes for rows with sums of at most limit. */
-void fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query);
+/* Make the bytes for rows with distances of at most limit; 0 if there can be none. */
+int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query);
 
 #endif

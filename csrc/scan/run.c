@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+#include "scan/run.h"
+
+#include <string.h>
+
+#include "portable.h"
+
+enum { MANY = 12 };
+
+fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks, const int64_t *ids) {
+    const fpq_kernels *kern = fpq_active();
+    return (fpq_scan){.kern = kern, .adc = adc, .blocks = blocks, .ids = ids, .code_size = fpq_code_size(adc->m, adc->nbits),
+                      .sieves = kern->fast_sieve && (adc->nbits == 8 || adc->nbits == 4)};
+}
+
+static void push(const fpq_scan *s, fpq_topk *top, float distance, int64_t row) {
+    if (distance <= fpq_topk_limit(top)) fpq_topk_push(top, distance, s->ids ? s->ids[row] : row);
+}
+
+/* Exact sums of all 64 rows of a block. */
+static void scan_block(const fpq_scan *s, const fpq_query *query, int64_t block, uint64_t rows, fpq_topk *top) {
+    FPQ_ALIGN(64) float sums[64];
+    s->kern->adc(query->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size, sums);
+    if (query->offset != 0)
+        for (int r = 0; r < 64; r++) sums[r] += query->offset;
+    for (uint64_t hits = rows & s->kern->at_most(sums, fpq_topk_limit(top)); hits; hits &= hits - 1) {
+        const int r = fpq_lowest_bit(hits);
+        push(s, top, sums[r], block * 64 + r);
+    }
+}
+
+/* Exact sums of a few rows of a block. */
+static void scan_rows(const fpq_scan *s, const fpq_query *query, int64_t block, uint64_t rows, fpq_topk *top) {
+    const uint8_t *codes = s->blocks + block * 64 * s->code_size;
+    const int ld = fpq_ld_table(s->adc), nbits = s->adc->nbits;
+    for (; rows; rows &= rows - 1) {
+        const int r = fpq_lowest_bit(rows);
+        float sum = 0;
+        for (int j = 0; j < s->adc->m; j++) {
+            const int code = nbits == 8 ? codes[j * 64 + r] : codes[j / 2 * 64 + r] >> j % 2 * 4 & 15;
+            sum += query->table[(ptrdiff_t)j * ld + code];
+        }
+        push(s, top, sum + query->offset, block * 64 + r);
+    }
+}
+
+/* Two stages, as most blocks have no near row left after half of the subquantizers. */
+static int sieve(const fpq_scan *s, const fpq_query *query, int32_t *which, uint64_t *rows, int n) {
+    FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
+    uint64_t near[FPQ_RUN];
+    const int m = s->adc->m, stages[] = {0, m < 8 ? 0 : m / 2, m};
+    memset(sums, 0, (size_t)n * 64);
+    for (int stage = 0; stage < 2; stage++) {
+        const fpq_sieve tables = {.entries = query->entries, .minima = query->minima, .order = query->order + stages[stage],
+                                  .n = stages[stage + 1] - stages[stage]};
+        if (!tables.n) continue;
+        (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(&tables, s->blocks, s->code_size, which, n, sums, near);
+        int alive = 0;
+        for (int i = 0; i < n; i++) {
+            if (!(near[i] & rows[i])) continue;
+            which[alive] = which[i];
+            rows[alive] = near[i] & rows[i];
+            if (alive != i) memcpy(sums + alive * 64, sums + i * 64, 64);
+            alive++;
+        }
+        n = alive;
+    }
+    return n;
+}
+
+void fpq_scan_run(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
+    int i = 0;
+    for (; i < n && (!s->sieves || fpq_topk_limit(top) == INFINITY); i++) scan_block(s, query, which[i], rows[i], top);
+    if (i == n) return;
+    const float limit = fpq_topk_limit(top);
+    /* The bytes are made anew when the limit has come a good way down. */
+    if (query->limit == INFINITY || limit < query->limit - (query->limit - query->offset - query->base) / 16)
+        if (!fpq_query_tighten(s->kern, s->adc, limit, query)) return;
+    n = i + sieve(s, query, which + i, rows + i, n - i);
+    for (; i < n; i++) (fpq_popcount(rows[i]) > MANY ? scan_block : scan_rows)(s, query, which[i], rows[i], top);
+}
