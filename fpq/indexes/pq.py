@@ -15,9 +15,14 @@ from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vectors import Vectors
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
-from fpq.storage import FormatError, State, Stored, non_negative
+from fpq.storage import Check, FormatError, State, Stored
 
 BLOCK_ROWS = 64
+
+
+def _add_up(counts: Int64, each: int) -> bool:
+    """Whether every row of counters is at least 0 and adds up to `each`."""
+    return bool(((counts >= 0) & (counts <= each)).all() and (counts.sum(axis=1) == each).all())
 
 
 class PQIndex(Index, kind="PQIndex"):
@@ -247,9 +252,12 @@ class PQIndex(Index, kind="PQIndex"):
         counts = self._next_counts()
         if counts is not None:
             self.quantizer.count(self._codes(removal.rows), counts, -1)
+        freed = np.arange(ids.n, len(self))
+        nothing = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # nothing removed gets into a file
         with uninterrupted():  # what can fail comes first
             self._vectors.remove(removal)
             _native.put_codes(codes, removal.targets, self._blocks.data)
+            _native.put_codes(nothing, freed, self._blocks.data)
             self._ids, self._counts = ids, counts
         return len(removal.rows)
 
@@ -297,7 +305,9 @@ class PQIndex(Index, kind="PQIndex"):
         index._blocks = GrowingArray.of(stored.array("codes", np.uint8, (blocks, pq.code_size, BLOCK_ROWS), bulk=True))
         if pq.open_indexing and (len(index) or stored.has("open_indexing_counts")):
             shape = (1 if pq.open_indexing.scope == "shared" else pq.m, 1 << pq.nbits)
-            index._counts = stored.array("open_indexing_counts", np.int64, shape, non_negative)
+            each = len(index) * (pq.m // shape[0])
+            counted = Check(f"counters that add up to {each} in each row", lambda counts: _add_up(counts, each))
+            index._counts = stored.array("open_indexing_counts", np.int64, shape, counted)
         if index.keep_vectors and (len(index) or stored.has("vectors")):
             index._vectors = Vectors.from_state(stored, len(index), pq.dim)
         return index
