@@ -103,7 +103,7 @@ def hand_made(data: bytes, rng: np.random.Generator) -> bytes:
     for _ in range(int(rng.integers(1, 4))):
         if rng.random() < 0.5 or not arrays:
             inner = params.get("quantizer")
-            change_params(inner if isinstance(inner, dict) and rng.random() < 0.6 else params, rng)
+            change_params(inner if isinstance(inner, dict) and inner and rng.random() < 0.6 else params, rng)
         else:
             change_arrays(arrays, rng)
     if rng.random() < 0.05:
