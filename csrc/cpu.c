@@ -126,6 +126,20 @@ int fpq_max_threads(void) {
 #endif
 }
 
+static int (*poll_hook)(void);
+
+void fpq_on_poll(int (*poll)(void)) { poll_hook = poll; }
+
+int fpq_stopped(fpq_poll *poll) {
+    if (FPQ_THREAD_NUMBER() == 0 && poll_hook && !FPQ_READ_SHARED(&poll->stop)) {
+        const double now = FPQ_SECONDS();
+        const int due = poll->next > 0 && now >= poll->next; /* never in a short call: the hook waits for Python's lock */
+        if (due || poll->next <= 0) poll->next = now + 0.05;
+        if (due && poll_hook()) FPQ_WRITE_SHARED(&poll->stop, 1);
+    }
+    return FPQ_READ_SHARED(&poll->stop);
+}
+
 int fpq_threads(int wanted, int64_t tasks) {
     if (forked || !fpq_has_openmp() || tasks <= 1) return 1;
     return wanted < tasks ? wanted : (int)tasks;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * The C interface of fpq. No Python, no global state but the choice of instruction set. Callers own all arrays and
  * have checked all arguments. Functions that allocate scratch return 0, or -1 when memory ran out (outputs are then
- * undefined, inputs unchanged). `threads` is at least 1; results do not depend on it.
+ * undefined, inputs unchanged) or the hook of fpq_on_poll said stop. `threads` is at least 1; results do not depend on it.
  */
 #ifndef FPQ_H
 #define FPQ_H
@@ -20,6 +20,7 @@ const char *fpq_isa_at(int i);             /* i-th instruction set that runs her
 int fpq_use_isa(const char *name);         /* 0, or -1 if it is unknown or does not run here */
 int fpq_has_openmp(void);
 int fpq_max_threads(void);                 /* what OpenMP would use: OMP_NUM_THREADS, omp_set_num_threads */
+void fpq_on_poll(int (*poll)(void));       /* long calls ask it now and then, from the calling thread: not 0 ends the call */
 void fpq_after_fork(void);                 /* call in a forked child: its OpenMP pool is gone, use one thread */
 
 /* ---- input matrices: any element type, any strides ---- */

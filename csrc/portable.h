@@ -20,6 +20,15 @@
 #define FPQ_PREFETCH(p) __builtin_prefetch(p)
 #endif
 
+/* An int that several threads read and one writes. */
+#if defined(_MSC_VER) && !defined(__clang__)
+#define FPQ_READ_SHARED(p) (*(volatile int *)(p))
+#define FPQ_WRITE_SHARED(p, value) (*(volatile int *)(p) = (value))
+#else
+#define FPQ_READ_SHARED(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+#define FPQ_WRITE_SHARED(p, value) __atomic_store_n(p, value, __ATOMIC_RELAXED)
+#endif
+
 #if defined(__x86_64__) || defined(_M_X64)
 #define FPQ_X86 1
 #elif defined(__aarch64__) || defined(_M_ARM64)

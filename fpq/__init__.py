@@ -10,9 +10,11 @@ from fpq.indexes import FlatIndex, PQIndex, RangeResult, SearchResult
 from fpq.kmeans import KMeans
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
+from fpq.storage import FormatError, load
 
 __all__ = [
     "FlatIndex",
+    "FormatError",
     "KMeans",
     "OpenIndexing",
     "PQIndex",
@@ -21,6 +23,7 @@ __all__ = [
     "SearchResult",
     "cpu_info",
     "datasets",
+    "load",
     "metrics",
 ]
 __version__ = _version("fpq-ann")

@@ -10,6 +10,8 @@ from numpy.typing import DTypeLike
 from fpq import _native
 from fpq._checks import Array, Float32
 
+COPY_BYTES = 1 << 26
+
 
 def aligned_empty(*shape: int) -> Float32:
     """An uninitialised float32 array that starts on a 64-byte boundary."""
@@ -26,18 +28,33 @@ def pack(columns: Float32, d: int) -> Float32:
     return out
 
 
+def copy_rows(source: Array, target: Array) -> None:
+    """Copy the rows of `source` over the first ones of `target`, some MB at a time so that Ctrl-C is heeded."""
+    step = max(1, COPY_BYTES // max(1, source[:1].nbytes))
+    for start in range(0, len(source), step):
+        piece = source[start : start + step]
+        target[start : start + len(piece)] = piece
+
+
 class GrowingArray:
     """An array that grows at its end: exactly as asked for at first, by half its size later on."""
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self.data: Array = np.zeros((0, *shape), dtype=dtype)
 
+    @classmethod
+    def of(cls, data: Array) -> GrowingArray:
+        """That holds `data`, not copied."""
+        array = cls(data.shape[1:], data.dtype)
+        array.data = data
+        return array
+
     def reserve(self, n: int) -> None:
         """Make room for `n` entries in all; what is there stays."""
         have = len(self.data)
         if n > have:
             larger = np.zeros((max(n, have + have // 2 if have else n), *self.data.shape[1:]), self.data.dtype)
-            larger[:have] = self.data
+            copy_rows(self.data, larger)
             self.data = larger
 
     def move(self, source: Any, target: Any) -> None:

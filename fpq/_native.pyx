@@ -17,6 +17,7 @@ cdef extern from "fpq.h" nogil:
     int fpq_use_isa(const char *name)
     int fpq_has_openmp()
     int fpq_max_threads()
+    void fpq_on_poll(int (*poll)() noexcept nogil)
     void fpq_after_fork()
 
     int FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8
@@ -88,7 +89,22 @@ cdef extern from "fpq.h" nogil:
                            int inner_product, float *out, int threads)
 
 
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept
+    void *PyErr_Occurred() noexcept
+
+
+cdef int _signalled() noexcept with gil:
+    return PyErr_CheckSignals()
+
+
+fpq_on_poll(_signalled)
+
+
 cdef int _done(int status) except -1:
+    """Raise what ended a call: an exception of a signal's handler, or no memory."""
+    if status and PyErr_Occurred() != NULL:
+        return -1
     if status:
         raise MemoryError("fpq: no memory for the working space of a call")
     return 0

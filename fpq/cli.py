@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fpq import __version__, cpu_info, demo
+from fpq import __version__, _format, cpu_info, demo, load, storage
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -19,6 +20,7 @@ examples:
   fpq demo --data mnist/ --threads 4  with MNIST files of your own, on four threads
   fpq demo --json > figures.json      the same figures for a program
   fpq info                            what fpq runs on
+  fpq info points.fpq --verify        what is in a file, and whether it is whole
 """
 
 
@@ -93,14 +95,38 @@ def _demo(args: argparse.Namespace) -> None:
 def _add_info(commands: Commands) -> None:
     parser = commands.add_parser(
         "info",
-        help="show the version and what fpq uses of this machine",
-        description="Show the version and what fpq uses of this machine.",
+        help="show the version and what fpq uses of this machine, or what is in a file",
+        description="Show the version and what fpq uses of this machine, or what is in a file that fpq has written.",
     )
+    parser.add_argument("file", metavar="FILE", nargs="?", help="file to look into")
+    parser.add_argument("--verify", action="store_true", help="read all of FILE and check it as loading does")
     parser.set_defaults(run=_info)
 
 
 def _info(args: argparse.Namespace) -> None:
-    facts = {"version": __version__, **cpu_info()}
+    if args.file is not None:
+        _file_info(args.file, args.verify)
+        return
+    _print_facts({"version": __version__, **cpu_info()})
+
+
+def _file_info(file: str, verify: bool) -> None:
+    layout = storage.describe(file)
+    if verify:
+        load(file, mmap=True).verify()
+    facts: dict[str, object] = {"kind": layout.kind, "format": _format.VERSION}
+    for name, value in layout.params.items():
+        if isinstance(value, dict):
+            facts.update({f"{name}.{inner}": json.dumps(of) for inner, of in value.items()})
+        else:
+            facts[name] = json.dumps(value)
+    for name, extent in sorted(layout.arrays.items(), key=lambda item: item[1].start):
+        facts[name] = f"{extent.dtype} {'x'.join(map(str, extent.shape))}, {extent.nbytes} bytes"
+    facts["checked"] = "all data" if verify else "the header only (--verify checks the data)"
+    _print_facts(facts)
+
+
+def _print_facts(facts: dict[str, object]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:<{width}}  {_readable(value)}")

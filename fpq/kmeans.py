@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fpq import _checks, _native, threads
 from fpq._checks import Array, Float32, Int32, Int64
+from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
 
 SEED_ROWS = 16  # rows a centroid that k-means++ looks at
 PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # an eighth of the rows for 0.32 of the iterations, ...
@@ -137,7 +138,7 @@ def warn_of_few_rows(n: int, k: int) -> None:
         )
 
 
-class KMeans:
+class KMeans(Storable, kind="KMeans"):
     """k-means clustering by squared Euclidean distance.
 
     The same seed gives the same bits for any number of threads. An empty cluster takes the row that is farthest from
@@ -249,10 +250,38 @@ class KMeans:
             x, rows, offsets, start,
             n_iter=self.n_iter, rng=rng, capacity=self.capacity, n_threads=n_threads, verbose=self.verbose,
         )  # fmt: skip
-        self.centroids = trained.centroids[0]
-        self.inertia = float(trained.errors.sum(dtype=np.float64))
-        self.n_iter_run = trained.n_iter_run
+        inertia = float(trained.errors.sum(dtype=np.float64))
+        vars(self).update(centroids=trained.centroids[0], inertia=inertia, n_iter_run=trained.n_iter_run)
         return self
+
+    def _state(self) -> State:
+        names = ("n_clusters", "n_iter", "init", "max_points_per_centroid", "capacity", "seed")
+        params = {name: getattr(self, name) for name in names}
+        arrays: dict[str, Array] = {}
+        if not isinstance(self.init, str):
+            params["init"] = None
+            arrays["init"] = np.asarray(self.init, dtype=np.float32)
+        params["dim"] = None
+        if hasattr(self, "centroids"):
+            params |= {"inertia": as_number(self.inertia), "n_iter_run": self.n_iter_run}
+            params["dim"] = self.centroids.shape[1]
+            arrays["centroids"] = self.centroids
+        return State(params, arrays)
+
+    @classmethod
+    def _from_state(cls, stored: Stored) -> KMeans:
+        params = stored.take("n_clusters", "n_iter", "init", "max_points_per_centroid", "capacity", "seed")
+        if params["init"] is None:
+            params["init"] = stored.array("init", np.float32, stored.shape("init"))
+        elif not isinstance(params["init"], str):
+            raise FormatError(f"init: expected a string or null, got {params['init']!r}")
+        kmeans = cls(**params, n_threads=stored.n_threads, verbose=stored.verbose)
+        dim = stored.optional_count("dim", 1)
+        if dim is not None:
+            kmeans.centroids = stored.array("centroids", np.float32, (kmeans.n_clusters, dim), finite)
+            kmeans.inertia = stored.number("inertia")
+            kmeans.n_iter_run = stored.count("n_iter_run")
+        return kmeans
 
     def predict(self, X: Any) -> Int32:
         """The nearest centroid of each row, ties to the lower number: int32 (n,).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fpq.kmeans import (
     warn_of_few_rows,
 )
 from fpq.open_indexing import OpenIndexing
+from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 
 CHUNK_ROWS = 1 << 16
 
@@ -45,7 +47,7 @@ def group_centroids(trained: Training, offsets: Int32, n_threads: int) -> Traini
     return trained._replace(centroids=centroids, ids=ids)
 
 
-class ProductQuantizer:
+class ProductQuantizer(Storable, kind="ProductQuantizer"):
     """A product quantizer: a vector is split into m sub-vectors, each coded by the nearest of 2**nbits centroids.
 
     FPQ paper, section II.B and its Algorithms 1 and 2; Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor
@@ -226,20 +228,75 @@ class ProductQuantizer:
                 trained.centroids, offsets, x, trained.ids, self.open_indexing.new_counts(self.m, k),
                 trained.ids.shape[1], n_threads, rows,
             )  # fmt: skip
-        packed = aligned_empty(self.m, _native.packed_size(k, trained.centroids.shape[2]))
+        self._learned(
+            dim=dim,
+            codebooks=trained.centroids,
+            code_counts=np.array([np.bincount(ids, minlength=k) for ids in trained.ids]),
+            inertia=float(trained.errors.sum(dtype=np.float64)),
+            n_iter_run=trained.n_iter_run,
+            rotation=rotation,
+        )
+
+    def _learned(
+        self,
+        *,
+        dim: int,
+        codebooks: Float32,
+        code_counts: Int64,
+        inertia: float,
+        n_iter_run: int,
+        rotation: rotations.Rotation | None,
+    ) -> None:
+        """Take on what has been learned, all of it or (when interrupted) nothing."""
+        offsets = even_offsets(rotation.matrix.shape[1] if rotation else dim, self.m)
+        packed = aligned_empty(self.m, _native.packed_size(codebooks.shape[1], codebooks.shape[2]))
         for j in range(self.m):
-            piece = pack(trained.centroids[j], offsets[j + 1] - offsets[j])
+            piece = pack(codebooks[j], offsets[j + 1] - offsets[j])
             packed[j, : len(piece)] = piece
             packed[j, len(piece) :] = 0
+        vars(self).update(
+            dim=dim, offsets=offsets, codebooks=codebooks, code_counts=code_counts, inertia=inertia,
+            n_iter_run=n_iter_run, _rotation=rotation, _packed=packed,
+        )  # fmt: skip
 
-        self.dim = dim
-        self.offsets = offsets
-        self.code_counts = np.array([np.bincount(ids, minlength=k) for ids in trained.ids])
-        self.inertia = float(trained.errors.sum(dtype=np.float64))
-        self.n_iter_run = trained.n_iter_run
-        self._rotation = rotation
-        self._packed = packed
-        self.codebooks = trained.centroids
+    def _state(self) -> State:
+        names = ("m", "nbits", "rotation", "rotation_dim", "n_iter", "max_points_per_centroid", "seed")
+        params = {name: getattr(self, name) for name in names}
+        params["open_indexing"] = asdict(self.open_indexing) if self.open_indexing else None
+        params["dim"] = self.dim if self.is_trained else None
+        if not self.is_trained:
+            return State(params, {})
+        params |= {"inertia": as_number(self.inertia), "n_iter_run": self.n_iter_run}
+        arrays: dict[str, Array] = {"codebooks": self.codebooks, "code_counts": self.code_counts}
+        if self._rotation:
+            arrays |= {"rotation_matrix": self._rotation.matrix, "rotation_mean": self._rotation.mean}
+        return State(params, arrays)
+
+    @classmethod
+    def _from_state(cls, stored: Stored) -> ProductQuantizer:
+        params = stored.take("m", "nbits", "rotation", "rotation_dim", "n_iter", "max_points_per_centroid", "seed")
+        policy = stored.take("open_indexing")["open_indexing"]
+        params["open_indexing"] = None if policy is None else OpenIndexing(**policy)
+        pq = cls(**params, n_threads=stored.n_threads, verbose=stored.verbose)
+        dim = stored.optional_count("dim", 1)
+        if dim is None:
+            return pq
+        pq._check_dim(dim)
+        rotation, width = None, dim
+        if pq.rotation is not None:
+            width = dim if pq.rotation_dim is None else pq.rotation_dim
+            matrix = stored.array("rotation_matrix", np.float32, (dim, width), finite)
+            rotation = rotations.Rotation(matrix, stored.array("rotation_mean", np.float32, (dim,), finite))
+        k = 1 << pq.nbits
+        pq._learned(
+            dim=dim,
+            codebooks=stored.array("codebooks", np.float32, (pq.m, k, -(-width // pq.m)), finite),
+            code_counts=stored.array("code_counts", np.int64, (pq.m, k), non_negative),
+            inertia=stored.number("inertia"),
+            n_iter_run=stored.count("n_iter_run"),
+            rotation=rotation,
+        )
+        return pq
 
     def _require_trained(self) -> None:
         if not self.is_trained:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -68,7 +68,40 @@ def blas_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> 
     items in their order, do not depend on the number of threads.
     """
     with _controller().limit(limits=1, user_api="blas"):
-        if n_threads == 1:
-            return [function(item) for item in items]
-        with ThreadPoolExecutor(n_threads) as pool:
-            return list(pool.map(function, items))
+        return _map(function, list(items), n_threads)
+
+
+def _map(function: Callable[[T], R], items: list[T], n_threads: int) -> list[R]:
+    """``[function(item) for item in items]`` on threads that an interrupt leaves to themselves.
+
+    A decomposition may take longer than someone who has pressed Ctrl-C likes to wait, and nothing stops it.
+    """
+    results: dict[int, R] = {}
+    failures: list[BaseException] = []
+    left = iter(range(len(items)))  # of one consumer at a time
+
+    def work() -> None:
+        while not failures:
+            with lock:
+                at = next(left, -1)
+            if at < 0:
+                return
+            try:
+                results[at] = function(items[at])
+            except BaseException as error:
+                failures.append(error)
+
+    lock = threading.Lock()
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(n_threads, len(items)))]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            while worker.is_alive():
+                worker.join(0.1)  # Windows heeds Ctrl-C only between waits
+    except BaseException as error:
+        failures.append(error)
+        raise
+    if failures:
+        raise failures[0]
+    return [results[at] for at in range(len(items))]

@@ -44,7 +44,7 @@ def test_demo_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["nonsense"], ["demo", "--threads", "0"], ["demo", "--threads", "x"], ["info", "x"]],
+    [[], ["nonsense"], ["demo", "--threads", "0"], ["demo", "--threads", "x"], ["info", "x", "y"]],
 )
 def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

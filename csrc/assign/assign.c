@@ -79,9 +79,11 @@ int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, floa
     threads = fpq_threads(threads, blocks);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
     float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
+    fpq_poll poll = {0};
     if (packed && memory) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
         for (int b = 0; b < blocks; b++) {
+            if (fpq_stopped(&poll)) continue;
             float *x = memory + (size_t)FPQ_THREAD_NUMBER() * scratch, *unused = x + (scratch - FPQ_ASSIGN_ROWS);
             const int64_t first = (int64_t)b * FPQ_ASSIGN_ROWS;
             const int n = data->n - first < FPQ_ASSIGN_ROWS ? (int)(data->n - first) : FPQ_ASSIGN_ROWS;
@@ -91,7 +93,7 @@ int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, floa
                                  errors ? errors + j * data->n + first : unused);
         }
     }
-    const int status = packed && memory ? 0 : -1;
+    const int status = packed && memory && !poll.stop ? 0 : -1;
     fpq_free(packed);
     fpq_free(memory);
     return status;

@@ -114,11 +114,13 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
 
     float *scratch = fpq_alloc((size_t)threads * scratch_size(d) * sizeof(float));
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)(ranges * nq * k) * (sizeof(int64_t) + sizeof(float))) : NULL;
-    const int status = scratch && (parts || ranges == 1) ? 0 : -1;
+    int status = scratch && (parts || ranges == 1) ? 0 : -1;
     if (status) goto done;
     float *part_distances = (float *)(void *)(parts + (parts ? ranges * nq * k : 0));
+    fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int task = 0; task < tasks; task++) {
+        if (fpq_stopped(&poll)) continue;
         const int64_t first_query = task / ranges * group, range = task % ranges;
         const int64_t from = range * range_rows, to = from + range_rows < x->n ? from + range_rows : x->n;
         const int n = nq - first_query < group ? (int)(nq - first_query) : group;
@@ -143,6 +145,7 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
                 if (parts[p] >= 0) fpq_topk_push(&top, part_distances[p], parts[p]);
         fpq_topk_sort(&top);
     }
+    if (poll.stop) status = -1;
 done:
     fpq_free(scratch);
     fpq_free(parts);

@@ -27,6 +27,7 @@ typedef struct {
     int32_t *ids;
     const int32_t *before; /* with a limit: the ids of the iteration before */
     float *errors;
+    fpq_poll *poll;
 } step;
 
 static void plan_chunks(step *s) {
@@ -60,7 +61,7 @@ static void do_chunk(const step *s, int chunk, int work, float *x) {
     const ptrdiff_t d = s->data->x.d;
     const int64_t end = chunk_end(s, chunk);
     int32_t before[FPQ_ASSIGN_ROWS];
-    for (int64_t i = chunk * s->chunk_rows; i < end; i += FPQ_ASSIGN_ROWS) {
+    for (int64_t i = chunk * s->chunk_rows; i < end && !fpq_stopped(s->poll); i += FPQ_ASSIGN_ROWS) {
         const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
         fpq_read_centred(kern, s->packed, s->data, i, n, x);
         for (int j = 0; j < s->cb->m; j++) {
@@ -141,7 +142,8 @@ static void means(const step *s, int j, int update, int64_t *changed, int64_t *c
 
 int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
                     int32_t *ids, float *errors, int64_t *changed, int64_t *counts, int threads) {
-    step s = {.cb = cb, .data = data, .active = active, .ids = ids, .errors = errors};
+    fpq_poll poll = {0};
+    step s = {.cb = cb, .data = data, .active = active, .ids = ids, .errors = errors, .poll = &poll};
     const int m = cb->m, k = cb->k;
     int status = -1;
     plan_chunks(&s);
@@ -164,11 +166,12 @@ int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
         memcpy(before, ids, (size_t)m * (size_t)data->n * sizeof *ids);
         do_chunks(&s, ASSIGN, scratch, threads);
         memset(counts, 0, (size_t)m * (size_t)k * sizeof *counts);
-        if (fpq_open_index(cb, data, limit, k, 0, ids, counts, threads)) goto done;
+        if (poll.stop || fpq_open_index(cb, data, limit, k, 0, ids, counts, threads)) goto done;
         do_chunks(&s, SUM, scratch, threads);
     } else {
         do_chunks(&s, ASSIGN | SUM, scratch, threads);
     }
+    if (poll.stop) goto done;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int j = 0; j < m; j++)
         if (active[j]) {

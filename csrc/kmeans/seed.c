@@ -65,7 +65,8 @@ static void stripe(const fpq_kernels *kern, const work *w, int64_t n, int d, int
     for (int c = 0; c < FPQ_BLOCK; c++) gain[c] = sums[c];
 }
 
-static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const double *draws, work w, int threads) {
+static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const double *draws, work w, int threads,
+                     fpq_poll *poll) {
     const fpq_kernels *kern = fpq_active();
     const int from = cb->offsets[j], d = cb->offsets[j + 1] - from;
     const int64_t n = data->n, stripes = (n + STRIPE - 1) / STRIPE;
@@ -77,7 +78,7 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
         w.distance[i] = INFINITY;
     }
     double total = 0; /* no centroid yet: the first is any row */
-    for (int c = 0; c < cb->k; c++) {
+    for (int c = 0; c < cb->k && !fpq_stopped(poll); c++) {
         const int tries = c ? TRIES : 1;
         int64_t rows[TRIES];
         memset(w.packed, 0, (size_t)d * FPQ_BLOCK * sizeof(float));
@@ -109,11 +110,12 @@ int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws,
     const size_t each = work_size((size_t)data->n, (size_t)cb->dsub);
     const int outer = fpq_threads(threads, cb->m), inner = outer > 1 ? 1 : fpq_threads(threads, data->n / 4096);
     float *memory = fpq_alloc((size_t)outer * each * sizeof(float));
+    fpq_poll poll = {0};
     if (!memory) return -1;
 #pragma omp parallel for schedule(dynamic) num_threads(outer)
     for (int j = 0; j < cb->m; j++)
         seed_one(cb, data, j, draws + (ptrdiff_t)j * cb->k * TRIES,
-                 layout(memory + (size_t)FPQ_THREAD_NUMBER() * each, (size_t)data->n, (size_t)cb->dsub), inner);
+                 layout(memory + (size_t)FPQ_THREAD_NUMBER() * each, (size_t)data->n, (size_t)cb->dsub), inner, &poll);
     fpq_free(memory);
-    return 0;
+    return poll.stop ? -1 : 0;
 }

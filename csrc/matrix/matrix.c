@@ -72,9 +72,11 @@ int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int
     const size_t scratch = (size_t)ROWS * (size_t)(d + width);
     threads = fpq_threads(threads, blocks);
     float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
+    fpq_poll poll = {0};
     if (!memory) return -1;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
+        if (fpq_stopped(&poll)) continue;
         float *rows = memory + (size_t)FPQ_THREAD_NUMBER() * scratch, *products = rows + (size_t)ROWS * (size_t)d;
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
@@ -88,5 +90,5 @@ int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int
             for (int c = 0; c < k; c++) out[(first + i) * k + c] = products[i * width + c];
     }
     fpq_free(memory);
-    return 0;
+    return poll.stop ? -1 : 0;
 }

@@ -19,9 +19,9 @@ static int32_t next_nearest(const float *score, int k, int32_t last) {
 }
 
 static int32_t choose(const fpq_packed_codebook *codebook, const fpq_rows *data, int64_t i, int32_t nearest, double limit,
-                      int candidates, const int64_t *count, float *x, float *score) {
+                      int candidates, const int64_t *count, float *x, float *score, fpq_poll *poll) {
     const fpq_kernels *kern = fpq_active();
-    if ((double)count[nearest] < limit || candidates < 2) return nearest;
+    if ((double)count[nearest] < limit || candidates < 2 || fpq_stopped(poll)) return nearest;
     kern->read_rows(&data->x, data->rows, i, 1, codebook->from, codebook->from + codebook->d, codebook->offset, x);
     kern->project(x, 1, codebook->d, codebook->packed, codebook->bias, FPQ_BLOCKS(codebook->k), score, 0);
     int32_t id = nearest;
@@ -40,12 +40,14 @@ int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, 
     threads = shared ? 1 : fpq_threads(threads, cb->m);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
     float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
-    const int status = packed && memory ? 0 : -1;
+    fpq_poll poll = {0};
+    int status = packed && memory ? 0 : -1;
     if (!status && shared) {
         for (int64_t i = 0; i < data->n; i++)
             for (int j = 0; j < cb->m; j++) {
                 int32_t *id = ids + j * data->n + i;
-                *id = choose(packed + j, data, i, *id, limit, candidates, counts, memory + FPQ_BLOCKS(cb->k) * FPQ_BLOCK, memory);
+                *id = choose(packed + j, data, i, *id, limit, candidates, counts, memory + FPQ_BLOCKS(cb->k) * FPQ_BLOCK, memory,
+                             &poll);
                 counts[*id]++;
             }
     } else if (!status) {
@@ -55,11 +57,12 @@ int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, 
             int64_t *count = counts + (ptrdiff_t)j * cb->k;
             for (int64_t i = 0; i < data->n; i++) {
                 int32_t *id = ids + j * data->n + i;
-                *id = choose(packed + j, data, i, *id, limit, candidates, count, x, score);
+                *id = choose(packed + j, data, i, *id, limit, candidates, count, x, score, &poll);
                 count[*id]++;
             }
         }
     }
+    if (poll.stop) status = -1;
     fpq_free(packed);
     fpq_free(memory);
     return status;

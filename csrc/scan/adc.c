@@ -48,11 +48,13 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
 
     char *memory = fpq_alloc((size_t)threads * (size_t)group * query_size);
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
-    const int status = memory && (parts || ranges == 1) ? 0 : -1;
+    int status = memory && (parts || ranges == 1) ? 0 : -1;
     if (status) goto done;
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
+    fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int task = 0; task < tasks; task++) {
+        if (fpq_stopped(&poll)) continue;
         const int64_t first_query = task / ranges * group, range = task % ranges;
         const int n = nq - first_query < group ? (int)(nq - first_query) : group;
         char *mine = memory + (size_t)FPQ_THREAD_NUMBER() * (size_t)group * query_size;
@@ -76,6 +78,7 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
     for (int64_t i = 0; i < nq && ranges > 1; i++)
         fpq_topk_merge((fpq_topk){distances + i * k, ids + i * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
                        ranges * k);
+    if (poll.stop) status = -1;
 done:
     fpq_free(memory);
     fpq_free(parts);

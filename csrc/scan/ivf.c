@@ -96,11 +96,13 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     threads = fpq_threads(threads, tasks);
     char *memory = fpq_alloc((size_t)threads * each);
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
-    const int status = memory && (parts || ranges == 1) ? 0 : -1;
+    int status = memory && (parts || ranges == 1) ? 0 : -1;
+    fpq_poll poll = {0};
     if (status) goto done;
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int task = 0; task < tasks; task++) {
+        if (fpq_stopped(&poll)) continue;
         const int64_t i = task / ranges, at = (int64_t)task * k;
         fpq_query query;
         const visitor v = visit_query(adc, lists, queries + i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, &query);
@@ -112,6 +114,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     for (int64_t i = 0; i < nq && parts; i++)
         fpq_topk_merge((fpq_topk){distances + i * k, ids + i * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
                        (int64_t)ranges * k);
+    if (poll.stop) status = -1;
 done:
     fpq_free(memory);
     fpq_free(parts);
@@ -126,8 +129,10 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
     threads = fpq_threads(threads, tasks);
     char *memory = fpq_alloc((size_t)threads * each);
     if (!memory) return -1;
+    fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int i = 0; i < tasks; i++) {
+        if (fpq_stopped(&poll)) continue;
         fpq_query query;
         const visitor v =
             visit_query(adc, lists, queries + (ptrdiff_t)i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, &query);
@@ -143,5 +148,5 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
         }
     }
     fpq_free(memory);
-    return 0;
+    return poll.stop ? -1 : 0;
 }

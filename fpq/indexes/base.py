@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from fpq import _checks, _native, threads
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.ids import Ids
+from fpq.indexes.lock import Lock, reads
+from fpq.storage import Storable
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
 
@@ -46,14 +49,18 @@ class RangeResult(NamedTuple):
     ids: Int64
 
 
-class Index(ABC):
-    """Vectors under ids, searched for the nearest."""
+class Index(Storable, ABC):
+    """Vectors under ids, searched for the nearest.
+
+    Public methods that read an index are marked with `reads`, those that change it with `writes`.
+    """
 
     def __init__(self, metric: str, n_threads: int | None) -> None:
         self.metric: str = _checks.choice("metric", metric, _checks.METRICS)
         threads.resolve(n_threads)
         self.n_threads = n_threads
         self._ids = Ids()
+        self._lock = Lock()
 
     @property
     @abstractmethod
@@ -77,6 +84,13 @@ class Index(ABC):
 
     def __len__(self) -> int:
         return self._ids.n
+
+    def _reading(self) -> AbstractContextManager[Any]:
+        return self._lock.reading()
+
+    def _require_writable(self) -> None:
+        if self._file is not None:
+            raise ValueError("the index is mapped from a file and cannot be changed: load it with mmap=False")
 
     def _require_trained(self) -> None:
         if not self.is_trained:
@@ -125,6 +139,7 @@ class Index(ABC):
             np.negative(found, out=found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
 
+    @reads
     def range_search(self, Q: Any, radius: float, *, allowed: Any = None, n_threads: int | None = None) -> RangeResult:
         """All vectors within a radius of each query.
 

@@ -10,15 +10,18 @@ from fpq import _checks, _native, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, Int64
 from fpq.indexes.base import Bits, Index, SearchResult
+from fpq.indexes.ids import Ids
+from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vectors import Vectors
+from fpq.storage import State, Stored, non_negative
 
 
-class FlatIndex(Index):
+class FlatIndex(Index, kind="FlatIndex"):
     """Exact nearest neighbours over all vectors.
 
     Vectors are kept as they come (float32, float16, uint8, int8; float64 becomes float32; "cosine" keeps float32
-    vectors of length 1) with 4 bytes a vector for its length. Any number of threads may search at the same time, but
-    not while vectors are added or removed.
+    vectors of length 1) with 4 bytes a vector for its length. Any number of threads may search at the same time; a
+    call that changes the index waits for them, and they for it.
 
     Parameters
     ----------
@@ -56,11 +59,13 @@ class FlatIndex(Index):
         """Bytes that the index holds in arrays."""
         return self._vectors.nbytes + self._norms.data.nbytes + self._ids.nbytes
 
+    @writes
     def fit(self, X: Any) -> FlatIndex:
         """Do nothing but check X: there is nothing to learn. Here so that indexes can be exchanged for each other."""
         _checks.vectors("X", X, min_rows=1)
         return self
 
+    @writes
     def add(self, X: Any, ids: Any = None) -> FlatIndex:
         """Add vectors.
 
@@ -82,10 +87,12 @@ class FlatIndex(Index):
         rows = self._vectors.write(self._prepare(x, n_threads))
         self._norms.reserve(n)
         _native.flat_norms(rows.data[len(self) : n], self._norms.data[len(self) : n], n_threads)
-        self._vectors.commit(rows, n)
-        self._ids.append(new_ids, len(x))
+        with uninterrupted():
+            self._ids.append(new_ids, len(x))
+            self._vectors.commit(rows, n)
         return self
 
+    @reads
     def search(self, Q: Any, k: int = 10, *, allowed: Any = None, n_threads: int | None = None) -> SearchResult:
         """The k nearest vectors of each query, exactly; ties by id.
 
@@ -117,6 +124,7 @@ class FlatIndex(Index):
         rows = np.broadcast_to(np.arange(first, first + n), (len(queries), n))
         return self._vectors.distances(queries, rows, self._similarity, n_threads)
 
+    @writes
     def remove(self, ids: Any) -> int:
         """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
 
@@ -126,11 +134,14 @@ class FlatIndex(Index):
             How many were removed.
         """
         removal = self._ids.plan_removal(ids)
-        self._vectors.remove(removal)
-        self._norms.move(removal.sources, removal.targets)
-        self._ids.remove(removal)
+        norms, ids = self._norms.data[removal.sources], self._ids.without(removal)
+        with uninterrupted():  # what can fail comes first
+            self._vectors.remove(removal)
+            self._norms.data[removal.targets] = norms
+            self._ids = ids
         return len(removal.rows)
 
+    @reads
     def reconstruct(self, ids: Any) -> Float32:
         """The vectors with these ids, float32 (len(ids), d).
 
@@ -143,6 +154,23 @@ class FlatIndex(Index):
         if self.dim is None:
             return np.empty((0, 0), dtype=np.float32)
         return self._vectors.data[rows].astype(np.float32)
+
+    def _state(self) -> State:
+        state = State({"metric": self.metric, "dim": self.dim}, {})
+        if self.dim is not None:
+            state.arrays["norms"] = self._norms.data[: len(self)]
+        return state.joined(self._ids.state(), self._vectors.state())
+
+    @classmethod
+    def _from_state(cls, stored: Stored) -> FlatIndex:
+        index = cls(**stored.take("metric"), n_threads=stored.n_threads)
+        index._ids = Ids.from_state(stored)
+        dim = stored.optional_count("dim", 1)
+        if dim is not None:
+            index._vectors = Vectors.from_state(stored, len(index), dim)
+            norms = stored.array("norms", np.float32, (len(index),), non_negative, bulk=True)
+            index._norms = GrowingArray.of(norms)
+        return index
 
     def __repr__(self) -> str:
         return f"FlatIndex(metric={self.metric!r}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"

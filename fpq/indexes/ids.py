@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpq import _checks
 from fpq._checks import Int64
+from fpq.storage import FormatError, State, Stored, below, non_negative, unique
 
 
 class Removal(NamedTuple):
@@ -121,6 +123,28 @@ class Ids:
             self.n -= len(removal.rows)
             self._values = values[: self.n].copy()
             self._order = None
+
+    def without(self, removal: Removal) -> Ids:
+        """These ids after a planned removal, as a new object."""
+        left = copy.copy(self)
+        left.remove(removal)
+        return left
+
+    def state(self) -> State:
+        """What a file stores."""
+        arrays = {} if self._values is None else {"ids": self._values}
+        return State({"n": self.n, "next_id": self.next_id}, arrays)
+
+    @classmethod
+    def from_state(cls, stored: Stored) -> Ids:
+        """Ids from a file."""
+        ids = cls()
+        ids.n, ids.next_id = stored.count("n"), stored.count("next_id")
+        if stored.has("ids"):
+            ids._values = stored.array("ids", np.int64, (ids.n,), non_negative, unique, below(ids.next_id), bulk=True)
+        elif ids.n != ids.next_id:
+            raise FormatError(f"ids: expected this array, as n is {ids.n} and next_id {ids.next_id}")
+        return ids
 
     def allowed_bits(self, allowed: Any) -> np.ndarray[Any, np.dtype[np.uint64]] | None:
         """A bit for each row that may be returned, uint64 (ceil(n / 64),); None for all.

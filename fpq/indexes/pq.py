@@ -10,20 +10,28 @@ from fpq import _checks, _native, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, Int64, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
+from fpq.indexes.ids import Ids
+from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vectors import Vectors
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
+from fpq.storage import Check, FormatError, State, Stored
 
 BLOCK_ROWS = 64
 
 
-class PQIndex(Index):
+def _add_up(counts: Int64, each: int) -> bool:
+    """Whether every row of counters is at least 0 and adds up to `each`."""
+    return bool(((counts >= 0) & (counts <= each)).all() and (counts.sum(axis=1) == each).all())
+
+
+class PQIndex(Index, kind="PQIndex"):
     """Nearest neighbours by the asymmetric distances (ADC) of product quantization codes.
 
     A vector takes ``m * nbits / 8`` bytes. `search` gives the exact ADC answer: the same ids and float32 distances as
     sorting all sums of table entries, added in the order of the subspaces. FPQ paper, section II.B; Jegou et al. 2011.
 
-    Any number of threads may search at the same time, but not while vectors are added or removed.
+    Any number of threads may search at the same time; a call that changes the index waits for them, and they for it.
 
     Parameters
     ----------
@@ -68,6 +76,7 @@ class PQIndex(Index):
             m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing,
             seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
+        self.verbose = verbose
         self.keep_vectors = _checks.choice("keep_vectors", keep_vectors, (False, True))
         self._reset()
 
@@ -75,7 +84,7 @@ class PQIndex(Index):
         pq = self.quantizer
         self._blocks = GrowingArray((pq.code_size, BLOCK_ROWS), np.uint8)
         self._vectors = Vectors()
-        self._counts = pq.open_indexing.new_counts(pq.m, 1 << pq.nbits) if pq.open_indexing else None
+        self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
 
     @property
     def dim(self) -> int | None:
@@ -94,10 +103,12 @@ class PQIndex(Index):
         return arrays + self.quantizer.nbytes + self._vectors.nbytes + self._ids.nbytes
 
     @property
+    @reads
     def codes(self) -> UInt8:
         """The codes, uint8 (n, code_size), in the order of `ids`."""
         return self._codes(np.arange(len(self)))
 
+    @writes
     def fit(self, X: Any) -> PQIndex:
         """Learn rotation and codebooks from (a sample of) the rows of X; X is not kept.
 
@@ -121,10 +132,11 @@ class PQIndex(Index):
             if size < len(x):
                 x = x[np.sort(np.random.default_rng(self.quantizer.seed).choice(len(x), size, replace=False))]
             x = self._prepare(x, n_threads)
+        self._reset()  # an empty index loses nothing if fit fails
         self.quantizer.fit(x)
-        self._reset()
         return self
 
+    @writes
     def add(self, X: Any, ids: Any = None) -> PQIndex:
         """Encode and add vectors.
 
@@ -146,17 +158,27 @@ class PQIndex(Index):
         new_ids = self._ids.new(ids, len(x))
         n = len(self) + len(x)
         self._blocks.reserve(-(-n // BLOCK_ROWS))
-        counts = None if self._counts is None else self._counts.copy()
+        counts = self._next_counts()
         row = len(self)
         for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
             _native.put_codes(codes, np.arange(row, row + len(codes)), self._blocks.data)
             row += len(codes)
-        if self.keep_vectors:
-            self._vectors.commit(self._vectors.write(self._prepare(x, n_threads)), n)
-        self._counts = counts
-        self._ids.append(new_ids, len(x))
+        rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
+        with uninterrupted():  # what can fail comes first
+            self._ids.append(new_ids, len(x))
+            if rows is not None:
+                self._vectors.commit(rows, n)
+            self._counts = counts
         return self
 
+    def _next_counts(self) -> Int64 | None:
+        """The counters of OpenIndexing, to be moved on."""
+        pq = self.quantizer
+        if self._counts is None and pq.open_indexing:
+            return pq.open_indexing.new_counts(pq.m, 1 << pq.nbits)
+        return None if self._counts is None else self._counts.copy()
+
+    @reads
     def search(
         self, Q: Any, k: int = 10, *, rerank: int | None = None, allowed: Any = None, n_threads: int | None = None
     ) -> SearchResult:
@@ -216,6 +238,7 @@ class PQIndex(Index):
         )  # fmt: skip
         return out
 
+    @writes
     def remove(self, ids: Any) -> int:
         """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
 
@@ -225,11 +248,17 @@ class PQIndex(Index):
             How many were removed.
         """
         removal = self._ids.plan_removal(ids)
-        if self._counts is not None:
-            self.quantizer.count(self._codes(removal.rows), self._counts, -1)
-        _native.put_codes(self._codes(removal.sources), removal.targets, self._blocks.data)
-        self._vectors.remove(removal)
-        self._ids.remove(removal)
+        ids, codes = self._ids.without(removal), self._codes(removal.sources)
+        counts = self._next_counts()
+        if counts is not None:
+            self.quantizer.count(self._codes(removal.rows), counts, -1)
+        freed = np.arange(ids.n, len(self))
+        nothing = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # nothing removed gets into a file
+        with uninterrupted():  # what can fail comes first
+            self._vectors.remove(removal)
+            _native.put_codes(codes, removal.targets, self._blocks.data)
+            _native.put_codes(nothing, freed, self._blocks.data)
+            self._ids, self._counts = ids, counts
         return len(removal.rows)
 
     def _codes(self, rows: Int64) -> UInt8:
@@ -237,6 +266,7 @@ class PQIndex(Index):
         _native.get_codes(self._blocks.data, rows, codes)
         return codes
 
+    @reads
     def reconstruct(self, ids: Any) -> Float32:
         """The vectors with these ids, float32 (len(ids), d): the kept ones, else what their codes stand for.
 
@@ -250,6 +280,37 @@ class PQIndex(Index):
         if self.keep_vectors and len(rows):
             return self._vectors.data[rows].astype(np.float32)
         return self.quantizer.decode(self._codes(rows))
+
+    def _state(self) -> State:
+        quantizer = self.quantizer._state()
+        params = {"metric": self.metric, "keep_vectors": self.keep_vectors, "quantizer": quantizer.params}
+        state = State(params, quantizer.arrays)
+        if self.is_trained:
+            state.arrays["codes"] = self._blocks.data[: -(-len(self) // BLOCK_ROWS)]
+        if self._counts is not None:
+            state.arrays["open_indexing_counts"] = self._counts
+        return state.joined(self._ids.state(), self._vectors.state())
+
+    @classmethod
+    def _from_state(cls, stored: Stored) -> PQIndex:
+        index = cls(**stored.take("metric", "keep_vectors"), n_threads=stored.n_threads, verbose=stored.verbose)
+        index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
+        index._reset()
+        index._ids = Ids.from_state(stored)
+        if not pq.is_trained:
+            if len(index):
+                raise FormatError(f"n: expected 0 of an index that is not trained, got {len(index)}")
+            return index
+        blocks = -(-len(index) // BLOCK_ROWS)
+        index._blocks = GrowingArray.of(stored.array("codes", np.uint8, (blocks, pq.code_size, BLOCK_ROWS), bulk=True))
+        if pq.open_indexing and (len(index) or stored.has("open_indexing_counts")):
+            shape = (1 if pq.open_indexing.scope == "shared" else pq.m, 1 << pq.nbits)
+            each = len(index) * (pq.m // shape[0])
+            counted = Check(f"counters that add up to {each} in each row", lambda counts: _add_up(counts, each))
+            index._counts = stored.array("open_indexing_counts", np.int64, shape, counted)
+        if index.keep_vectors and (len(index) or stored.has("vectors")):
+            index._vectors = Vectors.from_state(stored, len(index), pq.dim)
+        return index
 
     def __repr__(self) -> str:
         return (

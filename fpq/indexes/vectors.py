@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from fpq import _native
-from fpq._arrays import GrowingArray
+from fpq._arrays import GrowingArray, copy_rows
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.ids import Removal
+from fpq.storage import State, Stored, finite
+
+KEPT_TYPES = (np.float32, np.float16, np.uint8, np.int8)
 
 
 class Vectors:
@@ -43,9 +46,9 @@ class Vectors:
         else:
             rows = GrowingArray(self._rows.data.shape[1:], np.float32)
             rows.reserve(self.n)
-            rows.data[: self.n] = self.data
+            copy_rows(self.data, rows.data)
         rows.reserve(self.n + len(x))
-        rows.data[self.n : self.n + len(x)] = x
+        copy_rows(x, rows.data[self.n :])
         return rows
 
     def commit(self, rows: GrowingArray, n: int) -> None:
@@ -58,6 +61,19 @@ class Vectors:
         if self._rows is not None:
             self._rows.move(removal.sources, removal.targets)
             self.n -= len(removal.rows)
+
+    def state(self) -> State:
+        """What a file stores."""
+        return State({}, {} if self._rows is None else {"vectors": self.data})
+
+    @classmethod
+    def from_state(cls, stored: Stored, n: int, dim: int) -> Vectors:
+        """Vectors (n, dim) from a file."""
+        vectors = cls()
+        checks = (finite,) if stored.dtype("vectors").kind == "f" else ()
+        rows = stored.array("vectors", KEPT_TYPES, (n, dim), *checks, bulk=True)
+        vectors.commit(GrowingArray.of(rows), n)
+        return vectors
 
     def distances(self, queries: Float32, rows: Int64, inner_product: bool, n_threads: int) -> Float32:
         """The exact distance of query i to each of rows[i] (nq, r); +inf for a row of -1."""

@@ -1,0 +1,202 @@
+"""The bytes of a file: a safetensors header with digests, then arrays. docs/format.md is the specification."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fpq._checks import Array
+
+VERSION = 1
+ALIGNMENT = 64
+MAX_HEADER = 1 << 20
+MAX_DIMENSIONS = 8
+DIGEST_CHUNK = 1 << 20
+BLANK = "0" * 64
+DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
+}  # fmt: skip
+NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
+
+
+class FormatError(ValueError):
+    """A file is not what fpq has written: of another format or version, damaged, or made up."""
+
+
+class Extent(NamedTuple):
+    """Where an array lies."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    start: int  # from the beginning of the file
+    nbytes: int
+    digest: str
+
+
+class Layout(NamedTuple):
+    """What a header says."""
+
+    kind: str
+    params: dict[str, Any]
+    arrays: dict[str, Extent]
+
+
+def as_bytes(array: Array) -> memoryview:
+    """The bytes of a C-contiguous array, not copied."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def digest(data: memoryview, n_threads: int) -> str:
+    """BLAKE2b-256 over the BLAKE2b-256 digests of each MiB, so that threads share the work."""
+
+    def one(start: int) -> bytes:
+        return hashlib.blake2b(data[start : start + DIGEST_CHUNK], digest_size=32).digest()
+
+    starts = range(0, len(data), DIGEST_CHUNK)
+    if n_threads == 1 or len(starts) < 2:
+        chunks = [one(start) for start in starts]
+    else:
+        with ThreadPoolExecutor(n_threads) as pool:
+            chunks = list(pool.map(one, starts))
+    return hashlib.blake2b(b"".join(chunks), digest_size=32).hexdigest()
+
+
+def _little_endian(array: Array) -> Array:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
+
+def _in_file_order(arrays: dict[str, Array]) -> dict[str, Array]:
+    """Those first that leave what follows aligned to 64 bytes, then by falling element size: all end up aligned."""
+
+    def rank(item: tuple[str, Array]) -> tuple[bool, int, str]:
+        name, array = item
+        return array.nbytes % ALIGNMENT != 0, -array.itemsize, name
+
+    return {name: _little_endian(array) for name, array in sorted(arrays.items(), key=rank)}
+
+
+def encode(kind: str, params: dict[str, Any], arrays: dict[str, Array], n_threads: int) -> list[memoryview]:
+    """The pieces of a file, in their order; those of arrays are not copied."""
+    arrays = _in_file_order(arrays)
+    pieces = [as_bytes(array) for array in arrays.values()]
+    digests = {name: digest(piece, n_threads) for name, piece in zip(arrays, pieces, strict=True)}
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": "fpq",
+            "version": str(VERSION),
+            "kind": kind,
+            "params": json.dumps(params, allow_nan=False),
+            "digests": json.dumps(digests),
+            "header_digest": BLANK,
+        }
+    }
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust(-(-(8 + len(text)) // ALIGNMENT) * ALIGNMENT - 8)
+    blank = len(text).to_bytes(8, "little") + text
+    own = hashlib.blake2b(blank, digest_size=32).hexdigest()
+    marked = f'"header_digest":"{BLANK}"'.encode()
+    return [memoryview(blank.replace(marked, marked.replace(BLANK.encode(), own.encode()))), *pieces]
+
+
+def header_size(head: bytes, file_size: int) -> int:
+    """Bytes of the header, from the first 8 bytes of a file."""
+    if len(head) < 8:
+        raise FormatError(f"expected a safetensors file, got {file_size} byte(s)")
+    size = int.from_bytes(head, "little")
+    if size > min(MAX_HEADER, file_size - 8):
+        raise FormatError(f"expected a header of at most {MAX_HEADER} bytes inside the file, got {size} bytes")
+    return size
+
+
+def parse(head: bytes, text: bytes, file_size: int) -> Layout:
+    """What the header `text` says, after all of it has been checked."""
+    header = _json("header", text)
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or metadata.get("format") != "fpq":
+        raise FormatError("expected a file written by fpq: the header's metadata do not say format fpq")
+    if metadata.get("version") != str(VERSION):
+        raise FormatError(
+            f"expected format version {VERSION}, got {metadata.get('version')!r}: a newer fpq may read it"
+        )
+    _check_header_digest(head + text, metadata.get("header_digest"))
+    if not all(isinstance(metadata.get(name), str) for name in ("kind", "params", "digests")):
+        raise FormatError("expected kind, params and digests in the header's metadata")
+    digests = _json("digests", metadata["digests"])
+    if set(digests) != set(header):
+        raise FormatError("expected a digest for each array")
+    extents = {name: _extent(name, entry, digests[name]) for name, entry in header.items()}
+    end = 0
+    for name, extent in sorted(extents.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if extent.start != end:
+            raise FormatError(f"{name}: expected to begin at byte {end} of the data, begins at {extent.start}")
+        end += extent.nbytes
+    begin = 8 + len(text)
+    if begin + end != file_size:
+        raise FormatError(f"expected a file of {begin + end} bytes, got {file_size}")
+    arrays = {name: extent._replace(start=begin + extent.start) for name, extent in extents.items()}
+    return Layout(metadata["kind"], _json("params", metadata["params"]), arrays)
+
+
+def _check_header_digest(raw: bytes, own: Any) -> None:
+    if not isinstance(own, str) or not re.fullmatch("[0-9a-f]{64}", own):
+        raise FormatError("header_digest: expected 64 hexadecimal digits")
+    marked = f'"header_digest":"{own}"'.encode()
+    blank = raw.replace(marked, f'"header_digest":"{BLANK}"'.encode())
+    if raw.count(marked) != 1 or hashlib.blake2b(blank, digest_size=32).hexdigest() != own:
+        raise FormatError("the header is damaged: its digest differs")
+
+
+def _json(what: str, text: bytes | str) -> dict[str, Any]:
+    def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        pairs = list(pairs)
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key comes twice")
+        return found
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no number")
+
+    try:
+        if isinstance(text, bytes):
+            text = text.decode()
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what}: expected JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{what}: expected a JSON object")
+    return value
+
+
+def _extent(name: str, entry: Any, own_digest: Any) -> Extent:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(f"{name}: expected dtype, shape and data_offsets")
+    if not isinstance(own_digest, str):
+        raise FormatError(f"{name}: expected a digest")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FormatError(f"{name}: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS or not _are_sizes(offsets) or len(offsets) != 2:
+        raise FormatError(f"{name}: expected shape and data_offsets of integers that are at least 0")
+    nbytes = np.dtype(DTYPES[dtype]).itemsize
+    for size in shape:
+        nbytes *= size
+    if offsets[1] - offsets[0] != nbytes:
+        raise FormatError(f"{name}: expected {nbytes} bytes for {dtype} {shape}, got {offsets[1] - offsets[0]}")
+    return Extent(np.dtype(DTYPES[dtype]), tuple(shape), offsets[0], nbytes, own_digest)
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) is int and 0 <= number < 1 << 63 for number in value)

@@ -1,0 +1,420 @@
+"""Saving and loading. A class takes part with two methods, `Storable._state` and `Storable._from_state`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import mmap as mmaps
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fpq import _format, threads
+from fpq._checks import Array
+from fpq._format import Extent, FormatError, Layout
+
+__all__ = ["FormatError", "Layout", "State", "Storable", "Stored", "describe", "load"]
+
+WRITE_BYTES = 1 << 24  # Ctrl-C is heeded between two writes
+
+S = TypeVar("S", bound="Storable")
+
+
+class State(NamedTuple):
+    """What an object stores: parameters that JSON can express, and arrays under plain names."""
+
+    params: dict[str, Any]
+    arrays: dict[str, Array]
+
+    def joined(self, *others: State) -> State:
+        """With others, in one."""
+        state = State(dict(self.params), dict(self.arrays))
+        for other in others:
+            state.params.update(other.params)
+            state.arrays.update(other.arrays)
+        return state
+
+
+class Storable:
+    """A class whose objects can be saved, loaded and pickled.
+
+    ``class C(Storable, kind="C")`` writes `_state` and reads it back in `_from_state`; nothing else is to be done.
+    """
+
+    _kinds: ClassVar[dict[str, type[Storable]]] = {}
+    _kind: ClassVar[str]
+    _file: Stored | None = None  # of an object whose arrays are mapped
+
+    n_threads: int | None
+    verbose: bool = False
+
+    def __init_subclass__(cls, *, kind: str | None = None, **options: Any) -> None:
+        """Register the class under the name that files know it by."""
+        super().__init_subclass__(**options)
+        if kind is not None:
+            cls._kind = kind
+            Storable._kinds[kind] = cls
+
+    def _state(self) -> State:
+        """What to store. How the object runs (n_threads, verbose) is not part of it."""
+        raise NotImplementedError
+
+    @classmethod
+    def _from_state(cls: type[S], stored: Stored) -> S:
+        """An object from what is stored: take every parameter and array; errors of any kind mean a bad file."""
+        raise NotImplementedError
+
+    def _reading(self) -> contextlib.AbstractContextManager[Any]:
+        """Held while the state is read."""
+        return contextlib.nullcontext()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file that `fpq.load` reads. n_threads and verbose are not stored.
+
+        The file is written beside `path` under another name, brought to the disk and renamed: whatever happens on the
+        way, `path` is either as it was or the whole new file. Arrays are not copied.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; what was there is as before.
+
+        Examples
+        --------
+        >>> import fpq, numpy as np, pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "points.fpq")
+        >>> fpq.FlatIndex().add(np.eye(3)).save(path)
+        >>> fpq.load(path).search(np.ones(3), k=1).ids.tolist()
+        [0]
+        """
+        with self._reading():
+            write_atomically(Path(path), self._pieces())
+
+    def verify(self) -> None:
+        """Check the arrays of an object that was loaded with ``mmap=True``, as a plain load does.
+
+        Raises
+        ------
+        FormatError
+            If the file is damaged.
+        """
+        if self._file is not None:
+            _restore(Stored(self._file.layout, self._file.source, mapped=True, checked=True))
+
+    def _pieces(self) -> list[memoryview]:
+        params, arrays = self._state()
+        return _format.encode(self._kind, params, arrays, threads.resolve(None))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle goes through the bytes of a file."""
+        with self._reading():
+            data = b"".join(self._pieces())
+        return _from_bytes, (data, self.n_threads, self.verbose)
+
+
+class Check(NamedTuple):
+    """What an array has to fulfil."""
+
+    expected: str
+    holds: Callable[[Array], bool]
+
+
+class Stored:
+    """What a file holds. Each piece is checked when it is asked for, and memory is taken only after its check."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        source: Any,
+        *,
+        mapped: bool,
+        checked: bool,
+        n_threads: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.layout = layout
+        self.params = layout.params
+        self.source = source  # a binary file, or the bytes of one
+        self.mapped = mapped
+        self.checked = checked
+        self.n_threads = n_threads
+        self.verbose = verbose
+        self._taken: set[str] = set()
+        self._parts: list[Stored] = []
+        self._arrays = set(layout.arrays)
+
+    def take(self, *names: str) -> dict[str, Any]:
+        """Parameters by name, as JSON has them: whoever gets them judges them."""
+        for name in names:
+            if name not in self.params:
+                raise FormatError(f"{name}: expected this parameter")
+        self._taken.update(names)
+        return {name: self.params[name] for name in names}
+
+    def count(self, name: str, low: int = 0) -> int:
+        """A parameter that is an integer from `low` on."""
+        (value,) = self.take(name).values()
+        if type(value) is not int or not low <= value < 1 << 63:
+            raise FormatError(f"{name}: expected an integer of at least {low}, got {value!r}")
+        return value
+
+    def optional_count(self, name: str, low: int = 0) -> int | None:
+        """A parameter that is null or an integer from `low` on."""
+        return self.count(name, low) if self.take(name)[name] is not None else None
+
+    def number(self, name: str) -> float:
+        """A parameter that `as_number` has written."""
+        (value,) = self.take(name).values()
+        if type(value) not in (int, float) and value not in ("inf", "-inf", "nan"):
+            raise FormatError(f"{name}: expected a number, got {value!r}")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        """A parameter that is true or false."""
+        (value,) = self.take(name).values()
+        if type(value) is not bool:
+            raise FormatError(f"{name}: expected true or false, got {value!r}")
+        return value
+
+    def part(self, name: str) -> Stored:
+        """The parameters of a part of the object; arrays are common to all parts."""
+        (params,) = self.take(name).values()
+        if not isinstance(params, dict):
+            raise FormatError(f"{name}: expected a JSON object, got {params!r}")
+        part = Stored(
+            self.layout._replace(params=params), self.source,
+            mapped=self.mapped, checked=self.checked, n_threads=self.n_threads, verbose=self.verbose,
+        )  # fmt: skip
+        part._arrays = self._arrays
+        self._parts.append(part)
+        return part
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array of that name."""
+        return name in self.layout.arrays
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The element type of an array."""
+        return self._extent(name).dtype.newbyteorder("=")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array."""
+        return self._extent(name).shape
+
+    def array(
+        self,
+        name: str,
+        dtype: DTypeLike | tuple[DTypeLike, ...],
+        shape: tuple[int, ...],
+        *checks: Check,
+        bulk: bool = False,
+    ) -> Array:
+        """An array of just this type and shape, for which all `checks` hold.
+
+        A `bulk` array is one that grows with the rows of an index: in a mapped file it stays there, unchecked until
+        `verify`. Nothing may be read out of bounds because of what it holds. All other arrays are read and checked.
+        """
+        extent = self._extent(name)
+        dtypes = [np.dtype(d) for d in (dtype if isinstance(dtype, tuple) else (dtype,))]
+        if extent.dtype not in dtypes or extent.shape != shape:
+            expected = f"{' or '.join(map(str, dtypes))} {shape}"
+            raise FormatError(f"{name}: expected {expected}, got {extent.dtype} {extent.shape}")
+        self._arrays.discard(name)
+        data = self._map(extent) if self.mapped and bulk else self._read(name, extent)
+        array = np.frombuffer(data, extent.dtype).reshape(extent.shape)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        if self.checked or not bulk:
+            if _format.digest(data, threads.resolve(None)) != extent.digest:
+                raise FormatError(f"{name}: the data are damaged: their digest differs")
+            for check in checks:
+                if not check.holds(array):
+                    raise FormatError(f"{name}: expected {check.expected}")
+        return array
+
+    def _extent(self, name: str) -> Extent:
+        if name not in self.layout.arrays:
+            raise FormatError(f"{name}: expected this array")
+        return self.layout.arrays[name]
+
+    def _map(self, extent: Extent) -> memoryview:
+        return memoryview(self.source)[extent.start : extent.start + extent.nbytes]
+
+    def _read(self, name: str, extent: Extent) -> memoryview:
+        data = np.empty(extent.nbytes, dtype=np.uint8).data
+        if isinstance(self.source, (bytes, mmaps.mmap)):
+            data[:] = self._map(extent)
+            return data
+        self.source.seek(extent.start)
+        at = 0
+        while at < len(data):
+            got = self.source.readinto(data[at : at + WRITE_BYTES])
+            if not got:
+                raise FormatError(f"{name}: the file ends too early")
+            at += got
+        return data
+
+    def finish(self) -> None:
+        """See that nothing has been left over."""
+        left = sorted(set(self.params) - self._taken) + sorted(self._arrays)
+        if left:
+            raise FormatError(f"expected nothing more, got {', '.join(left)}")
+        for part in self._parts:
+            part.finish()
+
+
+def as_number(value: float) -> float | str:
+    """A float as JSON has it, or as a string if it is not finite."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _all_finite(array: Array) -> bool:
+    flat = array.reshape(-1)
+    return all(bool(np.isfinite(flat[i : i + WRITE_BYTES]).all()) for i in range(0, len(flat), WRITE_BYTES))
+
+
+def _all_unique(array: Array) -> bool:
+    in_order = np.sort(array)
+    return not (in_order[1:] == in_order[:-1]).any()
+
+
+def below(limit: int) -> Check:
+    """That all numbers are below `limit`."""
+    return Check(f"numbers below {limit}", lambda array: array.size == 0 or int(array.max()) < limit)
+
+
+finite = Check("finite numbers", _all_finite)
+non_negative = Check("numbers of at least 0", lambda array: array.size == 0 or bool(array.min() >= 0))
+unique = Check("numbers that are all different", _all_unique)
+
+
+def load(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
+    """An object from a file that `save` has written.
+
+    Parameters
+    ----------
+    path : path
+    mmap : bool, default False
+        Leave the vectors, codes and ids of an index in the file, mapped into memory: loading takes milliseconds,
+        processes share the memory, and pages come from the disk when they are first used. Such an index cannot be
+        changed, and its mapped arrays are checked only by ``verify()``. The file must not be written to or cut
+        meanwhile; replacing it by `save` is safe (not on Windows, which refuses it).
+
+    Returns
+    -------
+    KMeans, ProductQuantizer or an index
+        Of the class that was saved, with the default n_threads and verbose.
+
+    Raises
+    ------
+    FormatError
+        If the file is of another format or version, or damaged in any way. No code in the file is ever run.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> import fpq, numpy as np, pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "points.fpq")
+    >>> fpq.FlatIndex().add(np.eye(3), ids=[7, 8, 9]).save(path)
+    >>> index = fpq.load(path, mmap=True)
+    >>> index.verify()
+    >>> index.search(np.array([0.0, 1, 0]), k=1).ids.tolist()
+    [8]
+    """
+    try:
+        with _open(path) as file:
+            layout = _layout(file, os.fstat(file.fileno()).st_size)
+            source = mmaps.mmap(file.fileno(), 0, access=mmaps.ACCESS_READ) if mmap else file
+            return _restore(Stored(layout, source, mapped=mmap, checked=not mmap))
+    except FormatError as error:
+        raise FormatError(f"{os.fspath(path)}: {error}") from error
+
+
+def describe(path: str | os.PathLike[str]) -> Layout:
+    """The checked header of a file: kind, params, and arrays by name with their dtype, shape and nbytes.
+
+    Raises
+    ------
+    FormatError, OSError
+        As `load`, as far as the header goes.
+    """
+    with _open(path) as file:
+        try:
+            return _layout(file, os.fstat(file.fileno()).st_size)
+        except FormatError as error:
+            raise FormatError(f"{os.fspath(path)}: {error}") from error
+
+
+def _open(path: str | os.PathLike[str]) -> Any:
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would block, a device never end
+        raise FormatError(f"{os.fspath(path)}: expected a regular file")
+    return open(path, "rb", buffering=0)
+
+
+def _layout(file: Any, size: int) -> Layout:
+    head = file.read(8)
+    text = file.read(_format.header_size(head, size))
+    return _format.parse(head, text, size)
+
+
+def _from_bytes(data: bytes, n_threads: int | None, verbose: bool) -> Storable:
+    head = data[:8]
+    text = data[8 : 8 + _format.header_size(head, len(data))]
+    layout = _format.parse(head, text, len(data))
+    return _restore(Stored(layout, data, mapped=False, checked=True, n_threads=n_threads, verbose=verbose))
+
+
+def _restore(stored: Stored) -> Storable:
+    kind = Storable._kinds.get(stored.layout.kind)
+    if kind is None:
+        raise FormatError(f"kind: expected one of {', '.join(Storable._kinds)}, got {stored.layout.kind!r}")
+    try:
+        thing = kind._from_state(stored)
+        stored.finish()
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(str(error)) from error
+    if stored.mapped:
+        thing._file = stored
+    return thing
+
+
+def write_atomically(path: Path, pieces: Iterable[memoryview]) -> None:
+    """Write a file so that at any moment, on disk too, there is the old one or the new one."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is not a regular file")
+    beside = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(beside, "xb") as file:
+            if path.exists():
+                os.chmod(beside, stat.S_IMODE(path.stat().st_mode))
+            for piece in _cut(pieces):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _cut(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+    for piece in pieces:
+        for start in range(0, len(piece), WRITE_BYTES):
+            yield piece[start : start + WRITE_BYTES]

@@ -1,0 +1,65 @@
+"""Writes the golden files of this folder: ``python tests/golden/make.py NAME...``, for new kinds only.
+
+A golden file is never written anew: that it stays loadable is what it is for.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fpq
+
+FOLDER = Path(__file__).parent
+
+
+def rows(seed: int, n: int, d: int = 10) -> Any:
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+def pq(**options: Any) -> fpq.PQIndex:
+    return fpq.PQIndex(2, **options).fit(rows(1, 600))
+
+
+def changed(index: Any) -> Any:
+    index.remove(index.ids[:5])
+    return index
+
+
+RECIPES = {
+    "kmeans": lambda: fpq.KMeans(3, capacity=1.5).fit(rows(1, 60)),
+    "quantizer": lambda: fpq.ProductQuantizer(3, 4, rotation="pca", rotation_dim=7, open_indexing=1.5).fit(rows(1, 90)),
+    "flat": lambda: fpq.FlatIndex().add((rows(2, 70) * 40 + 128).clip(0, 255).astype(np.uint8)),
+    "flat-ids": lambda: changed(fpq.FlatIndex("cosine").add(rows(2, 70), ids=np.arange(70) * 3)),
+    "flat-empty": lambda: fpq.FlatIndex("ip"),
+    "pq": lambda: pq().add(rows(2, 70)),
+    "pq-vectors": lambda: changed(
+        pq(nbits=5, rotation="opq", open_indexing=2.0, metric="ip", keep_vectors=True).add(
+            rows(2, 70).astype(np.float16), ids=np.arange(70)[::-1]
+        )
+    ),
+    "pq-untrained": lambda: fpq.PQIndex(2, 4),
+}
+
+
+def answers(thing: Any) -> dict[str, Any]:
+    """What an object says about the same questions, then and now."""
+    queries = rows(3, 4)
+    if isinstance(thing, fpq.KMeans):
+        return {"ids": thing.predict(queries), "distances": thing.centroids}
+    if isinstance(thing, fpq.ProductQuantizer):
+        return {"ids": thing.encode(queries), "distances": thing.distance_table(queries)}
+    if not thing.is_trained:
+        return {"ids": thing.ids, "distances": thing.ids}
+    distances, ids = thing.search(queries, k=7)
+    return {"ids": ids, "distances": distances}
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        thing = RECIPES[name]()
+        thing.save(FOLDER / f"{name}.fpq")
+        np.savez_compressed(FOLDER / f"{name}.npz", **answers(thing))

@@ -1,0 +1,272 @@
+"""Files: what comes back, how they are written, golden files of each kind."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import make
+from safetensors import safe_open
+
+import fpq
+from fpq import cli
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(700, 20)).astype(np.float32)
+Q = RNG.normal(size=(5, 20)).astype(np.float32)
+GOLDEN = sorted(path.stem for path in make.FOLDER.glob("*.fpq"))
+
+
+def removed(index: Any) -> Any:
+    index.remove(index.ids[10:30])
+    return index
+
+
+MAKERS = {
+    "kmeans": lambda: fpq.KMeans(5, init="k-means++", capacity=2.0, seed=3),
+    "kmeans fitted": lambda: fpq.KMeans(5).fit(X),
+    "kmeans with init": lambda: fpq.KMeans(2, init=X[:2].tolist()).fit(X),
+    "quantizer": lambda: fpq.ProductQuantizer(4, 6, rotation="opq", rotation_dim=12),
+    "quantizer fitted": lambda: fpq.ProductQuantizer(3, 5, rotation="pca", rotation_dim=11).fit(X),
+    "quantizer open": lambda: fpq.ProductQuantizer(
+        7, 4, open_indexing=fpq.OpenIndexing(2, candidates=3, scope="shared")
+    ).fit(X),
+    "flat": lambda: fpq.FlatIndex("ip"),
+    "flat no rows": lambda: fpq.FlatIndex().add(X[:0]),
+    "flat l2": lambda: fpq.FlatIndex().add(X),
+    "flat uint8": lambda: fpq.FlatIndex("ip").add((X * 40 + 128).astype(np.uint8)),
+    "flat ids": lambda: removed(fpq.FlatIndex("cosine").add(X.astype(np.float16), ids=np.arange(700)[::-1] * 5)),
+    "flat emptied": lambda: (lambda index: index.remove(index.ids) and index)(fpq.FlatIndex().add(X)),
+    "pq": lambda: fpq.PQIndex(4, 4, open_indexing=1.5, keep_vectors=True),
+    "pq fitted": lambda: fpq.PQIndex(4, open_indexing=1.5).fit(X),
+    "pq added": lambda: fpq.PQIndex(4, metric="ip").fit(X).add(X),
+    "pq cosine": lambda: fpq.PQIndex(6, 7, metric="cosine", rotation="opq").fit(X).add(X, ids=np.arange(700) + 9),
+    "pq kept": lambda: removed(
+        fpq.PQIndex(3, 5, open_indexing=fpq.OpenIndexing(1.2, scope="shared"), keep_vectors=True)
+        .fit(X)
+        .add(X.astype(np.float16))
+    ),
+}
+
+
+def contents(thing: Any) -> Any:
+    params, arrays = thing._state()
+    return json.dumps(params), {name: (array.dtype, array.tobytes()) for name, array in arrays.items()}
+
+
+@pytest.fixture(params=MAKERS)
+def thing(request: pytest.FixtureRequest) -> Any:
+    return MAKERS[request.param]()
+
+
+def same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and contents(a) == contents(b)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_what_is_loaded_is_what_was_saved(thing: Any, mmap: bool, tmp_path: Path) -> None:
+    thing.save(tmp_path / "a")
+    loaded = fpq.load(tmp_path / "a", mmap=mmap)
+    loaded.verify()
+    assert same(loaded, thing)
+    loaded.save(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_loaded_indexes_answer_alike(thing: Any, mmap: bool, tmp_path: Path) -> None:
+    if not isinstance(thing, (fpq.FlatIndex, fpq.PQIndex)) or thing.dim is None:
+        pytest.skip("nothing to search")
+    thing.save(tmp_path / "a")
+    loaded = fpq.load(tmp_path / "a", mmap=mmap)
+    kept = {"rerank": 3} if getattr(thing, "keep_vectors", False) else {}
+    for a, b in (
+        (thing.search(Q, k=9, **kept), loaded.search(Q, k=9, **kept)),
+        (thing.search(Q[0], k=3, allowed=thing.ids[:50]), loaded.search(Q[0], k=3, allowed=thing.ids[:50])),
+        (thing.range_search(Q, 5.0), loaded.range_search(Q, 5.0)),
+        ([thing.reconstruct(thing.ids[:4])], [loaded.reconstruct(thing.ids[:4])]),
+    ):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_loaded_indexes_go_on_alike(thing: Any, tmp_path: Path) -> None:
+    thing.save(tmp_path / "a")
+    loaded = fpq.load(tmp_path / "a")
+    for each in (thing, loaded):
+        if isinstance(each, (fpq.KMeans, fpq.ProductQuantizer)):
+            each.fit(X[:300])
+            continue
+        if not each.is_trained:
+            each.fit(X)
+        each.add(X[:100].astype(np.float16)).remove(each.ids[::3])
+    assert same(loaded, thing)
+
+
+def test_pickle_and_copy(thing: Any) -> None:
+    thing.n_threads = 1
+    thing.verbose = not isinstance(thing, fpq.FlatIndex)
+    for other in (pickle.loads(pickle.dumps(thing)), copy.deepcopy(thing), copy.copy(thing)):
+        assert same(other, thing)
+        assert (other.n_threads, other.verbose) == (1, thing.verbose)
+
+
+def test_safetensors_reads_the_arrays(thing: Any, tmp_path: Path) -> None:
+    thing.save(tmp_path / "a")
+    arrays = thing._state().arrays
+    with safe_open(tmp_path / "a", "np") as file:
+        assert file.metadata()["kind"] == type(thing).__name__
+        assert set(file.keys()) == set(arrays)
+        for name in arrays:
+            np.testing.assert_array_equal(file.get_tensor(name), arrays[name])
+
+
+def test_arrays_are_aligned_in_the_file(thing: Any, tmp_path: Path) -> None:
+    thing.save(tmp_path / "a")
+    for name, extent in fpq.storage.describe(tmp_path / "a").arrays.items():
+        assert extent.start % (64 if name == "codes" else extent.dtype.itemsize) == 0
+
+
+def test_mapped_index_refuses_changes(tmp_path: Path) -> None:
+    fpq.PQIndex(4).fit(X).add(X).save(tmp_path / "a")
+    index = fpq.load(tmp_path / "a", mmap=True)
+    for change in (lambda: index.add(X), lambda: index.remove([1]), lambda: index.fit(X)):
+        with pytest.raises(ValueError, match="mmap=False"):
+            change()
+    assert len(index) == 700
+
+
+def test_mapped_arrays_stay_in_the_file(tmp_path: Path) -> None:
+    fpq.FlatIndex().add(X, ids=np.arange(700) + 1).save(tmp_path / "a")
+    index = fpq.load(tmp_path / "a", mmap=True)
+    for array in (index._vectors.data, index._norms.data, index._ids.native):
+        assert not array.flags.writeable and not array.flags.owndata
+    pickled = pickle.loads(pickle.dumps(index))  # a copy of its own
+    pickled.add(X[:1])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows does not replace a mapped file")
+def test_saving_over_the_file_a_mapped_index_is_in(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    fpq.FlatIndex().add(X).save(path)
+    index = fpq.load(path, mmap=True)
+    before = index.search(Q)
+    fpq.FlatIndex().add(X[:10]).save(path)
+    np.testing.assert_array_equal(index.search(Q).ids, before.ids)
+    index.save(path)
+    assert len(fpq.load(path)) == 700
+
+
+def test_removed_vectors_do_not_get_into_files(tmp_path: Path) -> None:
+    index = fpq.PQIndex(4).fit(X).add(X)
+    index.remove(np.arange(600, 700))
+    again = fpq.PQIndex(4).fit(X).add(X[:600])
+    assert contents(index)[1]["codes"] == contents(again)[1]["codes"]
+
+
+def test_damage_that_mapping_leaves_to_verify(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    fpq.FlatIndex().add(X).save(path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(fpq.FormatError, match=r"a: .*damaged"):
+        fpq.load(path)
+    index = fpq.load(path, mmap=True)
+    with pytest.raises(fpq.FormatError, match="damaged"):
+        index.verify()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and links")
+def test_modes_and_links(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    umask = os.umask(0o027)
+    try:
+        fpq.FlatIndex().save(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    finally:
+        os.umask(umask)
+    path.chmod(0o604)
+    (tmp_path / "link").symlink_to(path)
+    fpq.FlatIndex("ip").save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and stat.S_IMODE(path.stat().st_mode) == 0o604
+    assert fpq.load(path).metric == "ip"
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        fpq.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        fpq.load(tmp_path / "missing")
+    with pytest.raises(OSError):
+        fpq.FlatIndex().save(tmp_path)
+    with pytest.raises(OSError):
+        fpq.FlatIndex().save(tmp_path / "no folder" / "a")
+    if sys.platform == "linux":
+        with pytest.raises(fpq.FormatError, match="regular"):
+            fpq.load("/dev/zero")
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(fpq.FormatError, match="regular"):
+            fpq.load(tmp_path / "pipe")
+
+
+def test_other_formats_and_versions(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for data, message in ((b"", "safetensors"), (b"PK\3\4" * 50, "header"), (b"\2\0\0\0\0\0\0\0{}", "written by fpq")):
+        path.write_bytes(data)
+        with pytest.raises(fpq.FormatError, match=message):
+            fpq.load(path)
+    fpq.FlatIndex().save(path)
+    path.write_bytes(path.read_bytes().replace(b'"version":"1"', b'"version":"2"'))
+    with pytest.raises(fpq.FormatError, match="newer fpq"):
+        fpq.load(path)
+
+
+def test_infinite_inertia_is_stored(tmp_path: Path) -> None:
+    kmeans = fpq.KMeans(2).fit(X)
+    kmeans.inertia = float("inf")
+    kmeans.save(tmp_path / "a")
+    assert fpq.load(tmp_path / "a").inertia == float("inf")
+
+
+def test_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a"
+    fpq.PQIndex(4, nbits=5).fit(X).add(X).save(path)
+    assert cli.main(["info", str(path), "--verify"]) == 0
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["kind"] == "PQIndex" and shown["quantizer.nbits"] == "5"
+    assert shown["codes"] == "uint8 11x3x64, 2112 bytes" and shown["checked"] == "all data"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert cli.main(["info", str(path)]) == 0
+    assert cli.main(["info", str(path), "--verify"]) == 1
+    assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("mmap", [False, True])
+def test_golden_files(name: str, mmap: bool, tmp_path: Path) -> None:
+    path = make.FOLDER / f"{name}.fpq"
+    thing = fpq.load(path, mmap=mmap)
+    with np.load(path.with_suffix(".npz")) as recorded:
+        now = make.answers(thing)
+        np.testing.assert_array_equal(now["ids"], recorded["ids"])
+        np.testing.assert_allclose(now["distances"], recorded["distances"], rtol=1e-5, atol=1e-5)
+    thing.save(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == path.read_bytes()
+
+
+def test_there_is_a_golden_file_of_each_kind() -> None:
+    assert sorted(make.RECIPES) == GOLDEN
+    kinds = {fpq.storage.describe(make.FOLDER / f"{name}.fpq").kind for name in GOLDEN}
+    assert kinds == set(fpq.storage.Storable._kinds)
