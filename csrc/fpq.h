@@ -57,8 +57,8 @@ typedef struct {
 /* Nearest centroid in squared L2: ids (m, n); errors (m, n), squared distances, may be NULL. */
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads);
 
-/* Starting centroids by greedy k-means++: each is one of FPQ_SEED_TRIES drawn rows; draws (m, k, FPQ_SEED_TRIES) are uniform
- * random numbers in [0, 1). */
+/* Starting centroids: rows, the second half of them by greedy k-means++, each the best of FPQ_SEED_TRIES drawn ones; draws
+ * (m, k, FPQ_SEED_TRIES) are uniform random numbers in [0, 1). */
 enum { FPQ_SEED_TRIES = 8 };
 int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads);
 

@@ -6,7 +6,7 @@ from typing import Any as _Any
 
 from fpq import _native, datasets, metrics
 from fpq import threads as _threads
-from fpq.indexes import FlatIndex, PQIndex, RangeResult, SearchResult
+from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex, RangeResult, SearchResult
 from fpq.kmeans import KMeans
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
@@ -15,6 +15,7 @@ from fpq.storage import FormatError, load
 __all__ = [
     "FlatIndex",
     "FormatError",
+    "IVFPQIndex",
     "KMeans",
     "OpenIndexing",
     "PQIndex",

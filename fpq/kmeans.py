@@ -18,6 +18,7 @@ SEED_ROWS = 16  # rows a centroid that k-means++ looks at
 PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # an eighth of the rows for 0.32 of the iterations, ...
 PART_ROWS_PER_CENTROID = 24
 LEAST_PART = 4096
+LEAST_ITER = 16  # fewer iterations all go over all rows
 
 
 class Training(NamedTuple):
@@ -42,7 +43,7 @@ def even_offsets(d: int, m: int) -> Int32:
 def spread_centroids(
     x: Array, rows: Int64 | None, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int
 ) -> Float32:
-    """Starting centroids (m, k, dsub) of all subspaces by greedy k-means++ on a few rows a centroid."""
+    """Starting centroids (m, k, dsub) of all subspaces, half of them by k-means++: csrc/kmeans/seed.c."""
     n = len(x) if rows is None else len(rows)
     sample = sample_rows(n, max(2 * k, min(SEED_ROWS * k, 1 << 16)), rng)
     if sample is not None:
@@ -118,7 +119,7 @@ def _parts(n: int, k: int, n_iter: int, rng: np.random.Generator) -> Iterator[tu
     """
     order = None
     left, waiting = n_iter, 0
-    for divisor, share in PARTS:
+    for divisor, share in PARTS if n_iter >= LEAST_ITER else ():
         waiting += int(share * n_iter)
         if waiting and n // divisor >= max(PART_ROWS_PER_CENTROID * k, LEAST_PART):
             order = rng.permutation(n) if order is None else order
@@ -150,11 +151,11 @@ class KMeans(Storable, kind="KMeans"):
     n_clusters : int
         Number of centroids, k.
     n_iter : int, default 25
-        Most Lloyd iterations; training stops before when no row changes its cluster. With 8,192 rows and more
-        the first three quarters go over growing random parts of them, of at least 4,096 rows and 24 rows a cluster.
+        Most Lloyd iterations; training stops before when no row changes its cluster. With 16 and more, and 8,192 rows
+        and more, the first three quarters go over growing random parts of them, at least 4,096 rows and 24 a cluster.
     init : "random", "k-means++" or array (k, d), default "random"
-        Start from k random rows, from rows spread by greedy k-means++ (lower inertia for some more time), or from these
-        centroids.
+        Start from k random rows, from rows half of which come by greedy k-means++ (lower inertia for some more
+        time), or from these centroids.
     max_points_per_centroid : int, default 256
         Train on a random sample of at most this many rows a centroid.
     capacity : float or None, default None

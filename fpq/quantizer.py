@@ -189,25 +189,27 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         """
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
-        self._check_dim(x.shape[1])
+        self.check_dim(x.shape[1])
         warn_of_few_rows(len(x), 1 << self.nbits)
         self._train(x, n_threads)
         return self
 
-    def _check_dim(self, d: int) -> None:
+    def check_dim(self, d: int) -> None:
+        """Whether vectors of `d` dimensions can be learned from."""
         if d < self.m:
             raise ValueError(f"m: expected at most the {d} dimension(s) of X, got {self.m}")
         if self.rotation_dim is not None and d < self.rotation_dim:
             raise ValueError(f"rotation_dim: expected at most the {d} dimension(s) of X, got {self.rotation_dim}")
 
-    def training_rows(self, n: int) -> int:
-        """How many of `n` rows `fit` trains on."""
-        return min(n, self.max_points_per_centroid << self.nbits)
+    @property
+    def max_training_rows(self) -> int:
+        """On how many rows `fit` trains at most."""
+        return self.max_points_per_centroid << self.nbits
 
     def _train(self, x: Array, n_threads: int) -> None:
         k = 1 << self.nbits
         rng = np.random.default_rng(self.seed)
-        rows = sample_rows(len(x), self.training_rows(len(x)), rng)
+        rows = sample_rows(len(x), self.max_training_rows, rng)
         dim = x.shape[1]
         rotation = None
         if self.rotation == "pca":
@@ -281,7 +283,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         dim = stored.optional_count("dim", 1)
         if dim is None:
             return pq
-        pq._check_dim(dim)
+        pq.check_dim(dim)
         rotation, width = None, dim
         if pq.rotation is not None:
             width = dim if pq.rotation_dim is None else pq.rotation_dim
@@ -370,6 +372,14 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         """Add `step` to the OpenIndexing counters of each code."""
         for j, ids in enumerate(self._sub_codes(codes)):
             np.add.at(counts[min(j, len(counts) - 1)], ids, step)
+
+    def lengths(self, codes: UInt8) -> Float32:
+        """Upper bounds of the lengths of what codes stand for, before the rotation is undone: float32 (n,)."""
+        squares = np.einsum("jkt,jkt->jk", self.codebooks, self.codebooks, dtype=np.float64)
+        total = np.zeros(len(codes))
+        for square, ids in zip(squares, self._sub_codes(codes), strict=True):
+            total += square[ids]
+        return (np.sqrt(total) * (1 + 1e-6)).astype(np.float32)
 
     def distance_table(self, Q: Any) -> Float32:
         """Squared L2 distances of the queries' sub-vectors to all centroids, float32 (nq, m, 2**nbits).

@@ -24,6 +24,8 @@ FPQ_INLINE float vf_sum(vf x) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm256_min_ps(a, b); }
+FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm256_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));

@@ -20,6 +20,8 @@ FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 FPQ_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); }
+FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm512_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) { return _mm512_reduce_max_ps(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 FPQ_INLINE vm vf_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }

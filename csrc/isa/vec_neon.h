@@ -21,6 +21,8 @@ FPQ_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 FPQ_INLINE float vf_sum(vf x) { return vaddvq_f32(x); }
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminq_f32(a, b); }
+FPQ_INLINE vf vf_larger(vf a, vf b) { return vmaxq_f32(a, b); }
 FPQ_INLINE float vf_max(vf x) { return vmaxvq_f32(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return vcgtq_f32(a, b); }
 FPQ_INLINE vm vf_equal(vf a, vf b) { return vceqq_f32(a, b); }

@@ -2,6 +2,7 @@
  * Whole matrices in blocks of rows: checks, normalisation, packing, products. */
 #include <math.h>
 
+#include "dot.h"
 #include "kernels.h"
 #include "portable.h"
 #include "threads.h"
@@ -48,7 +49,7 @@ int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
         kern->read_rows(x, NULL, first, n, 0, d, NULL, out + first * d);
         for (int i = 0; i < n; i++) {
             float *row = out + (first + i) * d;
-            const float length = sqrtf(kern->ip_f32(row, row, d));
+            const float length = (float)sqrt(fpq_dot(row, row, d));
             for (int t = 0; t < d; t++) row[t] = length > 0 ? row[t] / length : 0;
         }
     }

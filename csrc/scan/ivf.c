@@ -3,6 +3,7 @@
  * Exact among the probed lists. A list is passed over when its radius says that none of its codes can be near enough. */
 #include <math.h>
 
+#include "dot.h"
 #include "kernels.h"
 #include "portable.h"
 #include "scan/run.h"
@@ -13,7 +14,7 @@ typedef struct {
     const fpq_lists *lists;
     const float *q;
     int d;
-    float q_length;
+    float q_length, magnitude;
     float *residual;                       /* (d) scratch */
     fpq_query *query;
 } visitor;
@@ -24,19 +25,13 @@ static size_t visitor_size(const fpq_adc *adc) {
     return fpq_query_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float));
 }
 
-/* Products and squares added in an order that no compiler and no instruction set changes. */
-static double dot(const float *a, const float *b, int d) {
-    double sum[4] = {0, 0, 0, 0};
-    for (int t = 0; t < d; t++) sum[t % 4] += (double)a[t] * (double)b[t];
-    return sum[0] + sum[1] + (sum[2] + sum[3]);
-}
-
 static visitor visit_query(const fpq_adc *adc, const fpq_lists *lists, const float *q, char *memory, fpq_query *query) {
     visitor v = {.adc = adc, .lists = lists, .q = q, .d = adc->offsets[adc->m], .query = query};
     fpq_query_place(adc, memory, query);
     v.residual = (float *)(void *)(memory + fpq_query_size(adc));
-    v.q_length = (float)sqrt(dot(q, q, v.d));
+    v.q_length = (float)sqrt(fpq_dot(q, q, v.d));
     if (!lists->residual || adc->inner_product) fpq_query_tables(adc, q, 0, query);
+    v.magnitude = query->magnitude;
     return v;
 }
 
@@ -45,8 +40,8 @@ static void enter_list(const visitor *v, int64_t list) {
     const float *centroid = v->lists->centroids + list * v->d;
     if (!v->lists->residual) return;
     if (v->adc->inner_product) {
-        v->query->offset = (float)-dot(v->q, centroid, v->d);
-        v->query->magnitude += fabsf(v->query->offset);
+        v->query->offset = (float)-fpq_dot(v->q, centroid, v->d);
+        v->query->magnitude = v->magnitude + fabsf(v->query->offset);
         v->query->limit = INFINITY;
         return;
     }
@@ -60,11 +55,17 @@ static int out_of_reach(const visitor *v, int64_t list, float limit) {
     if (!v->lists->radius || !(limit < INFINITY)) return 0;
     const float radius = v->lists->radius[list];
     if (v->adc->inner_product) {
-        const float reach = v->q_length * radius, product = (float)dot(v->q, centroid, v->d);
+        const float reach = v->q_length * radius, product = (float)fpq_dot(v->q, centroid, v->d);
         return -product - reach > limit + 1e-4f * (reach + fabsf(product) + fabsf(limit));
     }
     const float gap = margin * sqrtf(fpq_active()->l2_f32(v->q, centroid, v->d)) - radius;
     return gap > 0 && margin * gap * gap > limit;
+}
+
+/* Codes are far away while the tables for them are worked out. */
+static void fetch(const fpq_scan *s, int32_t block) {
+    const uint8_t *codes = s->blocks + (ptrdiff_t)block * 64 * s->code_size;
+    for (int j = 0; j < s->code_size; j++) FPQ_PREFETCH(codes + j * 64);
 }
 
 static void scan_list(const fpq_scan *s, const visitor *v, int64_t list, fpq_topk *top) {
@@ -79,7 +80,10 @@ static void scan_list(const fpq_scan *s, const visitor *v, int64_t list, fpq_top
             rows[n] = v->lists->rows[which[n]];
             n += rows[n] != 0;
         }
-        if (n && !entered) enter_list(v, list);
+        if (n && !entered) {
+            for (int i = 0; i < n; i++) fetch(s, which[i]);
+            enter_list(v, list);
+        }
         entered |= n;
         fpq_scan_run(s, v->query, which, rows, n, top);
     }

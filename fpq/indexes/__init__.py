@@ -2,6 +2,7 @@
 
 from fpq.indexes.base import RangeResult, SearchResult
 from fpq.indexes.flat import FlatIndex
+from fpq.indexes.ivf import IVFPQIndex
 from fpq.indexes.pq import PQIndex
 
-__all__ = ["FlatIndex", "PQIndex", "RangeResult", "SearchResult"]
+__all__ = ["FlatIndex", "IVFPQIndex", "PQIndex", "RangeResult", "SearchResult"]

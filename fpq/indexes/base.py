@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -114,21 +115,23 @@ class Index(Storable, ABC):
         return self._prepare(queries, n_threads), single
 
     @abstractmethod
-    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
+    def _nearest(
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **options: Any
+    ) -> tuple[Float32, Int64]:
         """The k <= n nearest of prepared queries: (nq, k) distances, ascending, and ids."""
 
-    @abstractmethod
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         """The distances (nq, n) of prepared queries to rows first .. first + n - 1, `first` a multiple of 64."""
+        raise NotImplementedError
 
-    def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None) -> SearchResult:
+    def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None, **options: Any) -> SearchResult:
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         queries, single = self._queries(Q, count)
-        bits = self._ids.allowed_bits(allowed)
+        bits = self._allowed_bits(allowed)
         nearest = min(k, len(self))
         if len(queries) and nearest:
-            found, ids = self._nearest(queries, nearest, bits, count)
+            found, ids = self._nearest(queries, nearest, bits, count, **options)
         else:
             found, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         if found.shape[1] < k:
@@ -162,30 +165,44 @@ class Index(Storable, ABC):
         ValueError, TypeError
             If the index is not trained or an argument is not as described.
         """
+        return self._range_search(Q, radius, allowed, n_threads)
+
+    def _range_search(self, Q: Any, radius: float, allowed: Any, n_threads: int | None, **options: Any) -> RangeResult:
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         radius = _checks.real("radius", radius)
         limit = -radius if self._similarity else radius
         queries, _ = self._queries(Q, count)
-        bits = self._ids.allowed_bits(allowed)
-        mask = None
-        if bits is not None:
-            mask = np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), bitorder="little").astype(bool)
-        which, distances, ids = [], [], []
-        step = max(64, RANGE_VALUES // max(1, len(queries)) // 64 * 64)
-        for first in range(0, len(self) if len(queries) else 0, step):
-            block = self._distances(queries, first, min(step, len(self) - first), count)
+        bits = self._allowed_bits(allowed)
+        parts = list(self._within(queries, limit, bits, count, **options)) if len(queries) and len(self) else []
+        if not parts:
+            return RangeResult(np.zeros(len(queries) + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
+        query, found, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        order = np.lexsort((ids, found, query))
+        lims = np.searchsorted(query[order], np.arange(len(queries) + 1)).astype(np.int64)
+        found = -found[order] if self._similarity else found[order]
+        return RangeResult(lims, found, ids[order])
+
+    def _within(
+        self, queries: Float32, limit: float, allowed: Bits | None, n_threads: int, **options: Any
+    ) -> Iterator[tuple[Int64, Float32, Int64]]:
+        """Numbers of queries, distances up to `limit` and ids, some at a time, in any order."""
+        mask = None if allowed is None else bits_to_mask(allowed)
+        step = max(64, RANGE_VALUES // len(queries) // 64 * 64)
+        for first in range(0, len(self), step):
+            block = self._distances(queries, first, min(step, len(self) - first), n_threads)
             near = block <= limit
             if mask is not None:
                 near &= mask[first : first + block.shape[1]]
             query, row = np.nonzero(near)
-            which.append(query)
-            distances.append(block[query, row])
+            distances = block[query, row]
             row += first
-            ids.append(row if self._ids.native is None else self._ids.native[row])
-        if not which:
-            return RangeResult(np.zeros(len(queries) + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
-        query, found, found_ids = np.concatenate(which), np.concatenate(distances), np.concatenate(ids)
-        order = np.lexsort((found_ids, found, query))
-        lims = np.searchsorted(query[order], np.arange(len(queries) + 1)).astype(np.int64)
-        found = -found[order] if self._similarity else found[order]
-        return RangeResult(lims, found, found_ids[order])
+            yield query, distances, row if self._ids.native is None else self._ids.native[row]
+
+    def _allowed_bits(self, allowed: Any) -> Bits | None:
+        """The bits of the rows that may be returned; None for all."""
+        return self._ids.allowed_bits(allowed)
+
+
+def bits_to_mask(bits: Bits) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """A boolean for each bit, the lowest first."""
+    return np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), bitorder="little").view(np.bool_)

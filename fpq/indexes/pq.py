@@ -9,23 +9,19 @@ import numpy as np
 from fpq import _checks, _native, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, Int64, UInt8
-from fpq.indexes.base import Bits, Index, SearchResult
+from fpq.indexes.base import Bits, SearchResult
+from fpq.indexes.codes import CodeIndex, stored_counts
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vectors import Vectors
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
-from fpq.storage import Check, FormatError, State, Stored
+from fpq.storage import FormatError, State, Stored
 
 BLOCK_ROWS = 64
 
 
-def _add_up(counts: Int64, each: int) -> bool:
-    """Whether every row of counters is at least 0 and adds up to `each`."""
-    return bool(((counts >= 0) & (counts <= each)).all() and (counts.sum(axis=1) == each).all())
-
-
-class PQIndex(Index, kind="PQIndex"):
+class PQIndex(CodeIndex, kind="PQIndex"):
     """Nearest neighbours by the asymmetric distances (ADC) of product quantization codes.
 
     A vector takes ``m * nbits / 8`` bytes. `search` gives the exact ADC answer: the same ids and float32 distances as
@@ -71,30 +67,16 @@ class PQIndex(Index, kind="PQIndex"):
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
-        super().__init__(metric, n_threads)
-        self.quantizer = ProductQuantizer(
-            m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing,
-            seed=seed, n_threads=n_threads, verbose=verbose,
+        super().__init__(
+            m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
+            keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
-        self.verbose = verbose
-        self.keep_vectors = _checks.choice("keep_vectors", keep_vectors, (False, True))
         self._reset()
 
     def _reset(self) -> None:
-        pq = self.quantizer
-        self._blocks = GrowingArray((pq.code_size, BLOCK_ROWS), np.uint8)
+        self._blocks = GrowingArray((self.quantizer.code_size, BLOCK_ROWS), np.uint8)
         self._vectors = Vectors()
-        self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
-
-    @property
-    def dim(self) -> int | None:
-        """Dimension of the vectors; None until `fit`."""
-        return self.quantizer.dim if self.is_trained else None
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether `fit` has been called."""
-        return self.quantizer.is_trained
+        self._counts = None
 
     @property
     def nbytes(self) -> int:
@@ -122,16 +104,9 @@ class PQIndex(Index, kind="PQIndex"):
             If X is not a finite 2-d array of at least one row and m dimensions, or the index holds vectors already. The
             index is then as before.
         """
-        if len(self):
-            raise ValueError(f"fit: the index holds {len(self)} vectors coded by its present codebooks")
         x: Any = X
-        if self.metric == "cosine":
-            n_threads = threads.resolve(self.n_threads)
-            x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
-            size = self.quantizer.training_rows(len(x))
-            if size < len(x):
-                x = x[np.sort(np.random.default_rng(self.quantizer.seed).choice(len(x), size, replace=False))]
-            x = self._prepare(x, n_threads)
+        if self.metric == "cosine" or len(self):
+            x = self._training_rows(X, self.quantizer.max_training_rows)
         self._reset()  # an empty index loses nothing if fit fails
         self.quantizer.fit(x)
         return self
@@ -171,13 +146,6 @@ class PQIndex(Index, kind="PQIndex"):
             self._counts = counts
         return self
 
-    def _next_counts(self) -> Int64 | None:
-        """The counters of OpenIndexing, to be moved on."""
-        pq = self.quantizer
-        if self._counts is None and pq.open_indexing:
-            return pq.open_indexing.new_counts(pq.m, 1 << pq.nbits)
-        return None if self._counts is None else self._counts.copy()
-
     @reads
     def search(
         self, Q: Any, k: int = 10, *, rerank: int | None = None, allowed: Any = None, n_threads: int | None = None
@@ -200,28 +168,11 @@ class PQIndex(Index, kind="PQIndex"):
             If the index is not trained, an argument is not as described, or `rerank` is asked of an index that keeps no
             vectors.
         """
-        if rerank is None:
-            return self._search(Q, k, allowed, n_threads)
-        rerank = _checks.integer("rerank", rerank, 1)
-        if not self.keep_vectors:
-            raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
-        count = threads.resolve(self.n_threads if n_threads is None else n_threads)
-        k = _checks.integer("k", k, 1)
-        queries, single = self._queries(Q, count)
-        candidates = self._search(Q, rerank * k, allowed, n_threads).ids
-        candidates = candidates[None] if single else candidates
-        if self._vectors.dim is None:
-            found = np.full(candidates.shape, np.inf, dtype=np.float32)
-        else:
-            rows = self._ids.rows_or_missing(candidates)
-            found = self._vectors.distances(queries, rows, self._similarity, count)
-        order = np.lexsort((candidates, found), axis=-1)[:, :k]
-        found, ids = np.take_along_axis(found, order, -1), np.take_along_axis(candidates, order, -1)
-        if self._similarity:
-            np.negative(found, out=found)
-        return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
+        return self._search_codes(Q, k, rerank, allowed, n_threads)
 
-    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
+    def _nearest(
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **options: Any
+    ) -> tuple[Float32, Int64]:
         distances = np.empty((len(queries), k), dtype=np.float32)
         ids = np.empty((len(queries), k), dtype=np.int64)
         _native.adc_search(
@@ -266,20 +217,8 @@ class PQIndex(Index, kind="PQIndex"):
         _native.get_codes(self._blocks.data, rows, codes)
         return codes
 
-    @reads
-    def reconstruct(self, ids: Any) -> Float32:
-        """The vectors with these ids, float32 (len(ids), d): the kept ones, else what their codes stand for.
-
-        Raises
-        ------
-        ValueError
-            If the index is not trained or an id is not in it.
-        """
-        self._require_trained()
-        rows = self._ids.rows(ids)
-        if self.keep_vectors and len(rows):
-            return self._vectors.data[rows].astype(np.float32)
-        return self.quantizer.decode(self._codes(rows))
+    def _decode(self, ids: Any) -> Float32:
+        return self.quantizer.decode(self._codes(self._ids.rows(ids)))
 
     def _state(self) -> State:
         quantizer = self.quantizer._state()
@@ -303,17 +242,10 @@ class PQIndex(Index, kind="PQIndex"):
             return index
         blocks = -(-len(index) // BLOCK_ROWS)
         index._blocks = GrowingArray.of(stored.array("codes", np.uint8, (blocks, pq.code_size, BLOCK_ROWS), bulk=True))
-        if pq.open_indexing and (len(index) or stored.has("open_indexing_counts")):
-            shape = (1 if pq.open_indexing.scope == "shared" else pq.m, 1 << pq.nbits)
-            each = len(index) * (pq.m // shape[0])
-            counted = Check(f"counters that add up to {each} in each row", lambda counts: _add_up(counts, each))
-            index._counts = stored.array("open_indexing_counts", np.int64, shape, counted)
+        index._counts = stored_counts(stored, pq, len(index))
         if index.keep_vectors and (len(index) or stored.has("vectors")):
             index._vectors = Vectors.from_state(stored, len(index), pq.dim)
         return index
 
     def __repr__(self) -> str:
-        return (
-            f"PQIndex(m={self.quantizer.m}, nbits={self.quantizer.nbits}, rotation={self.quantizer.rotation!r}, "
-            f"metric={self.metric!r}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
-        )
+        return self._describe()

@@ -1,0 +1,74 @@
+"""The coarse quantizer of an inverted file: which list a vector belongs to, which lists a query looks into."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fpq import _native
+from fpq._checks import Array, Float32, Int32, Int64
+from fpq.kmeans import KMeans, even_offsets
+
+MAX_ROWS_PER_LIST = 128
+N_ITER = 10
+CHUNK_ROWS = 1 << 16
+
+
+class CoarseQuantizer:
+    """Centroids of lists.
+
+    Attributes
+    ----------
+    centroids : float32 (n_lists, d)
+    """
+
+    def __init__(self, centroids: Float32, n_threads: int) -> None:
+        self.centroids = centroids
+        self._norms = np.empty(len(centroids), dtype=np.float32)
+        _native.flat_norms(centroids, self._norms, n_threads)
+
+    @classmethod
+    def train(
+        cls, x: Array, n_lists: int, *, capacity: float | None, seed: int, n_threads: int, verbose: bool
+    ) -> CoarseQuantizer:
+        """Learn the centroids of `n_lists` <= n lists from the rows of `x`."""
+        kmeans = KMeans(
+            n_lists, n_iter=N_ITER, max_points_per_centroid=MAX_ROWS_PER_LIST, capacity=capacity,
+            seed=seed, n_threads=n_threads, verbose=verbose,
+        )  # fmt: skip
+        return cls(kmeans.fit(x).centroids, n_threads)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.centroids.nbytes + self._norms.nbytes
+
+    def nearest(self, x: Array, n_threads: int) -> Int32:
+        """The list of each row: the nearest centroid in squared L2, ties to the lower number. int32 (n,)."""
+        labels = np.empty(len(x), dtype=np.int32)
+        _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, labels[None], None, n_threads)
+        return labels
+
+    def nearest_with_room(self, x: Array, counts: Int64, limit: float, n_threads: int) -> Int32:
+        """As `nearest`, but a list whose count has reached `limit` gives way to the next nearest; moves `counts` on."""
+        labels = self.nearest(x, n_threads)
+        _native.open_index(
+            self.centroids[None], even_offsets(x.shape[1], 1), x, None, limit, len(self.centroids), False, labels[None],
+            counts[None], n_threads,
+        )  # fmt: skip
+        return labels
+
+    def probe(self, queries: Float32, n_probe: int, inner_product: bool, n_threads: int) -> Int64:
+        """The `n_probe` nearest lists of each query, nearest first: int64 (nq, n_probe)."""
+        distances = np.empty((len(queries), n_probe), dtype=np.float32)
+        lists = np.empty((len(queries), n_probe), dtype=np.int64)
+        _native.flat_search(
+            self.centroids, self._norms, queries, None, None, inner_product, distances, lists, n_threads
+        )
+        return lists
+
+
+def list_limit(capacity: float, n: int, n_lists: int) -> int:
+    """Most rows of a list among `n`: ceil(capacity * n / n_lists)."""
+    return math.ceil(capacity * n / n_lists)

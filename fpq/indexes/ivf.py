@@ -1,0 +1,410 @@
+"""Search over product-quantized vectors in inverted lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fpq import _checks, _native, threads
+from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
+from fpq.indexes.base import Bits, RangeResult, SearchResult, bits_to_mask
+from fpq.indexes.coarse import MAX_ROWS_PER_LIST, CoarseQuantizer, list_limit
+from fpq.indexes.codes import CodeIndex, stored_counts
+from fpq.indexes.ids import Ids
+from fpq.indexes.lists import BLOCK_ROWS, InvertedLists
+from fpq.indexes.lock import reads, uninterrupted, writes
+from fpq.indexes.vectors import Vectors
+from fpq.open_indexing import OpenIndexing
+from fpq.quantizer import ProductQuantizer
+from fpq.storage import FormatError, State, Stored, finite, non_negative
+
+CHUNK_ROWS = 1 << 16
+RANGE_BLOCKS = 1 << 16  # blocks of distances that a range search holds at a time
+
+
+class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
+    """Nearest neighbours among the codes of the lists near a query (an inverted file, IVFADC).
+
+    Vectors are put into `n_lists` lists by their nearest centroid; a query looks into the `n_probe` lists whose
+    centroids are nearest to it. Among these the answer is exact: the same ids and float32 distances as sorting all sums
+    of table entries. Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor Search, 2011; a list's capacity is
+    OpenIndexing (FPQ paper, Algorithm 1) with lists for centroids.
+
+    Parameters
+    ----------
+    n_lists : int
+        Lists; about the square root of the number of vectors, or some times that.
+    m, nbits, rotation, rotation_dim, open_indexing, metric, keep_vectors, seed, n_threads, verbose
+        As in `PQIndex`. Rotation and codebooks are learned for what the codes stand for.
+    residual : bool, default True
+        Codes stand for the difference to the list's centroid: more accurate; with False for the vectors themselves:
+        faster, as one distance table serves all lists.
+    list_capacity : float, optional
+        No list takes more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`;
+        others go to their next nearest list with room. At least 1. The limit grows with n, so it holds after every
+        `add`; removing vectors may leave lists above it. The centroids are trained under the same limit.
+
+    Attributes
+    ----------
+    quantizer : ProductQuantizer
+    centroids : float32 (n_lists, d)
+    n_probe : int
+        Lists that a search looks into when it is not told how many. Initially 16, or n_lists if that is less.
+
+    Examples
+    --------
+    >>> import numpy as np, fpq
+    >>> X = np.random.default_rng(0).normal(size=(5000, 32)).astype(np.float32)
+    >>> index = fpq.IVFPQIndex(n_lists=50, m=8, keep_vectors=True).fit(X).add(X)
+    >>> distances, ids = index.search(X[:3], k=5, n_probe=8, rerank=4)
+    >>> ids[:, 0].tolist()
+    [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        n_lists: int,
+        m: int = 16,
+        nbits: int = 8,
+        *,
+        residual: bool = True,
+        list_capacity: float | None = None,
+        rotation: str | None = None,
+        rotation_dim: int | None = None,
+        open_indexing: OpenIndexing | float | None = None,
+        metric: str = "l2",
+        keep_vectors: bool = False,
+        seed: int = 0,
+        n_threads: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_lists = _checks.integer("n_lists", n_lists, 1, 1 << 24)
+        self.residual = bool(_checks.choice("residual", residual, (True, False)))
+        self.list_capacity = None if list_capacity is None else _checks.real("list_capacity", list_capacity, 1.0)
+        super().__init__(
+            m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
+            keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
+        )  # fmt: skip
+        self.n_probe = min(16, self.n_lists)
+        self._coarse: CoarseQuantizer | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lists = InvertedLists(self.n_lists, self.quantizer.code_size)
+        self._radius = np.zeros(self.n_lists, dtype=np.float32)
+        self._vectors = Vectors()
+        self._counts = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether `fit` has been called."""
+        return self._coarse is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the index holds in arrays: lists, centroids, codebooks, ids, kept vectors."""
+        centroids = 0 if self._coarse is None else self._coarse.nbytes + self._rotated.nbytes
+        arrays = self._lists.nbytes + self._radius.nbytes + (0 if self._counts is None else self._counts.nbytes)
+        return centroids + arrays + self.quantizer.nbytes + self._vectors.nbytes + self._ids.nbytes
+
+    @property
+    def centroids(self) -> Float32 | None:
+        """The centroids of the lists, float32 (n_lists, d); None until `fit`."""
+        return None if self._coarse is None else self._coarse.centroids
+
+    @property
+    @reads
+    def list_sizes(self) -> Int64:
+        """How many vectors each list holds, int64 (n_lists,)."""
+        return self._lists.layout.sizes.copy()
+
+    @writes
+    def fit(self, X: Any) -> IVFPQIndex:
+        """Learn centroids, rotation and codebooks from (a sample of) the rows of X; X is not kept.
+
+        Parameters
+        ----------
+        X : array (n, d)
+            At least n_lists rows.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a finite 2-d array of at least n_lists rows and m dimensions, or the index holds vectors
+            already. The index is then as before.
+        """
+        n_threads = threads.resolve(self.n_threads)
+        pq = self.quantizer
+        x = self._training_rows(X, max(self.n_lists * MAX_ROWS_PER_LIST, pq.max_training_rows))
+        if len(x) < self.n_lists:
+            raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {len(x)} row(s)")
+        pq.check_dim(x.shape[1])
+        coarse = CoarseQuantizer.train(
+            x, self.n_lists, capacity=self.list_capacity, seed=pq.seed, n_threads=n_threads, verbose=pq.verbose
+        )
+        if pq.max_training_rows < len(x):
+            x = x[np.sort(np.random.default_rng(pq.seed).choice(len(x), pq.max_training_rows, replace=False))]
+        if self.residual:
+            x = np.subtract(x, coarse.centroids[coarse.nearest(x, n_threads)], dtype=np.float32)
+        self._reset()  # an empty index loses nothing if fit fails
+        pq.fit(x)
+        self._coarse = coarse
+        self._rotated = pq.rotate(coarse.centroids, n_threads)
+        return self
+
+    @writes
+    def add(self, X: Any, ids: Any = None) -> IVFPQIndex:
+        """Encode and add vectors.
+
+        Parameters
+        ----------
+        X : array (n, d)
+            Read in blocks; float32, float64, float16, uint8 and int8 are not copied.
+        ids : int array (n,), optional
+            Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the index is not trained, or X or ids are not as described. The index is then as before.
+        """
+        self._require_trained()
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
+        given = self._ids.new(ids, len(x))
+        new_ids = np.arange(self._ids.next_id, self._ids.next_id + len(x)) if given is None else given
+        n = len(self) + len(x)
+        labels = self._labels(x, n, n_threads)
+        layout, slots = self._lists.place(labels)
+        counts, radius = self._next_counts(), self._radius.copy()
+        row = 0
+        for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._residuals(labels)):
+            here = slice(row, row + len(codes))
+            self._lists.write(slots[here], codes, new_ids[here])
+            if self.residual:
+                np.maximum.at(radius, labels[here], self.quantizer.lengths(codes))
+            row = here.stop
+        rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
+        with uninterrupted():  # what can fail comes first
+            self._ids.append(given, len(x))
+            self._lists.commit(layout)
+            if rows is not None:
+                self._vectors.commit(rows, n)
+            self._counts, self._radius = counts, radius
+        return self
+
+    def _labels(self, x: Array, n: int, n_threads: int) -> Int32:
+        """The lists for new rows of an index that will hold `n`."""
+        assert self._coarse is not None
+        labels = np.empty(len(x), dtype=np.int32)
+        counts = self._lists.layout.sizes.copy()
+        for start in range(0, len(x), CHUNK_ROWS):
+            chunk = self._prepare(x[start : start + CHUNK_ROWS], n_threads)
+            if self.list_capacity is None:
+                found = self._coarse.nearest(chunk, n_threads)
+            else:
+                limit = list_limit(self.list_capacity, n, self.n_lists)
+                found = self._coarse.nearest_with_room(chunk, counts, limit, n_threads)
+            labels[start : start + len(found)] = found
+        return labels
+
+    def _residuals(self, labels: Int32) -> Any:
+        """What `encode_chunks` is to do with each chunk of rows in turn, before coding it."""
+        row = 0
+
+        def prepare(chunk: Array, n_threads: int) -> Array:
+            nonlocal row
+            assert self._coarse is not None
+            here = labels[row : row + len(chunk)]
+            row += len(chunk)
+            x = self._prepare(chunk, n_threads)
+            return np.subtract(x, self._coarse.centroids[here], dtype=np.float32) if self.residual else x
+
+        return prepare
+
+    @reads
+    def search(
+        self,
+        Q: Any,
+        k: int = 10,
+        *,
+        n_probe: int | None = None,
+        rerank: int | None = None,
+        allowed: Any = None,
+        n_threads: int | None = None,
+    ) -> SearchResult:
+        """The k nearest codes in the probed lists of each query; ties by id.
+
+        Parameters
+        ----------
+        Q : array (nq, d) or (d,)
+        k : int, default 10
+        n_probe : int, optional
+            Lists to look into, nearest first; more than n_lists means all. Default: the attribute `n_probe`.
+        rerank : int, optional
+            Score the ``rerank * k`` nearest codes again by the exact distances of the kept vectors.
+        allowed : array of ids, or boolean mask by id, optional
+            Only these may be returned.
+        n_threads : int, optional
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the index is not trained, an argument is not as described, or `rerank` is asked of an index that keeps no
+            vectors.
+        """
+        return self._search_codes(Q, k, rerank, allowed, n_threads, n_probe=self._probes(n_probe))
+
+    def _probes(self, n_probe: int | None) -> int:
+        return min(self.n_lists, _checks.integer("n_probe", self.n_probe if n_probe is None else n_probe, 1))
+
+    @property
+    def _radii(self) -> Float32 | None:
+        return self._radius if self.residual else None
+
+    def _nearest(
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **options: Any
+    ) -> tuple[Float32, Int64]:
+        assert self._coarse is not None
+        probes = self._coarse.probe(queries, options["n_probe"], self.metric == "ip", n_threads)
+        distances = np.empty((len(queries), k), dtype=np.float32)
+        ids = np.empty((len(queries), k), dtype=np.int64)
+        lists = self._lists
+        _native.ivf_search(
+            *self.quantizer.adc(self._similarity), self._rotated, lists.layout.first, lists.layout.chain,
+            lists.rows if allowed is None else allowed, self._radii, self.residual,
+            self.quantizer.rotate(queries, n_threads), probes, lists.blocks.data, lists.slot_ids.data,
+            distances, ids, n_threads,
+        )  # fmt: skip
+        return distances, ids
+
+    def _allowed_bits(self, allowed: Any) -> UInt64 | None:
+        return self._lists.allowed_rows(self._ids, allowed)
+
+    @reads
+    def range_search(
+        self, Q: Any, radius: float, *, n_probe: int | None = None, allowed: Any = None, n_threads: int | None = None
+    ) -> RangeResult:
+        """All vectors of the probed lists within a radius of each query.
+
+        Parameters
+        ----------
+        Q : array (nq, d) or (d,)
+        radius : float
+            Squared L2 distances up to and including it; for "ip" and "cosine" similarities from it on.
+        n_probe : int, optional
+            As in `search`.
+        allowed : array of ids, or boolean mask by id, optional
+            Only these may be returned.
+        n_threads : int, optional
+
+        Returns
+        -------
+        RangeResult
+            ``lims, distances, ids``, nearest first, ties by id.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the index is not trained or an argument is not as described.
+        """
+        return self._range_search(Q, radius, allowed, n_threads, n_probe=self._probes(n_probe))
+
+    def _within(
+        self, queries: Float32, limit: float, allowed: Bits | None, n_threads: int, **options: Any
+    ) -> Iterator[tuple[Int64, Float32, Int64]]:
+        assert self._coarse is not None
+        first, chain = self._lists.layout.first, self._lists.layout.chain
+        probes = self._coarse.probe(queries, options["n_probe"], self.metric == "ip", n_threads)
+        blocks_of = np.diff(first)[probes].sum(axis=1)
+        starts = np.concatenate([[0], np.cumsum(blocks_of)])
+        rotated, rows = self.quantizer.rotate(queries, n_threads), self._lists.rows if allowed is None else allowed
+        begin = 0
+        while begin < len(queries):
+            end = max(begin + 1, int(np.searchsorted(starts, starts[begin] + RANGE_BLOCKS, side="right")) - 1)
+            out = np.empty((int(starts[end] - starts[begin]), BLOCK_ROWS), dtype=np.float32)
+            _native.ivf_all(
+                *self.quantizer.adc(self._similarity), self._rotated, first, chain, rows, self._radii, self.residual,
+                rotated[begin:end], probes[begin:end], self._lists.blocks.data, starts[begin:end] - starts[begin],
+                out, n_threads,
+            )  # fmt: skip
+            lists = probes[begin:end].ravel()
+            length = np.diff(first)[lists]
+            within = np.arange(len(out)) - np.repeat(np.cumsum(length) - length, length)
+            blocks = chain[np.repeat(first[lists], length) + within]
+            near = (out <= limit) & bits_to_mask(rows[blocks]).reshape(-1, BLOCK_ROWS)
+            at, row = np.nonzero(near)
+            query = np.repeat(np.arange(begin, end), blocks_of[begin:end])[at]
+            yield query, out[at, row], self._lists.slot_ids.data[blocks[at], row]
+            begin = end
+
+    @writes
+    def remove(self, ids: Any) -> int:
+        """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        removal = self._ids.plan_removal(ids)
+        slots = self._lists.find(self._ids.values[removal.rows])
+        counts = self._next_counts()
+        if counts is not None:
+            self.quantizer.count(self._lists.codes(slots), counts, -1)
+        left = self._ids.without(removal)
+        with uninterrupted():  # what can fail comes first
+            self._lists.remove(slots)
+            self._vectors.remove(removal)
+            self._ids, self._counts = left, counts
+        return len(removal.rows)
+
+    def _codes(self, rows: Int64) -> UInt8:
+        return self._lists.codes(rows)
+
+    def _decode(self, ids: Any) -> Float32:
+        assert self._coarse is not None
+        slots = self._lists.find(self._ids.values[self._ids.rows(ids)])
+        decoded = self.quantizer.decode(self._codes(slots))
+        return decoded + self._coarse.centroids[self._lists.lists_of(slots)] if self.residual else decoded
+
+    def _state(self) -> State:
+        pq = self.quantizer._state()
+        params = {
+            "n_lists": self.n_lists, "residual": self.residual, "list_capacity": self.list_capacity,
+            "metric": self.metric, "keep_vectors": self.keep_vectors, "n_probe": self.n_probe, "quantizer": pq.params,
+        }  # fmt: skip
+        state = State(params, pq.arrays)
+        if self._coarse is not None:
+            state = state.joined(State({}, {"centroids": self._coarse.centroids, "radii": self._radius}))
+        if self._counts is not None:
+            state.arrays["open_indexing_counts"] = self._counts
+        return state.joined(self._lists.state(), self._ids.state(), self._vectors.state())
+
+    @classmethod
+    def _from_state(cls, stored: Stored) -> IVFPQIndex:
+        taken = stored.take("n_lists", "residual", "list_capacity", "metric", "keep_vectors")
+        index = cls(**taken, n_threads=stored.n_threads, verbose=stored.verbose)
+        index.n_probe = min(stored.count("n_probe", 1), index.n_lists)
+        index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
+        index._reset()
+        index._ids = Ids.from_state(stored)
+        index._lists = InvertedLists.from_state(stored, index.n_lists, pq.code_size, index._ids)
+        if not pq.is_trained:
+            if len(index):
+                raise FormatError(f"n: expected 0 of an index that is not trained, got {len(index)}")
+            return index
+        n_threads = threads.resolve(stored.n_threads)
+        centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)
+        index._coarse = CoarseQuantizer(centroids, n_threads)
+        index._rotated = pq.rotate(centroids, n_threads)
+        index._radius = stored.array("radii", np.float32, (index.n_lists,), non_negative)
+        index._counts = stored_counts(stored, pq, len(index))
+        if index.keep_vectors and (len(index) or stored.has("vectors")):
+            index._vectors = Vectors.from_state(stored, len(index), pq.dim)
+        return index
+
+    def __repr__(self) -> str:
+        return self._describe(f"n_lists={self.n_lists}")
