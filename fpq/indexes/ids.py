@@ -45,7 +45,7 @@ class Ids:
     def new(self, ids: Any, n: int) -> Int64 | None:
         """The checked ids for `n` new rows; None: number them on."""
         if ids is None:
-            if self.next_id + n > np.iinfo(np.int64).max:
+            if n and self.next_id + n > np.iinfo(np.int64).max:
                 raise ValueError(f"ids: none left after {self.next_id - 1}, pass ids of your own")
             return None
         array = _checks.id_array("ids", ids)
@@ -63,6 +63,8 @@ class Ids:
 
     def append(self, ids: Int64 | None, n: int) -> None:
         """Ids for `n` new rows, as `new` has checked them."""
+        if n == 0:
+            return
         if ids is None and self._values is None and self.next_id == self.n:
             self.n += n
             self.next_id += n
@@ -72,8 +74,7 @@ class Ids:
         self._values = np.concatenate([self.values, ids])
         self._order = None
         self.n += n
-        if n:
-            self.next_id = max(self.next_id, int(ids.max()) + 1)
+        self.next_id = max(self.next_id, int(ids.max()) + 1)
 
     def _find(self, ids: Int64) -> Int64:
         """The row of each id, -1 where there is none."""
