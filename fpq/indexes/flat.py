@@ -114,7 +114,7 @@ class FlatIndex(Index):
         return distances, ids
 
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
-        rows = np.broadcast_to(np.arange(first, first + n), (len(queries), n))
+        rows = np.broadcast_to(np.arange(first, first + n, dtype=np.int64), (len(queries), n))
         return self._vectors.distances(queries, rows, self._similarity, n_threads)
 
     def remove(self, ids: Any) -> int:

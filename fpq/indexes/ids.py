@@ -35,7 +35,7 @@ class Ids:
     @property
     def values(self) -> Int64:
         """The id of each row, int64 (n,)."""
-        return np.arange(self.n) if self._values is None else self._values
+        return np.arange(self.n, dtype=np.int64) if self._values is None else self._values
 
     @property
     def nbytes(self) -> int:
@@ -70,7 +70,7 @@ class Ids:
             self.next_id += n
             return
         if ids is None:
-            ids = np.arange(self.next_id, self.next_id + n)
+            ids = np.arange(self.next_id, self.next_id + n, dtype=np.int64)
         self._values = np.concatenate([self.values, ids])
         self._order = None
         self.n += n
@@ -83,7 +83,7 @@ class Ids:
         if self._order is None:
             self._order = np.argsort(self._values)
         if self.n == 0:
-            return np.full(len(ids), -1)
+            return np.full(len(ids), -1, dtype=np.int64)
         at = np.minimum(np.searchsorted(self._values, ids, sorter=self._order), self.n - 1)
         rows = self._order[at]
         return np.where(self._values[rows] == ids, rows, -1)
@@ -111,7 +111,7 @@ class Ids:
         rows = self._find(np.unique(_checks.id_array("ids", ids)))
         rows = np.sort(rows[rows >= 0])
         left = self.n - len(rows)
-        sources = np.setdiff1d(np.arange(left, self.n), rows, assume_unique=True)
+        sources = np.setdiff1d(np.arange(left, self.n, dtype=np.int64), rows, assume_unique=True)
         return Removal(rows, sources, rows[rows < left])
 
     def remove(self, removal: Removal) -> None:

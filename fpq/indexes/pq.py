@@ -96,7 +96,7 @@ class PQIndex(Index):
     @property
     def codes(self) -> UInt8:
         """The codes, uint8 (n, code_size), in the order of `ids`."""
-        return self._codes(np.arange(len(self)))
+        return self._codes(np.arange(len(self), dtype=np.int64))
 
     def fit(self, X: Any) -> PQIndex:
         """Learn rotation and codebooks from (a sample of) the rows of X; X is not kept.
@@ -149,7 +149,7 @@ class PQIndex(Index):
         counts = None if self._counts is None else self._counts.copy()
         row = len(self)
         for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
-            _native.put_codes(codes, np.arange(row, row + len(codes)), self._blocks.data)
+            _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
             row += len(codes)
         if self.keep_vectors:
             self._vectors.commit(self._vectors.write(self._prepare(x, n_threads)), n)
