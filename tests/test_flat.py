@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,18 @@ def test_the_radius_itself_is_within() -> None:
     index = fpq.FlatIndex().add(np.array([[0.0], [3.0], [4.0]]))
     assert index.range_search([0.0], 9.0).ids.tolist() == [0, 1]
     assert index.range_search([0.0], 8.999).ids.tolist() == [0]
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_any_finite_radius(metric: str) -> None:
+    everything, nothing = (1e300, -1e300) if metric == "l2" else (-1e300, 1e300)
+    for index in (fpq.FlatIndex(metric), fpq.PQIndex(4, 3, metric=metric).fit(X)):
+        index.add(X)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert index.range_search(Q, everything).lims[-1] == len(Q) * 700
+            assert index.range_search(Q, nothing).lims[-1] == 0
+            assert index.range_search(Q[:0], everything).lims.tolist() == [0]
 
 
 def test_remove() -> None:

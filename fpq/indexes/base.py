@@ -149,7 +149,8 @@ class Index(ABC):
         """
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         radius = _checks.real("radius", radius)
-        limit = -radius if self._similarity else radius
+        with np.errstate(over="ignore"):
+            limit = np.float32(-radius if self._similarity else radius)
         queries, _ = self._queries(Q, count)
         bits = self._ids.allowed_bits(allowed)
         mask = None
