@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
-from fpq import _native
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read at import: on a busy machine threads that spin cost seconds
+
+from fpq import _native  # noqa: E402
 
 
 @pytest.fixture(params=_native.isas())
