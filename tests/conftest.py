@@ -9,7 +9,7 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read at import: on a busy machine threads that spin cost seconds
 
-from fpq import _native  # noqa: E402
+from fpq import _native
 
 
 @pytest.fixture(params=_native.isas())

@@ -24,7 +24,7 @@ def data(seed: int, n: int = 120) -> tuple[np.ndarray, np.ndarray]:
 
 def distances(centroids: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Squared distances (m, n, k) of sub-vectors and centroids."""
-    pieces = [x[:, start:end] for start, end in zip(OFFSETS, OFFSETS[1:], strict=False)]
+    pieces = np.split(x, OFFSETS[1:-1], axis=1)
     return np.array([((p[:, None] - c[:, : p.shape[1]]) ** 2).sum(2) for p, c in zip(pieces, centroids, strict=True)])
 
 
