@@ -60,6 +60,22 @@ def test_exact_far_from_the_origin(isa: str) -> None:
     np.testing.assert_array_equal(found[:, 0], scores(q, x, "l2").argmin(1))
 
 
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_squares_that_overflow(isa: str, metric: str) -> None:
+    x = (X * 1e30).astype(np.float32)
+    x[::3] = X[::3]
+    x[1] *= -1
+    q = np.vstack([x[:40], Q[:40]])
+    index = fpq.FlatIndex(metric).add(x)
+    batch = index.search(q, 9)
+    assert (batch.ids[40:] >= 0).all()
+    for i in range(80):
+        for ours, single in zip(batch, index.search(q[i], 9), strict=True):
+            np.testing.assert_array_equal(ours[i], single)
+    if metric == "l2":
+        np.testing.assert_array_equal(batch.ids[:40, 0], np.arange(40))
+
+
 def test_single_queries_and_batches_give_the_same_bits(isa: str) -> None:
     x = RNG.normal(size=(3000, 50)).astype(np.float32)
     index = fpq.FlatIndex().add(x)
