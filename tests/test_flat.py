@@ -53,6 +53,25 @@ def test_cosine(isa: str) -> None:
     assert (found == expected).mean() > 0.99  # near-ties may change places
 
 
+@pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-30, 1e-22, 1e-12, 1e12, 1e18, 1e25, 1e36])
+def test_cosine_of_any_scale(isa: str, scale: float) -> None:
+    x = X if scale > 1e-45 else X.astype(bool)  # the least number there is, and zero
+    index = fpq.FlatIndex("cosine").add(x * scale)
+    expected = fpq.FlatIndex("cosine").add(x)
+    tolerance = 1e-6 if scale > 1e-38 else 1e-5
+    np.testing.assert_allclose(index.reconstruct(range(700)), expected.reconstruct(range(700)), rtol=tolerance)
+    np.testing.assert_allclose(index.search(Q * scale, 5).distances, expected.search(Q, 5).distances, rtol=1e-5)
+
+
+def test_cosine_of_zero() -> None:
+    index = fpq.FlatIndex("cosine").add([[0.0, 0], [3, 4], [-3, -4]])
+    assert index.reconstruct([0, 1]).tolist() == [[0, 0], [np.float32(0.6), np.float32(0.8)]]
+    distances, ids = index.search([3.0, 4], 3)
+    assert ids.tolist() == [1, 0, 2]
+    np.testing.assert_allclose(distances, [1, 0, -1], rtol=1e-6)
+    assert index.search([0.0, 0], 3).ids.tolist() == [0, 1, 2]
+
+
 def test_exact_far_from_the_origin(isa: str) -> None:
     x = (RNG.normal(size=(500, 64)) + 1e4).astype(np.float32)
     q = x[:80] + RNG.normal(size=(80, 64)).astype(np.float32) / 4

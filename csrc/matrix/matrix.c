@@ -37,6 +37,15 @@ int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads) {
     return found < x->n ? found : -1;
 }
 
+/* The length of a row; in double precision where squares in float32 would lose digits or overflow. */
+static double length_of(const fpq_kernels *kern, const float *row, int d) {
+    const float square = kern->ip_f32(row, row, d);
+    if (square > 1e-24f && square < INFINITY) return sqrtf(square);
+    double sum = 0;
+    for (int t = 0; t < d; t++) sum += (double)row[t] * row[t];
+    return sqrt(sum);
+}
+
 int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
     const fpq_kernels *kern = fpq_active();
     const int blocks = blocks_of(x->n), d = (int)x->d;
@@ -48,8 +57,8 @@ int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
         kern->read_rows(x, NULL, first, n, 0, d, NULL, out + first * d);
         for (int i = 0; i < n; i++) {
             float *row = out + (first + i) * d;
-            const float length = sqrtf(kern->ip_f32(row, row, d));
-            for (int t = 0; t < d; t++) row[t] = length > 0 ? row[t] / length : 0;
+            const double length = length_of(kern, row, d);
+            for (int t = 0; t < d; t++) row[t] = length > 0 ? (float)(row[t] / length) : 0;
         }
     }
     return 0;
