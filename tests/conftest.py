@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read at import: on a busy machine threads that spin cost seconds
 
 from fpq import _native
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import fpq
 from fpq import cli, demo
 
 
-def test_module_gives_version() -> None:
-    done = subprocess.run([sys.executable, "-m", "fpq", "--version"], capture_output=True, text=True, check=True)
+def test_module_gives_version(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fpq", "--version"]  # from a folder where no checkout gets in the way
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"fpq {fpq.__version__}\n"
 
 
@@ -78,7 +80,7 @@ def test_errors_are_one_line(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")
-def test_closed_pipe_is_quiet() -> None:
+def test_closed_pipe_is_quiet(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from fpq import cli\n"
@@ -87,5 +89,6 @@ def test_closed_pipe_is_quiet() -> None:
         "os.dup2(write, 1)\n"
         "sys.exit(cli.main(['info']))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,46 @@ def test_cosine(isa: str) -> None:
     assert (found == expected).mean() > 0.99  # near-ties may change places
 
 
+@pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-30, 1e-22, 1e-12, 1e12, 1e18, 1e25, 1e36])
+def test_cosine_of_any_scale(isa: str, scale: float) -> None:
+    x = X if scale > 1e-45 else X.astype(bool)  # the least number there is, and zero
+    index = fpq.FlatIndex("cosine").add(x * scale)
+    expected = fpq.FlatIndex("cosine").add(x)
+    tolerance = 1e-6 if scale > 1e-38 else 1e-5
+    np.testing.assert_allclose(index.reconstruct(range(700)), expected.reconstruct(range(700)), rtol=tolerance)
+    np.testing.assert_allclose(index.search(Q * scale, 5).distances, expected.search(Q, 5).distances, rtol=1e-5)
+
+
+def test_cosine_of_zero() -> None:
+    index = fpq.FlatIndex("cosine").add([[0.0, 0], [3, 4], [-3, -4]])
+    assert index.reconstruct([0, 1]).tolist() == [[0, 0], [np.float32(0.6), np.float32(0.8)]]
+    distances, ids = index.search([3.0, 4], 3)
+    assert ids.tolist() == [1, 0, 2]
+    np.testing.assert_allclose(distances, [1, 0, -1], rtol=1e-6)
+    assert index.search([0.0, 0], 3).ids.tolist() == [0, 1, 2]
+
+
 def test_exact_far_from_the_origin(isa: str) -> None:
     x = (RNG.normal(size=(500, 64)) + 1e4).astype(np.float32)
     q = x[:80] + RNG.normal(size=(80, 64)).astype(np.float32) / 4
     _, found = fpq.FlatIndex().add(x).search(q, 1)
     np.testing.assert_array_equal(found[:, 0], scores(q, x, "l2").argmin(1))
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_squares_that_overflow(isa: str, metric: str) -> None:
+    x = (X * 1e30).astype(np.float32)
+    x[::3] = X[::3]
+    x[1] *= -1
+    q = np.vstack([x[:40], Q[:40]])
+    index = fpq.FlatIndex(metric).add(x)
+    batch = index.search(q, 9)
+    assert (batch.ids[40:] >= 0).all()
+    for i in range(80):
+        for ours, single in zip(batch, index.search(q[i], 9), strict=True):
+            np.testing.assert_array_equal(ours[i], single)
+    if metric == "l2":
+        np.testing.assert_array_equal(batch.ids[:40, 0], np.arange(40))
 
 
 def test_single_queries_and_batches_give_the_same_bits(isa: str) -> None:
@@ -160,6 +196,18 @@ def test_the_radius_itself_is_within() -> None:
     index = fpq.FlatIndex().add(np.array([[0.0], [3.0], [4.0]]))
     assert index.range_search([0.0], 9.0).ids.tolist() == [0, 1]
     assert index.range_search([0.0], 8.999).ids.tolist() == [0]
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_any_finite_radius(metric: str) -> None:
+    everything, nothing = (1e300, -1e300) if metric == "l2" else (-1e300, 1e300)
+    for index in (fpq.FlatIndex(metric), fpq.PQIndex(4, 3, metric=metric).fit(X)):
+        index.add(X)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert index.range_search(Q, everything).lims[-1] == len(Q) * 700
+            assert index.range_search(Q, nothing).lims[-1] == 0
+            assert index.range_search(Q[:0], everything).lims.tolist() == [0]
 
 
 def test_remove() -> None:

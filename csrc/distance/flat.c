@@ -74,10 +74,12 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
     const uint64_t present = n < QUERIES ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
     FPQ_ALIGN(64) float least[QUERIES];
     float q_norm[QUERIES];
+    uint64_t overflows = 0; /* queries whose products say nothing, as their squared length is not finite */
     fpq_pack(queries, n, d, d, NULL, packed);
     for (int i = 0; i < QUERIES; i++) {
         q_norm[i] = i < n ? f->kern->ip_f32(queries + (ptrdiff_t)i * d, queries + (ptrdiff_t)i * d, d) : 0;
         least[i] = i < n ? -INFINITY : INFINITY;
+        overflows |= (uint64_t)!(q_norm[i] < INFINITY) << i;
     }
     for (int64_t r0 = from; r0 < to; r0 += ROWS) {
         const int count = to - r0 < ROWS ? (int)(to - r0) : ROWS;
@@ -87,7 +89,8 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
             if (!is_allowed(f->pop, r0 + i)) continue;
             const float norm = f->norms[r0 + i];
             const float shift = f->slack * norm - (f->inner_product ? 0 : norm / 2);
-            uint64_t near_enough = present & f->kern->at_least(products + (ptrdiff_t)i * QUERIES, shift, least);
+            uint64_t near_enough = present;
+            if (norm < INFINITY) near_enough &= overflows | f->kern->at_least(products + (ptrdiff_t)i * QUERIES, shift, least);
             for (; near_enough; near_enough &= near_enough - 1) {
                 const int q = fpq_lowest_bit(near_enough);
                 const float *query = queries + (ptrdiff_t)q * d;

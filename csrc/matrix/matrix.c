@@ -49,8 +49,8 @@ int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
         kern->read_rows(x, NULL, first, n, 0, d, NULL, out + first * d);
         for (int i = 0; i < n; i++) {
             float *row = out + (first + i) * d;
-            const float length = (float)sqrt(fpq_dot(row, row, d));
-            for (int t = 0; t < d; t++) row[t] = length > 0 ? row[t] / length : 0;
+            const double length = sqrt(fpq_dot(row, row, d));
+            for (int t = 0; t < d; t++) row[t] = length > 0 ? (float)(row[t] / length) : 0;
         }
     }
     return 0;

@@ -170,7 +170,8 @@ class Index(Storable, ABC):
     def _range_search(self, Q: Any, radius: float, allowed: Any, n_threads: int | None, **options: Any) -> RangeResult:
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         radius = _checks.real("radius", radius)
-        limit = -radius if self._similarity else radius
+        with np.errstate(over="ignore"):
+            limit = np.float32(-radius if self._similarity else radius)
         queries, _ = self._queries(Q, count)
         bits = self._allowed_bits(allowed)
         parts = list(self._within(queries, limit, bits, count, **options)) if len(queries) and len(self) else []

@@ -123,7 +123,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         return distances, ids
 
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
-        rows = np.broadcast_to(np.arange(first, first + n), (len(queries), n))
+        rows = np.broadcast_to(np.arange(first, first + n, dtype=np.int64), (len(queries), n))
         return self._vectors.distances(queries, rows, self._similarity, n_threads)
 
     @writes

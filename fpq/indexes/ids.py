@@ -37,7 +37,7 @@ class Ids:
     @property
     def values(self) -> Int64:
         """The id of each row, int64 (n,)."""
-        return np.arange(self.n) if self._values is None else self._values
+        return np.arange(self.n, dtype=np.int64) if self._values is None else self._values
 
     @property
     def nbytes(self) -> int:
@@ -47,7 +47,7 @@ class Ids:
     def new(self, ids: Any, n: int) -> Int64 | None:
         """The checked ids for `n` new rows; None: number them on."""
         if ids is None:
-            if self.next_id + n > np.iinfo(np.int64).max:
+            if n and self.next_id + n > np.iinfo(np.int64).max:
                 raise ValueError(f"ids: none left after {self.next_id - 1}, pass ids of your own")
             return None
         array = _checks.id_array("ids", ids)
@@ -65,17 +65,18 @@ class Ids:
 
     def append(self, ids: Int64 | None, n: int) -> None:
         """Ids for `n` new rows, as `new` has checked them."""
+        if n == 0:
+            return
         if ids is None and self._values is None and self.next_id == self.n:
             self.n += n
             self.next_id += n
             return
         if ids is None:
-            ids = np.arange(self.next_id, self.next_id + n)
+            ids = np.arange(self.next_id, self.next_id + n, dtype=np.int64)
         self._values = np.concatenate([self.values, ids])
         self._order = None
         self.n += n
-        if n:
-            self.next_id = max(self.next_id, int(ids.max()) + 1)
+        self.next_id = max(self.next_id, int(ids.max()) + 1)
 
     def _find(self, ids: Int64) -> Int64:
         """The row of each id, -1 where there is none."""
@@ -84,7 +85,7 @@ class Ids:
         if self._order is None:
             self._order = np.argsort(self._values)
         if self.n == 0:
-            return np.full(len(ids), -1)
+            return np.full(len(ids), -1, dtype=np.int64)
         at = np.minimum(np.searchsorted(self._values, ids, sorter=self._order), self.n - 1)
         rows = self._order[at]
         return np.where(self._values[rows] == ids, rows, -1)
@@ -112,7 +113,7 @@ class Ids:
         rows = self._find(np.unique(_checks.id_array("ids", ids)))
         rows = np.sort(rows[rows >= 0])
         left = self.n - len(rows)
-        sources = np.setdiff1d(np.arange(left, self.n), rows, assume_unique=True)
+        sources = np.setdiff1d(np.arange(left, self.n, dtype=np.int64), rows, assume_unique=True)
         return Removal(rows, sources, rows[rows < left])
 
     def remove(self, removal: Removal) -> None:

@@ -88,7 +88,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     @reads
     def codes(self) -> UInt8:
         """The codes, uint8 (n, code_size), in the order of `ids`."""
-        return self._codes(np.arange(len(self)))
+        return self._codes(np.arange(len(self), dtype=np.int64))
 
     @writes
     def fit(self, X: Any) -> PQIndex:
@@ -136,7 +136,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         counts = self._next_counts()
         row = len(self)
         for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
-            _native.put_codes(codes, np.arange(row, row + len(codes)), self._blocks.data)
+            _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
             row += len(codes)
         rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
         with uninterrupted():  # what can fail comes first

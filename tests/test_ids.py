@@ -1,0 +1,43 @@
+"""Ids of rows: numbered on from the largest ever used, 64 bits everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fpq
+
+X = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+
+
+def indexes() -> list[fpq.PQIndex | fpq.FlatIndex]:
+    return [fpq.FlatIndex(), fpq.PQIndex(4, 4, keep_vectors=True).fit(X)]
+
+
+def test_the_largest_id() -> None:
+    last = np.iinfo(np.int64).max
+    for index in indexes():
+        index.add(X[:1], [last])
+        assert index.search(X[0], 1).ids.tolist() == [last]
+        with pytest.raises(ValueError, match=f"^ids: none left after {last}"):
+            index.add(X[:1])
+        assert index.add(X[:0]).add(X[1:2], [3]).ids.tolist() == [last, 3]
+        assert index.remove([last]) == 1
+        assert index.add(X[:1], [last]).ids.tolist() == [3, last]
+
+
+def test_ids_have_64_bits_where_integers_have_32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in NumPy 1 on Windows, which makes 32-bit integers unless told otherwise."""
+    arange, full = np.arange, np.full
+    made = indexes()
+    monkeypatch.setattr(np, "arange", lambda *a, dtype=np.int32: arange(*a, dtype=dtype))
+    monkeypatch.setattr(np, "full", lambda shape, value, dtype=np.int32: full(shape, value, dtype))
+    for index in made:
+        index.add(X[:100]).add(X[100:])
+        assert index.ids.dtype == index.range_search(X[:3], 5.0).ids.dtype == np.int64
+        assert index.search(X[:9], 3, allowed=[1, 2]).ids.dtype == np.int64
+        np.testing.assert_array_equal(index.reconstruct([1]), X[1:2])
+        assert index.remove([3, 150]) == 2
+        assert index.remove(index.ids) == 198
+        assert index.add(X[:2]).ids.tolist() == [200, 201]
+        assert index.ids.dtype == np.int64
