@@ -170,8 +170,9 @@ int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, con
                      const float *queries, int64_t nq, int64_t n_probe, int k, float *distances, int64_t *ids,
                      fpq_lsh_stats *stats, int threads);
 
-/* C2LSH: a row's code is its hashes, clipped to 0..255. Level i has windows of the query's value +- window * ratio^i
- * and stands for the radius `radius` * ratio^i. */
+/* C2LSH: a row's code is its hashes modulo 256. Level i has windows of the query's value +- window * ratio^i and stands
+ * for the radius `radius` * ratio^i; a row collides where its hash is among those of the window. From the level on
+ * whose windows hold all 256 codes, all rows are candidates. */
 typedef struct {
     const uint8_t *codes;                  /* blocks [ceil(n/64)][n_hashes][64] */
     double window, radius, ratio;

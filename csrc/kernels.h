@@ -63,8 +63,8 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     X(uint64_t, at_least, (const float *x, float shift, const float *least))                                         \
     /* Bit i of n <= 64 is set where the sum over t of (q[t] - 4 codes[i * size + t])^2 is at most limit. */          \
     X(uint64_t, near_sketches, (const int16_t *q, const uint8_t *codes, int size, int n, int32_t limit))             \
-    /* counts[r] = how many of m codes of row r have low[j] <= code <= high[j], one block of 64 rows (m, 64), m < 256; \
-     * bit r is set where it is at least `least`. */                                                                 \
+    /* counts[r] = how many of the m < 256 codes of row r are low[j], low[j] + 1, ... or high[j] modulo 256, one block  \
+     * (m, 64); bit r is set where it is at least `least`. */                                                        \
     X(uint64_t, collisions, (const uint8_t *codes, int m, const uint8_t *low, const uint8_t *high, int least,        \
                              uint8_t *counts))                                                                       \
     /* Squared L2 distance and inner product of a float32 query with one stored row. */                              \

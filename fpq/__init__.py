@@ -6,12 +6,14 @@ from typing import Any as _Any
 
 from fpq import _native, datasets, metrics
 from fpq import threads as _threads
-from fpq.indexes import FlatIndex, PQIndex, RangeResult, SearchResult
+from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, PQIndex, RangeResult, SearchResult
 from fpq.kmeans import KMeans
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 
 __all__ = [
+    "C2LSHIndex",
+    "E2LSHIndex",
     "FlatIndex",
     "KMeans",
     "OpenIndexing",

@@ -50,6 +50,22 @@ def real(name: str, value: Any, low: float = -np.inf) -> float:
     return number
 
 
+def positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0."""
+    number = real(name, value)
+    if number <= 0:
+        raise ValueError(f"{name}: expected a number above 0, got {number}")
+    return number
+
+
+def fraction(name: str, value: Any) -> float:
+    """`value` as a float between 0 and 1, neither of them."""
+    number = real(name, value)
+    if not 0 < number < 1:
+        raise ValueError(f"{name}: expected a number between 0 and 1, got {number}")
+    return number
+
+
 def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
     """`value` if it is one of `options`."""
     if value not in options:

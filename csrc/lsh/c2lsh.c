@@ -50,14 +50,16 @@ typedef struct {
     uint8_t low[256], high[256];           /* the windows of the present level */
 } search;
 
-/* Half a window at a level, in base buckets. */
+/* Half a window at a level, in base buckets. From here on it holds every code, and tells no rows apart. */
+#define EVERYTHING 127.
+
 static double window_at(const fpq_c2lsh *c, int level) { return c->window * pow(c->ratio, level); }
 
 static void start_level(search *s, const fpq_c2lsh *c, const fpq_hashes *hashes) {
     const float half = (float)window_at(c, s->level);
     for (int j = 0; j < hashes->n_hashes; j++) {
-        s->low[j] = (uint8_t)fpq_clamp(floorf(s->verifier.values[j] - half), 0, 255);
-        s->high[j] = (uint8_t)fpq_clamp(floorf(s->verifier.values[j] + half), 0, 255);
+        s->low[j] = fpq_lsh_code(s->verifier.values[j] - half);
+        s->high[j] = fpq_lsh_code(s->verifier.values[j] + half);
     }
     s->best.n = 0;
     s->best.budget = c->budget - s->found;
@@ -97,6 +99,15 @@ static void sort_by_count(collector *c, int m) {
     for (int64_t i = 0; i < c->n; i++) c->order[starts[m - c->counts[i]]++] = c->rows[i];
 }
 
+static void offer(fpq_verifier *v, uint32_t row) {
+    const int size = v->rows->sketcher ? v->rows->sketcher->size : 0;
+    const uint8_t *sketch = v->rows->sketches + (size_t)row * (size_t)size;
+    if (!size || v->kern->near_sketches(v->sketch, sketch, size, 1, v->reach))
+        fpq_verify(v, row);
+    else
+        v->seen[row / 64] |= (uint64_t)1 << row % 64;
+}
+
 /* Verifies the collected rows, those with the most collisions first, and applies the stop rules. */
 static void end_level(search *s, const fpq_c2lsh *c, int m) {
     fpq_verifier *v = &s->verifier;
@@ -105,24 +116,24 @@ static void end_level(search *s, const fpq_c2lsh *c, int m) {
     if (best->n > best->budget) keep_best(best);
     sort_by_count(best, m);
     for (int64_t i = 0; i < best->n; i++) {
-        const uint32_t row = best->order[i];
-        const uint8_t *sketch = v->rows->sketches + row * size;
         if (size && i + 16 < best->n) FPQ_PREFETCH(v->rows->sketches + best->order[i + 16] * size);
-        if (!size || v->kern->near_sketches(v->sketch, sketch, (int)size, 1, v->reach))
-            fpq_verify(v, row);
-        else
-            v->seen[row / 64] |= (uint64_t)1 << row % 64;
+        offer(v, best->order[i]);
     }
     fpq_verify_waiting(v);
     s->found += best->n;
     const double radius = c->radius * pow(c->ratio, s->level + 1);
-    s->done = s->found >= c->budget || window_at(c, s->level) > 2 * (double)FPQ_LSH_FARTHEST ||
-              (c->stop_early && fpq_verify_limit(v) <= radius * radius);
-    for (int j = 0, all = 1; all && !s->done; j++) {
-        if (j == m) s->done = 1; /* every row has collided with every hash */
-        else all = s->low[j] == 0 && s->high[j] == 255;
-    }
+    s->done = s->found >= c->budget || (c->stop_early && fpq_verify_limit(v) <= radius * radius);
     s->level++;
+}
+
+/* What is left when no window tells rows apart any more: all of them. */
+static void verify_all(search *s) {
+    fpq_verifier *v = &s->verifier;
+    s->found = v->rows->pop.n;
+    for (int64_t row = 0; row < v->rows->pop.n; row++)
+        if (!fpq_is_seen(v, (uint32_t)row)) offer(v, (uint32_t)row);
+    fpq_verify_waiting(v);
+    s->done = 1;
 }
 
 static int init_search(search *s, const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows) {
@@ -164,8 +175,15 @@ int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh
                 s->found = 0;
             }
             while (left) {
-                for (int i = 0; i < n; i++)
-                    if (!group[i].done) start_level(group + i, c, hashes);
+                for (int i = 0; i < n; i++) {
+                    if (group[i].done) continue;
+                    if (window_at(c, group[i].level) < EVERYTHING) {
+                        start_level(group + i, c, hashes);
+                    } else {
+                        verify_all(group + i);
+                        left--;
+                    }
+                }
                 count_level(group, n, c, m);
                 for (int i = 0; i < n; i++)
                     if (!group[i].done) {

@@ -93,7 +93,7 @@ int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *code
         const float *values = values_of(hashes, x, first, n, memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
         for (int i = 0; i < n; i++)
             for (int j = 0; j < m; j++)
-                codes[(first + i) * m + j] = (uint8_t)fpq_clamp(floorf(values[(ptrdiff_t)i * fpq_columns(m) + j]), 0, 255);
+                codes[(first + i) * m + j] = fpq_lsh_code(values[(ptrdiff_t)i * fpq_columns(m) + j]);
     }
     fpq_free(memory);
     return 0;

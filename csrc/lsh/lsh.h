@@ -14,13 +14,18 @@ FPQ_INLINE int fpq_columns(int k) { return FPQ_BLOCKS(k) * FPQ_BLOCK; }
 
 FPQ_INLINE float fpq_clamp(float x, float low, float high) { return x > low ? (x < high ? x : high) : low; }
 
+FPQ_INLINE int64_t fpq_lsh_bucket(float value) {
+    return (int64_t)fpq_clamp(floorf(value), -FPQ_LSH_FARTHEST, FPQ_LSH_FARTHEST);
+}
+
+/* A bucket's number modulo 256. */
+FPQ_INLINE uint8_t fpq_lsh_code(float value) { return (uint8_t)(fpq_lsh_bucket(value) & 255); }
+
 /* A row's sum of hash times mixer in one table, from its values in all of them. */
 FPQ_INLINE uint64_t fpq_lsh_sum(const fpq_hashes *hashes, int table, const float *values) {
     uint64_t sum = 0;
-    for (int j = table * hashes->n_hashes; j < (table + 1) * hashes->n_hashes; j++) {
-        const float bucket = fpq_clamp(floorf(values[j]), -FPQ_LSH_FARTHEST, FPQ_LSH_FARTHEST);
-        sum += (uint64_t)(int64_t)bucket * hashes->mixers[j];
-    }
+    for (int j = table * hashes->n_hashes; j < (table + 1) * hashes->n_hashes; j++)
+        sum += (uint64_t)fpq_lsh_bucket(values[j]) * hashes->mixers[j];
     return sum;
 }
 

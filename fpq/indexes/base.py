@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from fpq._checks import Array, Float32, Int64
 from fpq.indexes.ids import Ids
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
+Nearest = Callable[[Float32, int, "Bits | None", int], tuple[Float32, Int64]]
 
 RANGE_VALUES = 1 << 22  # distances that a range search holds at a time
 
@@ -107,14 +109,17 @@ class Index(ABC):
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         """The distances (nq, n) of prepared queries to rows first .. first + n - 1, `first` a multiple of 64."""
 
-    def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None) -> SearchResult:
+    def _search(
+        self, Q: Any, k: int, allowed: Any, n_threads: int | None, find: Nearest | None = None
+    ) -> SearchResult:
+        """Check, search by `find` (default: `_nearest`), and pad to k."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         queries, single = self._queries(Q, count)
         bits = self._ids.allowed_bits(allowed)
         nearest = min(k, len(self))
         if len(queries) and nearest:
-            found, ids = self._nearest(queries, nearest, bits, count)
+            found, ids = (find or self._nearest)(queries, nearest, bits, count)
         else:
             found, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         if found.shape[1] < k:
