@@ -55,8 +55,9 @@ FPQ_INLINE vs vs_load_codes(const uint8_t *p) { /* times 4 */
 FPQ_INLINE vs vs_sub(vs a, vs b) { return _mm256_sub_epi16(a, b); }
 FPQ_INLINE vq vq_zero(void) { return _mm256_setzero_si256(); }
 FPQ_INLINE vq vq_add_squares(vs x, vq sum) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, x)); }
-FPQ_INLINE int32_t vq_sum(vq x) {
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+/* Bit i is set where the sum of the i-th is at most limit. */
+FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
+    const __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    return 15u ^ (unsigned)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpgt_epi32(sums, _mm_set1_epi32(limit))));
 }

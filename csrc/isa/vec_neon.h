@@ -77,4 +77,9 @@ FPQ_INLINE vq vq_add_squares(vs x, vq sum) {
     sum = vmlal_s16(sum, vget_low_s16(x.val[1]), vget_low_s16(x.val[1]));
     return vmlal_s16(sum, vget_high_s16(x.val[1]), vget_high_s16(x.val[1]));
 }
-FPQ_INLINE int32_t vq_sum(vq x) { return vaddvq_s32(x); }
+/* Bit i is set where the sum of the i-th is at most limit. */
+FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
+    const uint32_t weights[4] = {1, 2, 4, 8};
+    const int32x4_t sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+    return vaddvq_u32(vandq_u32(vcleq_s32(sums, vdupq_n_s32(limit)), vld1q_u32(weights)));
+}

@@ -5,7 +5,7 @@
 #include "portable.h"
 #include "threads.h"
 
-enum { GROUP = 32 };
+enum { GROUP = 32, AHEAD = 16, DEPTH = 2 };  /* probes a group, lines and buckets to prefetch */
 
 typedef struct {
     const fpq_lsh_tables *tables;
@@ -16,36 +16,48 @@ typedef struct {
     int64_t buckets, candidates;
 } group;
 
-/* The bucket of a key: entries are sorted, so it is a run of equal keys. */
-static int64_t run_of(const uint64_t *entries, int64_t *at, int64_t end, uint32_t key) {
-    while (*at < end && (uint32_t)(entries[*at] >> 32) < key) ++*at;
-    int64_t stop = *at;
-    while (stop < end && (uint32_t)(entries[stop] >> 32) == key) stop++;
-    return stop;
+/* The bucket of a key among the entries of its slot: entries are sorted, so it is a run of equal keys. What else is in
+ * the slot is little, so the run is narrowed down from both ends. */
+static void find_run(const uint64_t *entries, int64_t *at, int64_t *end, uint32_t key) {
+    while (*at < *end && (uint32_t)(entries[*at] >> 32) != key) ++*at;
+    while (*at < *end && (uint32_t)(entries[*end - 1] >> 32) != key) --*end;
+}
+
+/* The first lines; the processor's own prefetching goes on. */
+static void prefetch(const void *from, int64_t bytes) {
+    for (int64_t at = 0; at < bytes && at < AHEAD * 64; at += 64) FPQ_PREFETCH((const char *)from + at);
 }
 
 static void probe_group(group *g) {
     const fpq_lsh_tables *tables = g->tables;
     fpq_verifier *v = g->verifier;
     const int64_t slots = ((int64_t)1 << tables->bits) + 1, n = v->rows->pop.n;
-    const int size = tables->sketches ? v->rows->sketcher->size : 0;
+    const int64_t size = tables->sketches ? v->rows->sketcher->size : 0;
     int64_t at[GROUP], end[GROUP];
+    int found = 0;
     for (int i = 0; i < g->size; i++) {
         const uint32_t *start = tables->starts + g->table[i] * slots + (g->key[i] >> (32 - tables->bits));
         at[i] = start[0];
         end[i] = start[1];
-        if (at[i] < end[i]) FPQ_PREFETCH(tables->entries + g->table[i] * n + at[i]);
+        if (at[i] == end[i]) continue;
+        FPQ_PREFETCH(tables->entries + g->table[i] * n + at[i]);
+        FPQ_PREFETCH(tables->entries + g->table[i] * n + end[i] - 1);
     }
     for (int i = 0; i < g->size; i++) {
-        end[i] = run_of(tables->entries + g->table[i] * n, at + i, end[i], g->key[i]);
-        if (at[i] < end[i] && size) FPQ_PREFETCH(tables->sketches + (g->table[i] * n + at[i]) * size);
+        find_run(tables->entries + g->table[i] * n, at + i, end + i, g->key[i]);
+        if (at[i] == end[i]) continue;
+        const int64_t first = g->table[i] * n + at[i], last = g->table[i] * n + end[i];
+        g->buckets++;
+        g->candidates += last - first;
+        at[found] = first;
+        end[found++] = last;
     }
-    for (int i = 0; i < g->size; i++) {
-        g->buckets += at[i] < end[i];
-        g->candidates += end[i] - at[i];
-        for (int64_t e = g->table[i] * n + at[i], stop = g->table[i] * n + end[i]; e < stop; e += 64)
+    for (int i = 0; i < found; i++) {
+        for (int next = i ? i + DEPTH : 0; size && next <= i + DEPTH && next < found; next++)
+            prefetch(tables->sketches + at[next] * size, (end[next] - at[next]) * size);
+        for (int64_t e = at[i]; e < end[i]; e += 64)
             fpq_verify_near(v, tables->entries + e, size ? tables->sketches + e * size : NULL,
-                            stop - e < 64 ? (int)(stop - e) : 64);
+                            end[i] - e < 64 ? (int)(end[i] - e) : 64);
     }
     g->size = 0;
 }

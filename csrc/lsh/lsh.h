@@ -34,7 +34,7 @@ void fpq_sketch_rows(const fpq_kernels *kern, const fpq_sketcher *s, const float
                      float *out);
 size_t fpq_sketch_scratch(const fpq_sketcher *s, int n);
 
-enum { FPQ_WAITING = 128, FPQ_SKETCH_MAX = 64 };
+enum { FPQ_WAITING = 32, FPQ_SKETCH_MAX = 64 };
 
 /* One query's search. Rows wait until there are enough of them to hide the memory's latency. */
 typedef struct {

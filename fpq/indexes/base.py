@@ -109,9 +109,7 @@ class Index(ABC):
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         """The distances (nq, n) of prepared queries to rows first .. first + n - 1, `first` a multiple of 64."""
 
-    def _search(
-        self, Q: Any, k: int, allowed: Any, n_threads: int | None, find: Nearest | None = None
-    ) -> SearchResult:
+    def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None, find: Nearest | None = None) -> SearchResult:
         """Check, search by `find` (default: `_nearest`), and pad to k."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)

@@ -25,8 +25,8 @@ class C2LSHIndex(LSHIndex):
 
     A vector has one hash for each of ``n_hashes`` functions. It collides with a query where its projection lies in a
     window of ``width`` around the query's; it becomes a candidate with ``threshold`` collisions. If that does not find
-    enough, the windows grow by ``ratio``, level by level (virtual rehashing), until one of two things holds at the end of
-    a level: k candidates lie within ``ratio`` times the level's radius, or ``k + beta * n`` candidates have been found.
+    enough, the windows grow by ``ratio``, level by level (virtual rehashing), until one of two things holds at the end
+    of a level: k candidates lie within ``ratio`` times the level's radius, or ``k + beta * n`` candidates have been found.
     A level's radius is the distance for which its window is best, ``width * ratio**level / w`` with
     w = sqrt(8 ratio^2 ln(ratio) / (ratio^2 - 1)). Then, with a probability of at least 1/2 - delta over the functions,
     the nearest vector found is at most ratio^2 times as far as the true one, and ratio times if that one lies just
@@ -38,8 +38,8 @@ class C2LSHIndex(LSHIndex):
     holds all 256, all rows are verified. Within a level, candidates with more collisions come first.
 
     A row takes ``n_hashes`` bytes, a sketch of 16 to 64 bytes from 32 dimensions on (which spares most distances and
-    changes no result), and the vector as it came. "cosine" scales vectors to length 1. Any number of threads may search at
-    the same time, but not while vectors are added or removed. Results do not depend on the number of threads.
+    changes no result), and the vector as it came. "cosine" scales vectors to length 1. Any number of threads may search
+    at the same time, but not while vectors are added or removed. Results do not depend on the number of threads.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class C2LSHIndex(LSHIndex):
     def _formulas(self, n_hashes: int | None) -> tuple[int, int]:
         """How many functions, and the threshold: Huang et al. 2015, section 5.
 
-        With p1 and p2 the probabilities of a collision at the radius and at ratio times it, and a threshold of alpha * m,
+        With p1 and p2 the probabilities of a collision at the radius and at ratio times it, and alpha * m as threshold,
         Hoeffding's inequality bounds the misses by delta if m >= ln(1/delta) / (2 (p1 - alpha)^2) and the false ones by
         beta/2 if m >= ln(2/beta) / (2 (alpha - p2)^2).
         """
@@ -196,8 +196,8 @@ class C2LSHIndex(LSHIndex):
         Q : array (nq, d) or (d,)
         k : int, default 10
         n_candidates : int, optional
-            In place of the threshold and the stop rules: the rows with the most collisions, so many of them, at the first
-            level where so many rows collide at all. Default: the attribute `n_candidates`; if that is None, threshold
+            In place of the threshold and the stop rules: so many rows, those with the most collisions, at the first level
+            where so many rows collide at all. Default: the attribute `n_candidates`; if that is None, threshold
             and stop rules hold.
         allowed : array of ids, or boolean mask by id, optional
             Only these may be returned.

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from fpq import _checks, _native, threads, tuning
-from fpq._checks import Array, Float32, Int64
+from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.ids import Removal
 from fpq.indexes.lsh import MAX_ROWS, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
 
-WIDTH = 4.0  # default width, in distances to the 10th neighbour
-TABLES = 4  # default n_tables where memory allows
+WIDTH = 3.0  # default width, in distances to the 10th neighbour
+TABLES = 8  # default n_tables where memory allows
 PROBES = 64  # default n_probe, a table
-BUCKET_ROWS = 400  # default n_hashes: so many that a row shares its bucket with at most this many on average
+BUCKET_ROWS = 600  # default n_hashes: so many that a row shares its bucket with at most this many on average
 MAX_HASHES = 32
 MAX_TABLES = 1024
 MAX_PROBES = 1 << 16
@@ -37,20 +37,20 @@ class E2LSHIndex(LSHIndex):
     bytes beside each row number: principal coordinates that give a lower bound of the distance, so that most candidates
     are passed over without reading their vectors. The bound is exact: results do not depend on it.
 
-    A table takes 8 bytes a row and the sketch, and a directory of 0.5 to 1 byte a row. `add` merges into the sorted tables
-    and needs the room of the new ones meanwhile. Any number of threads may search at the same time, but not while
+    A table takes 8 bytes a row and the sketch, and a directory of 0.5 to 1 byte a row. `add` merges into the sorted
+    tables and needs the room of the new ones meanwhile. Any number of threads may search at the same time, but not while
     vectors are added or removed. Results do not depend on the number of threads.
 
     Parameters
     ----------
     n_tables : int, optional
-        1 to 1024. Default: 4, or as many as `memory_limit` allows.
+        1 to 1024. Default: 8, or as many as `memory_limit` allows.
     n_hashes : int, optional
-        Functions a table, 1 to 32. Default: the least for which the bucket of a row of X holds at most 400 others on
+        Functions a table, 1 to 32. Default: the least for which the bucket of a row of X holds at most 600 others on
         average, by the closed form of the collision probability over distances of sampled pairs.
     width : float, optional
-        In units of distance (not squared). Default: 4 times the median distance of a row to its 10th neighbour, among at
-        most 131,072 rows of X.
+        In units of distance (not squared). Default: 3 times the median distance of a row to its 10th neighbour, among
+        at most 131,072 rows of X.
     metric : {"l2", "cosine"}, default "l2"
     memory_limit : int, optional
         Bytes that the tables (not the vectors) may take for as many rows as `fit` gets.
@@ -116,9 +116,7 @@ class E2LSHIndex(LSHIndex):
         if width is None:
             width = WIDTH * self._neighbour_distance(x, rng, n_threads)
         if n_hashes is None:
-            probabilities = collision_probability(pair_distances(sample, rng), width)
-            shared = np.array([len(x) * (probabilities**j).mean() for j in range(1, MAX_HASHES + 1)])
-            n_hashes = int(np.argmax(shared <= BUCKET_ROWS)) + 1 if (shared <= BUCKET_ROWS).any() else MAX_HASHES
+            n_hashes = hashes_for(len(x), collision_probability(pair_distances(sample, rng), width))
         one = table_bytes(len(x), x.shape[1])
         fitting = MAX_TABLES if self.memory_limit is None else self.memory_limit // one
         if fitting < (n_tables or 1):
@@ -271,6 +269,14 @@ class E2LSHIndex(LSHIndex):
             f"E2LSHIndex(n_tables={self.n_tables}, n_hashes={self.n_hashes}, width={self.width}, "
             f"metric={self.metric!r}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
         )
+
+
+def hashes_for(n: int, probabilities: Float64) -> int:
+    """The least number of hashes with at most BUCKET_ROWS of n rows in a bucket, on average over pairs of rows."""
+    for n_hashes in range(1, MAX_HASHES):
+        if n * float((probabilities**n_hashes).mean()) <= BUCKET_ROWS:
+            return n_hashes
+    return MAX_HASHES
 
 
 def directory_bits(n: int) -> int:

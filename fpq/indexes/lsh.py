@@ -306,10 +306,11 @@ def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
 
 
 def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
-    """Distances between rows of a sample, up to 64 x 1024 pairs."""
+    """Distances between unequal rows of a sample, up to 64 x 1024 pairs; 0 if all are equal."""
     left, right = (_some(sample, n, rng).astype(np.float64) for n in (64, 1024))
     squared = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
-    return np.sqrt(np.maximum(squared, 0)).ravel()
+    distances = np.sqrt(np.maximum(squared, 0)).ravel()
+    return distances[distances > 0] if distances.any() else np.zeros(1)
 
 
 def _some(x: Array, n: int, rng: np.random.Generator) -> Array:
