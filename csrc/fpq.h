@@ -57,7 +57,7 @@ typedef struct {
 /* Nearest centroid in squared L2: ids (m, n); errors (m, n), squared distances, may be NULL. */
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads);
 
-/* Starting centroids: rows, the second half of them by greedy k-means++, each the best of FPQ_SEED_TRIES drawn ones; draws
+/* Starting centroids by k-means++, each of the second half the best of FPQ_SEED_TRIES drawn rows; draws
  * (m, k, FPQ_SEED_TRIES) are uniform random numbers in [0, 1). */
 enum { FPQ_SEED_TRIES = 8 };
 int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads);
@@ -131,5 +131,79 @@ int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads); /* squared l
 /* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a row of -1 gives +inf. */
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                        int inner_product, float *out, int threads);
+
+/* ---- LSH ---- */
+/* Hash j of table t of a vector x is floor(v), v = (x - centre) . column t * n_hashes + j + shift, columns in units of
+ * widths. A table's key is the upper half of the sum of hash times mixer, modulo 2^64. */
+typedef struct {
+    int d, n_tables, n_hashes;             /* E2LSH: n_hashes at most 32; C2LSH: one table, n_hashes at most 255 */
+    const float *centre;                   /* d */
+    const float *packed;                   /* n_tables * n_hashes columns */
+    const float *shifts;                   /* one a column, padded with zeros to a multiple of 16 */
+    const uint64_t *mixers;                /* one a column; C2LSH: unused */
+} fpq_hashes;
+
+/* Sketches: size - 1 coordinates of x - centre along orthonormal directions and the length of the rest, less `least`,
+ * times `scale`, clipped to 0..255 and rounded. size: 16, 32, 48 or 64. */
+typedef struct {
+    int d, size;
+    const float *centre;                   /* d */
+    const float *packed;                   /* the directions, as size - 1 columns of d numbers */
+    const float *back;                     /* the same as d columns of size - 1 numbers */
+    const float *least;                    /* size */
+    float scale;
+} fpq_sketcher;
+
+/* What candidates are verified on. Sketches spare most of them without changing the answer. */
+typedef struct {
+    fpq_matrix x;                          /* at most 2^32 - 1 rows */
+    const fpq_sketcher *sketcher;          /* NULL: none */
+    const uint8_t *sketches;               /* C2LSH: (n, size) */
+    fpq_population pop;
+    int inner_product;                     /* rows and queries are of length 1 or 0 then */
+} fpq_lsh_rows;
+
+typedef struct {
+    int64_t buckets;                       /* E2LSH: probed buckets that hold rows; C2LSH: levels */
+    int64_t candidates;                    /* rows in them, in each table; C2LSH: rows that collided often enough */
+    int64_t verified;                      /* rows whose distance was taken */
+} fpq_lsh_stats;
+
+int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int threads); /* out (n, size) */
+/* out (n, n_tables * n_hashes): v as above, before the floor. */
+int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, int threads);
+
+/* E2LSH with multi-probe: a table is its entries, key << 32 | row, in ascending order. */
+typedef struct {
+    const uint64_t *entries;               /* (n_tables, n) */
+    const uint8_t *sketches;               /* (n_tables, n, size), in the order of entries; NULL: none */
+    const uint32_t *starts;                /* (n_tables, 2^bits + 1) */
+    int bits;                              /* 1 to 31 */
+} fpq_lsh_tables;
+
+/* entries (n_tables, n) of rows first..first+n-1, not sorted. */
+int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first_row, uint64_t *entries, int threads);
+/* starts[s]: the first of n sorted entries with a key whose upper `bits` bits are at least s; 2^bits + 1 numbers. */
+void fpq_lsh_starts(const uint64_t *entries, int64_t n, int bits, uint32_t *starts);
+/* The k nearest (distance, id) among the rows of n_probe buckets, the query's own first; missing: +inf, -1. */
+int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, const fpq_lsh_rows *rows,
+                     const float *queries, int64_t nq, int64_t n_probe, int k, float *distances, int64_t *ids,
+                     fpq_lsh_stats *stats, int threads);
+
+/* C2LSH: a row's code is its hashes modulo 256. Level i has windows of the query's value +- window * ratio^i and stands
+ * for the radius `radius` * ratio^i; a row collides where its hash is among those of the window. From the level on
+ * whose windows hold all 256 codes, all rows are candidates. */
+typedef struct {
+    const uint8_t *codes;                  /* blocks [ceil(n/64)][n_hashes][64] */
+    double window, radius, ratio;
+    int threshold;                         /* collisions that make a candidate, at least 1 */
+    int64_t budget;                        /* stop when there are so many candidates, at least 1 */
+    int stop_early;                        /* stop after a level with k rows within ratio times its radius */
+} fpq_c2lsh;
+
+int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads); /* (n, n_hashes) */
+/* The k nearest (distance, id) among the candidates; missing: +inf, -1. */
+int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows, const float *queries,
+                     int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads);
 
 #endif

@@ -63,6 +63,12 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     X(uint64_t, at_most, (const float *x, float limit))                                                              \
     /* Bit i is set where x[i] + shift >= least[i], 64 numbers. */                                                   \
     X(uint64_t, at_least, (const float *x, float shift, const float *least))                                         \
+    /* Bit i of n <= 64 is set where the sum over t of (q[t] - 4 codes[i * size + t])^2 is at most limit. */          \
+    X(uint64_t, near_sketches, (const int16_t *q, const uint8_t *codes, int size, int n, int32_t limit))             \
+    /* counts[r] = how many of the m < 256 codes of row r are low[j], low[j] + 1, ... or high[j] modulo 256, one block  \
+     * (m, 64); bit r is set where it is at least `least`. */                                                        \
+    X(uint64_t, collisions, (const uint8_t *codes, int m, const uint8_t *low, const uint8_t *high, int least,        \
+                             uint8_t *counts))                                                                       \
     /* Squared L2 distance and inner product of a float32 query with one stored row. */                              \
     X(float, l2_f32, (const float *q, const float *x, int d))                                                        \
     X(float, l2_u8, (const float *q, const uint8_t *x, int d))                                                       \

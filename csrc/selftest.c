@@ -340,6 +340,40 @@ static void test_at_least(void) {
     for (int i = 0; i < 64; i++) CHECK((kern->at_least(x, shift, least) >> i & 1) == (x[i] + shift >= least[i]));
 }
 
+static void test_near_sketches(void) {
+    const int size = 16 * (1 + below(4)), n = below(65);
+    int16_t *q = INPUT(int16_t, size);
+    uint8_t *codes = INPUT(uint8_t, n * size);
+    for (int t = 0; t < size; t++) q[t] = (int16_t)below(1021);
+    for (int i = 0; i < n * size; i++) codes[i] = (uint8_t)(below(3) ? q[i % size] / 4 : below(256));
+    const int32_t limit = below(8) ? below(size * 100000) : below(2) ? INT32_MAX : 0;
+    const uint64_t got = kern->near_sketches(q, codes, size, n, limit);
+    for (int i = 0; i < n; i++) {
+        int64_t sum = 0;
+        for (int t = 0; t < size; t++) sum += (q[t] - 4 * codes[i * size + t]) * (q[t] - 4 * codes[i * size + t]);
+        CHECK((got >> i & 1) == (sum <= limit));
+    }
+    CHECK(got == spec->near_sketches(q, codes, size, n, limit));
+}
+
+static void test_collisions(void) {
+    const int m = 1 + below(255), least = below(m + 2);
+    uint8_t *codes = INPUT(uint8_t, m * 64), *low = INPUT(uint8_t, m), *high = INPUT(uint8_t, m);
+    uint8_t *counts[2] = {OUTPUT(uint8_t, 64), OUTPUT(uint8_t, 64)};
+    for (int i = 0; i < m * 64; i++) codes[i] = (uint8_t)next();
+    for (int j = 0; j < m; j++) low[j] = (uint8_t)next(), high[j] = (uint8_t)next();
+    const uint64_t got = kern->collisions(codes, m, low, high, least, counts[0]);
+    CHECK(got == spec->collisions(codes, m, low, high, least, counts[1]) && SAME(counts[0], counts[1], 64));
+    for (int r = 0; r < 64; r++) {
+        int count = 0;
+        for (int j = 0; j < m; j++) {
+            const int code = codes[j * 64 + r];
+            count += low[j] <= high[j] ? low[j] <= code && code <= high[j] : code >= low[j] || code <= high[j];
+        }
+        CHECK(counts[0][r] == count && (got >> r & 1) == (count >= least));
+    }
+}
+
 #define TEST_PAIR(name, type, number_type, inner_product)                            \
     static void test_##name(void) {                                                  \
         const int d = size() + ANY_OF(0, 0, 200);                                    \

@@ -6,13 +6,15 @@ from typing import Any as _Any
 
 from fpq import _native, datasets, metrics
 from fpq import threads as _threads
-from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex, RangeResult, SearchResult
+from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex, RangeResult, SearchResult
 from fpq.kmeans import KMeans
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import FormatError, load
 
 __all__ = [
+    "C2LSHIndex",
+    "E2LSHIndex",
     "FlatIndex",
     "FormatError",
     "IVFPQIndex",

@@ -15,6 +15,7 @@ Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 UInt8 = NDArray[np.uint8]
+UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 Float64 = NDArray[np.float64]
 
@@ -47,6 +48,22 @@ def real(name: str, value: Any, low: float = -np.inf) -> float:
     if not np.isfinite(number) or number < low:
         expected = "a finite number" if low == -np.inf else f"a finite number of at least {low:g}"
         raise ValueError(f"{name}: expected {expected}, got {number}")
+    return number
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a finite float above 0."""
+    number = real(name, value)
+    if number <= 0:
+        raise ValueError(f"{name}: expected a number above 0, got {number}")
+    return number
+
+
+def fraction(name: str, value: Any) -> float:
+    """`value` as a float between 0 and 1, neither of them."""
+    number = real(name, value)
+    if not 0 < number < 1:
+        raise ValueError(f"{name}: expected a number between 0 and 1, got {number}")
     return number
 
 

@@ -1,6 +1,6 @@
 """The compiled module (csrc/fpq.h says what the functions compute)."""
 
-from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8, UInt64
+from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8, UInt32, UInt64
 
 SEED_TRIES: int
 
@@ -139,4 +139,57 @@ def flat_search(
 ) -> None: ...
 def flat_distances(
     x: Array, queries: Float32, rows: Int64, inner_product: bool, out: Float32, threads: int
+) -> None: ...
+
+class LSHHashes:
+    def __init__(
+        self, n_tables: int, n_hashes: int, centre: Float32, packed: Float32, shifts: Float32, mixers: UInt64
+    ) -> None: ...
+    def values(self, x: Array, out: Float32, threads: int) -> None: ...
+    def entries(self, x: Array, first_row: int, out: UInt64, threads: int) -> None: ...
+    def buckets(self, x: Array, out: UInt8, threads: int) -> None: ...
+
+class LSHSketcher:
+    def __init__(self, centre: Float32, packed: Float32, back: Float32, least: Float32, scale: float) -> None: ...
+    def sketch(self, x: Array, out: UInt8, threads: int) -> None: ...
+
+def lsh_starts(entries: UInt64, bits: int, starts: UInt32) -> None: ...
+def e2lsh_search(
+    hashes: LSHHashes | None,
+    entries: UInt64,
+    sketches: UInt8 | None,
+    starts: UInt32,
+    bits: int,
+    x: Array,
+    sketcher: LSHSketcher | None,
+    ids: Int64 | None,
+    allowed: UInt64 | None,
+    inner_product: bool,
+    queries: Float32,
+    n_probe: int | None,
+    distances: Float32,
+    found: Int64,
+    stats: Int64,
+    threads: int,
+) -> None: ...
+def c2lsh_search(
+    hashes: LSHHashes | None,
+    codes: UInt8,
+    window: float,
+    radius: float | None,
+    ratio: float,
+    threshold: int,
+    budget: int,
+    stop_early: bool,
+    x: Array,
+    sketcher: LSHSketcher | None,
+    sketches: UInt8 | None,
+    ids: Int64 | None,
+    allowed: UInt64 | None,
+    inner_product: bool,
+    queries: Float32,
+    distances: Float32,
+    found: Int64,
+    stats: Int64,
+    threads: int,
 ) -> None: ...

@@ -6,7 +6,7 @@ Callers have checked dtypes, shapes and values; typed memoryviews are the second
 order. Matrices marked ``object x`` may have any of the element types of csrc/fpq.h and any strides.
 """
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef extern from "fpq.h" nogil:
     ctypedef struct fpq_features:
@@ -432,4 +432,170 @@ def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] 
         with nogil:
             status = fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
                                         inner_product, &out[0, 0], threads)
+    _done(status)
+
+
+# ---- LSH ----
+
+cdef extern from "fpq.h" nogil:
+    ctypedef struct fpq_hashes:
+        int d, n_tables, n_hashes
+        const float *centre
+        const float *packed
+        const float *shifts
+        const uint64_t *mixers
+    ctypedef struct fpq_sketcher:
+        int d, size
+        const float *centre
+        const float *packed
+        const float *back
+        const float *least
+        float scale
+    ctypedef struct fpq_lsh_rows:
+        fpq_matrix x
+        const fpq_sketcher *sketcher
+        const uint8_t *sketches
+        fpq_population pop
+        int inner_product
+    ctypedef struct fpq_lsh_stats:
+        int64_t buckets, candidates, verified
+    int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int threads)
+    int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, int threads)
+    ctypedef struct fpq_lsh_tables:
+        const uint64_t *entries
+        const uint8_t *sketches
+        const uint32_t *starts
+        int bits
+    int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first_row, uint64_t *entries, int threads)
+    void fpq_lsh_starts(const uint64_t *entries, int64_t n, int bits, uint32_t *starts)
+    int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, const fpq_lsh_rows *rows,
+                         const float *queries, int64_t nq, int64_t n_probe, int k, float *distances, int64_t *ids,
+                         fpq_lsh_stats *stats, int threads)
+    ctypedef struct fpq_c2lsh:
+        const uint8_t *codes
+        double window, radius, ratio
+        int threshold
+        int64_t budget
+        int stop_early
+    int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads)
+    int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows, const float *queries,
+                         int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads)
+
+
+cdef class LSHHashes:
+    """The hash functions of n_tables tables, with the arrays that describe them."""
+    cdef fpq_hashes c
+    cdef tuple arguments
+
+    def __cinit__(self, int n_tables, int n_hashes, const float[::1] centre, const float[::1] packed,
+                  const float[::1] shifts, const uint64_t[::1] mixers):
+        self.c = fpq_hashes(<int>centre.shape[0], n_tables, n_hashes, &centre[0], &packed[0], &shifts[0], &mixers[0])
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return type(self), self.arguments
+
+    def values(self, object x, float[:, ::1] out, int threads):
+        """Projections of x (n, d) in widths, shifted: out (n, n_tables * n_hashes)."""
+        cdef _Matrix matrix = _Matrix(x)
+        cdef int status = 0
+        if out.size:
+            with nogil:
+                status = fpq_lsh_values(&self.c, &matrix.c, &out[0, 0], threads)
+        _done(status)
+
+    def entries(self, object x, int64_t first_row, uint64_t[:, ::1] out, int threads):
+        """Table entries of x (n, d), rows first_row.. of the index: out (n_tables, n)."""
+        cdef _Matrix matrix = _Matrix(x)
+        cdef int status = 0
+        if out.size:
+            with nogil:
+                status = fpq_lsh_entries(&self.c, &matrix.c, first_row, &out[0, 0], threads)
+        _done(status)
+
+    def buckets(self, object x, uint8_t[:, ::1] out, int threads):
+        """Hashes of x (n, d) clipped to bytes: out (n, n_hashes)."""
+        cdef _Matrix matrix = _Matrix(x)
+        cdef int status = 0
+        if out.size:
+            with nogil:
+                status = fpq_lsh_buckets(&self.c, &matrix.c, &out[0, 0], threads)
+        _done(status)
+
+
+cdef class LSHSketcher:
+    """The map from vectors to sketches, with the arrays that describe it."""
+    cdef fpq_sketcher c
+    cdef tuple arguments
+
+    def __cinit__(self, const float[::1] centre, const float[::1] packed, const float[::1] back,
+                  const float[::1] least, float scale):
+        self.c = fpq_sketcher(<int>centre.shape[0], <int>least.shape[0], &centre[0], &packed[0], &back[0], &least[0],
+                              scale)
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return type(self), self.arguments
+
+    def sketch(self, object x, uint8_t[:, ::1] out, int threads):
+        """Sketches of x (n, d): out (n, size)."""
+        cdef _Matrix matrix = _Matrix(x)
+        cdef int status = 0
+        if out.size:
+            with nogil:
+                status = fpq_lsh_sketch(&self.c, &matrix.c, &out[0, 0], threads)
+        _done(status)
+
+
+cdef fpq_lsh_rows _lsh_rows(_Matrix matrix, LSHSketcher sketcher, const int64_t[::1] ids, const uint64_t[::1] allowed,
+                            bint inner_product) noexcept:
+    cdef fpq_lsh_rows rows = fpq_lsh_rows(matrix.c, NULL, NULL, _population(ids, allowed, matrix.c.n), inner_product)
+    if sketcher is not None:
+        rows.sketcher = &sketcher.c
+    return rows
+
+
+def lsh_starts(const uint64_t[::1] entries, int bits, uint32_t[::1] starts):
+    """The directory of a table's sorted entries."""
+    with nogil:
+        fpq_lsh_starts(&entries[0], entries.shape[0], bits, &starts[0])
+
+
+def e2lsh_search(LSHHashes hashes, const uint64_t[:, ::1] entries, const uint8_t[:, :, ::1] sketches,
+                 const uint32_t[:, ::1] starts, int bits, object x, LSHSketcher sketcher, const int64_t[::1] ids,
+                 const uint64_t[::1] allowed, bint inner_product, const float[:, ::1] queries, int64_t n_probe,
+                 float[:, ::1] distances, int64_t[:, ::1] found, int64_t[:, ::1] stats, int threads):
+    """The k nearest rows in n_probe buckets; sketches (n_tables, n, size) or None with the sketcher; stats (nq, 3)."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, inner_product)
+    cdef fpq_lsh_tables tables = fpq_lsh_tables(&entries[0, 0], NULL, &starts[0, 0], bits)
+    if sketches is not None:
+        tables.sketches = &sketches[0, 0, 0]
+    cdef int status
+    with nogil:
+        status = fpq_e2lsh_search(&hashes.c, &tables, &rows, &queries[0, 0], queries.shape[0], n_probe,
+                                  <int>found.shape[1], &distances[0, 0], &found[0, 0],
+                                  <fpq_lsh_stats *>&stats[0, 0], threads)
+    _done(status)
+
+
+def c2lsh_search(LSHHashes hashes, const uint8_t[:, :, ::1] codes, double window, double radius, double ratio,
+                 int threshold, int64_t budget, bint stop_early, object x, LSHSketcher sketcher,
+                 const uint8_t[:, ::1] sketches, const int64_t[::1] ids, const uint64_t[::1] allowed,
+                 bint inner_product, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found,
+                 int64_t[:, ::1] stats, int threads):
+    """The k nearest candidates by collision counting; sketches (n, size) or None with the sketcher; stats (nq, 3)."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, inner_product)
+    cdef fpq_c2lsh c = fpq_c2lsh(&codes[0, 0, 0], window, radius, ratio, threshold, budget, stop_early)
+    if sketches is not None:
+        rows.sketches = &sketches[0, 0]
+    cdef int status
+    with nogil:
+        status = fpq_c2lsh_search(&hashes.c, &c, &rows, &queries[0, 0], queries.shape[0], <int>found.shape[1],
+                                  &distances[0, 0], &found[0, 0], <fpq_lsh_stats *>&stats[0, 0], threads)
     _done(status)

@@ -43,7 +43,7 @@ def even_offsets(d: int, m: int) -> Int32:
 def spread_centroids(
     x: Array, rows: Int64 | None, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int
 ) -> Float32:
-    """Starting centroids (m, k, dsub) of all subspaces, half of them by k-means++: csrc/kmeans/seed.c."""
+    """Starting centroids (m, k, dsub) of all subspaces by k-means++ on a few rows a centroid."""
     n = len(x) if rows is None else len(rows)
     sample = sample_rows(n, max(2 * k, min(SEED_ROWS * k, 1 << 16)), rng)
     if sample is not None:
@@ -154,8 +154,7 @@ class KMeans(Storable, kind="KMeans"):
         Most Lloyd iterations; training stops before when no row changes its cluster. With 16 and more, and 8,192 rows
         and more, the first three quarters go over growing random parts of them, at least 4,096 rows and 24 a cluster.
     init : "random", "k-means++" or array (k, d), default "random"
-        Start from k random rows, from rows half of which come by greedy k-means++ (lower inertia for some more
-        time), or from these centroids.
+        Start from k random rows, from rows spread by k-means++ (lower inertia for some more time), or from these centroids.
     max_points_per_centroid : int, default 256
         Train on a random sample of at most this many rows a centroid.
     capacity : float or None, default None

@@ -4,37 +4,13 @@
  * same kernel for one query and for many. So the answer and its bits do not depend on the batch. */
 #include <float.h>
 
+#include "distance/stored.h"
 #include "kernels.h"
 #include "portable.h"
 #include "threads.h"
 #include "topk.h"
 
 enum { ROWS = 96, QUERIES = 64, DIRECT = 4 };
-
-/* The distance of one stored row; rows that are neither float32 nor uint8 are first read into scratch (d floats). */
-static float distance_to(const fpq_kernels *kern, const fpq_matrix *x, int64_t row, const float *q, int inner_product,
-                         float *scratch) {
-    const int d = (int)x->d;
-    const char *at = x->data + row * x->row_stride;
-    if (x->dtype == FPQ_U8 && x->col_stride == 1) {
-        const uint8_t *bytes = (const uint8_t *)at;
-        return inner_product ? 0 - kern->ip_u8(q, bytes, d) : kern->l2_u8(q, bytes, d);
-    }
-    const float *floats = (const float *)(const void *)at;
-    if (x->dtype != FPQ_F32 || x->col_stride != (ptrdiff_t)sizeof(float)) {
-        kern->read_rows(x, NULL, row, 1, 0, d, NULL, scratch);
-        floats = scratch;
-    }
-    return inner_product ? 0 - kern->ip_f32(q, floats, d) : kern->l2_f32(q, floats, d);
-}
-
-static int is_allowed(const fpq_population *pop, int64_t row) {
-    return !pop->allowed || (pop->allowed[row / 64] >> row % 64 & 1);
-}
-
-static void push(const fpq_population *pop, fpq_topk *top, float distance, int64_t row) {
-    if (distance <= fpq_topk_limit(top)) fpq_topk_push(top, distance, pop->ids ? pop->ids[row] : row);
-}
 
 typedef struct {
     const fpq_kernels *kern;
@@ -50,9 +26,9 @@ static size_t scratch_size(int d) { return (size_t)d * (ROWS + QUERIES + 1) + (s
 
 static void search_direct(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_topk *top, float *row) {
     for (int64_t r = from; r < to; r++)
-        for (int i = 0; i < n && is_allowed(f->pop, r); i++) {
+        for (int i = 0; i < n && fpq_is_allowed(f->pop, r); i++) {
             const float *q = f->queries + (first_query + i) * f->x->d;
-            push(f->pop, top + i, distance_to(f->kern, f->x, r, q, f->inner_product, row), r);
+            fpq_push_row(f->pop, top + i, fpq_distance_to(f->kern, f->x, r, q, f->inner_product, row), r);
         }
 }
 
@@ -86,7 +62,7 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
         f->kern->read_rows(f->x, NULL, r0, count, 0, d, NULL, rows);
         f->kern->project(rows, count, d, packed, NULL, FPQ_BLOCKS(n), products, QUERIES);
         for (int i = 0; i < count; i++) {
-            if (!is_allowed(f->pop, r0 + i)) continue;
+            if (!fpq_is_allowed(f->pop, r0 + i)) continue;
             const float norm = f->norms[r0 + i];
             const float shift = f->slack * norm - (f->inner_product ? 0 : norm / 2);
             uint64_t near_enough = present;
@@ -94,7 +70,7 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
             for (; near_enough; near_enough &= near_enough - 1) {
                 const int q = fpq_lowest_bit(near_enough);
                 const float *query = queries + (ptrdiff_t)q * d;
-                push(f->pop, top + q, distance_to(f->kern, f->x, r0 + i, query, f->inner_product, row), r0 + i);
+                fpq_push_row(f->pop, top + q, fpq_distance_to(f->kern, f->x, r0 + i, query, f->inner_product, row), r0 + i);
                 least[q] = least_product(f, q_norm[q], fpq_topk_limit(top + q));
             }
         }
@@ -186,7 +162,7 @@ int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, co
         for (int64_t r = i * n; r < (i + 1) * n; r++) {
             if (r + 8 < (i + 1) * n && rows[r + 8] >= 0) FPQ_PREFETCH(x->data + rows[r + 8] * x->row_stride);
             out[r] = rows[r] < 0 ? INFINITY
-                                 : distance_to(kern, x, rows[r], queries + (ptrdiff_t)i * d, inner_product, row);
+                                 : fpq_distance_to(kern, x, rows[r], queries + (ptrdiff_t)i * d, inner_product, row);
         }
     }
     fpq_free(scratch);

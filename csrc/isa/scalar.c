@@ -111,6 +111,16 @@ static uint64_t at_least(const float *x, float shift, const float *least) {
     return bits;
 }
 
+static uint64_t near_sketches(const int16_t *q, const uint8_t *codes, int size, int n, int32_t limit) {
+    uint64_t near = 0;
+    for (int i = 0; i < n; i++) {
+        int32_t sum = 0;
+        for (int t = 0; t < size; t++) sum += (q[t] - 4 * codes[i * size + t]) * (q[t] - 4 * codes[i * size + t]);
+        near |= (uint64_t)(sum <= limit) << i;
+    }
+    return near;
+}
+
 #define PAIR(name, type, term)                               \
     static float name(const float *q, const type *x, int d) { \
         float sum = 0;                                       \

@@ -56,3 +56,32 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     const uint8x16_t bits = vandq_u8(vceqq_u8(x, vdupq_n_u8(255)), vld1q_u8(weights));
     return vaddv_u8(vget_low_u8(bits)) | (uint64_t)vaddv_u8(vget_high_u8(bits)) << 8;
 }
+
+typedef int16x8x2_t vs; /* 16 16-bit integers */
+typedef int32x4_t vq;
+FPQ_INLINE vs vs_load(const int16_t *p) {
+    const vs x = {{vld1q_s16(p), vld1q_s16(p + 8)}};
+    return x;
+}
+FPQ_INLINE vs vs_load_codes(const uint8_t *p) { /* times 4 */
+    const uint8x16_t x = vld1q_u8(p);
+    const vs y = {{vreinterpretq_s16_u16(vshll_n_u8(vget_low_u8(x), 2)), vreinterpretq_s16_u16(vshll_n_u8(vget_high_u8(x), 2))}};
+    return y;
+}
+FPQ_INLINE vs vs_sub(vs a, vs b) {
+    const vs x = {{vsubq_s16(a.val[0], b.val[0]), vsubq_s16(a.val[1], b.val[1])}};
+    return x;
+}
+FPQ_INLINE vq vq_zero(void) { return vdupq_n_s32(0); }
+FPQ_INLINE vq vq_add_squares(vs x, vq sum) {
+    sum = vmlal_s16(sum, vget_low_s16(x.val[0]), vget_low_s16(x.val[0]));
+    sum = vmlal_s16(sum, vget_high_s16(x.val[0]), vget_high_s16(x.val[0]));
+    sum = vmlal_s16(sum, vget_low_s16(x.val[1]), vget_low_s16(x.val[1]));
+    return vmlal_s16(sum, vget_high_s16(x.val[1]), vget_high_s16(x.val[1]));
+}
+/* Bit i is set where the sum of the i-th is at most limit. */
+FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
+    const uint32_t weights[4] = {1, 2, 4, 8};
+    const int32x4_t sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
+    return vaddvq_u32(vandq_u32(vcleq_s32(sums, vdupq_n_s32(limit)), vld1q_u32(weights)));
+}

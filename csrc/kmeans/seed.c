@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Where k-means starts: half of the centroids are any rows, the others come by k-means++ (Arthur, Vassilvitskii 2007) in its
- * greedy form, which finds what the first half has left out. A row is drawn with a chance
+ * Where k-means starts: k-means++ (Arthur, Vassilvitskii 2007), for the second half of the centroids in its greedy form, which
+ * finds what the first half has left out. A row is drawn with a chance
  * proportional to its squared distance to the centroids so far; of FPQ_SEED_TRIES rows drawn the one that lowers the sum of
  * squared distances most becomes a centroid. */
 #include <math.h>
@@ -78,14 +78,14 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
         w.norm[i] = kern->ip_f32(w.x + i * d, w.x + i * d, d);
         w.distance[i] = INFINITY;
     }
-    double total = 0;
+    double total = 0; /* no centroid yet: the first is any row */
     for (int c = 0; c < cb->k && !fpq_stopped(poll); c++) {
-        const int any = c < cb->k / 2 || c == 0, tries = any ? 1 : TRIES;
+        const int tries = c > cb->k / 2 ? TRIES : 1;
         int64_t rows[TRIES];
         memset(w.packed, 0, (size_t)d * FPQ_BLOCK * sizeof(float));
         for (int t = 0; t < FPQ_BLOCK; t++) bias[t] = 0;
         for (int t = 0; t < tries; t++) {
-            rows[t] = pick(w.distance, n, any ? 0 : total, draws[(ptrdiff_t)c * TRIES + t]);
+            rows[t] = pick(w.distance, n, total, draws[(ptrdiff_t)c * TRIES + t]);
             for (int i = 0; i < d; i++) w.packed[(ptrdiff_t)i * FPQ_BLOCK + t] = w.x[rows[t] * d + i];
             bias[t] = -w.norm[rows[t]] / 2;
         }

@@ -1,8 +1,10 @@
 """The indexes: vectors under ids, searched for the nearest."""
 
 from fpq.indexes.base import RangeResult, SearchResult
+from fpq.indexes.c2lsh import C2LSHIndex
+from fpq.indexes.e2lsh import E2LSHIndex
 from fpq.indexes.flat import FlatIndex
 from fpq.indexes.ivf import IVFPQIndex
 from fpq.indexes.pq import PQIndex
 
-__all__ = ["FlatIndex", "IVFPQIndex", "PQIndex", "RangeResult", "SearchResult"]
+__all__ = ["C2LSHIndex", "E2LSHIndex", "FlatIndex", "IVFPQIndex", "PQIndex", "RangeResult", "SearchResult"]

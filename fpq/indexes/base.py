@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -16,6 +16,8 @@ from fpq.indexes.lock import Lock, reads
 from fpq.storage import Storable
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
+Nearest = Callable[[Float32, int, "Bits | None", int], tuple[Float32, Int64]]
+Within = Callable[[Float32, np.float32, "Bits | None", int], Iterator[tuple[Int64, Float32, Int64]]]
 
 RANGE_VALUES = 1 << 22  # distances that a range search holds at a time
 
@@ -115,23 +117,22 @@ class Index(Storable, ABC):
         return self._prepare(queries, n_threads), single
 
     @abstractmethod
-    def _nearest(
-        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **options: Any
-    ) -> tuple[Float32, Int64]:
+    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
         """The k <= n nearest of prepared queries: (nq, k) distances, ascending, and ids."""
 
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         """The distances (nq, n) of prepared queries to rows first .. first + n - 1, `first` a multiple of 64."""
         raise NotImplementedError
 
-    def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None, **options: Any) -> SearchResult:
+    def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None, find: Nearest | None = None) -> SearchResult:
+        """Check, search by `find` (default: `_nearest`), and pad to k."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         queries, single = self._queries(Q, count)
         bits = self._allowed_bits(allowed)
         nearest = min(k, len(self))
         if len(queries) and nearest:
-            found, ids = self._nearest(queries, nearest, bits, count, **options)
+            found, ids = (find or self._nearest)(queries, nearest, bits, count)
         else:
             found, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         if found.shape[1] < k:
@@ -167,14 +168,17 @@ class Index(Storable, ABC):
         """
         return self._range_search(Q, radius, allowed, n_threads)
 
-    def _range_search(self, Q: Any, radius: float, allowed: Any, n_threads: int | None, **options: Any) -> RangeResult:
+    def _range_search(
+        self, Q: Any, radius: float, allowed: Any, n_threads: int | None, find: Within | None = None
+    ) -> RangeResult:
+        """Check, search by `find` (default: `_within`), and sort."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         radius = _checks.real("radius", radius)
         with np.errstate(over="ignore"):
             limit = np.float32(-radius if self._similarity else radius)
         queries, _ = self._queries(Q, count)
         bits = self._allowed_bits(allowed)
-        parts = list(self._within(queries, limit, bits, count, **options)) if len(queries) and len(self) else []
+        parts = list((find or self._within)(queries, limit, bits, count)) if len(queries) and len(self) else []
         if not parts:
             return RangeResult(np.zeros(len(queries) + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
         query, found, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -184,7 +188,7 @@ class Index(Storable, ABC):
         return RangeResult(lims, found, ids[order])
 
     def _within(
-        self, queries: Float32, limit: float, allowed: Bits | None, n_threads: int, **options: Any
+        self, queries: Float32, limit: np.float32, allowed: Bits | None, n_threads: int
     ) -> Iterator[tuple[Int64, Float32, Int64]]:
         """Numbers of queries, distances up to `limit` and ids, some at a time, in any order."""
         mask = None if allowed is None else bits_to_mask(allowed)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fpq import _checks, threads
 from fpq._checks import Array, Float32, Int64, UInt8
-from fpq.indexes.base import Index, SearchResult
+from fpq.indexes.base import Index, Nearest, SearchResult
 from fpq.indexes.lock import reads
 from fpq.indexes.vectors import Vectors
 from fpq.open_indexing import OpenIndexing
@@ -80,18 +80,18 @@ class CodeIndex(Index):
         """The codes (len(rows), code_size) in these places."""
 
     def _search_codes(
-        self, Q: Any, k: int, rerank: int | None, allowed: Any, n_threads: int | None, **options: Any
+        self, Q: Any, k: int, rerank: int | None, allowed: Any, n_threads: int | None, find: Nearest | None = None
     ) -> SearchResult:
         """The k nearest codes, or the k nearest vectors among the rerank * k nearest codes."""
         if rerank is None:
-            return self._search(Q, k, allowed, n_threads, **options)
+            return self._search(Q, k, allowed, n_threads, find)
         rerank = _checks.integer("rerank", rerank, 1)
         if not self.keep_vectors:
             raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         queries, single = self._queries(Q, count)
-        candidates = self._search(Q, rerank * k, allowed, n_threads, **options).ids
+        candidates = self._search(Q, rerank * k, allowed, n_threads, find).ids
         candidates = candidates[None] if single else candidates
         if self._vectors.dim is None:
             found = np.full(candidates.shape, np.inf, dtype=np.float32)

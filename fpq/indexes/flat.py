@@ -111,9 +111,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         """
         return self._search(Q, k, allowed, n_threads)
 
-    def _nearest(
-        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **options: Any
-    ) -> tuple[Float32, Int64]:
+    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
         distances = np.empty((len(queries), k), dtype=np.float32)
         ids = np.empty((len(queries), k), dtype=np.int64)
         _native.flat_search(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -255,7 +256,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             If the index is not trained, an argument is not as described, or `rerank` is asked of an index that keeps no
             vectors.
         """
-        return self._search_codes(Q, k, rerank, allowed, n_threads, n_probe=self._probes(n_probe))
+        return self._search_codes(
+            Q, k, rerank, allowed, n_threads, partial(self._nearest, n_probe=self._probes(n_probe))
+        )
 
     def _probes(self, n_probe: int | None) -> int:
         return min(self.n_lists, _checks.integer("n_probe", self.n_probe if n_probe is None else n_probe, 1))
@@ -265,10 +268,10 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return self._radius if self.residual else None
 
     def _nearest(
-        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **options: Any
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, n_probe: int | None = None
     ) -> tuple[Float32, Int64]:
         assert self._coarse is not None
-        probes = self._coarse.probe(queries, options["n_probe"], self.metric == "ip", n_threads)
+        probes = self._coarse.probe(queries, self._probes(n_probe), self.metric == "ip", n_threads)
         distances = np.empty((len(queries), k), dtype=np.float32)
         ids = np.empty((len(queries), k), dtype=np.int64)
         lists = self._lists
@@ -310,14 +313,15 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         ValueError, TypeError
             If the index is not trained or an argument is not as described.
         """
-        return self._range_search(Q, radius, allowed, n_threads, n_probe=self._probes(n_probe))
+        find = partial(self._within, n_probe=self._probes(n_probe))
+        return self._range_search(Q, radius, allowed, n_threads, find)
 
     def _within(
-        self, queries: Float32, limit: float, allowed: Bits | None, n_threads: int, **options: Any
+        self, queries: Float32, limit: np.float32, allowed: Bits | None, n_threads: int, n_probe: int | None = None
     ) -> Iterator[tuple[Int64, Float32, Int64]]:
         assert self._coarse is not None
         first, chain = self._lists.layout.first, self._lists.layout.chain
-        probes = self._coarse.probe(queries, options["n_probe"], self.metric == "ip", n_threads)
+        probes = self._coarse.probe(queries, self._probes(n_probe), self.metric == "ip", n_threads)
         blocks_of = np.diff(first)[probes].sum(axis=1)
         starts = np.concatenate([[0], np.cumsum(blocks_of)])
         rotated, rows = self.quantizer.rotate(queries, n_threads), self._lists.rows if allowed is None else allowed

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT
+ * What both kinds of LSH share: projections of rows, and the way from candidates to the k nearest. */
+#ifndef FPQ_LSH_H
+#define FPQ_LSH_H
+
+#include "distance/stored.h"
+#include "kernels.h"
+
+/* Bucket numbers are clamped to +-this: floats beyond cannot be converted, and no such bucket holds many rows. */
+#define FPQ_LSH_FARTHEST 1e9f
+
+/* Columns with their padding. */
+FPQ_INLINE int fpq_columns(int k) { return FPQ_BLOCKS(k) * FPQ_BLOCK; }
+
+FPQ_INLINE float fpq_clamp(float x, float low, float high) { return x > low ? (x < high ? x : high) : low; }
+
+FPQ_INLINE int64_t fpq_lsh_bucket(float value) {
+    return (int64_t)fpq_clamp(floorf(value), -FPQ_LSH_FARTHEST, FPQ_LSH_FARTHEST);
+}
+
+/* A bucket's number modulo 256. */
+FPQ_INLINE uint8_t fpq_lsh_code(float value) { return (uint8_t)(fpq_lsh_bucket(value) & 255); }
+
+/* A row's sum of hash times mixer in one table, from its values in all of them. */
+FPQ_INLINE uint64_t fpq_lsh_sum(const fpq_hashes *hashes, int table, const float *values) {
+    uint64_t sum = 0;
+    for (int j = table * hashes->n_hashes; j < (table + 1) * hashes->n_hashes; j++)
+        sum += (uint64_t)fpq_lsh_bucket(values[j]) * hashes->mixers[j];
+    return sum;
+}
+
+/* The sketches of n centred rows as floats in units of codes, clipped to 0..255; out (n, size). */
+void fpq_sketch_rows(const fpq_kernels *kern, const fpq_sketcher *s, const float *centred, int n, float *scratch,
+                     float *out);
+size_t fpq_sketch_scratch(const fpq_sketcher *s, int n);
+
+enum { FPQ_WAITING = 32, FPQ_SKETCH_MAX = 64 };
+
+/* One query's search. Rows wait until there are enough of them to hide the memory's latency. */
+typedef struct {
+    const fpq_kernels *kern;
+    const fpq_lsh_rows *rows;
+    const float *query;
+    fpq_topk top;
+    int32_t reach;                         /* the limit for near_sketches: rows beyond are too far */
+    uint64_t *seen;                        /* a bit for each row */
+    float *centred, *values, *scratch;     /* the query less the centre, its hash values */
+    int n;
+    int64_t verified;
+    int16_t sketch[FPQ_SKETCH_MAX];        /* of the query, in quarters of a code */
+    uint32_t waiting[FPQ_WAITING];
+} fpq_verifier;
+
+/* One thread's memory in one piece: to be freed as `seen`. -1 when there is none. */
+int fpq_verifier_init(fpq_verifier *v, const fpq_hashes *hashes, const fpq_lsh_rows *rows);
+/* Takes a query up: its hash values and sketch; no rows seen yet. */
+void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *query, float *distances, int64_t *ids,
+                      int k);
+void fpq_verify_waiting(fpq_verifier *v);
+/* Squared L2 distance of the k-th nearest so far. */
+float fpq_verify_limit(const fpq_verifier *v);
+
+FPQ_INLINE int fpq_is_seen(const fpq_verifier *v, uint32_t row) { return v->seen[row / 64] >> row % 64 & 1; }
+
+/* A row whose distance is wanted, unless it has come before or is not allowed. */
+FPQ_INLINE void fpq_verify(fpq_verifier *v, uint32_t row) {
+    if (fpq_is_seen(v, row)) return;
+    v->seen[row / 64] |= (uint64_t)1 << row % 64;
+    if (!fpq_is_allowed(&v->rows->pop, row)) return;
+    const char *at = v->rows->x.data + row * v->rows->x.row_stride;
+    FPQ_PREFETCH(at);
+    FPQ_PREFETCH(at + 64);
+    v->waiting[v->n++] = row;
+    if (v->n == FPQ_WAITING) fpq_verify_waiting(v);
+}
+
+/* The same for n <= 64 rows with their sketches, those only that might be near enough. */
+FPQ_INLINE void fpq_verify_near(fpq_verifier *v, const uint64_t *entries, const uint8_t *sketches, int n) {
+    uint64_t near = n < 64 ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
+    if (sketches) near = v->kern->near_sketches(v->sketch, sketches, v->rows->sketcher->size, n, v->reach);
+    for (; near; near &= near - 1) fpq_verify(v, (uint32_t)entries[fpq_lowest_bit(near)]);
+}
+
+#endif

@@ -1,0 +1,297 @@
+"""Locality-sensitive hashing with bucket tables: E2LSH with query-directed multi-probe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpq import _checks, _native, threads, tuning
+from fpq._checks import Array, Float32, Float64, Int64
+from fpq.indexes.base import Bits, Nearest, SearchResult
+from fpq.indexes.ids import Removal
+from fpq.indexes.lsh import MAX_ROWS, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
+
+WIDTH = 3.0  # default width, in distances to the 10th neighbour
+TABLES = 8  # default n_tables where memory allows
+PROBES = 64  # default n_probe, a table
+BUCKET_ROWS = 600  # default n_hashes: so many that a row shares its bucket with at most this many on average
+MAX_HASHES = 32
+MAX_TABLES = 1024
+MAX_PROBES = 1 << 16
+STEP = 1.25  # between the numbers of probes that `tune` measures
+ROW_BITS = np.uint64(32)
+ROW_MASK = np.uint64(MAX_ROWS)
+
+
+class E2LSHIndex(LSHIndex):
+    """Nearest neighbours among the vectors that share hash buckets with the query, by exact distances.
+
+    A hash function is ``floor((a . x + b) / width)``, a normal and b uniform, so that near vectors get the same value
+    more probably than far ones; ``n_hashes`` of them make the key of a bucket, and each of ``n_tables`` tables has
+    functions of its own. A search reads ``n_probe`` buckets over all tables: the query's own first, then those whose
+    boundaries are nearest to it. FPQ paper, section II.A; Datar et al., SoCG 2004; Lv et al., VLDB 2007.
+
+    Vectors are kept as they come and candidates are ranked by exact distances. "cosine" scales vectors to length 1,
+    where the order of angles is that of Euclidean distances. From 32 dimensions on a table holds a sketch of 16 to 64
+    bytes beside each row number: principal coordinates that give a lower bound of the distance, so that most candidates
+    are passed over without reading their vectors. The bound is exact: results do not depend on it.
+
+    A table takes 8 bytes a row and the sketch, and a directory of 0.5 to 1 byte a row. `add` merges into the sorted
+    tables and needs the room of the new ones meanwhile. Any number of threads may search at the same time, but not while
+    vectors are added or removed. Results do not depend on the number of threads.
+
+    Parameters
+    ----------
+    n_tables : int, optional
+        1 to 1024. Default: 8, or as many as `memory_limit` allows.
+    n_hashes : int, optional
+        Functions a table, 1 to 32. Default: the least for which the bucket of a row of X holds at most 600 others on
+        average, by the closed form of the collision probability over distances of sampled pairs.
+    width : float, optional
+        In units of distance (not squared). Default: 3 times the median distance of a row to its 10th neighbour, among
+        at most 131,072 rows of X.
+    metric : {"l2", "cosine"}, default "l2"
+    memory_limit : int, optional
+        Bytes that the tables (not the vectors) may take for as many rows as `fit` gets.
+    seed : int, default 0
+    n_threads : int or None, default None
+        Threads; None is what the environment says.
+
+    Attributes
+    ----------
+    n_tables, n_hashes, width
+        As given, or as chosen by `fit`.
+    n_probe : int
+        What `search` uses unless told: 64 a table, or what `tune` chose.
+    last_stats : LSHStats or None
+        What the last search did.
+
+    Examples
+    --------
+    >>> import numpy as np, fpq
+    >>> X = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
+    >>> index = fpq.E2LSHIndex().fit(X).add(X)
+    >>> distances, ids = index.search(X[:3], k=5)
+    >>> ids[:, 0].tolist()
+    [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        n_tables: int | None = None,
+        n_hashes: int | None = None,
+        width: float | None = None,
+        *,
+        metric: str = "l2",
+        memory_limit: int | None = None,
+        seed: int = 0,
+        n_threads: int | None = None,
+    ) -> None:
+        super().__init__(metric, seed, n_threads)
+        self._given = (
+            None if n_tables is None else _checks.integer("n_tables", n_tables, 1, MAX_TABLES),
+            None if n_hashes is None else _checks.integer("n_hashes", n_hashes, 1, MAX_HASHES),
+            None if width is None else _checks.positive("width", width),
+        )
+        self.n_tables, self.n_hashes, self.width = self._given
+        self.memory_limit = None if memory_limit is None else _checks.integer("memory_limit", memory_limit, 1)
+        self.n_probe: int | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._bits = 1
+        self._entries = np.empty((self.n_tables or 0, 0), dtype=np.uint64)
+        self._starts = np.empty((self.n_tables or 0, 0), dtype=np.uint32)
+        self._table_sketches: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the index holds in arrays."""
+        sketches = 0 if self._table_sketches is None else self._table_sketches.nbytes
+        return self._entries.nbytes + self._starts.nbytes + sketches + self._vectors.nbytes + self._ids.nbytes
+
+    def _fit(self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int) -> None:
+        n_tables, n_hashes, width = self._given
+        if width is None:
+            width = WIDTH * self._neighbour_distance(x, rng, n_threads)
+        if n_hashes is None:
+            n_hashes = hashes_for(len(x), collision_probability(pair_distances(sample, rng), width))
+        one = table_bytes(len(x), x.shape[1])
+        fitting = MAX_TABLES if self.memory_limit is None else self.memory_limit // one
+        if fitting < (n_tables or 1):
+            raise ValueError(
+                f"memory_limit: expected at least {(n_tables or 1) * one} bytes for {n_tables or 1} table(s) of "
+                f"{len(x)} rows, got {self.memory_limit}"
+            )
+        self.n_tables, self.n_hashes, self.width = n_tables or min(TABLES, fitting), n_hashes, width
+        self.n_probe = PROBES * self.n_tables
+        centre = sample.mean(0, dtype=np.float64).astype(np.float32)
+        self._draw(self.n_tables, n_hashes, width, centre, rng)
+
+    def _reset(self) -> None:
+        self._clear()
+
+    def _add(self, x: Array, n_threads: int) -> None:
+        assert self._hashes is not None
+        n_tables, old = self._entries.shape
+        n = old + len(x)
+        new = np.empty((n_tables, len(x)), dtype=np.uint64)
+        self._hashes.entries(x, old, new, n_threads)
+        by_row = self._sketches(x, n_threads)
+        if old and by_row is not None:
+            before = np.empty((old, by_row.shape[1]), dtype=np.uint8)
+            before[(self._entries[0] & ROW_MASK).astype(np.int64)] = self._table_sketches[0]
+            by_row = np.concatenate([before, by_row])
+        entries = np.empty((n_tables, n), dtype=np.uint64)
+        sketches = None if by_row is None else np.empty((n_tables, n, by_row.shape[1]), dtype=np.uint8)
+
+        def merge(table: int) -> None:
+            entries[table, :old] = self._entries[table]
+            entries[table, old:] = np.sort(new[table])
+            entries[table].sort(kind="stable")  # two runs, which it merges
+            if sketches is not None:
+                np.take(by_row, (entries[table] & ROW_MASK).astype(np.int64), axis=0, out=sketches[table], mode="clip")
+
+        threads.blas_map(merge, range(n_tables), n_threads)
+        self._set_tables(entries, sketches)
+
+    def _set_tables(self, entries: Any, sketches: Any) -> None:
+        bits = directory_bits(entries.shape[1])
+        starts = np.empty((len(entries), (1 << bits) + 1), dtype=np.uint32)
+        for table in range(len(entries)):
+            _native.lsh_starts(entries[table], bits, starts[table])
+        self._entries, self._table_sketches, self._starts, self._bits = entries, sketches, starts, bits
+
+    def _remove(self, removal: Removal) -> None:
+        n_tables, n = self._entries.shape
+        left = n - len(removal.rows)
+        if left == 0:
+            self._clear()
+            return
+        renumbered = np.arange(n)
+        renumbered[removal.rows] = -1
+        renumbered[removal.sources] = removal.targets
+        entries = np.empty((n_tables, left), dtype=np.uint64)
+        sketches = None
+        if self._table_sketches is not None:
+            sketches = np.empty((n_tables, left, self._table_sketches.shape[2]), dtype=np.uint8)
+        for table in range(n_tables):
+            rows = renumbered[(self._entries[table] & ROW_MASK).astype(np.int64)]
+            stay = rows >= 0
+            changed = (self._entries[table][stay] & ~ROW_MASK) | rows[stay].astype(np.uint64)
+            order = np.argsort(changed, kind="stable")
+            entries[table] = changed[order]
+            if sketches is not None:
+                sketches[table] = self._table_sketches[table][stay][order]
+        self._set_tables(entries, sketches)
+
+    def search(
+        self,
+        Q: Any,
+        k: int = 10,
+        *,
+        n_probe: int | None = None,
+        allowed: Any = None,
+        n_threads: int | None = None,
+    ) -> SearchResult:
+        """The k nearest vectors of each query among those in the probed buckets; ties by id.
+
+        Parameters
+        ----------
+        Q : array (nq, d) or (d,)
+        k : int, default 10
+        n_probe : int, optional
+            Buckets to probe, over all tables. Default: the attribute `n_probe`.
+        allowed : array of ids, or boolean mask by id, optional
+            Only these may be returned.
+        n_threads : int, optional
+
+        Returns
+        -------
+        SearchResult
+            Exact distances; id -1 where fewer than k vectors were found.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the index is not trained or an argument is not as described.
+        """
+        effort = None if n_probe is None else _checks.integer("n_probe", n_probe, 1)
+        return self._search(Q, k, allowed, n_threads, self._find(effort))
+
+    def _find(self, effort: int | None) -> Nearest:
+        def find(queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
+            distances = np.empty((len(queries), k), dtype=np.float32)
+            ids = np.empty((len(queries), k), dtype=np.int64)
+            stats = np.empty((len(queries), 3), dtype=np.int64)
+            _native.e2lsh_search(
+                self._hashes, self._entries, self._table_sketches, self._starts, self._bits,
+                self._vectors.data, self._sketcher, self._ids.native, allowed, self._similarity,
+                queries, self.n_probe if effort is None else effort, distances, ids, stats, n_threads,
+            )  # fmt: skip
+            self.last_stats = LSHStats(*stats.T.copy())
+            return distances, ids
+
+        return find
+
+    def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
+        """Set `n_probe` to the least number of buckets that reaches a recall on sample queries.
+
+        Numbers from 1 to 65,536 are tried in steps of a quarter, the smallest first, against exact search.
+
+        Parameters
+        ----------
+        Q : array (nq, d)
+            Queries like those to come; not the rows in the index, which find themselves.
+        k : int, default 10
+        recall : float, default 0.95
+            Share of the k true neighbours that must be found.
+        n_threads : int, optional
+
+        Returns
+        -------
+        fpq.tuning.Tuning
+            What was measured; prints as a table.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the recall is not reached (the message gives the best), the index is empty or not trained, or an argument
+            is not as described. `n_probe` is then as before.
+        """
+        tuned = self._tune("n_probe", probe_counts(), Q, k, recall, n_threads)
+        self.n_probe = tuned.best.setting["n_probe"]
+        return tuned
+
+    def __repr__(self) -> str:
+        return (
+            f"E2LSHIndex(n_tables={self.n_tables}, n_hashes={self.n_hashes}, width={self.width}, "
+            f"metric={self.metric!r}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
+        )
+
+
+def hashes_for(n: int, probabilities: Float64) -> int:
+    """The least number of hashes with at most BUCKET_ROWS of n rows in a bucket, on average over pairs of rows."""
+    for n_hashes in range(1, MAX_HASHES):
+        if n * float((probabilities**n_hashes).mean()) <= BUCKET_ROWS:
+            return n_hashes
+    return MAX_HASHES
+
+
+def directory_bits(n: int) -> int:
+    """Bits of the keys that a table's directory goes by: one to two entries of 4 bytes for 8 rows."""
+    return min(28, max(1, n.bit_length() - 3))
+
+
+def table_bytes(n: int, d: int) -> int:
+    """Bytes of a table of n rows: entries, sketches, directory."""
+    return n * (8 + sketch_size(d)) + 4 * ((1 << directory_bits(n)) + 1)
+
+
+def probe_counts() -> list[int]:
+    """1, ..., MAX_PROBES, each a quarter more than the last."""
+    counts = [1]
+    while counts[-1] < MAX_PROBES:
+        counts.append(min(MAX_PROBES, max(counts[-1] + 1, int(counts[-1] * STEP))))
+    return counts

@@ -1,0 +1,317 @@
+"""What both kinds of locality-sensitive hashing share: kept vectors, sketches, hash functions, probabilities."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from fpq import _checks, _native, rotation, threads, tuning
+from fpq._arrays import pack
+from fpq._checks import Array, Float32, Float64, Int64
+from fpq.indexes.base import Bits, Index, Nearest
+from fpq.indexes.ids import Removal
+from fpq.indexes.vectors import Vectors
+
+SAMPLE_ROWS = 16_384  # rows that give centre, principal directions and pairs
+NEIGHBOUR_ROWS = 1 << 17  # rows among which neighbours are looked for
+NEIGHBOUR_QUERIES = 256
+NEIGHBOUR = 10  # its distance is what widths are measured in
+CLIPPED = 0.005  # share of sample rows beyond the range of a sketch coordinate, at either end
+MAX_ROWS = (1 << 32) - 1
+
+Self = TypeVar("Self", bound="LSHIndex")
+
+
+class LSHStats(NamedTuple):
+    """What the last search did, for each query.
+
+    Attributes
+    ----------
+    buckets : int64 (nq,)
+        E2LSH: probed buckets that hold rows. C2LSH: levels gone through.
+    candidates : int64 (nq,)
+        E2LSH: rows in those buckets, counted in each table. C2LSH: rows that collided often enough.
+    verified : int64 (nq,)
+        Rows whose exact distance was taken; the sketches of the other candidates show that they are too far.
+    """
+
+    buckets: Int64
+    candidates: Int64
+    verified: Int64
+
+
+def collision_probability(distance: Any, width: float, window: float = 0.0) -> Float64:
+    """How probably one p-stable hash function gives two vectors the same bucket, or neighbouring ones.
+
+    The hash is ``floor((a . x + b) / width)`` with normal a and uniform b. The second vector collides if its bucket is
+    among those that hold the numbers within ``window`` widths of the first vector's ``(a . x + b) / width``.
+
+    Parameters
+    ----------
+    distance : array_like of float
+        Euclidean distances, not squared.
+    width : float
+        Width of a bucket.
+    window : float, default 0
+        In widths. 0: both in the same bucket (Datar et al., SoCG 2004, section 3.2).
+
+    Returns
+    -------
+    float64 array of the shape of `distance`
+
+    Examples
+    --------
+    >>> collision_probability([0.0, 1.0, 2.0], width=4.0).round(3).tolist()
+    [1.0, 0.801, 0.61]
+    """
+    scale = np.maximum(np.asarray(distance, dtype=np.float64) / width, 1e-12)
+
+    def hinge(x: float) -> Float64:
+        """The mean of max(0, x - |y|) for normal y of this scale."""
+        z = x / scale
+        inside = _erf(z / math.sqrt(2))
+        hinged: Float64 = x * inside - scale * math.sqrt(2 / math.pi) * -np.expm1(-z * z / 2)
+        return hinged
+
+    if window == 0:
+        return hinge(1.0)
+    return hinge(window + 1) - hinge(window)
+
+
+def _erf(x: Float64) -> Float64:
+    return np.array([math.erf(value) for value in x.ravel()]).reshape(x.shape)
+
+
+class LSHIndex(Index):
+    """Kept vectors that are found by hashes and ranked by exact distances."""
+
+    def __init__(self, metric: str, seed: int, n_threads: int | None) -> None:
+        _checks.choice("metric", metric, ("l2", "cosine"))
+        super().__init__(metric, n_threads)
+        self.seed = _checks.integer("seed", seed, 0)
+        self.last_stats: LSHStats | None = None
+        self._dim: int | None = None
+        self._hashes: _native.LSHHashes | None = None
+        self._sketcher: _native.LSHSketcher | None = None
+        self._vectors = Vectors()
+
+    @property
+    def dim(self) -> int | None:
+        """Dimension of the vectors; None until `fit`."""
+        return self._dim
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether `fit` has been called."""
+        return self._hashes is not None
+
+    @property
+    def _sketch_size(self) -> int:
+        return sketch_size(self._dim or 0)
+
+    def fit(self: Self, X: Any) -> Self:
+        """Choose what was not given from (a sample of) the rows of X, and draw the hash functions; X is not kept.
+
+        Parameters
+        ----------
+        X : array (n, d)
+            The rows to be added, or rows like them; n should be about the number of rows that will be added.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a finite 2-d array of at least one row, the index holds vectors already, or something cannot be
+            chosen: all rows are equal, or nothing fits `memory_limit`. The index is then as before.
+        """
+        if len(self):
+            raise ValueError(f"fit: the index holds {len(self)} vectors hashed by its present functions")
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
+        rng = np.random.default_rng(self.seed)
+        sample = self._prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
+        sketches = sketcher(sample, n_threads) if sketch_size(x.shape[1]) else None
+        self._fit(x, sample, rng, n_threads)
+        self._sketcher = sketches
+        self._dim = x.shape[1]
+        self._vectors = Vectors()
+        self._reset()
+        return self
+
+    @abstractmethod
+    def _fit(self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int) -> None:
+        """Choose parameters and set `_hashes`; on an error the index stays as it was."""
+
+    @abstractmethod
+    def _reset(self) -> None:
+        """Forget all rows."""
+
+    def _neighbour_distance(self, x: Array, rng: np.random.Generator, n_threads: int) -> float:
+        """Median distance of sampled rows to their 10th neighbour among at most 131,072 rows of x."""
+        rows = self._prepare(_some(x, NEIGHBOUR_ROWS, rng), n_threads)
+        queries = np.ascontiguousarray(_some(rows, NEIGHBOUR_QUERIES, rng), dtype=np.float32)
+        k = min(NEIGHBOUR + 1, len(rows))  # the row itself comes first
+        squared, _ = tuning.exact(rows, queries, k, None, False, n_threads)
+        median = float(np.median(squared[:, -1]))
+        if median == 0:
+            positive = squared[squared > 0]
+            if not len(positive):
+                raise ValueError(
+                    "width: cannot be chosen, the rows of X are equal or too many of them are: pass width, a "
+                    "few times the distance of near neighbours"
+                )
+            median = float(np.median(positive))
+        return math.sqrt(median)
+
+    def _draw(self, n_tables: int, n_hashes: int, width: float, centre: Float32, rng: np.random.Generator) -> None:
+        columns, d = n_tables * n_hashes, len(centre)
+        directions = (rng.standard_normal((columns, d)) / width).astype(np.float32)
+        shifts = np.zeros(-(-columns // 16) * 16, dtype=np.float32)
+        shifts[:columns] = rng.random(columns, dtype=np.float32)
+        mixers = rng.integers(0, 1 << 64, columns, dtype=np.uint64)
+        self._hashes = _native.LSHHashes(n_tables, n_hashes, centre, pack(directions, d), shifts, mixers)
+
+    def _sketches(self, x: Array, n_threads: int) -> Any:
+        """uint8 (n, size), or None."""
+        if self._sketcher is None:
+            return None
+        out = np.empty((len(x), self._sketch_size), dtype=np.uint8)
+        self._sketcher.sketch(x, out, n_threads)
+        return out
+
+    def add(self: Self, X: Any, ids: Any = None) -> Self:
+        """Hash and add vectors.
+
+        Parameters
+        ----------
+        X : array (n, d)
+            Kept in their element type (float32, float16, uint8, int8; "cosine" keeps float32 vectors of length 1).
+        ids : int array (n,), optional
+            Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the index is not trained, or X or ids are not as described. The index is then as before.
+        """
+        self._require_trained()
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
+        new_ids = self._ids.new(ids, len(x))
+        n = len(self) + len(x)
+        if n > MAX_ROWS:
+            raise ValueError(f"X: an index holds at most {MAX_ROWS} vectors, with these it would hold {n}")
+        x = self._prepare(x, n_threads)
+        rows = self._vectors.write(x)
+        if len(x):
+            self._add(x, n_threads)
+        self._vectors.commit(rows, n)
+        self._ids.append(new_ids, len(x))
+        return self
+
+    @abstractmethod
+    def _add(self, x: Array, n_threads: int) -> None:
+        """Take in the hashes of prepared rows; on an error the index stays as it was."""
+
+    def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
+        rows = np.broadcast_to(np.arange(first, first + n), (len(queries), n))
+        return self._vectors.distances(queries, rows, self._similarity, n_threads)
+
+    def remove(self, ids: Any) -> int:
+        """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
+
+        The gaps are closed at once, which reads all hashes: removing many ids in one call takes as long as one.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        removal = self._ids.plan_removal(ids)
+        if len(removal.rows):
+            self._remove(removal)
+            self._vectors.remove(removal)
+            self._ids.remove(removal)
+        return len(removal.rows)
+
+    @abstractmethod
+    def _remove(self, removal: Removal) -> None:
+        """Carry out a planned removal."""
+
+    def reconstruct(self, ids: Any) -> Float32:
+        """The vectors with these ids, float32 (len(ids), d); of length 1 for "cosine".
+
+        Raises
+        ------
+        ValueError
+            If the index is not trained or an id is not in it.
+        """
+        self._require_trained()
+        rows = self._ids.rows(ids)
+        if not len(rows):
+            return np.empty((0, self.dim or 0), dtype=np.float32)
+        return self._vectors.data[rows].astype(np.float32)
+
+    @abstractmethod
+    def _find(self, effort: int | None) -> Nearest:
+        """The search with an effort: buckets to probe, or candidates to verify. None: the default."""
+
+    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
+        return self._find(None)(queries, k, allowed, n_threads)
+
+    def _tune(
+        self, name: str, values: Iterable[int], Q: Any, k: int, recall: float, n_threads: int | None
+    ) -> tuning.Tuning:
+        """Measure efforts, the cheapest first, up to the first that reaches a recall."""
+        count = threads.resolve(self.n_threads if n_threads is None else n_threads)
+        k = _checks.integer("k", k, 1)
+        recall = tuning.recall_target(recall)
+        queries, _ = self._queries(Q, count)
+        if not len(queries):
+            raise ValueError("Q: expected at least one query, got none")
+        if not len(self):
+            raise ValueError("tune: the index is empty")
+        k = min(k, len(self))
+        _, truth = tuning.exact(self._vectors.data, queries, k, self._ids.native, self._similarity, count)
+
+        def search(setting: dict[str, int]) -> Int64:
+            return self._find(setting[name])(queries, k, None, count)[1]
+
+        return tuning.tune(search, ({name: value} for value in values), truth, recall)
+
+
+def sketch_size(d: int) -> int:
+    """Bytes of a row's sketch: about a quarter of d, 16 to 64; none for short rows, which are as quickly read."""
+    return 0 if d < 32 else min(64, max(16, d // 64 * 16))
+
+
+def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
+    """The sketches for rows like these: principal coordinates and the length of the rest (csrc/lsh/verify.c)."""
+    d = sample.shape[1]
+    size = sketch_size(d)
+    principal = rotation.pca(sample, None, 1, size - 1, n_threads)
+    centred = sample - principal.mean
+    coordinates = principal.apply(sample, n_threads) - principal.apply(principal.mean[None], 1)
+    rest = np.linalg.norm(centred - coordinates @ principal.matrix.T, axis=1)
+    low, high = np.quantile(np.column_stack([coordinates, rest]), [CLIPPED, 1 - CLIPPED], axis=0)
+    extent = float((high - low).max())
+    least = ((low + high) / 2 - extent / 2).astype(np.float32)
+    return _native.LSHSketcher(
+        principal.mean, pack(np.ascontiguousarray(principal.matrix.T), d), pack(principal.matrix, size - 1), least,
+        255 / extent if extent > 0 else 1.0,
+    )  # fmt: skip
+
+
+def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
+    """Distances between unequal rows of a sample, up to 64 x 1024 pairs; 0 if all are equal."""
+    left, right = (_some(sample, n, rng).astype(np.float64) for n in (64, 1024))
+    squared = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
+    distances = np.sqrt(np.maximum(squared, 0)).ravel()
+    return distances[distances > 0] if distances.any() else np.zeros(1)
+
+
+def _some(x: Array, n: int, rng: np.random.Generator) -> Array:
+    return x if len(x) <= n else x[np.sort(rng.choice(len(x), n, replace=False))]
