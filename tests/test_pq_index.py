@@ -183,6 +183,7 @@ def test_rerank(metric: str) -> None:
     candidates = index.search(Q, 15).ids
     for i in range(len(Q)):
         same((distances[i], ids[i]), flat.search(Q[i], 5, allowed=candidates[i]))
+    same(index.search(Q, 4, rerank=10**12), flat.search(Q, 4))
     assert index.search(Q[0], 2, rerank=3, allowed=[]).ids.tolist() == [-1, -1]
     empty = fpq.PQIndex(M, 3, metric=metric, keep_vectors=True).fit(X)
     assert empty.search(Q, 2, rerank=3).ids.tolist() == [[-1, -1]] * len(Q)
