@@ -79,6 +79,6 @@ class OpenIndexing:
         """Replace the nearest ids (m, n) of the rows of `x` by the chosen ones and move `counts` on."""
         m, k, _ = centroids.shape
         _native.open_index(
-            centroids, offsets, x, rows, self.limit(n_total, m, k), self.candidates,
+            centroids, offsets, x, rows, self.limit(n_total, m, k), min(self.candidates, k),
             self.scope == "shared", ids, counts, n_threads,
         )  # fmt: skip
