@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,20 @@ def test_lists_and_other_array_likes() -> None:
     index = fpq.PQIndex(M, 3).fit(X[:50].tolist()).add(X[:50].tolist(), list(range(50)))
     same(index.search(Q[0].tolist(), 3), index.search(Q[0], 3))
     assert index.search(Q, np.int64(3)).ids.shape == (13, 3)
+
+
+def test_many_threads_search_at_the_same_time() -> None:
+    index = built(rotation="opq")
+    calls = [
+        lambda: index.search(Q, 9),
+        lambda: index.search(Q[0], 9, allowed=IDS[::2]),
+        lambda: index.search(Q, 9, rerank=3),
+        lambda: index.range_search(Q, 50.0),
+    ]
+    expected = [call() for call in calls]
+    with ThreadPoolExecutor(8) as pool:
+        for i, found in enumerate(pool.map(lambda i: calls[i % 4](), range(80))):
+            same(found, expected[i % 4])
 
 
 @pytest.mark.parametrize("nq", [1, 5, 40])

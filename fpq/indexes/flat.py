@@ -82,8 +82,8 @@ class FlatIndex(Index):
         rows = self._vectors.write(self._prepare(x, n_threads))
         self._norms.reserve(n)
         _native.flat_norms(rows.data[len(self) : n], self._norms.data[len(self) : n], n_threads)
-        self._vectors.commit(rows, n)
         self._ids.append(new_ids, len(x))
+        self._vectors.commit(rows, n)
         return self
 
     def search(self, Q: Any, k: int = 10, *, allowed: Any = None, n_threads: int | None = None) -> SearchResult:

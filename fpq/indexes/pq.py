@@ -151,10 +151,11 @@ class PQIndex(Index):
         for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
             _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
             row += len(codes)
-        if self.keep_vectors:
-            self._vectors.commit(self._vectors.write(self._prepare(x, n_threads)), n)
-        self._counts = counts
+        rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
         self._ids.append(new_ids, len(x))
+        if rows is not None:
+            self._vectors.commit(rows, n)
+        self._counts = counts
         return self
 
     def search(
