@@ -68,10 +68,11 @@ def fraction(name: str, value: Any) -> float:
 
 
 def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
-    """`value` if it is one of `options`."""
-    if value not in options:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
-    return value
+    """The one of `options` that `value` equals."""
+    try:
+        return options[options.index(value)]
+    except ValueError:  # there is none, or value is an array that cannot say whether it is equal
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}") from None
 
 
 def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_threads: int = 1) -> Array:

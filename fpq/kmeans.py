@@ -154,7 +154,8 @@ class KMeans(Storable, kind="KMeans"):
         Most Lloyd iterations; training stops before when no row changes its cluster. With 16 and more, and 8,192 rows
         and more, the first three quarters go over growing random parts of them, at least 4,096 rows and 24 a cluster.
     init : "random", "k-means++" or array (k, d), default "random"
-        Start from k random rows, from rows spread by k-means++ (lower inertia for some more time), or from these centroids.
+        Start from k random rows, from rows spread by k-means++ (lower inertia for some more time), or from these
+        centroids.
     max_points_per_centroid : int, default 256
         Train on a random sample of at most this many rows a centroid.
     capacity : float or None, default None

@@ -17,6 +17,8 @@ from fpq import _checks, _native
 T = TypeVar("T")
 R = TypeVar("R")
 
+MOST_THREADS = 1 << 16
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_native.after_fork)
 
@@ -36,7 +38,7 @@ def resolve(n_threads: int | None) -> int:
         If it is not an integer of at least 1.
     """
     if n_threads is not None:
-        return _checks.integer("n_threads", n_threads, 1)
+        return min(_checks.integer("n_threads", n_threads, 1), MOST_THREADS)
     return max(1, min(_native.max_threads(), _cgroup_cpus()))
 
 
@@ -51,9 +53,9 @@ def _cgroup_cpus() -> int:
         pass
     try:
         quota, period = ((group / f"cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else 1 << 16
+        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else MOST_THREADS
     except (OSError, ValueError):
-        return 1 << 16
+        return MOST_THREADS
 
 
 @functools.cache

@@ -210,6 +210,7 @@ def test_threadpoolctl() -> None:
     with threadpool_limits(1):
         assert fpq.cpu_info()["threads"] == 1
         assert threads.resolve(3) == 3  # what the caller says counts
+        assert fpq.FlatIndex(n_threads=10**12).add(np.eye(3)).search(np.eye(3), 1).ids.ravel().tolist() == [0, 1, 2]
     assert threads.resolve(None) == before
 
 

@@ -109,6 +109,9 @@ def test_empty_training_set(make: Callable[[int], Any]) -> None:
         (lambda: fpq.ProductQuantizer(4, 0), "^nbits: expected 1 to 8, got 0"),
         (lambda: fpq.PQIndex(4, 9), "^nbits: expected 1 to 8, got 9"),
         (lambda: fpq.PQIndex(4, rotation="svd"), "^rotation: expected one of None, 'pca', 'opq', got 'svd'"),
+        (lambda: fpq.PQIndex(4, rotation=np.eye(3)), "^rotation: expected one of None, 'pca', 'opq', got array"),
+        (lambda: fpq.FlatIndex(["l2", "ip"]), "^metric: expected one of 'l2', 'ip', 'cosine', got \\['l2', 'ip'\\]"),
+        (lambda: fpq.FlatIndex(np.array(["l2", "ip"])), "^metric: expected one of 'l2', 'ip', 'cosine', got array"),
         (lambda: fpq.PQIndex(4, rotation="pca", rotation_dim=3), "^rotation_dim: expected at least 4, got 3"),
         (lambda: fpq.PQIndex(4, rotation_dim=8), "^rotation_dim: 8 needs a rotation"),
         (lambda: fpq.PQIndex(4, open_indexing=0.9), "^open_indexing: expected a finite number of at least 1, got 0.9"),
@@ -175,6 +178,16 @@ def test_ids(ids: Any, message: str) -> None:
 def test_search_arguments(arguments: dict[str, Any], message: str) -> None:
     for index in trained():
         refused(index, lambda: index.search(X[:2], **arguments), message)
+
+
+def test_allowed_of_an_empty_index() -> None:
+    for index in (fpq.FlatIndex(), fpq.PQIndex(4, 5).fit(X)):
+        refused(index, lambda: index.search(X[:2], allowed=[0.5]), "^allowed: expected integer ids")
+        refused(index, lambda: index.range_search(X[:2], 1.0, allowed=[-3]), "^allowed: expected ids of at least 0")
+        refused(index, lambda: index.search(X[:2], allowed=[[True]]), "^allowed: expected a mask")
+        for allowed in ([], [3], np.zeros(0, bool), np.ones(9, bool)):
+            assert (index.search(X[:2], 3, allowed=allowed).ids == -1).all()
+            assert index.range_search(X[:2], 1.0, allowed=allowed).lims.tolist() == [0, 0, 0]
 
 
 def test_rerank() -> None:

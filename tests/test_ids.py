@@ -26,6 +26,22 @@ def test_the_largest_id() -> None:
         assert index.add(X[:1], [last]).ids.tolist() == [3, last]
 
 
+def test_no_memory_for_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError
+
+    for index in indexes():
+        index.add(X[:100], np.arange(100) * 2)
+        before = index.search(X, 5)
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(np, "concatenate", fail)
+            index.add(X[100:], np.arange(100) * 2 + 1)
+        for ours, expected in zip(index.search(X, 5), before, strict=True):
+            np.testing.assert_array_equal(ours, expected)
+        assert index.add(X[100:]).search(X, 1).ids.shape == (200, 1)
+        np.testing.assert_array_equal(index.reconstruct([199, 298]), X[[100, 199]])
+
+
 def test_ids_have_64_bits_where_integers_have_32(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in NumPy 1 on Windows, which makes 32-bit integers unless told otherwise."""
     arange, full = np.arange, np.full

@@ -110,7 +110,7 @@ def test_subspaces_are_trained_as_if_alone(isa: str) -> None:
     start = np.zeros((3, 12, 3), np.float32)
     for j in range(3):
         start[j, :, : offsets[j + 1] - offsets[j]] = X[:12, offsets[j] : offsets[j + 1]]
-    trained = train_codebooks(X, None, offsets, start, n_iter=30, n_threads=2)
+    trained = train_codebooks(X, None, offsets, start, n_iter=30, rng=RNG, n_threads=2)
     for j in range(3):
         piece = X[:, offsets[j] : offsets[j + 1]]
         alone = fpq.KMeans(12, init=piece[:12], n_iter=30).fit(piece)

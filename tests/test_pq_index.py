@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def tables(index: fpq.PQIndex, queries: np.ndarray) -> np.ndarray:
     """Distances, or negated inner products, of sub-vectors and centroids."""
     pq = index.quantizer
     if index.metric == "cosine":  # small integers: sums of squares are exact
-        queries = queries / np.sqrt((queries * queries).sum(1, keepdims=True))
+        lengths = np.sqrt((queries.astype(np.float64) ** 2).sum(1, keepdims=True))
+        queries = (queries / lengths).astype(np.float32)
     if index.metric == "l2":
         return pq.distance_table(queries)
     rotated = pq.rotate(queries, 1)
@@ -183,6 +185,7 @@ def test_rerank(metric: str) -> None:
     candidates = index.search(Q, 15).ids
     for i in range(len(Q)):
         same((distances[i], ids[i]), flat.search(Q[i], 5, allowed=candidates[i]))
+    same(index.search(Q, 4, rerank=10**12), flat.search(Q, 4))
     assert index.search(Q[0], 2, rerank=3, allowed=[]).ids.tolist() == [-1, -1]
     empty = fpq.PQIndex(M, 3, metric=metric, keep_vectors=True).fit(X)
     assert empty.search(Q, 2, rerank=3).ids.tolist() == [[-1, -1]] * len(Q)
@@ -364,6 +367,20 @@ def test_lists_and_other_array_likes() -> None:
     index = fpq.PQIndex(M, 3).fit(X[:50].tolist()).add(X[:50].tolist(), list(range(50)))
     same(index.search(Q[0].tolist(), 3), index.search(Q[0], 3))
     assert index.search(Q, np.int64(3)).ids.shape == (13, 3)
+
+
+def test_many_threads_search_at_the_same_time() -> None:
+    index = built(rotation="opq")
+    calls = [
+        lambda: index.search(Q, 9),
+        lambda: index.search(Q[0], 9, allowed=IDS[::2]),
+        lambda: index.search(Q, 9, rerank=3),
+        lambda: index.range_search(Q, 50.0),
+    ]
+    expected = [call() for call in calls]
+    with ThreadPoolExecutor(8) as pool:
+        for i, found in enumerate(pool.map(lambda i: calls[i % 4](), range(80))):
+            same(found, expected[i % 4])
 
 
 @pytest.mark.parametrize("nq", [1, 5, 40])

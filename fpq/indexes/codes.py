@@ -91,7 +91,7 @@ class CodeIndex(Index):
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         queries, single = self._queries(Q, count)
-        candidates = self._search(Q, rerank * k, allowed, n_threads, find).ids
+        candidates = self._search(Q, max(k, min(rerank * k, len(self))), allowed, n_threads, find).ids
         candidates = candidates[None] if single else candidates
         if self._vectors.dim is None:
             found = np.full(candidates.shape, np.inf, dtype=np.float32)

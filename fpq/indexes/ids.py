@@ -152,11 +152,11 @@ class Ids:
 
         `allowed` is an array of ids, or a boolean mask whose entry i speaks for id i.
         """
-        if allowed is None or self.n == 0:
+        if allowed is None:
             return None
         array = np.asarray(allowed)
         if array.dtype == np.bool_:
-            largest = int(self.values.max())
+            largest = int(self.values.max(initial=-1))
             if array.ndim != 1 or len(array) <= largest:
                 raise ValueError(
                     f"allowed: expected a mask with an entry for each id up to {largest}, got shape {array.shape}"

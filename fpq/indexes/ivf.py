@@ -175,7 +175,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
         given = self._ids.new(ids, len(x))
-        new_ids = np.arange(self._ids.next_id, self._ids.next_id + len(x)) if given is None else given
+        new_ids = np.arange(self._ids.next_id, self._ids.next_id + len(x), dtype=np.int64) if given is None else given
         n = len(self) + len(x)
         labels = self._labels(x, n, n_threads)
         layout, slots = self._lists.place(labels)

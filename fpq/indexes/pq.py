@@ -201,7 +201,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         counts = self._next_counts()
         if counts is not None:
             self.quantizer.count(self._codes(removal.rows), counts, -1)
-        freed = np.arange(ids.n, len(self))
+        freed = np.arange(ids.n, len(self), dtype=np.int64)
         nothing = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # nothing removed gets into a file
         with uninterrupted():  # what can fail comes first
             self._vectors.remove(removal)
