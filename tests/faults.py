@@ -52,6 +52,7 @@ work = {
     "search": lambda: index(fpq.PQIndex(16), lambda index: index.add(np.tile(some, (5, 1))).search(some)),
 }
 thing, run = work[sys.argv[1]]()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
 before = answers(thing)
 sent = []
 def send():
