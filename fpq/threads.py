@@ -74,7 +74,8 @@ def blas_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> 
 def _map(function: Callable[[T], R], items: list[T], n_threads: int) -> list[R]:
     """``[function(item) for item in items]`` on threads that an interrupt leaves to themselves.
 
-    A decomposition may take longer than someone who has pressed Ctrl-C likes to wait, and nothing stops it.
+    A decomposition may take longer than someone who has pressed Ctrl-C likes to wait, and nothing stops it: it ends in
+    the background. The end of the program waits for it, as OpenBLAS hangs there when one of its callers has vanished.
     """
     results: dict[int, R] = {}
     failures: list[BaseException] = []
@@ -92,7 +93,7 @@ def _map(function: Callable[[T], R], items: list[T], n_threads: int) -> list[R]:
                 failures.append(error)
 
     lock = threading.Lock()
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(n_threads, len(items)))]
+    workers = [threading.Thread(target=work) for _ in range(min(n_threads, len(items)))]
     try:
         for worker in workers:
             worker.start()
