@@ -203,7 +203,11 @@ def use(name):
         index = module.PQIndex(4, rotation="opq", n_threads=2).fit(X).add(X)
         print(index.search(X, k=3, n_threads=2).ids.sum())
     elif name == "faiss":
-        index = module.IndexPQ(16, 4, 8); index.train(X); index.add(X); index.search(X, 3)
+        module.omp_set_num_threads(2)
+        index = module.IndexPQ(16, 4, 4)
+        index.train(X)
+        index.add(X)
+        index.search(X, 3)
     elif name == "sklearn.cluster":
         module.KMeans(5, n_init=1).fit(X)
     else:
