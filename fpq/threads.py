@@ -8,7 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,32 +93,19 @@ def blas_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> 
     BLAS may round differently when it splits a product among threads; a product of its own for each item, and sums over
     items in their order, do not depend on the number of threads.
     """
-    items = list(items)
-    stop = threading.Event()
-    results: list[R] = []
-    failures: list[BaseException] = []
+    _ONE_BLAS_THREAD.__enter__()
+    pool = ThreadPoolExecutor(n_threads)
 
-    def work() -> None:
-        def one(item: T) -> R:
-            if stop.is_set():
-                raise RuntimeError("interrupted")
-            return function(item)
+    def end() -> None:
+        pool.shutdown(cancel_futures=True)
+        _ONE_BLAS_THREAD.__exit__()
 
-        try:
-            with _ONE_BLAS_THREAD, ThreadPoolExecutor(n_threads) as pool:
-                results.extend(pool.map(one, items))
-        except BaseException as error:
-            failures.append(error)
-
-    # On a thread of its own, which Ctrl-C leaves to itself: nothing stops a decomposition, and some take minutes.
-    worker = threading.Thread(target=work)
     try:
-        worker.start()
-        while worker.is_alive():
-            worker.join(0.1)  # Windows heeds Ctrl-C only between waits
-    except BaseException:
-        stop.set()
+        futures = [pool.submit(function, item) for item in items]
+        while wait(futures, timeout=0.1).not_done:  # Windows heeds Ctrl-C only between waits
+            pass
+    except BaseException:  # nothing stops a decomposition, and some take minutes: leave it to itself
+        threading.Thread(target=end).start()
         raise
-    if failures:
-        raise failures[0]
-    return results
+    end()
+    return [future.result() for future in futures]

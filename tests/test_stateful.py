@@ -64,7 +64,7 @@ class Model(RuleBasedStateMachine):
         if isinstance(self.index, fpq.FlatIndex):
             return self.index.reconstruct(ids) if len(ids) else np.empty((0, D))
         at = {int(each): row for row, each in enumerate(self.index.ids)}
-        codes = self.index.codes[[at[int(each)] for each in ids]].reshape(len(ids), -1)
+        codes = self.index.codes[np.array([at[int(each)] for each in ids], dtype=np.int64)]
         return self.index.quantizer.decode(codes)
 
     @rule(seed=SEEDS, share=st.sampled_from([0.0, 0.1, 0.5, 1.0]))

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 import fpq
 from fpq import threads
-from fpq.indexes.lock import Lock
+from fpq.indexes.lock import Lock, reads, writes
 
 X = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
 Q = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)
@@ -87,38 +87,59 @@ def test_changes_wait_for_searches_and_searches_for_changes(index: Any) -> None:
     assert len(np.unique(index.ids)) == 4500
 
 
+class Guarded:
+    """What the decorators see of an index."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.inside: list[str] = []
+        self.wrong: list[str] = []
+
+    def _require_writable(self) -> None:
+        pass
+
+    @reads
+    def read(self, inner: Any = None) -> None:
+        self.inside.append("r")
+        if "w" in self.inside:
+            self.wrong.append("".join(self.inside))
+        if inner:
+            inner()
+        self.inside.remove("r")
+
+    @writes
+    def write(self, inner: Any = None) -> None:
+        self.inside.append("w")
+        if self.inside != ["w"]:
+            self.wrong.append("".join(self.inside))
+        if inner:
+            inner()
+        self.inside.remove("w")
+        raise KeyError
+
+
 def test_lock_excludes_and_goes_on_after_errors() -> None:
-    lock = Lock()
-    inside: list[str] = []
-    wrong: list[str] = []
+    guarded = Guarded()
 
     def work(number: int) -> None:
         for turn in range(200):
-            try:
-                if (turn + number) % 7 == 0:
-                    with lock.writing():
-                        inside.append("w")
-                        if inside != ["w"]:
-                            wrong.append("".join(inside))
-                        inside.remove("w")
-                        raise KeyError
-                with lock.reading(), lock.reading():
-                    inside.append("r")
-                    if "w" in inside:
-                        wrong.append("".join(inside))
-                    inside.remove("r")
-            except KeyError:
-                pass
+            if (turn + number) % 7:
+                with guarded._lock.reading():
+                    guarded.read()
+            else:
+                with pytest.raises(KeyError):
+                    guarded.write()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-    assert not wrong and not inside
-    with lock.writing(), lock.reading(), lock.writing():
-        pass
-    with lock.reading(), pytest.raises(RuntimeError, match="within a search"), lock.writing():
-        pass
-    with lock.writing():
-        pass
+    assert not guarded.wrong and not guarded.inside
+    with pytest.raises(RuntimeError, match="within a search"):
+        guarded.read(guarded.write)
+    guarded.inside.clear()
+    with pytest.raises(KeyError):
+        guarded.write()
+    with pytest.raises(KeyError):
+        Guarded().write(lambda: Guarded().read())
 
 
 def search_in_process(index: Any, out: Any = None) -> Any:
