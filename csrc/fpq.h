@@ -32,7 +32,7 @@ typedef struct {
     int dtype;
 } fpq_matrix;
 
-int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads); /* -1: every number is finite as float32 */
+int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads); /* -1: none, -2: stopped */
 int fpq_normalize(const fpq_matrix *x, float *out, int threads);   /* out (n, d): rows of length 1; zero rows stay zero */
 
 /* ---- packed columns: c (k, d) with rows ld apart -> out, fpq_packed_size(k, d) floats, 64-byte aligned ---- */

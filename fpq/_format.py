@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,27 +54,43 @@ def as_bytes(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def digest(data: memoryview, n_threads: int) -> str:
-    """BLAKE2b-256 over the BLAKE2b-256 digests of each MiB, so that threads share the work."""
+class Digests:
+    """Digests of byte strings, worked out by threads while the caller reads or writes: BLAKE2b of BLAKE2b digests."""
 
-    def one(start: int) -> bytes:
-        return hashlib.blake2b(data[start : start + DIGEST_CHUNK], digest_size=32).digest()
+    def __init__(self, n_threads: int) -> None:
+        self._pool = ThreadPoolExecutor(n_threads)
 
-    starts = range(0, len(data), DIGEST_CHUNK)
-    if n_threads == 1 or len(starts) < 2:
-        chunks = [one(start) for start in starts]
-    else:
-        with ThreadPoolExecutor(n_threads) as pool:
-            chunks = list(pool.map(one, starts))
-    return hashlib.blake2b(b"".join(chunks), digest_size=32).hexdigest()
+    def __enter__(self) -> Digests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, data: memoryview) -> list[Future[bytes]]:
+        """Begin with `data`, which starts on a multiple of DIGEST_CHUNK."""
+        return [
+            self._pool.submit(_digest, data[start : start + DIGEST_CHUNK])
+            for start in range(0, len(data), DIGEST_CHUNK)
+        ]
+
+    def end(self, chunks: list[Future[bytes]]) -> str:
+        """The digest of all that `begin` has got."""
+        return _digest(b"".join(chunk.result() for chunk in chunks)).hex()
+
+
+def _digest(data: memoryview | bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=32).digest()
 
 
 def _little_endian(array: Array) -> Array:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
-def _in_file_order(arrays: dict[str, Array]) -> dict[str, Array]:
-    """Those first that leave what follows aligned to 64 bytes, then by falling element size: all end up aligned."""
+def in_file_order(arrays: dict[str, Array]) -> dict[str, Array]:
+    """As they stand in a file: little-endian, and all aligned.
+
+    Those come first that leave what follows aligned to 64 bytes, then the others by falling element size.
+    """
 
     def rank(item: tuple[str, Array]) -> tuple[bool, int, str]:
         name, array = item
@@ -83,12 +99,9 @@ def _in_file_order(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: _little_endian(array) for name, array in sorted(arrays.items(), key=rank)}
 
 
-def encode(kind: str, params: dict[str, Any], arrays: dict[str, Array], n_threads: int) -> list[memoryview]:
-    """The pieces of a file, in their order; those of arrays are not copied."""
-    arrays = _in_file_order(arrays)
-    pieces = [as_bytes(array) for array in arrays.values()]
-    digests = {name: digest(piece, n_threads) for name, piece in zip(arrays, pieces, strict=True)}
-    header: dict[str, Any] = {
+def header(kind: str, params: dict[str, Any], arrays: dict[str, Array], digests: dict[str, str]) -> bytes:
+    """All that stands before the arrays, which are in file order. Its size does not depend on the digests."""
+    entries: dict[str, Any] = {
         "__metadata__": {
             "format": "fpq",
             "version": str(VERSION),
@@ -101,13 +114,22 @@ def encode(kind: str, params: dict[str, Any], arrays: dict[str, Array], n_thread
     end = 0
     for name, array in arrays.items():
         start, end = end, end + array.nbytes
-        header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
+        entries[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
     text = text.ljust(-(-(8 + len(text)) // ALIGNMENT) * ALIGNMENT - 8)
     blank = len(text).to_bytes(8, "little") + text
-    own = hashlib.blake2b(blank, digest_size=32).hexdigest()
     marked = f'"header_digest":"{BLANK}"'.encode()
-    return [memoryview(blank.replace(marked, marked.replace(BLANK.encode(), own.encode()))), *pieces]
+    return blank.replace(marked, marked.replace(BLANK.encode(), _digest(blank).hex().encode()))
+
+
+def encode(kind: str, params: dict[str, Any], arrays: dict[str, Array], n_threads: int) -> list[bytes | memoryview]:
+    """The pieces of a file, in their order; those of arrays are not copied."""
+    arrays = in_file_order(arrays)
+    pieces = [as_bytes(array) for array in arrays.values()]
+    with Digests(n_threads) as digests:
+        begun = [digests.begin(piece) for piece in pieces]
+        found = {name: digests.end(chunks) for name, chunks in zip(arrays, begun, strict=True)}
+    return [header(kind, params, arrays, found), *pieces]
 
 
 def header_size(head: bytes, file_size: int) -> int:
@@ -154,7 +176,7 @@ def _check_header_digest(raw: bytes, own: Any) -> None:
         raise FormatError("header_digest: expected 64 hexadecimal digits")
     marked = f'"header_digest":"{own}"'.encode()
     blank = raw.replace(marked, f'"header_digest":"{BLANK}"'.encode())
-    if raw.count(marked) != 1 or hashlib.blake2b(blank, digest_size=32).hexdigest() != own:
+    if raw.count(marked) != 1 or _digest(blank).hex() != own:
         raise FormatError("the header is damaged: its digest differs")
 
 

@@ -177,15 +177,18 @@ def first_nonfinite_row(object x, int threads):
     cdef int64_t row
     with nogil:
         row = fpq_first_nonfinite_row(&matrix.c, threads)
+    _done(row == -2)
     return row
 
 
 def normalize(object x, float[:, ::1] out, int threads):
     """Rows of x (n, d) scaled to length 1."""
     cdef _Matrix matrix = _Matrix(x)
+    cdef int status = 0
     if out.size:
         with nogil:
-            fpq_normalize(&matrix.c, &out[0, 0], threads)
+            status = fpq_normalize(&matrix.c, &out[0, 0], threads)
+    _done(status)
 
 
 def packed_size(int k, int d):

@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -17,11 +18,11 @@ from numpy.typing import DTypeLike
 
 from fpq import _format, threads
 from fpq._checks import Array
-from fpq._format import Extent, FormatError, Layout
+from fpq._format import Digests, Extent, FormatError, Layout
 
 __all__ = ["FormatError", "Layout", "State", "Storable", "Stored", "describe", "load"]
 
-WRITE_BYTES = 1 << 24  # Ctrl-C is heeded between two writes
+PIECE_BYTES = 1 << 23  # Ctrl-C is heeded between two reads or writes
 
 S = TypeVar("S", bound="Storable")
 
@@ -94,7 +95,17 @@ class Storable:
         [0]
         """
         with self._reading():
-            write_atomically(Path(path), self._pieces())
+            params, arrays = self._state()
+            arrays = _format.in_file_order(arrays)
+            pieces = {name: _format.as_bytes(array) for name, array in arrays.items()}
+            with _replacing(Path(path)) as file, _format.Digests(threads.resolve(None)) as digests:
+                begun = {name: digests.begin(piece) for name, piece in pieces.items()}
+                blank = dict.fromkeys(pieces, _format.BLANK)
+                for piece in _cut([_format.header(self._kind, params, arrays, blank), *pieces.values()]):
+                    file.write(piece)
+                file.seek(0)
+                found = {name: digests.end(chunks) for name, chunks in begun.items()}
+                file.write(_format.header(self._kind, params, arrays, found))
 
     def verify(self) -> None:
         """Check the arrays of an object that was loaded with ``mmap=True``, as a plain load does.
@@ -107,7 +118,7 @@ class Storable:
         if self._file is not None:
             _restore(Stored(self._file.layout, self._file.source, mapped=True, checked=True))
 
-    def _pieces(self) -> list[memoryview]:
+    def _pieces(self) -> list[bytes | memoryview]:
         params, arrays = self._state()
         return _format.encode(self._kind, params, arrays, threads.resolve(None))
 
@@ -226,15 +237,20 @@ class Stored:
             expected = f"{' or '.join(map(str, dtypes))} {shape}"
             raise FormatError(f"{name}: expected {expected}, got {extent.dtype} {extent.shape}")
         self._arrays.discard(name)
-        data = self._map(extent) if self.mapped and bulk else self._read(name, extent)
+        with _format.Digests(threads.resolve(None) if extent.nbytes > _format.DIGEST_CHUNK else 1) as digests:
+            check = self.checked or not bulk
+            if self.mapped and bulk:
+                data = self._map(extent)
+                begun = digests.begin(data) if check else []
+            else:
+                data, begun = self._read(name, extent, digests)
+            if check and digests.end(begun) != extent.digest:
+                raise FormatError(f"{name}: the data are damaged: their digest differs")
         array = np.frombuffer(data, extent.dtype).reshape(extent.shape)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if self.checked or not bulk:
-            if _format.digest(data, threads.resolve(None)) != extent.digest:
-                raise FormatError(f"{name}: the data are damaged: their digest differs")
-            for check in checks:
-                if not check.holds(array):
-                    raise FormatError(f"{name}: expected {check.expected}")
+        for each in checks if check else ():
+            if not each.holds(array):
+                raise FormatError(f"{name}: expected {each.expected}")
         return array
 
     def _extent(self, name: str) -> Extent:
@@ -245,19 +261,20 @@ class Stored:
     def _map(self, extent: Extent) -> memoryview:
         return memoryview(self.source)[extent.start : extent.start + extent.nbytes]
 
-    def _read(self, name: str, extent: Extent) -> memoryview:
+    def _read(self, name: str, extent: Extent, digests: Digests) -> tuple[memoryview, list[Future[bytes]]]:
+        """The bytes of an array, and their digest as it is being worked out."""
         data = np.empty(extent.nbytes, dtype=np.uint8).data
         if isinstance(self.source, (bytes, mmaps.mmap)):
             data[:] = self._map(extent)
-            return data
+            return data, digests.begin(data)
         self.source.seek(extent.start)
-        at = 0
-        while at < len(data):
-            got = self.source.readinto(data[at : at + WRITE_BYTES])
-            if not got:
+        begun = []
+        for start in range(0, len(data), PIECE_BYTES):
+            piece = data[start : start + PIECE_BYTES]
+            if self.source.readinto(piece) != len(piece):
                 raise FormatError(f"{name}: the file ends too early")
-            at += got
-        return data
+            begun += digests.begin(piece)
+        return data, begun
 
     def finish(self) -> None:
         """See that nothing has been left over."""
@@ -275,7 +292,7 @@ def as_number(value: float) -> float | str:
 
 def _all_finite(array: Array) -> bool:
     flat = array.reshape(-1)
-    return all(bool(np.isfinite(flat[i : i + WRITE_BYTES]).all()) for i in range(0, len(flat), WRITE_BYTES))
+    return all(bool(np.isfinite(flat[i : i + PIECE_BYTES]).all()) for i in range(0, len(flat), PIECE_BYTES))
 
 
 def _all_unique(array: Array) -> bool:
@@ -387,8 +404,9 @@ def _restore(stored: Stored) -> Storable:
     return thing
 
 
-def write_atomically(path: Path, pieces: Iterable[memoryview]) -> None:
-    """Write a file so that at any moment, on disk too, there is the old one or the new one."""
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Any]:
+    """A file to write that takes the place of `path` at the end: at any moment, on disk too, the old or the new one."""
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise FileExistsError(f"{path} is not a regular file")
@@ -397,8 +415,7 @@ def write_atomically(path: Path, pieces: Iterable[memoryview]) -> None:
         with open(beside, "xb") as file:
             if path.exists():
                 os.chmod(beside, stat.S_IMODE(path.stat().st_mode))
-            for piece in _cut(pieces):
-                file.write(piece)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -414,7 +431,7 @@ def write_atomically(path: Path, pieces: Iterable[memoryview]) -> None:
             os.close(folder)
 
 
-def _cut(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
+def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
     for piece in pieces:
-        for start in range(0, len(piece), WRITE_BYTES):
-            yield piece[start : start + WRITE_BYTES]
+        for start in range(0, len(piece), PIECE_BYTES):
+            yield memoryview(piece)[start : start + PIECE_BYTES]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,47 +65,49 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+class _OneBlasThread:
+    """BLAS on one thread a call until all users have left: OpenBLAS may hang if that changes amid a call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._limit = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._limit.enter_context(_controller().limit(limits=1, user_api="blas"))
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._limit.close()
+
+
+_ONE_BLAS_THREAD = _OneBlasThread()
+
+
 def blas_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> list[R]:
     """``[function(item) for item in items]`` on `n_threads` threads, each calling BLAS on one thread of its own.
 
     BLAS may round differently when it splits a product among threads; a product of its own for each item, and sums over
     items in their order, do not depend on the number of threads.
     """
-    with _controller().limit(limits=1, user_api="blas"):
-        return _map(function, list(items), n_threads)
+    _ONE_BLAS_THREAD.__enter__()
+    pool = ThreadPoolExecutor(n_threads)
 
+    def end() -> None:
+        pool.shutdown(cancel_futures=True)
+        _ONE_BLAS_THREAD.__exit__()
 
-def _map(function: Callable[[T], R], items: list[T], n_threads: int) -> list[R]:
-    """``[function(item) for item in items]`` on threads that an interrupt leaves to themselves.
-
-    A decomposition may take longer than someone who has pressed Ctrl-C likes to wait, and nothing stops it.
-    """
-    results: dict[int, R] = {}
-    failures: list[BaseException] = []
-    left = iter(range(len(items)))  # of one consumer at a time
-
-    def work() -> None:
-        while not failures:
-            with lock:
-                at = next(left, -1)
-            if at < 0:
-                return
-            try:
-                results[at] = function(items[at])
-            except BaseException as error:
-                failures.append(error)
-
-    lock = threading.Lock()
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(n_threads, len(items)))]
     try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            while worker.is_alive():
-                worker.join(0.1)  # Windows heeds Ctrl-C only between waits
-    except BaseException as error:
-        failures.append(error)
+        futures = [pool.submit(function, item) for item in items]
+        while wait(futures, timeout=0.1).not_done:  # Windows heeds Ctrl-C only between waits
+            pass
+    except BaseException:  # nothing stops a decomposition, and some take minutes: leave it to itself
+        threading.Thread(target=end).start()
         raise
-    if failures:
-        raise failures[0]
-    return [results[at] for at in range(len(items))]
+    end()
+    return [future.result() for future in futures]

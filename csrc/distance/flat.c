@@ -136,9 +136,11 @@ int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads) {
     const int d = (int)x->d, blocks = (int)((x->n + ROWS - 1) / ROWS);
     threads = fpq_threads(threads, blocks);
     float *scratch = fpq_alloc((size_t)threads * (size_t)d * sizeof(float));
+    fpq_poll poll = {0};
     if (!scratch) return -1;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
+        if (fpq_stopped(&poll)) continue;
         float *row = scratch + (size_t)FPQ_THREAD_NUMBER() * (size_t)d;
         for (int64_t i = (int64_t)b * ROWS; i < x->n && i < (int64_t)(b + 1) * ROWS; i++) {
             kern->read_rows(x, NULL, i, 1, 0, d, NULL, row);
@@ -146,7 +148,7 @@ int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads) {
         }
     }
     fpq_free(scratch);
-    return 0;
+    return poll.stop ? -1 : 0;
 }
 
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,

@@ -20,11 +20,13 @@ int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads) {
     const fpq_kernels *kern = fpq_active();
     const int blocks = blocks_of(x->n);
     int64_t found = x->n;
+    fpq_poll poll = {0};
     threads = fpq_threads(threads, blocks);
 #pragma omp parallel for schedule(dynamic, 16) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
         FPQ_ALIGN(64) float piece[PIECE];
         const int64_t first = (int64_t)b * ROWS;
+        if (fpq_stopped(&poll)) continue;
         for (int64_t row = first; row < first + rows_in(x->n, first); row++)
             for (int from = 0; from < x->d; from += PIECE) {
                 const int to = x->d - from < PIECE ? (int)x->d : from + PIECE;
@@ -35,17 +37,19 @@ int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads) {
                 }
             }
     }
-    return found < x->n ? found : -1;
+    return poll.stop ? -2 : found < x->n ? found : -1;
 }
 
 int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
     const fpq_kernels *kern = fpq_active();
     const int blocks = blocks_of(x->n), d = (int)x->d;
+    fpq_poll poll = {0};
     threads = fpq_threads(threads, blocks);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
+        if (fpq_stopped(&poll)) continue;
         kern->read_rows(x, NULL, first, n, 0, d, NULL, out + first * d);
         for (int i = 0; i < n; i++) {
             float *row = out + (first + i) * d;
@@ -53,7 +57,7 @@ int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
             for (int t = 0; t < d; t++) row[t] = length > 0 ? (float)(row[t] / length) : 0;
         }
     }
-    return 0;
+    return poll.stop ? -1 : 0;
 }
 
 int64_t fpq_packed_size(int k, int d) { return (int64_t)FPQ_BLOCKS(k) * FPQ_BLOCK * d; }

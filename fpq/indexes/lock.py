@@ -28,53 +28,53 @@ class Lock:
         self._writer: int | None = None
         self._waiting = 0
 
+    def holds(self, me: int, *, to_write: bool = False) -> bool:
+        """Whether thread `me` has the lock already."""
+        if self._process != os.getpid():
+            self._renew()
+        if to_write and me in self._readers:
+            raise RuntimeError("an index cannot be changed within a search of the same thread")
+        return self._writer == me or me in self._readers
+
+    def begin_reading(self, me: int) -> None:
+        """Wait for writers."""
+        with self._changed:
+            while self._writer is not None or self._waiting:
+                self._changed.wait()
+            self._readers.add(me)
+
+    def begin_writing(self, me: int) -> None:
+        """Wait for all others."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                while self._writer is not None or self._readers:
+                    self._changed.wait()
+                self._writer = me
+            finally:
+                self._waiting -= 1
+
+    def end(self, me: int) -> None:
+        """Give up what thread `me` has, if anything: an interrupt may come before `begin_...` has got it."""
+        with self._changed:
+            self._readers.discard(me)
+            if self._writer == me:
+                self._writer = None
+            if not self._readers:
+                self._changed.notify_all()
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Held while the index is read."""
         me = threading.get_ident()
-        if self._process != os.getpid():
-            self._renew()
-        if me in self._readers or self._writer == me:
+        if self.holds(me):
             yield
             return
         try:
-            with self._changed:
-                while self._writer is not None or self._waiting:
-                    self._changed.wait()
-                self._readers.add(me)
-            yield
-        finally:  # of an interrupt too, wherever it came
-            with self._changed:
-                self._readers.discard(me)
-                if not self._readers:
-                    self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Held while the index is changed."""
-        me = threading.get_ident()
-        if self._process != os.getpid():
-            self._renew()
-        if me in self._readers:
-            raise RuntimeError("an index cannot be changed within a search of the same thread")
-        if self._writer == me:
-            yield
-            return
-        try:
-            with self._changed:
-                self._waiting += 1
-                try:
-                    while self._writer is not None or self._readers:
-                        self._changed.wait()
-                    self._writer = me
-                finally:
-                    self._waiting -= 1
+            self.begin_reading(me)
             yield
         finally:
-            with self._changed:
-                if self._writer == me:
-                    self._writer = None
-                self._changed.notify_all()
+            self.end(me)
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -85,8 +85,14 @@ def reads(method: F) -> F:
 
     @functools.wraps(method)
     def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with self._lock.reading():
+        me, lock = threading.get_ident(), self._lock
+        if lock.holds(me):
             return method(self, *args, **kwargs)
+        try:
+            lock.begin_reading(me)
+            return method(self, *args, **kwargs)
+        finally:
+            lock.end(me)
 
     return cast(F, locked)
 
@@ -97,8 +103,14 @@ def writes(method: F) -> F:
     @functools.wraps(method)
     def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._require_writable()
-        with self._lock.writing():
+        me, lock = threading.get_ident(), self._lock
+        if lock.holds(me, to_write=True):
             return method(self, *args, **kwargs)
+        try:
+            lock.begin_writing(me)
+            return method(self, *args, **kwargs)
+        finally:
+            lock.end(me)
 
     return cast(F, locked)
 

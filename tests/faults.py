@@ -1,0 +1,123 @@
+"""Faults put on: a process killed while it saves, a full disk, no memory, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fpq
+
+SAVER = """
+import sys, numpy as np, fpq
+index = fpq.FlatIndex().add(np.zeros((int(sys.argv[2]), 64), np.float32))
+other = fpq.FlatIndex().add(np.ones((int(sys.argv[2]), 64), np.float32))
+print("ready", flush=True)
+while True:
+    index.save(sys.argv[1])
+    other.save(sys.argv[1])
+"""
+
+# Work for minutes, on rows that take no memory.
+INTERRUPTED = """
+import sys, threading, os, signal, time, numpy as np, fpq
+from faults import answers
+rng = np.random.default_rng(0)
+rows = rng.normal(size=(3000, 64)).astype(np.float32)
+many = np.lib.stride_tricks.as_strided(rows, (60_000_000, 64), (0, 4))
+some = np.tile(rows, (40, 1))
+def refit(thing, x, **attributes):
+    thing.fit(rows)
+    vars(thing).update(attributes)
+    return thing, lambda: thing.fit(x)
+def index(index, call):
+    index.fit(rows).add(rows)
+    return index, lambda: call(index)
+work = {
+    "kmeans": lambda: refit(
+        fpq.KMeans(10), many, n_clusters=20_000, n_iter=10_000, max_points_per_centroid=100),
+    "capacity": lambda: refit(fpq.KMeans(10, capacity=1.0), some, n_clusters=3000, n_iter=10_000),
+    "k-means++": lambda: refit(fpq.KMeans(10, init="k-means++"), some, n_clusters=30_000),
+    "pq": lambda: refit(fpq.ProductQuantizer(16, 4), many, nbits=8, n_iter=100_000, max_points_per_centroid=4000),
+    "opq": lambda: refit(
+        fpq.ProductQuantizer(16, 4, rotation="opq"), rng.normal(size=(3000, 1500)).astype(np.float32)),
+    "add": lambda: index(fpq.PQIndex(32, 4, open_indexing=1.5), lambda index: index.add(many)),
+    "flat add": lambda: index(fpq.FlatIndex(), lambda index: [index.add(many[:1_000_000]) for _ in range(100)]),
+    "search": lambda: index(fpq.PQIndex(16), lambda index: index.add(np.tile(some, (5, 1))).search(some)),
+}
+thing, run = work[sys.argv[1]]()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
+before = answers(thing)
+sent = []
+def send():
+    time.sleep(float(sys.argv[2]))
+    sent.append(time.perf_counter())
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=send).start()
+try:
+    run()
+    print("was done before")
+except KeyboardInterrupt:
+    took = time.perf_counter() - sent[0]
+    after = answers(thing)
+    if sys.argv[1] in ("flat add", "search"):  # of several adds, each is done or not
+        print(took, len(thing) % 1000 == 0)
+    else:
+        print(took, after == before)
+sys.stdout.flush()
+"""
+
+
+def answers(thing: Any) -> bytes:
+    """What an object holds and says."""
+    if isinstance(thing, fpq.FlatIndex):  # has become large
+        return repr([len(thing), thing.search(np.ones(thing.dim), k=3)]).encode()
+    return b"".join(thing._pieces())
+
+
+def run(code: str, *args: Any, **options: Any) -> subprocess.Popen[str]:
+    """Python code in a process of its own that imports this fpq and this folder."""
+    paths = [str(Path(__file__).parent), str(Path(fpq.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        **options,
+    )
+
+
+def interrupted(what: str, after: float) -> tuple[float, bool]:
+    """Seconds from Ctrl-C to the end of a call, and whether the object was as before."""
+    process = run(INTERRUPTED, what, after)
+    out = process.communicate(timeout=120)[0].split()
+    return float(out[0]), out[1] == "True"
+
+
+def kill_while_saving(path: Path, rows: int, moments: Any) -> dict[str, int]:
+    """Kill a process that saves two indexes in turn, at each of the moments; what was then in the file."""
+    found = {"old": 0, "new": 0, "unfinished files left": 0}
+    last = -1.0
+    for moment in moments:
+        process = run(SAVER, path, rows)
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        while not path.exists():
+            time.sleep(0.001)
+        time.sleep(moment)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        index = fpq.load(path)
+        values = np.unique(index.reconstruct(index.ids[:: max(1, rows // 100)]))
+        assert len(index) == rows and len(values) == 1 and values[0] in (0, 1)
+        found["old" if values[0] == last else "new"] += 1
+        last = float(values[0])
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            found["unfinished files left"] += 1
+            left.unlink()
+    return found

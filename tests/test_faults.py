@@ -1,0 +1,180 @@
+"""Faults leave files whole and indexes as they were. bench/faults.py does the same at length."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import faults
+import numpy as np
+import pytest
+
+import fpq
+from fpq import _arrays, _native
+
+X = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+
+
+@posix
+def test_killed_while_saving(tmp_path: Path) -> None:
+    found = faults.kill_while_saving(tmp_path / "a", 20_000, np.random.default_rng(0).random(6) * 0.05)
+    assert found["old"] + found["new"] == 6
+
+
+@posix
+@pytest.mark.parametrize("what", ["kmeans", "capacity", "k-means++", "pq", "opq", "add", "flat add", "search"])
+def test_interrupt(what: str) -> None:
+    _, unchanged = faults.interrupted(what, 0.7)
+    assert unchanged
+
+
+FULL = """
+import resource, signal, sys, numpy as np, fpq
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+index = fpq.FlatIndex().add(np.ones((5000, 16), np.float32))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    index.save(sys.argv[1])
+except OSError as error:
+    print(error.errno, len(index), index.search(np.ones(16), k=1).ids[0])
+"""
+
+
+@posix
+def test_no_room_for_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    fpq.FlatIndex().add(X).save(path)
+    before = path.read_bytes()
+    out = faults.run(FULL, path).communicate(timeout=60)[0].split()
+    assert out[1:] == ["5000", "0"]
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()])
+def test_any_step_of_saving_fails(
+    call: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    fpq.FlatIndex().add(X).save(path)
+    before = path.read_bytes()
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    target = "fpq.storage._cut" if call == "write" else f"fpq.storage.os.{call}"
+    with monkeypatch.context() as patch:
+        patch.setattr(target, fail)
+        with pytest.raises(type(error)):
+            fpq.FlatIndex("ip").save(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a"]
+    fpq.FlatIndex("ip").save(path)
+    assert fpq.load(path).metric == "ip"
+
+
+@posix
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    fpq.FlatIndex().save(path)
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError):
+            fpq.FlatIndex("ip").save(path)
+    finally:
+        tmp_path.chmod(0o700)
+    assert fpq.load(path).metric == "l2"
+
+
+def indexes() -> dict[str, Any]:
+    return {
+        "flat": fpq.FlatIndex().add(X),
+        "flat ids": fpq.FlatIndex("cosine").add(X.astype(np.float16), ids=np.arange(500) * 2),
+        "pq": fpq.PQIndex(4, 5).fit(X).add(X),
+        "pq open": fpq.PQIndex(4, 5, open_indexing=1.5, keep_vectors=True).fit(X).add(X, ids=np.arange(500) * 2),
+    }
+
+
+class Fails:
+    """Raises at the n-th call of any of the functions that take memory or compute."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, error: BaseException, at: int) -> None:
+        self.left = at
+        self.error = error
+        # put_codes copies bytes and cannot fail; an interrupt is put off while it runs.
+        names = [name for name in _native.__dict__ if callable(getattr(_native, name)) and not name.startswith("_")]
+        for name in set(names) - {"put_codes"}:
+            patch.setattr(_native, name, self.wrapped(getattr(_native, name)))
+        patch.setattr(_arrays.np, "zeros", self.wrapped(np.zeros))
+        patch.setattr(_arrays.np, "empty", self.wrapped(np.empty))
+        patch.setattr(_arrays.np, "concatenate", self.wrapped(np.concatenate))
+        patch.setattr(_arrays.np, "sort", self.wrapped(np.sort))
+        patch.setattr(_arrays.np, "arange", self.wrapped(np.arange))
+
+    def wrapped(self, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.left -= 1
+            if self.left == 0:
+                raise self.error
+            return function(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), KeyboardInterrupt()])
+@pytest.mark.parametrize("name", indexes())
+@pytest.mark.parametrize("change", ["add", "add with ids", "remove", "fit"])
+def test_failing_changes_leave_the_index_alone(
+    change: str, name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = indexes()[name]
+    untouched = indexes()[name]
+    calls = {
+        "add": lambda i: i.add(X[:70]),
+        "add with ids": lambda i: i.add(X[:70].astype(np.float64), ids=np.arange(9000, 9070)),
+        "remove": lambda i: i.remove(np.arange(20, 300, 2)),
+        "fit": lambda i: i.remove(i.ids) if len(i) else i.fit(X * 2),
+    }
+    for at in range(1, 60):
+        with monkeypatch.context() as patch:
+            faulty = Fails(patch, error, at)
+            with contextlib.suppress(MemoryError, KeyboardInterrupt):
+                calls[change](index)
+        if faulty.left > 0:
+            break
+        assert observable(index) == observable(untouched)
+    assert at > 1
+    calls[change](untouched)
+    assert observable(index) == observable(untouched)
+
+
+def observable(index: Any) -> Any:
+    found = index.search(X[:5], k=4)
+    lists = [index.ids.tolist(), found.ids.tolist(), found.distances.tolist(), index.reconstruct(index.ids).tolist()]
+    return lists, index._state().params
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+def test_memory_that_runs_out_in_add() -> None:
+    code = """
+import resource, numpy as np, fpq
+rows = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
+index = fpq.FlatIndex(n_threads=1).add(rows)
+before = index.search(rows[:5]).ids.tolist()
+many = np.lib.stride_tricks.as_strided(rows, (20_000_000, 64), (0, 4))
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 29), -1))
+try:
+    index.add(many)
+except MemoryError:
+    print(len(index), index.search(rows[:5]).ids.tolist() == before, len(index.add(rows)))
+"""
+    process = faults.run(code, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=60)
+    assert out.split() == ["1000", "True", "2000"], err

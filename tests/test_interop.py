@@ -1,0 +1,134 @@
+"""The same answers on both sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fpq
+from fpq import interop
+
+X = np.random.default_rng(0).normal(size=(3000, 24)).astype(np.float32)
+Q = np.random.default_rng(1).normal(size=(20, 24)).astype(np.float32)
+
+
+@pytest.fixture
+def faiss() -> Any:
+    return pytest.importorskip("faiss")
+
+
+def same_answers(index: Any, faiss_index: Any) -> None:
+    ours = index.search(Q, k=20)
+    distances, ids = faiss_index.search(Q, 20)
+    np.testing.assert_allclose(ours.distances, distances, rtol=1e-4, atol=1e-4)
+    assert (ours.ids == ids).mean() > 0.9  # sums are rounded in another order, which breaks ties differently
+
+
+@pytest.mark.parametrize("nbits", [4, 5, 8])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("opq", [False, True])
+def test_from_faiss_and_back(faiss: Any, nbits: int, metric: str, opq: bool) -> None:
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    other = faiss.index_factory(24, f"{'OPQ4_16,' if opq else ''}PQ4x{nbits}{'np' * (nbits == 8)}", kind)
+    other.train(X)
+    other.add(X)
+    index = interop.from_faiss(other)
+    assert len(index) == 3000 and index.dim == 24
+    same_answers(index, other)
+    same_answers(index, interop.to_faiss(index))
+    index.add(Q)
+    other.add(Q)
+    same_answers(index, other)
+
+
+@pytest.mark.parametrize("rotation", [None, "pca", "opq"])
+@pytest.mark.parametrize("nbits", [3, 8])
+def test_to_faiss_and_back(faiss: Any, rotation: str | None, nbits: int) -> None:
+    options: dict[str, Any] = {} if rotation is None else {"rotation": rotation, "rotation_dim": 20}
+    index = fpq.PQIndex(4, nbits, open_indexing=1.5, **options).fit(X).add(X, ids=np.arange(3000)[::-1])
+    other = interop.to_faiss(index)
+    same_answers(index, other)
+    back = interop.from_faiss(other)
+    found, expected = back.search(Q, k=20), index.search(Q, k=20)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.distances, expected.distances)
+
+
+def test_converted_indexes_can_be_saved(faiss: Any, tmp_path: Path) -> None:
+    other = faiss.index_factory(24, "OPQ4,PQ4x5")
+    other.train(X)
+    other.add(X)
+    index = interop.from_faiss(other)
+    index.save(tmp_path / "a")
+    np.testing.assert_array_equal(fpq.load(tmp_path / "a").search(Q).ids, index.search(Q).ids)
+    fpq.FlatIndex()
+    del other
+    interop.to_faiss(index).search(Q, 3)
+
+
+def test_what_one_side_cannot_express(faiss: Any) -> None:
+    uneven = fpq.PQIndex(5).fit(X)
+    with pytest.raises(ValueError, match="not divisible by 5"):
+        interop.to_faiss(uneven)
+    with pytest.raises(ValueError, match="cosine"):
+        interop.to_faiss(fpq.PQIndex(4, metric="cosine").fit(X))
+    with pytest.raises(ValueError, match="not trained"):
+        interop.to_faiss(fpq.PQIndex(4))
+    with pytest.raises(ValueError, match="other ids"):
+        interop.to_faiss(fpq.PQIndex(4).fit(X).add(X[:3], ids=[4, 5, 6]))
+    with pytest.raises(TypeError, match="PQIndex, got FlatIndex"):
+        interop.to_faiss(fpq.FlatIndex())
+    with pytest.raises(TypeError, match="IndexFlat"):
+        interop.from_faiss(faiss.IndexFlatL2(24))
+    with pytest.raises(ValueError, match="trained"):
+        interop.from_faiss(faiss.IndexPQ(24, 4, 8))
+    with pytest.raises(ValueError, match="8 bits"):
+        interop.from_faiss(trained(faiss.IndexPQ(24, 2, 9)))
+    with pytest.raises(ValueError, match="metric"):
+        interop.from_faiss(trained(faiss.IndexPQ(24, 2, 4, faiss.METRIC_L1)))
+    with pytest.raises(ValueError, match="bias"):
+        interop.from_faiss(trained(faiss.index_factory(24, "PCA8,PQ4x4")))
+    with pytest.raises(ValueError, match="ST_PQ"):
+        polysemous = trained(faiss.IndexPQ(24, 2, 4))
+        polysemous.search_type = faiss.IndexPQ.ST_SDC
+        interop.from_faiss(polysemous)
+    with pytest.raises(ValueError, match="chain"):
+        interop.from_faiss(trained(faiss.index_factory(24, "OPQ4,L2norm,PQ4x4")))
+
+
+def trained(index: Any) -> Any:
+    index.train(X)
+    return index
+
+
+def test_codebooks_and_codes_keep_their_meaning() -> None:
+    """As nanopq has them: PQ.codewords (M, Ks, Ds), OPQ.R."""
+    pq = fpq.ProductQuantizer(4).fit(X)
+    index = interop.from_codebooks(pq.codebooks.astype(np.float64))
+    np.testing.assert_array_equal(index.quantizer.encode(X), pq.encode(X))
+    np.testing.assert_array_equal(index.add(X).codes, pq.encode(X))
+    rotated = fpq.ProductQuantizer(4, 5, rotation="opq", rotation_dim=12).fit(X)
+    index = interop.from_codebooks(rotated.codebooks, rotation_matrix=rotated.rotation_matrix, metric="ip")
+    np.testing.assert_array_equal(index.quantizer.encode(X), rotated.encode(X))
+    assert index.dim == 24 and index.metric == "ip"
+
+
+@pytest.mark.parametrize(
+    ("codebooks", "rotation", "message"),
+    [
+        (np.zeros((4, 256)), None, "shape"),
+        (np.zeros((4, 255, 3)), None, "255"),
+        (np.zeros((4, 512, 3)), None, "512"),
+        (np.zeros((4, 1, 3)), None, "got 1"),
+        (np.zeros((4, 0, 3)), None, "shape"),
+        (np.full((4, 2, 3), np.nan), None, "finite"),
+        (np.zeros((4, 2, 3)), np.eye(11), "shape"),
+        (np.zeros((4, 2, 3)), 2 * np.eye(12), "orthonormal"),
+    ],
+)
+def test_bad_codebooks(codebooks: Any, rotation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        interop.from_codebooks(codebooks, rotation_matrix=rotation)

@@ -1,0 +1,290 @@
+"""Many threads, forked and spawned processes, other libraries in the same process."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import faults
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+import fpq
+from fpq import threads
+from fpq.indexes.lock import Lock, reads, writes
+
+X = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
+Q = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)
+INDEXES = {
+    "flat": lambda: fpq.FlatIndex().add(X),
+    "pq": lambda: fpq.PQIndex(4, keep_vectors=True).fit(X).add(X, ids=np.arange(4000) * 3),
+}
+
+
+@pytest.fixture(params=INDEXES)
+def index(request: pytest.FixtureRequest) -> Any:
+    return INDEXES[request.param]()
+
+
+def test_thousands_of_mixed_calls_from_many_threads(index: Any) -> None:
+    reranked = {"rerank": 3} if isinstance(index, fpq.PQIndex) else {}
+    calls = [
+        lambda: index.search(Q[0], k=5),
+        lambda: index.search(Q, k=3, n_threads=2),
+        lambda: index.search(Q[:7], k=4, allowed=np.arange(0, 4000, 6)),
+        lambda: index.search(Q[:3], k=4, **reranked),
+        lambda: index.range_search(Q[:2], 6.0),
+        lambda: [index.reconstruct([3, 30, 300])],
+        lambda: [index.ids, np.array([len(index), index.nbytes])],
+    ]
+    expected = [call() for call in calls]
+
+    def work(number: int) -> None:
+        for at in np.random.default_rng(number).integers(len(calls), size=250):
+            for a, b in zip(calls[at](), expected[at], strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
+
+
+def test_changes_wait_for_searches_and_searches_for_changes(index: Any) -> None:
+    """Every search sees the index before or after each change, never in between."""
+    far = X + 1000
+    sizes = {len(index) + n * 50 for n in range(41)}
+    done = threading.Event()
+
+    def change() -> None:
+        for n in range(20):
+            index.add(far[:50], ids=np.arange(50) + 1_000_000 + 50 * n)
+        for n in range(10):
+            index.remove(np.arange(50) + 1_000_000 + 50 * n)
+        done.set()
+
+    def search() -> int:
+        calls = 0
+        while not done.is_set() or calls < 20:
+            found = index.search(far[0], k=1100)
+            assert np.isin(found.ids[found.ids >= 1_000_000].size, range(0, 1001, 50))
+            assert len(index) in sizes
+            calls += 1
+        return calls
+
+    with ThreadPoolExecutor(5) as pool:
+        searches = [pool.submit(search) for _ in range(4)]
+        pool.submit(change).result()
+        assert sum(each.result() for each in searches) >= 80
+    assert len(index) == 4500
+    assert len(np.unique(index.ids)) == 4500
+
+
+class Guarded:
+    """What the decorators see of an index."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.inside: list[str] = []
+        self.wrong: list[str] = []
+
+    def _require_writable(self) -> None:
+        pass
+
+    @reads
+    def read(self, inner: Any = None) -> None:
+        self.inside.append("r")
+        if "w" in self.inside:
+            self.wrong.append("".join(self.inside))
+        if inner:
+            inner()
+        self.inside.remove("r")
+
+    @writes
+    def write(self, inner: Any = None) -> None:
+        self.inside.append("w")
+        if self.inside != ["w"]:
+            self.wrong.append("".join(self.inside))
+        if inner:
+            inner()
+        self.inside.remove("w")
+        raise KeyError
+
+
+def test_lock_excludes_and_goes_on_after_errors() -> None:
+    guarded = Guarded()
+
+    def work(number: int) -> None:
+        for turn in range(200):
+            if (turn + number) % 7:
+                with guarded._lock.reading():
+                    guarded.read()
+            else:
+                with pytest.raises(KeyError):
+                    guarded.write()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert not guarded.wrong and not guarded.inside
+    with pytest.raises(RuntimeError, match="within a search"):
+        guarded.read(guarded.write)
+    guarded.inside.clear()
+    with pytest.raises(KeyError):
+        guarded.write()
+    with pytest.raises(KeyError):
+        Guarded().write(lambda: Guarded().read())
+
+
+def search_in_process(index: Any, out: Any = None) -> Any:
+    ids = index.search(Q, k=5).ids
+    if out is not None:
+        out.put(ids)
+    return ids
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes(index: Any, method: str) -> None:
+    context = multiprocessing.get_context(method)
+    expected = index.search(Q, k=5, n_threads=2).ids  # the thread pool is in use
+    out = context.Queue()
+    process = context.Process(target=search_in_process, args=(index, out))
+    process.start()
+    np.testing.assert_array_equal(out.get(timeout=60), expected)
+    process.join(60)
+    assert process.exitcode == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_training_and_changing_in_a_forked_child() -> None:
+    """GNU OpenMP hangs in a child forked after a region of several threads unless the child keeps to one."""
+    code = """
+import os, threading, numpy as np, fpq
+rng = np.random.default_rng(0)
+X = rng.normal(size=(5000, 32)).astype(np.float32)
+index = fpq.PQIndex(8, rotation="opq", n_threads=4).fit(X).add(X)
+expected = index.search(X, k=3).ids
+stop = threading.Event()
+def search():
+    while not stop.is_set():
+        index.search(X[:50], k=3)
+searching = [threading.Thread(target=search) for _ in range(3)]
+for thread in searching:
+    thread.start()
+for _ in range(5):  # while other threads hold the index
+    child = os.fork()
+    if child == 0:
+        same = (index.search(X, k=3).ids == expected).all()
+        again = fpq.PQIndex(8, rotation="opq", n_threads=4).fit(X).add(X)
+        same &= (again.search(X, k=3).ids == expected).all()
+        os._exit(0 if same and len(index.add(X)) == 10000 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+stop.set()
+for thread in searching:
+    thread.join()
+print((index.search(X, k=3).ids == expected).all())
+"""
+    assert faults.run(code).communicate(timeout=120)[0] == "True\n"
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_joblib_workers(index: Any, backend: str) -> None:
+    joblib = pytest.importorskip("joblib")
+    found = joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(search_in_process)(index) for _ in range(4))
+    for ids in found:
+        np.testing.assert_array_equal(ids, index.search(Q, k=5).ids)
+
+
+def test_mapped_index_in_several_processes(index: Any, tmp_path: Path) -> None:
+    index.save(tmp_path / "a")
+    code = """
+import sys, numpy as np, fpq
+index = fpq.load(sys.argv[1], mmap=True)
+print(index.search(np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32), k=5).ids.tolist())
+"""
+    processes = [faults.run(code, tmp_path / "a") for _ in range(2)]
+    for process in processes:
+        assert json.loads(process.communicate(timeout=60)[0]) == index.search(Q, k=5).ids.tolist()
+
+
+BESIDE = """
+import importlib, sys
+X = None
+def use(name):
+    module = importlib.import_module(name)
+    import numpy as np
+    X = np.random.default_rng(0).normal(size=(3000, 16)).astype("f4")
+    if name == "fpq":
+        index = module.PQIndex(4, rotation="opq", n_threads=2).fit(X).add(X)
+        print(index.search(X, k=3, n_threads=2).ids.sum())
+    elif name == "faiss":
+        module.omp_set_num_threads(2)
+        index = module.IndexPQ(16, 4, 4)
+        index.train(X)
+        index.add(X)
+        index.search(X, 3)
+    elif name == "sklearn.cluster":
+        module.KMeans(5, n_init=1).fit(X)
+    else:
+        np.linalg.svd(X)
+for name in sys.argv[1:]:
+    use(name)
+use("fpq")
+"""
+
+
+LIBRARIES = ["fpq", "faiss", "sklearn.cluster", "numpy"]
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(LIBRARIES)][::5])  # bench/import_orders.py takes all 24
+def test_beside_other_libraries(order: tuple[str, ...]) -> None:
+    for name in order:
+        pytest.importorskip(name)
+    process = faults.run(BESIDE, *order, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert len(set(out.split())) == 1
+
+
+@pytest.mark.skipif(not fpq.cpu_info()["openmp"], reason="one thread")
+def test_limits_are_obeyed() -> None:
+    with threadpool_limits(1):
+        assert threads.resolve(None) == 1
+    code = "import fpq; print(fpq.cpu_info()['threads'])"
+    for number in (1, 2):
+        process = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OMP_NUM_THREADS": str(number), "PYTHONPATH": str(Path(fpq.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert int(process.stdout) == min(number, threads._cgroup_cpus())
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 1 << 16),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1 << 16),
+        ({"cpu.max": "nonsense"}, 1 << 16),
+        ({}, 1 << 16),
+    ],
+)
+def test_quota_of_the_control_group(
+    files: dict[str, str], cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(threads, "Path", lambda _: tmp_path)
+    assert threads._cgroup_cpus.__wrapped__() == cpus
