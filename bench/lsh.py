@@ -12,6 +12,7 @@ process grew by for the index with its vectors, the data set itself not counted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -206,7 +207,7 @@ def rows_of(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def at_recall(rows: list[dict[str, Any]], recall: float, key: str) -> float | None:
     """A rate at a recall, between the two settings around it by the logarithm; None if it is not reached."""
     points = sorted((row["recall"], row[key]) for row in rows)
-    for (r0, y0), (r1, y1) in zip(points, points[1:], strict=False):
+    for (r0, y0), (r1, y1) in itertools.pairwise(points):
         if r0 <= recall <= r1:
             share = (recall - r0) / (r1 - r0) if r1 > r0 else 0.0
             return float(np.exp((1 - share) * np.log(y0) + share * np.log(y1)))

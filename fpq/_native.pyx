@@ -469,7 +469,8 @@ cdef extern from "fpq.h" nogil:
         const uint8_t *sketches
         const uint32_t *starts
         int bits
-    int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first_row, uint64_t *entries, int threads)
+    int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first_row, uint64_t *entries,
+                        int threads)
     void fpq_lsh_starts(const uint64_t *entries, int64_t n, int bits, uint32_t *starts)
     int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, const fpq_lsh_rows *rows,
                          const float *queries, int64_t nq, int64_t n_probe, int k, float *distances, int64_t *ids,

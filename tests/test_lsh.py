@@ -178,6 +178,25 @@ def test_sketches_change_no_result(make: Any) -> None:
 
 
 @BOTH_DEFAULTS
+@pytest.mark.parametrize("case", ["far outliers", "far from the origin", "nearly parallel"])
+def test_sketches_are_safe_where_rounding_is_large(make: Any, case: str) -> None:
+    x, q = X.copy(), Q.copy()
+    if case == "far outliers":
+        x[:400] = 3e5 + RNG.normal(size=(400, 40))
+        q[:20] = x[:20] + RNG.normal(size=(20, 40)) / 4
+    elif case == "far from the origin":
+        x, q = x + np.float32(1e4), q + np.float32(1e4)
+    else:
+        x, q = 1 + x * np.float32(1e-4), 1 + q * np.float32(1e-4)
+    index = make(metric="cosine" if case == "nearly parallel" else "l2").fit(x).add(x)
+    bare = copy.copy(index)
+    bare._sketcher = bare._table_sketches = bare._row_sketches = None
+    ours, theirs = index.search(q, 5), bare.search(q, 5)
+    np.testing.assert_array_equal(ours.distances, theirs.distances)
+    np.testing.assert_array_equal(ours.ids, theirs.ids)
+
+
+@BOTH_DEFAULTS
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_results_are_good_and_exact(isa: str, make: Any, metric: str) -> None:
     index = make(metric=metric)

@@ -45,6 +45,7 @@ typedef struct {
     int32_t reach;                         /* the limit for near_sketches: rows beyond are too far */
     uint64_t *seen;                        /* a bit for each row */
     float *centred, *values, *scratch;     /* the query less the centre, its hash values */
+    float length;                          /* of the query less the sketches' centre */
     int n;
     int64_t verified;
     int16_t sketch[FPQ_SKETCH_MAX];        /* of the query, in quarters of a code */

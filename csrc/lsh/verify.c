@@ -3,6 +3,7 @@
  * length of what they leave out, each clipped to a range and rounded to a byte. So the distance of two sketches, less
  * what rounding may add, is at most the distance of the vectors, and rows that a sketch turns away are never in the
  * answer: results do not depend on sketches. */
+#include <float.h>
 #include <string.h>
 
 #include "lsh/lsh.h"
@@ -40,18 +41,25 @@ int fpq_verifier_init(fpq_verifier *v, const fpq_hashes *hashes, const fpq_lsh_r
     return 0;
 }
 
+/* Relative error of a sum of d products. */
+static float sum_error(const fpq_verifier *v) { return (float)(v->rows->x.d + 16) * FLT_EPSILON; }
+
+/* For the inner product: |q - x|^2 = |q|^2 + |x|^2 - 2 q.x, where lengths are 1 or 0 but for rounding. */
 float fpq_verify_limit(const fpq_verifier *v) {
     const float limit = fpq_topk_limit(&v->top);
-    return v->rows->inner_product ? 2 + 2 * limit : limit; /* rows are of length 1 or, which are farther off, 0 */
+    return v->rows->inner_product ? fmaxf(2 + 2 * limit, 0) + 4 * sum_error(v) : limit;
 }
 
-/* With code units g = 1/scale: |q - x| >= g * (sketch distance - sqrt(size) * (1/2 + 1/8)), the rounding of the codes
- * and of the query's; 1 more unit covers the rounding of the arithmetic. */
+/* A row within a distance r has a sketch within
+ *   scale * r + sqrt(size) * (1/2 + 1/8)                           the rounding of the row's codes and the query's
+ *             + 2 sqrt(size) * scale * sum_error * (|q - c| + r)   that of their coordinates: |x - c| <= |q - c| + r
+ * codes; 1 more covers the rest. */
 static int32_t reach_of(const fpq_verifier *v) {
     const fpq_sketcher *s = v->rows->sketcher;
     const float squared = fpq_verify_limit(v);
     if (!s || !(squared < INFINITY)) return INT32_MAX;
-    const float units = sqrtf(squared > 0 ? squared : 0) * s->scale + sqrtf((float)s->size) * 0.625f + 1;
+    const float r = sqrtf(squared), sides = sqrtf((float)s->size);
+    const float units = s->scale * (r + 2 * sides * sum_error(v) * (v->length + r)) + 0.625f * sides + 1;
     return (int32_t)fpq_clamp(16 * units * units, 0, 1e9f);
 }
 
@@ -61,6 +69,7 @@ void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *qu
     const int columns = hashes->n_tables * hashes->n_hashes, d = hashes->d;
     if (s) {
         for (int t = 0; t < d; t++) v->centred[t] = query[t] - s->centre[t];
+        v->length = sqrtf(v->kern->ip_f32(v->centred, v->centred, d));
         float *sketch = v->scratch + d;
         fpq_sketch_rows(v->kern, s, v->centred, 1, sketch + FPQ_SKETCH_MAX, sketch);
         for (int t = 0; t < s->size; t++) v->sketch[t] = (int16_t)(4 * sketch[t] + 0.5f);

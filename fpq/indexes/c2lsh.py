@@ -26,8 +26,8 @@ class C2LSHIndex(LSHIndex):
     A vector has one hash for each of ``n_hashes`` functions. It collides with a query where its projection lies in a
     window of ``width`` around the query's; it becomes a candidate with ``threshold`` collisions. If that does not find
     enough, the windows grow by ``ratio``, level by level (virtual rehashing), until one of two things holds at the end
-    of a level: k candidates lie within ``ratio`` times the level's radius, or ``k + beta * n`` candidates have been found.
-    A level's radius is the distance for which its window is best, ``width * ratio**level / w`` with
+    of a level: k candidates lie within ``ratio`` times the level's radius, or ``k + beta * n`` candidates are found. A
+    level's radius is the distance for which its window is best, ``width * ratio**level / w`` with
     w = sqrt(8 ratio^2 ln(ratio) / (ratio^2 - 1)). Then, with a probability of at least 1/2 - delta over the functions,
     the nearest vector found is at most ratio^2 times as far as the true one, and ratio times if that one lies just
     within a level's radius.
@@ -196,8 +196,8 @@ class C2LSHIndex(LSHIndex):
         Q : array (nq, d) or (d,)
         k : int, default 10
         n_candidates : int, optional
-            In place of the threshold and the stop rules: so many rows, those with the most collisions, at the first level
-            where so many rows collide at all. Default: the attribute `n_candidates`; if that is None, threshold
+            In place of the threshold and the stop rules: so many rows, those with the most collisions, at the first
+            level where so many rows collide at all. Default: the attribute `n_candidates`; if that is None, threshold
             and stop rules hold.
         allowed : array of ids, or boolean mask by id, optional
             Only these may be returned.

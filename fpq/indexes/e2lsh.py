@@ -38,8 +38,8 @@ class E2LSHIndex(LSHIndex):
     are passed over without reading their vectors. The bound is exact: results do not depend on it.
 
     A table takes 8 bytes a row and the sketch, and a directory of 0.5 to 1 byte a row. `add` merges into the sorted
-    tables and needs the room of the new ones meanwhile. Any number of threads may search at the same time, but not while
-    vectors are added or removed. Results do not depend on the number of threads.
+    tables and needs the room of the new ones meanwhile. Any number of threads may search at the same time, but not
+    while vectors are added or removed. Results do not depend on the number of threads.
 
     Parameters
     ----------
