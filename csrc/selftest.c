@@ -288,6 +288,17 @@ static void test_quantize(void) {
     for (int i = 0; i < n; i++) CHECK(out[0][i] == (int)fminf(floorf((x[i] - least) * scale), 255));
 }
 
+static void test_survey(void) {
+    const int n = size() + 1;
+    const float *x = numbers(n);
+    OUTPUTS(float, out, 3);
+    double sum = 0, scale = 0;
+    FOR_BOTH (*use)->survey(x, n, out[WAY]);
+    for (int i = 0; i < n; i++) sum += (double)x[i], scale += fabs((double)x[i]);
+    CHECK(out[0][0] == out[1][0] && out[0][1] == out[1][1]);
+    CHECK(fabs((double)out[0][2] - sum) <= n * (double)FLT_EPSILON * scale);
+}
+
 /* Sums over all entries as in the specification or, of 8-bit codes, over the least entries of the high nibbles. */
 static void test_sieve(int nbits) {
     const int m = size() + 1, k = 1 << nbits, size_of_code = fpq_code_size(m, nbits), n_blocks = 9, n = below(n_blocks + 1);
@@ -582,7 +593,7 @@ static void test_seed(void) {
             float *centroid = p.cb.centroids + (j * p.k + c) * p.cb.dsub;
             double least = INFINITY;
             int best = 0;
-            for (int try = 0; try < (c ? tries : 1); try++) {
+            for (int try = 0; try < (c > p.k / 2 ? tries : 1); try++) {
                 const double draw = draws[(j * p.k + c) * tries + try];
                 double running = 0, sum = 0;
                 int row = total > 0 ? 0 : (int)(draw * n);
@@ -703,6 +714,76 @@ static void test_adc_search(void) {
     }
 }
 
+/* All lists probed, in a random order: distances to the lists' codes by definition, and the smallest of them. */
+static void test_ivf_search(void) {
+    const int nbits = ANY_OF(8, 4, 1 + below(8)), k = 1 << nbits, width = k < 16 ? 16 : k, n_blocks = ANY_OF(1, 2, 7, 60);
+    const int nq = ANY_OF(1, 2, 9), top = ANY_OF(1, 10, 100), n_lists = 1 + below(n_blocks + 2), n = n_blocks * 64;
+    const problem p = random_problem(k, nq);
+    const int d = p.cb.offsets[p.m], bytes = fpq_code_size(p.m, nbits), each = (int)fpq_packed_size(k, p.cb.dsub);
+    float *columns = OUTPUT(float, p.m * each), *table = OUTPUT(float, p.m * width), *queries = numbers(nq * d);
+    float *centroids = numbers(n_lists * d), *radius = INPUT(float, n_lists), *residual = INPUT(float, d);
+    uint8_t *blocks = INPUT(uint8_t, n * bytes);
+    int64_t *first = INPUT(int64_t, n_lists + 1), *probes = INPUT(int64_t, nq * n_lists), *starts = INPUT(int64_t, nq);
+    int64_t *slot_ids = INPUT(int64_t, n);
+    int32_t *chain = INPUT(int32_t, n_blocks);
+    uint64_t *rows = INPUT(uint64_t, n_blocks);
+    OUTPUTS(float, all, nq * n);
+    OUTPUTS(float, distances, nq * top);
+    OUTPUTS(int64_t, ids, nq * top);
+    float *by_slot = INPUT(float, nq * n);
+    const fpq_adc adc = {columns, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
+    const fpq_lists lists = {centroids, first, chain, rows, below(2) ? radius : NULL, below(2)};
+    for (int i = 0; i < n * bytes; i++) blocks[i] = (uint8_t)next();
+    for (int i = 0; i < n; i++) slot_ids[i] = (int64_t)(n - i) * 3;
+    for (int b = 0; b < n_blocks; b++) chain[b] = (b + 1) % n_blocks, rows[b] = ANY_OF(0, 1, 1) ? next() : 0;
+    for (int l = 0; l <= n_lists; l++) first[l] = l == n_lists ? n_blocks : (int64_t)l * n_blocks / n_lists;
+    for (int q = 0; q < nq; q++) starts[q] = (int64_t)q * n_blocks;
+    for (int i = 0; i < nq * n_lists; i++) probes[i] = (i / n_lists + i) % n_lists;
+    for (int j = 0; j < p.m; j++)
+        fpq_pack(p.cb.centroids + j * k * p.cb.dsub, k, p.cb.offsets[j + 1] - p.cb.offsets[j], p.cb.dsub, NULL,
+                 columns + j * each);
+    for (int l = 0; l < n_lists; l++) {
+        double longest = 0;
+        for (int64_t b = first[l]; b < first[l + 1]; b++)
+            for (int r = 0; r < 64; r++) {
+                double square = 0;
+                for (int j = 0; j < p.m; j++) {
+                    const float *c = p.cb.centroids + (j * k + sub_code(blocks + chain[b] * 64 * bytes + r, 64, j, nbits)) * p.cb.dsub;
+                    for (int t = 0; t < p.cb.offsets[j + 1] - p.cb.offsets[j]; t++) square += (double)c[t] * (double)c[t];
+                }
+                longest = square > longest ? square : longest;
+            }
+        radius[l] = lists.residual ? (float)(sqrt(longest) * 1.000001) : INFINITY;
+    }
+    FOR_THREADS {
+        CHECK(!fpq_ivf_all(&adc, &lists, queries, nq, probes, n_lists, blocks, starts, all[t], threads));
+        CHECK(SAME(all[t], all[0], nq * n));
+        CHECK(!fpq_ivf_search(&adc, &lists, queries, nq, probes, n_lists, blocks, slot_ids, top, distances[t], ids[t], threads));
+        int right = 1, at = 0;
+        for (int i = 0; i < nq * n_lists; i++) {
+            const int64_t list = probes[i];
+            const float *q = queries + i / n_lists * d, *centre = centroids + list * d;
+            double offset = 0;
+            for (int x = 0; x < d; x++) {
+                residual[x] = lists.residual && !adc.inner_product ? q[x] - centre[x] : q[x];
+                offset -= lists.residual && adc.inner_product ? (double)q[x] * (double)centre[x] : 0;
+            }
+            fpq_adc_table(&adc, residual, table);
+            for (int64_t b = first[list]; b < first[list + 1]; b++)
+                for (int r = 0; r < 64; r++, at++) {
+                    float sum = 0;
+                    for (int j = 0; j < p.m; j++)
+                        sum += table[j * width + sub_code(blocks + chain[b] * 64 * bytes + r, 64, j, nbits)];
+                    right &= fabs((double)all[t][at] - ((double)sum + offset)) <= 1e-5 * (fabs((double)sum) + fabs(offset));
+                    by_slot[i / n_lists * n + chain[b] * 64 + r] = all[t][at];
+                }
+        }
+        CHECK(right);
+        const fpq_population pop = {slot_ids, rows, n};
+        CHECK(are_smallest(by_slot, nq, &pop, top, distances[t], ids[t]));
+    }
+}
+
 static void test_flat(void) {
     origin = (float)ANY_OF(0, 0, 100);
     const int n = ANY_OF(0, 1, 63, 65, 200, 3000), d = ANY_OF(1, 7, 16, 33), nq = ANY_OF(1, 3, 4, 5, 64, 65, 130);
@@ -787,7 +868,7 @@ int main(void) {
         FPQ_KERNELS(TEST)
         {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"fpq_open_index", test_open_index, ROUNDS},
         {"fpq_kmeans_step", test_kmeans_step, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
-        {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
+        {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_ivf_search", test_ivf_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
         {"fpq_normalize, fpq_project", test_matrix, ROUNDS}, {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},
     };
     const char *only = getenv("FPQ_ISA");
