@@ -23,6 +23,8 @@ typedef struct {
     int n;                                 /* how many */
 } fpq_sieve;
 
+enum { FPQ_ROUGH = 4 };
+
 /* Sums of bytes up to this pass the sieve. */
 enum { FPQ_SIEVE_LIMIT = 254 };
 
@@ -45,6 +47,10 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     /* out[c] = sum over t of (q[t] - c[t])^2, added in the order of t, each product rounded (no fused multiply-add), \
      * so that every instruction set gives the same bits. */                                                         \
     X(void, table_l2, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
+    /* table_l2 of n <= FPQ_ROUGH queries, ldq apart, up to rounding, in any order and with fused multiply-adds; and the \
+     * least entry of each. */                                                                                       \
+    X(void, rough_l2, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out, \
+                       float *least))                                                                                \
     /* out[c] = -(sum over t of q[t] * c[t]), in the same way. */                                                    \
     X(void, table_ip, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
     /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \

@@ -288,6 +288,25 @@ static void test_quantize(void) {
     for (int i = 0; i < n; i++) CHECK(out[0][i] == (int)fminf(floorf((x[i] - least) * scale), 255));
 }
 
+static void test_rough_l2(void) {
+    const int d = size(), blocks = 1 + below(17), columns = blocks * FPQ_BLOCK, n = 1 + below(FPQ_ROUGH), ldq = d + below(3);
+    const float *q = numbers(n * ldq), *c = packed(numbers(columns * d), columns, d, d);
+    float *exact = OUTPUT(float, columns), *out[FPQ_ROUGH], *least = OUTPUT(float, n);
+    int right = 1;
+    for (int i = 0; i < n; i++) out[i] = OUTPUT(float, columns);
+    kern->rough_l2(q, ldq, n, d, c, blocks, out, least);
+    for (int i = 0; i < n; i++) {
+        float lowest = INFINITY;
+        spec->table_l2(q + i * ldq, d, c, blocks, exact);
+        for (int e = 0; e < columns; e++) {
+            right &= fabsf(out[i][e] - exact[e]) <= (kind == REALS ? (float)(d + 2) * FLT_EPSILON * exact[e] : 0);
+            lowest = out[i][e] < lowest ? out[i][e] : lowest;
+        }
+        right &= lowest == least[i];
+    }
+    CHECK(right);
+}
+
 static void test_survey(void) {
     const int n = size() + 1;
     const float *x = numbers(n);

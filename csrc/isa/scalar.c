@@ -50,6 +50,15 @@ static void table_l2(const float *q, int d, const float *packed, int n_blocks, f
         }
 }
 
+static void rough_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out,
+                     float *least) {
+    for (int i = 0; i < n; i++) {
+        table_l2(q + i * ldq, d, packed, n_blocks, out[i]);
+        least[i] = out[i][0];
+        for (int c = 1; c < n_blocks * FPQ_BLOCK; c++) least[i] = out[i][c] < least[i] ? out[i][c] : least[i];
+    }
+}
+
 static void table_ip(const float *q, int d, const float *packed, int n_blocks, float *out) {
     for (int b = 0; b < n_blocks; b++)
         for (int c = 0; c < FPQ_BLOCK; c++) {

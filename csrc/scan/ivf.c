@@ -13,40 +13,47 @@ typedef struct {
     const fpq_adc *adc;
     const fpq_lists *lists;
     const float *q;
-    int d;
+    int d, per_list;                       /* whether each list has tables of its own */
     float q_length, magnitude;
-    float *residual;                       /* (d) scratch */
-    fpq_query *query;
+    float *residuals;                      /* (FPQ_ROUGH, d) */
+    fpq_query *queries;                    /* FPQ_ROUGH of them, or one where one serves all lists */
 } visitor;
 
 static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static size_t visitor_size(const fpq_adc *adc) {
-    return fpq_query_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float));
+    return FPQ_ROUGH * (fpq_query_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float)));
 }
 
-static visitor visit_query(const fpq_adc *adc, const fpq_lists *lists, const float *q, char *memory, fpq_query *query) {
-    visitor v = {.adc = adc, .lists = lists, .q = q, .d = adc->offsets[adc->m], .query = query};
-    fpq_query_place(adc, memory, query);
-    v.residual = (float *)(void *)(memory + fpq_query_size(adc));
+static visitor visit_query(const fpq_adc *adc, const fpq_lists *lists, const float *q, char *memory, fpq_query *queries) {
+    visitor v = {.adc = adc, .lists = lists, .q = q, .d = adc->offsets[adc->m], .queries = queries,
+                 .per_list = lists->residual && !adc->inner_product};
+    for (int i = 0; i < FPQ_ROUGH; i++) fpq_query_place(adc, memory + (size_t)i * fpq_query_size(adc), queries + i);
+    v.residuals = (float *)(void *)(memory + FPQ_ROUGH * fpq_query_size(adc));
     v.q_length = (float)sqrt(fpq_dot(q, q, v.d));
-    if (!lists->residual || adc->inner_product) fpq_query_tables(adc, q, 0, query);
-    v.magnitude = query->magnitude;
+    if (!v.per_list) {
+        fpq_query_tables(adc, q, 0, queries);
+        fpq_query_sort(adc, queries);
+    }
+    v.magnitude = queries->magnitude;
     return v;
 }
 
-/* Tables for the codes of a list. For inner products q.(c + r) = q.c + q.r: only the offset changes. */
-static void enter_list(const visitor *v, int64_t list) {
-    const float *centroid = v->lists->centroids + list * v->d;
+/* Tables for the codes of n <= FPQ_ROUGH lists, in queries[0], queries[1], ... Rough ones do where most lists have no near
+ * row. For inner products q.(c + r) = q.c + q.r: n is 1 and only the offset changes. */
+static void enter_lists(const visitor *v, const int64_t *lists, int n, int rough) {
     if (!v->lists->residual) return;
     if (v->adc->inner_product) {
-        v->query->offset = (float)-fpq_dot(v->q, centroid, v->d);
-        v->query->magnitude = v->magnitude + fabsf(v->query->offset);
-        v->query->limit = INFINITY;
+        v->queries->offset = (float)-fpq_dot(v->q, v->lists->centroids + lists[0] * v->d, v->d);
+        v->queries->magnitude = v->magnitude + fabsf(v->queries->offset);
+        v->queries->limit = INFINITY;
         return;
     }
-    for (int t = 0; t < v->d; t++) v->residual[t] = v->q[t] - centroid[t];
-    fpq_query_tables(v->adc, v->residual, 0, v->query);
+    for (int i = 0; i < n; i++)
+        for (int t = 0; t < v->d; t++)
+            v->residuals[i * v->d + t] = v->q[t] - v->lists->centroids[lists[i] * v->d + t];
+    if (rough) fpq_query_rough_tables(v->adc, v->residuals, n, v->queries);
+    for (int i = 0; i < n && !rough; i++) fpq_query_tables(v->adc, v->residuals + (ptrdiff_t)i * v->d, 0, v->queries + i);
 }
 
 /* Whether every code of a list is farther than limit, by the triangle inequality. */
@@ -62,30 +69,48 @@ static int out_of_reach(const visitor *v, int64_t list, float limit) {
     return gap > 0 && margin * gap * gap > limit;
 }
 
-/* Codes are far away while the tables for them are worked out. */
-static void fetch(const fpq_scan *s, int32_t block) {
-    const uint8_t *codes = s->blocks + (ptrdiff_t)block * 64 * s->code_size;
-    for (int j = 0; j < s->code_size; j++) FPQ_PREFETCH(codes + j * 64);
+/* Call up what the first stage of the sieve will read of a list. */
+static void fetch_list(const fpq_scan *s, const visitor *v, int64_t list) {
+    const int planes = s->code_size < 8 ? s->code_size : s->code_size / 2;
+    for (int64_t b = v->lists->first[list]; b < v->lists->first[list + 1]; b++) {
+        const uint8_t *codes = s->blocks + (ptrdiff_t)v->lists->chain[b] * 64 * s->code_size;
+        for (int o = 0; o < planes; o++) FPQ_PREFETCH(codes + v->queries->order[o] * s->adc->nbits / 8 * 64);
+    }
 }
 
-static void scan_list(const fpq_scan *s, const visitor *v, int64_t list, fpq_topk *top) {
+static void scan_list(const fpq_scan *s, const fpq_lists *lists, int64_t list, fpq_query *query, fpq_topk *top) {
     uint64_t rows[FPQ_RUN];
     int32_t which[FPQ_RUN];
-    int entered = 0;
-    if (out_of_reach(v, list, fpq_topk_limit(top))) return;
-    for (int64_t b = v->lists->first[list]; b < v->lists->first[list + 1];) {
+    for (int64_t b = lists->first[list]; b < lists->first[list + 1];) {
         int n = 0;
-        for (; b < v->lists->first[list + 1] && n < FPQ_RUN; b++) {
-            which[n] = v->lists->chain[b];
-            rows[n] = v->lists->rows[which[n]];
+        for (; b < lists->first[list + 1] && n < FPQ_RUN; b++) {
+            which[n] = lists->chain[b];
+            rows[n] = lists->rows[which[n]];
             n += rows[n] != 0;
         }
-        if (n && !entered) {
-            for (int i = 0; i < n; i++) fetch(s, which[i]);
-            enter_list(v, list);
-        }
-        entered |= n;
-        fpq_scan_run(s, v->query, which, rows, n, top);
+        fpq_scan_run(s, query, which, rows, n, top);
+    }
+}
+
+static int is_wanted(const visitor *v, int64_t list, float limit) {
+    uint64_t any = 0;
+    for (int64_t b = v->lists->first[list]; b < v->lists->first[list + 1]; b++) any |= v->lists->rows[v->lists->chain[b]];
+    return any && !out_of_reach(v, list, limit);
+}
+
+/* Every step-th of n probed lists from the first on, some at a time as soon as the k best so far say what is near. */
+static void scan_probes(const fpq_scan *s, const visitor *v, const int64_t *probes, int n, int step, fpq_topk *top) {
+    for (int p = 0; p < n;) {
+        const int rough = s->sieves && fpq_topk_limit(top) < INFINITY;
+        int64_t lists[FPQ_ROUGH];
+        int found = 0;
+        for (; p < n && found < (rough && v->per_list ? FPQ_ROUGH : 1); p += step)
+            if (is_wanted(v, probes[p], fpq_topk_limit(top))) {
+                lists[found++] = probes[p];
+                fetch_list(s, v, probes[p]);
+            }
+        if (found) enter_lists(v, lists, found, rough);
+        for (int i = 0; i < found; i++) scan_list(s, v->lists, lists[i], v->queries + i, top);
     }
 }
 
@@ -108,11 +133,11 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     for (int task = 0; task < tasks; task++) {
         if (fpq_stopped(&poll)) continue;
         const int64_t i = task / ranges, at = (int64_t)task * k;
-        fpq_query query;
-        const visitor v = visit_query(adc, lists, queries + i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, &query);
+        fpq_query mine[FPQ_ROUGH];
+        const visitor v = visit_query(adc, lists, queries + i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, mine);
         fpq_topk top = parts ? (fpq_topk){part_distances + at, parts + at, k} : (fpq_topk){distances + at, ids + at, k};
         fpq_topk_init(&top);
-        for (int p = task % ranges; p < n_probe; p += ranges) scan_list(&s, &v, probes[i * n_probe + p], &top);
+        scan_probes(&s, &v, probes + i * n_probe + task % ranges, n_probe - task % ranges, ranges, &top);
         if (!parts) fpq_topk_sort(&top);
     }
     for (int64_t i = 0; i < nq && parts; i++)
@@ -137,17 +162,17 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int i = 0; i < tasks; i++) {
         if (fpq_stopped(&poll)) continue;
-        fpq_query query;
+        fpq_query mine[FPQ_ROUGH];
         const visitor v =
-            visit_query(adc, lists, queries + (ptrdiff_t)i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, &query);
+            visit_query(adc, lists, queries + (ptrdiff_t)i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, mine);
         float *sums = out + starts[i] * 64;
         for (int p = 0; p < n_probe; p++) {
             const int64_t list = probes[(ptrdiff_t)i * n_probe + p];
-            enter_list(&v, list);
+            enter_lists(&v, &list, 1, 0);
             for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++, sums += 64) {
-                kern->adc(query.table, fpq_ld_table(adc), adc->m, adc->nbits,
+                kern->adc(mine->table, fpq_ld_table(adc), adc->m, adc->nbits,
                           blocks + (ptrdiff_t)lists->chain[b] * 64 * code_size, sums);
-                for (int r = 0; r < 64 && query.offset != 0; r++) sums[r] += query.offset;
+                for (int r = 0; r < 64 && mine->offset != 0; r++) sums[r] += mine->offset;
             }
         }
     }

@@ -70,6 +70,7 @@ static int sieve(const fpq_scan *s, const fpq_query *query, int32_t *which, uint
 
 void fpq_scan_run(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
     int i = 0;
+    if (n && (!s->sieves || fpq_topk_limit(top) == INFINITY)) fpq_query_make_exact(s->adc, query);
     for (; i < n && (!s->sieves || fpq_topk_limit(top) == INFINITY); i++) scan_block(s, query, which[i], rows[i], top);
     if (i == n) return;
     const float limit = fpq_topk_limit(top);
@@ -77,5 +78,6 @@ void fpq_scan_run(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t 
     if (query->limit == INFINITY || limit < query->limit - (query->limit - query->offset - query->base) / 16)
         if (!fpq_query_tighten(s->kern, s->adc, limit, query)) return;
     n = i + sieve(s, query, which + i, rows + i, n - i);
+    if (i < n) fpq_query_make_exact(s->adc, query);
     for (; i < n; i++) (fpq_popcount(rows[i]) > MANY ? scan_block : scan_rows)(s, query, which[i], rows[i], top);
 }

@@ -55,6 +55,36 @@ void fpq_query_tables(const fpq_adc *adc, const float *q, float offset, fpq_quer
     /* Entries that are not negative never add up to more than the limit in a row within the limit. */
     query->magnitude = adc->inner_product ? (float)magnitude + fabsf(offset) : 0;
     query->limit = INFINITY;
+    query->rough_of = NULL;
+}
+
+void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries) {
+    const fpq_kernels *kern = fpq_active();
+    const int blocks = FPQ_BLOCKS(1 << adc->nbits), ld = fpq_ld_table(adc);
+    const ptrdiff_t d = adc->offsets[adc->m];
+    const int64_t each = fpq_packed_size(1 << adc->nbits, adc->dsub);
+    for (int i = 0; i < n; i++) {
+        queries[i].offset = queries[i].magnitude = queries[i].base = 0;
+        queries[i].limit = INFINITY;
+        queries[i].rough_of = q + i * d;
+    }
+    for (int j = 0; j < adc->m; j++) {
+        const int from = adc->offsets[j];
+        float *out[FPQ_ROUGH], least[FPQ_ROUGH];
+        for (int i = 0; i < n; i++) out[i] = queries[i].table + (ptrdiff_t)j * ld;
+        kern->rough_l2(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each, blocks, out, least);
+        for (int i = 0; i < n; i++) {
+            queries[i].least[j] = least[i];
+            queries[i].base += least[i];
+        }
+    }
+}
+
+void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query) {
+    const float limit = query->limit;
+    if (!query->rough_of) return;
+    fpq_query_tables(adc, query->rough_of, 0, query);
+    query->limit = limit;
 }
 
 void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
@@ -65,11 +95,11 @@ void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
     }
 }
 
-/* A row whose distance in float32 is at most limit has, in exact arithmetic, entries above the least of their tables that add
- * up to at most limit - offset - base + slack; so its bytes, rounded down, add up to at most FPQ_SIEVE_LIMIT. */
+/* A row whose distance in float32 is at most limit has, in exact arithmetic and by rough tables, entries above the least of their
+ * tables that add up to at most limit - offset - base + slack; so its bytes, rounded down, add up to at most FPQ_SIEVE_LIMIT. */
 int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query) {
     const int ld = fpq_ld_table(adc);
-    const float slack = (query->magnitude + fabsf(limit)) * (float)(adc->m + 4) * FLT_EPSILON;
+    const float slack = (query->magnitude + fabsf(limit)) * (float)(2 * adc->m + adc->dsub + 8) * FLT_EPSILON;
     const float width = limit - query->offset - query->base + slack;
     const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / (width * 1.0001f) : 1e30f;
     if (width < 0) return 0;

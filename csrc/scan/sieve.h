@@ -15,12 +15,16 @@ typedef struct {
     float base;                            /* sum of the least entries */
     float magnitude;                       /* bound of the sizes of partial sums beside the limit itself */
     float limit;                           /* what the bytes are made for */
+    const float *rough_of;                 /* the tables are rough ones of this query; NULL: exact */
 } fpq_query;
 
 size_t fpq_query_size(const fpq_adc *adc);                 /* bytes of memory for a query */
 int fpq_ld_table(const fpq_adc *adc);
 void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query);
 void fpq_query_tables(const fpq_adc *adc, const float *q, float offset, fpq_query *query);
+/* For squared L2, of n <= FPQ_ROUGH queries q (n, d), which must stay. */
+void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries);
+void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query); /* keeps the bytes */
 void fpq_query_sort(const fpq_adc *adc, fpq_query *query); /* tables that rule rows out soonest come first */
 
 /* Make the bytes for rows with distances of at most limit; 0 if there can be none. */
