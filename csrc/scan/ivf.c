@@ -107,7 +107,8 @@ static void scan_probes(const fpq_scan *s, const visitor *v, const int64_t *prob
         for (; p < n && found < (rough && v->per_list ? FPQ_ROUGH : 1); p += step)
             if (is_wanted(v, probes[p], fpq_topk_limit(top))) {
                 lists[found++] = probes[p];
-                fetch_list(s, v, probes[p]);
+                const int ahead = v->per_list ? p : p + step; /* to be there when tables are made, or one list later */
+                if (ahead < n) fetch_list(s, v, probes[ahead]);
             }
         if (found) enter_lists(v, lists, found, rough);
         for (int i = 0; i < found; i++) scan_list(s, v->lists, lists[i], v->queries + i, top);
