@@ -1,6 +1,6 @@
 """fpq beside faiss on the same work: the same data and threads, alternating, each library in its own process.
 
-    python bench/peers.py lsh                       # see bench/lsh.py
+    python bench/peers.py ivf | lsh                 # see bench/ivf.py, bench/lsh.py
     python bench/peers.py kernels [--threads 2] [--rounds 5] [--only train,encode,search] [--json FILE]
 
 A ratio is the median of faiss's times divided by the median of fpq's; the spread beside it is the least and the
@@ -10,6 +10,7 @@ largest ratio of neighbouring runs. A figure above 1 means that fpq is faster.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -218,10 +219,8 @@ def kernels(ours: Peer, theirs: Peer, rounds: int, only: set[str]) -> Iterator[R
 
 def main() -> None:
     """Run, print the table, write the JSON file."""
-    if sys.argv[1:2] == ["lsh"]:
-        import lsh
-
-        return lsh.main(sys.argv[2:])
+    if sys.argv[1:2] in (["ivf"], ["lsh"]):
+        return importlib.import_module(sys.argv[1]).main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=["kernels"])
     parser.add_argument("--threads", type=int, default=2)
