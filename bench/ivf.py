@@ -3,8 +3,8 @@
     python bench/peers.py ivf [--threads 2] [--rounds 3] [--only fpq,faiss] [--json FILE] [--png FILE]
 
 Each index lives in a process of its own; the searches of one effort alternate over all of them, a batch of all
-queries in one call. A row gives the median rate, recall of the true nearest among the first 1 and 100, the share of the ten
-nearest found among ten (10@10), and the bytes a vector that the index takes.
+queries in one call. A row gives the median rate, recall of the true nearest among the first 1 and 100, the share of the
+ten nearest found among ten (10@10), and the bytes a vector that the index takes.
 """
 
 from __future__ import annotations
