@@ -28,6 +28,11 @@ def pack(columns: Float32, d: int) -> Float32:
     return out
 
 
+def unpack(packed: Float32, k: int, d: int) -> Float32:
+    """The columns (k, d) that `pack` has packed."""
+    return packed.reshape(-1, d, 16).transpose(0, 2, 1).reshape(-1, d)[:k]
+
+
 def copy_rows(source: Array, target: Array) -> None:
     """Copy the rows of `source` over the first ones of `target`, some MB at a time so that Ctrl-C is heeded."""
     step = max(1, COPY_BYTES // max(1, source[:1].nbytes))

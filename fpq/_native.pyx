@@ -489,7 +489,7 @@ cdef extern from "fpq.h" nogil:
 cdef class LSHHashes:
     """The hash functions of n_tables tables, with the arrays that describe them."""
     cdef fpq_hashes c
-    cdef tuple arguments
+    cdef readonly tuple arguments
 
     def __cinit__(self, int n_tables, int n_hashes, const float[::1] centre, const float[::1] packed,
                   const float[::1] shifts, const uint64_t[::1] mixers):
@@ -497,9 +497,6 @@ cdef class LSHHashes:
 
     def __init__(self, *arguments):
         self.arguments = arguments
-
-    def __reduce__(self):
-        return type(self), self.arguments
 
     def values(self, object x, float[:, ::1] out, int threads):
         """Projections of x (n, d) in widths, shifted: out (n, n_tables * n_hashes)."""
@@ -532,7 +529,7 @@ cdef class LSHHashes:
 cdef class LSHSketcher:
     """The map from vectors to sketches, with the arrays that describe it."""
     cdef fpq_sketcher c
-    cdef tuple arguments
+    cdef readonly tuple arguments
 
     def __cinit__(self, const float[::1] centre, const float[::1] packed, const float[::1] back,
                   const float[::1] least, float scale):
@@ -541,9 +538,6 @@ cdef class LSHSketcher:
 
     def __init__(self, *arguments):
         self.arguments = arguments
-
-    def __reduce__(self):
-        return type(self), self.arguments
 
     def sketch(self, object x, uint8_t[:, ::1] out, int threads):
         """Sketches of x (n, d): out (n, size)."""

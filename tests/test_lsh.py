@@ -34,7 +34,7 @@ def squared(q: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def values(index: Any, x: np.ndarray) -> np.ndarray:
     """The hash values before the floor, by the definition, in double precision."""
-    n_tables, n_hashes, centre, packed, shifts, _ = index._hashes.__reduce__()[1]
+    n_tables, n_hashes, centre, packed, shifts, _ = index._hashes.arguments
     columns = np.vstack(list(packed.reshape(-1, x.shape[1], 16).transpose(0, 2, 1)))[: n_tables * n_hashes]
     product = (x.astype(np.float64) - centre) @ columns.T.astype(np.float64) + shifts[: n_tables * n_hashes]
     return product.reshape(len(x), n_tables, n_hashes)
@@ -42,7 +42,7 @@ def values(index: Any, x: np.ndarray) -> np.ndarray:
 
 def keys(index: Any, buckets: np.ndarray) -> np.ndarray:
     """Keys (..., n_tables) of bucket numbers (..., n_tables, n_hashes)."""
-    mixers = index._hashes.__reduce__()[1][5].reshape(buckets.shape[-2:])
+    mixers = index._hashes.arguments[5].reshape(buckets.shape[-2:])
     with np.errstate(over="ignore"):
         return (buckets.astype(np.int64).view(np.uint64) * mixers).sum(-1, dtype=np.uint64) >> np.uint64(32)
 
@@ -442,7 +442,7 @@ def test_sketches_are_the_definition(isa: str, n: int, size: int) -> None:
     d = 16 * size // 4 if size > 16 else 40
     x = RNG.normal(size=(max(n, 2), d)).astype(np.float32)
     index = fpq.C2LSHIndex(width=5.0).fit(RNG.normal(size=(300, d)).astype(np.float32)).add(x)
-    centre, packed, _, least, scale = index._sketcher.__reduce__()[1]
+    centre, packed, _, least, scale = index._sketcher.arguments
     r = len(least) - 1
     directions = np.vstack(list(packed.reshape(-1, d, 16).transpose(0, 2, 1)))[:r].astype(np.float64)
     y = (x - centre) @ directions.T

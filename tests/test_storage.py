@@ -22,6 +22,7 @@ from fpq import cli
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(700, 20)).astype(np.float32)
 Q = RNG.normal(size=(5, 20)).astype(np.float32)
+WIDE = np.hstack([X, X])  # wide enough for sketches
 GOLDEN = sorted(path.stem for path in make.FOLDER.glob("*.fpq"))
 
 
@@ -54,6 +55,21 @@ MAKERS = {
         .fit(X)
         .add(X.astype(np.float16))
     ),
+    "ivfpq": lambda: fpq.IVFPQIndex(8, 4, 4, list_capacity=1.5, keep_vectors=True),
+    "ivfpq fitted": lambda: fpq.IVFPQIndex(8, 4, 4, open_indexing=1.5).fit(X),
+    "ivfpq added": lambda: fpq.IVFPQIndex(8, 4, rotation="pca", keep_vectors=True).fit(X).add(X),
+    "ivfpq ip": lambda: removed(
+        fpq.IVFPQIndex(9, 4, 5, residual=False, metric="ip", open_indexing=1.5, list_capacity=1.2).fit(X).add(X)
+    ),
+    "e2lsh": lambda: fpq.E2LSHIndex(n_tables=3, memory_limit=1 << 20),
+    "e2lsh fitted": lambda: fpq.E2LSHIndex(width=4.0).fit(X),
+    "e2lsh added": lambda: fpq.E2LSHIndex(4, 3).fit(X).add((X * 40 + 128).astype(np.uint8)),
+    "e2lsh sketches": lambda: removed(fpq.E2LSHIndex(seed=3, metric="cosine").fit(WIDE).add(WIDE, np.arange(700) * 2)),
+    "e2lsh emptied": lambda: (lambda index: index.remove(index.ids) and index)(fpq.E2LSHIndex(2).fit(WIDE).add(WIDE)),
+    "c2lsh": lambda: fpq.C2LSHIndex(20, 9, width=3.0),
+    "c2lsh fitted": lambda: fpq.C2LSHIndex(beta=0.05).fit(WIDE),
+    "c2lsh added": lambda: removed(fpq.C2LSHIndex(30, ratio=3.0, metric="cosine").fit(X).add(X.astype(np.float16))),
+    "c2lsh sketches": lambda: fpq.C2LSHIndex(30, delta=0.1).fit(WIDE).add(WIDE, np.arange(700) * 2),
 }
 
 
@@ -84,15 +100,16 @@ def test_what_is_loaded_is_what_was_saved(thing: Any, mmap: bool, tmp_path: Path
 
 @pytest.mark.parametrize("mmap", [False, True])
 def test_loaded_indexes_answer_alike(thing: Any, mmap: bool, tmp_path: Path) -> None:
-    if not isinstance(thing, (fpq.FlatIndex, fpq.PQIndex)) or thing.dim is None:
+    if isinstance(thing, (fpq.KMeans, fpq.ProductQuantizer)) or thing.dim is None:
         pytest.skip("nothing to search")
+    queries = Q if thing.dim == 20 else WIDE[:5] + 0.1
     thing.save(tmp_path / "a")
     loaded = fpq.load(tmp_path / "a", mmap=mmap)
     kept = {"rerank": 3} if getattr(thing, "keep_vectors", False) else {}
     for a, b in (
-        (thing.search(Q, k=9, **kept), loaded.search(Q, k=9, **kept)),
-        (thing.search(Q[0], k=3, allowed=thing.ids[:50]), loaded.search(Q[0], k=3, allowed=thing.ids[:50])),
-        (thing.range_search(Q, 5.0), loaded.range_search(Q, 5.0)),
+        (thing.search(queries, k=9, **kept), loaded.search(queries, k=9, **kept)),
+        (thing.search(queries[0], k=3, allowed=thing.ids[:50]), loaded.search(queries[0], k=3, allowed=thing.ids[:50])),
+        (thing.range_search(queries, 5.0), loaded.range_search(queries, 5.0)),
         ([thing.reconstruct(thing.ids[:4])], [loaded.reconstruct(thing.ids[:4])]),
     ):
         for x, y in zip(a, b, strict=True):
@@ -108,13 +125,14 @@ def test_loaded_indexes_go_on_alike(thing: Any, tmp_path: Path) -> None:
             continue
         if not each.is_trained:
             each.fit(X)
-        each.add(X[:100].astype(np.float16)).remove(each.ids[::3])
+        rows = X if each.dim in (None, 20) else WIDE
+        each.add(rows[:100].astype(np.float16)).remove(each.ids[::3])
     assert same(loaded, thing)
 
 
 def test_pickle_and_copy(thing: Any) -> None:
     thing.n_threads = 1
-    thing.verbose = not isinstance(thing, fpq.FlatIndex)
+    thing.verbose = isinstance(thing, (fpq.KMeans, fpq.ProductQuantizer, fpq.PQIndex, fpq.IVFPQIndex))
     for other in (pickle.loads(pickle.dumps(thing)), copy.deepcopy(thing), copy.copy(thing)):
         assert same(other, thing)
         assert (other.n_threads, other.verbose) == (1, thing.verbose)
@@ -136,8 +154,9 @@ def test_arrays_are_aligned_in_the_file(thing: Any, tmp_path: Path) -> None:
         assert extent.start % (64 if name == "codes" else extent.dtype.itemsize) == 0
 
 
-def test_mapped_index_refuses_changes(tmp_path: Path) -> None:
-    fpq.PQIndex(4).fit(X).add(X).save(tmp_path / "a")
+@pytest.mark.parametrize("make", [lambda: fpq.PQIndex(4), lambda: fpq.IVFPQIndex(5, 4), fpq.E2LSHIndex, fpq.C2LSHIndex])
+def test_mapped_index_refuses_changes(make: Any, tmp_path: Path) -> None:
+    make().fit(X).add(X).save(tmp_path / "a")
     index = fpq.load(tmp_path / "a", mmap=True)
     for change in (lambda: index.add(X), lambda: index.remove([1]), lambda: index.fit(X)):
         with pytest.raises(ValueError, match="mmap=False"):
@@ -166,10 +185,11 @@ def test_saving_over_the_file_a_mapped_index_is_in(tmp_path: Path) -> None:
     assert len(fpq.load(path)) == 700
 
 
-def test_removed_vectors_do_not_get_into_files(tmp_path: Path) -> None:
-    index = fpq.PQIndex(4).fit(X).add(X)
+@pytest.mark.parametrize("make", [lambda: fpq.PQIndex(4), lambda: fpq.C2LSHIndex(20)])
+def test_removed_vectors_do_not_get_into_files(make: Any) -> None:
+    index = make().fit(X).add(X)
     index.remove(np.arange(600, 700))
-    again = fpq.PQIndex(4).fit(X).add(X[:600])
+    again = make().fit(X).add(X[:600])
     assert contents(index)[1]["codes"] == contents(again)[1]["codes"]
 
 

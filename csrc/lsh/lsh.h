@@ -63,9 +63,10 @@ float fpq_verify_limit(const fpq_verifier *v);
 
 FPQ_INLINE int fpq_is_seen(const fpq_verifier *v, uint32_t row) { return v->seen[row / 64] >> row % 64 & 1; }
 
-/* A row whose distance is wanted, unless it has come before or is not allowed. */
+/* A row whose distance is wanted, unless it has come before, is not allowed, or is none: entries may come from a file
+ * that is not checked. */
 FPQ_INLINE void fpq_verify(fpq_verifier *v, uint32_t row) {
-    if (fpq_is_seen(v, row)) return;
+    if (row >= v->rows->pop.n || fpq_is_seen(v, row)) return;
     v->seen[row / 64] |= (uint64_t)1 << row % 64;
     if (!fpq_is_allowed(&v->rows->pop, row)) return;
     const char *at = v->rows->x.data + row * v->rows->x.row_stride;

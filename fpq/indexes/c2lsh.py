@@ -12,7 +12,9 @@ from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.ids import Removal
-from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability
+from fpq.indexes.lock import reads
+from fpq.indexes.lsh import Commit, LSHIndex, LSHStats, collision_probability
+from fpq.storage import State, Stored
 
 BLOCK_ROWS = 64
 MAX_HASHES = 255  # a count is one byte
@@ -20,7 +22,7 @@ WINDOW = 10.0  # half a window of the first level, in base buckets
 STEP = 1.25  # between the numbers of candidates that `tune` measures
 
 
-class C2LSHIndex(LSHIndex):
+class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     """Nearest neighbours among the vectors whose hashes collide often with the query's, by exact distances.
 
     A vector has one hash for each of ``n_hashes`` functions. It collides with a query where its projection lies in a
@@ -39,7 +41,8 @@ class C2LSHIndex(LSHIndex):
 
     A row takes ``n_hashes`` bytes, a sketch of 16 to 64 bytes from 32 dimensions on (which spares most distances and
     changes no result), and the vector as it came. "cosine" scales vectors to length 1. Any number of threads may search
-    at the same time, but not while vectors are added or removed. Results do not depend on the number of threads.
+    at the same time; a call that changes the index waits for them, and they for it. Results do not depend on the number
+    of threads.
 
     Parameters
     ----------
@@ -149,19 +152,21 @@ class C2LSHIndex(LSHIndex):
         sketches = 0 if self._row_sketches is None else self._row_sketches.data.nbytes
         return self._blocks.data.nbytes + sketches + self._vectors.nbytes + self._ids.nbytes
 
-    def _fit(self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int) -> None:
+    def _choose(
+        self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
+    ) -> tuple[_native.LSHHashes, dict[str, Any]]:
         width = self._given_width
         if width is None:
             width = self._window() * self._neighbour_distance(x, rng, n_threads)
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
-        self._draw(1, self.n_hashes, width / (2 * WINDOW), centre, rng)
-        self.width, self.n_candidates = width, None
+        hashes = self._draw(1, self.n_hashes, width / (2 * WINDOW), centre, rng)
+        return hashes, {"width": width, "n_candidates": None}
 
     def _reset(self) -> None:
         self._blocks = GrowingArray((self.n_hashes, BLOCK_ROWS), np.uint8)
         self._row_sketches = GrowingArray((self._sketch_size,), np.uint8) if self._sketch_size else None
 
-    def _add(self, x: Array, n_threads: int) -> None:
+    def _adding(self, x: Array, n_threads: int) -> Commit:
         assert self._hashes is not None
         first, n = len(self), len(self) + len(x)
         codes = np.empty((len(x), self.n_hashes), dtype=np.uint8)
@@ -172,14 +177,24 @@ class C2LSHIndex(LSHIndex):
         if self._row_sketches is not None:
             self._row_sketches.reserve(n)
             self._row_sketches.data[first:n] = sketches
+        return lambda: None  # what stands behind the last row counts from now on
 
-    def _remove(self, removal: Removal) -> None:
+    def _removing(self, removal: Removal) -> Commit:
         codes = np.empty((len(removal.sources), self.n_hashes), dtype=np.uint8)
         _native.get_codes(self._blocks.data, removal.sources, codes)
-        _native.put_codes(codes, removal.targets, self._blocks.data)
-        if self._row_sketches is not None:
-            self._row_sketches.move(removal.sources, removal.targets)
+        freed = np.arange(len(self) - len(removal.rows), len(self))
+        nothing = np.zeros((len(freed), self.n_hashes), dtype=np.uint8)  # nothing removed gets into a file
+        sketches = None if self._row_sketches is None else self._row_sketches.data[removal.sources]
 
+        def commit() -> None:
+            _native.put_codes(codes, removal.targets, self._blocks.data)
+            _native.put_codes(nothing, freed, self._blocks.data)
+            if self._row_sketches is not None:
+                self._row_sketches.data[removal.targets] = sketches
+
+        return commit
+
+    @reads
     def search(
         self,
         Q: Any,
@@ -213,11 +228,12 @@ class C2LSHIndex(LSHIndex):
         ValueError, TypeError
             If the index is not trained or an argument is not as described.
         """
-        effort = None if n_candidates is None else _checks.integer("n_candidates", n_candidates, 1)
-        return self._search(Q, k, allowed, n_threads, self._find(effort))
+        return self._search(Q, k, allowed, n_threads, self._find(n_candidates))
 
     def _find(self, effort: int | None) -> Nearest:
         wanted = self.n_candidates if effort is None else effort
+        if wanted is not None:
+            wanted = _checks.integer("n_candidates", wanted, 1)
 
         def find(queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
             distances = np.empty((len(queries), k), dtype=np.float32)
@@ -236,6 +252,7 @@ class C2LSHIndex(LSHIndex):
 
         return find
 
+    @reads
     def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_candidates` to the least number that reaches a recall on sample queries.
 
@@ -266,6 +283,37 @@ class C2LSHIndex(LSHIndex):
         tuned = self._tune("n_candidates", counts, Q, k, recall, n_threads)
         self.n_candidates = tuned.best.setting["n_candidates"]
         return tuned
+
+    def _state(self) -> State:
+        state = self._shared_state({"width": self.width, "n_candidates": self.n_candidates})
+        names = ("n_hashes", "threshold", "ratio", "delta", "beta")
+        state.params.update({name: getattr(self, name) for name in names}, width=self._given_width)
+        if len(self):
+            state.arrays["codes"] = self._blocks.data[: -(-len(self) // BLOCK_ROWS)]
+            if self._row_sketches is not None:
+                state.arrays["sketches"] = self._row_sketches.data[: len(self)]
+        return state
+
+    @classmethod
+    def _from_state(cls, stored: Stored) -> C2LSHIndex:
+        names = ("n_hashes", "threshold", "width", "ratio", "delta", "beta", "metric", "seed")
+        index = cls(**stored.take(*names), n_threads=stored.n_threads)
+        index._restore_shared(stored)
+        if index._dim is None:
+            stored.take("chosen")
+            return index
+        chosen = stored.part("chosen")
+        index.width = _checks.positive("width", chosen.number("width"))
+        index.n_candidates = chosen.optional_count("n_candidates", 1)
+        index._restore_hashes(stored, 1, index.n_hashes)
+        index._reset()
+        n, size = len(index), index._sketch_size
+        if n:
+            shape = (-(-n // BLOCK_ROWS), index.n_hashes, BLOCK_ROWS)
+            index._blocks = GrowingArray.of(stored.array("codes", np.uint8, shape, bulk=True))
+            if size:
+                index._row_sketches = GrowingArray.of(stored.array("sketches", np.uint8, (n, size), bulk=True))
+        return index
 
     def __repr__(self) -> str:
         return (

@@ -10,7 +10,9 @@ from fpq import _checks, _native, threads, tuning
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.ids import Removal
-from fpq.indexes.lsh import MAX_ROWS, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
+from fpq.indexes.lock import reads
+from fpq.indexes.lsh import MAX_ROWS, Commit, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
+from fpq.storage import Check, FormatError, State, Stored
 
 WIDTH = 3.0  # default width, in distances to the 10th neighbour
 TABLES = 8  # default n_tables where memory allows
@@ -18,13 +20,14 @@ PROBES = 64  # default n_probe, a table
 BUCKET_ROWS = 600  # default n_hashes: so many that a row shares its bucket with at most this many on average
 MAX_HASHES = 32
 MAX_TABLES = 1024
-MAX_PROBES = 1 << 16
+MAX_PROBES = 1 << 16  # that `tune` measures
+MOST_PROBES = 1 << 40  # more than memory allows
 STEP = 1.25  # between the numbers of probes that `tune` measures
 ROW_BITS = np.uint64(32)
 ROW_MASK = np.uint64(MAX_ROWS)
 
 
-class E2LSHIndex(LSHIndex):
+class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     """Nearest neighbours among the vectors that share hash buckets with the query, by exact distances.
 
     A hash function is ``floor((a . x + b) / width)``, a normal and b uniform, so that near vectors get the same value
@@ -38,8 +41,8 @@ class E2LSHIndex(LSHIndex):
     are passed over without reading their vectors. The bound is exact: results do not depend on it.
 
     A table takes 8 bytes a row and the sketch, and a directory of 0.5 to 1 byte a row. `add` merges into the sorted
-    tables and needs the room of the new ones meanwhile. Any number of threads may search at the same time, but not
-    while vectors are added or removed. Results do not depend on the number of threads.
+    tables and needs the room of the new ones meanwhile. Any number of threads may search at the same time; a call that
+    changes the index waits for them, and they for it. Results do not depend on the number of threads.
 
     Parameters
     ----------
@@ -97,9 +100,9 @@ class E2LSHIndex(LSHIndex):
         self.n_tables, self.n_hashes, self.width = self._given
         self.memory_limit = None if memory_limit is None else _checks.integer("memory_limit", memory_limit, 1)
         self.n_probe: int | None = None
-        self._clear()
+        self._reset()
 
-    def _clear(self) -> None:
+    def _reset(self) -> None:
         self._bits = 1
         self._entries = np.empty((self.n_tables or 0, 0), dtype=np.uint64)
         self._starts = np.empty((self.n_tables or 0, 0), dtype=np.uint32)
@@ -111,7 +114,9 @@ class E2LSHIndex(LSHIndex):
         sketches = 0 if self._table_sketches is None else self._table_sketches.nbytes
         return self._entries.nbytes + self._starts.nbytes + sketches + self._vectors.nbytes + self._ids.nbytes
 
-    def _fit(self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int) -> None:
+    def _choose(
+        self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
+    ) -> tuple[_native.LSHHashes, dict[str, Any]]:
         n_tables, n_hashes, width = self._given
         if width is None:
             width = WIDTH * self._neighbour_distance(x, rng, n_threads)
@@ -124,15 +129,12 @@ class E2LSHIndex(LSHIndex):
                 f"memory_limit: expected at least {(n_tables or 1) * one} bytes for {n_tables or 1} table(s) of "
                 f"{len(x)} rows, got {self.memory_limit}"
             )
-        self.n_tables, self.n_hashes, self.width = n_tables or min(TABLES, fitting), n_hashes, width
-        self.n_probe = PROBES * self.n_tables
+        n_tables = n_tables or min(TABLES, fitting)
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
-        self._draw(self.n_tables, n_hashes, width, centre, rng)
+        hashes = self._draw(n_tables, n_hashes, width, centre, rng)
+        return hashes, {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
 
-    def _reset(self) -> None:
-        self._clear()
-
-    def _add(self, x: Array, n_threads: int) -> None:
+    def _adding(self, x: Array, n_threads: int) -> Commit:
         assert self._hashes is not None
         n_tables, old = self._entries.shape
         n = old + len(x)
@@ -154,21 +156,20 @@ class E2LSHIndex(LSHIndex):
                 np.take(by_row, (entries[table] & ROW_MASK).astype(np.int64), axis=0, out=sketches[table], mode="clip")
 
         threads.blas_map(merge, range(n_tables), n_threads)
-        self._set_tables(entries, sketches)
+        return self._setting(entries, sketches)
 
-    def _set_tables(self, entries: Any, sketches: Any) -> None:
-        bits = directory_bits(entries.shape[1])
-        starts = np.empty((len(entries), (1 << bits) + 1), dtype=np.uint32)
-        for table in range(len(entries)):
-            _native.lsh_starts(entries[table], bits, starts[table])
-        self._entries, self._table_sketches, self._starts, self._bits = entries, sketches, starts, bits
+    def _setting(self, entries: Any, sketches: Any) -> Commit:
+        starts = directories(entries)
 
-    def _remove(self, removal: Removal) -> None:
+        def commit() -> None:
+            self._entries, self._table_sketches, self._starts = entries, sketches, starts
+            self._bits = directory_bits(entries.shape[1])
+
+        return commit
+
+    def _removing(self, removal: Removal) -> Commit:
         n_tables, n = self._entries.shape
         left = n - len(removal.rows)
-        if left == 0:
-            self._clear()
-            return
         renumbered = np.arange(n)
         renumbered[removal.rows] = -1
         renumbered[removal.sources] = removal.targets
@@ -184,8 +185,9 @@ class E2LSHIndex(LSHIndex):
             entries[table] = changed[order]
             if sketches is not None:
                 sketches[table] = self._table_sketches[table][stay][order]
-        self._set_tables(entries, sketches)
+        return self._setting(entries, sketches)
 
+    @reads
     def search(
         self,
         Q: Any,
@@ -217,10 +219,12 @@ class E2LSHIndex(LSHIndex):
         ValueError, TypeError
             If the index is not trained or an argument is not as described.
         """
-        effort = None if n_probe is None else _checks.integer("n_probe", n_probe, 1)
-        return self._search(Q, k, allowed, n_threads, self._find(effort))
+        self._require_trained()
+        return self._search(Q, k, allowed, n_threads, self._find(n_probe))
 
     def _find(self, effort: int | None) -> Nearest:
+        wanted = min(MOST_PROBES, _checks.integer("n_probe", self.n_probe if effort is None else effort, 1))
+
         def find(queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
             distances = np.empty((len(queries), k), dtype=np.float32)
             ids = np.empty((len(queries), k), dtype=np.int64)
@@ -228,13 +232,14 @@ class E2LSHIndex(LSHIndex):
             _native.e2lsh_search(
                 self._hashes, self._entries, self._table_sketches, self._starts, self._bits,
                 self._vectors.data, self._sketcher, self._ids.native, allowed, self._similarity,
-                queries, self.n_probe if effort is None else effort, distances, ids, stats, n_threads,
+                queries, wanted, distances, ids, stats, n_threads,
             )  # fmt: skip
             self.last_stats = LSHStats(*stats.T.copy())
             return distances, ids
 
         return find
 
+    @reads
     def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_probe` to the least number of buckets that reaches a recall on sample queries.
 
@@ -264,11 +269,76 @@ class E2LSHIndex(LSHIndex):
         self.n_probe = tuned.best.setting["n_probe"]
         return tuned
 
+    def _state(self) -> State:
+        n_tables, n_hashes, width = self._given
+        chosen = {"n_tables": self.n_tables, "n_hashes": self.n_hashes, "width": self.width, "n_probe": self.n_probe}
+        state = self._shared_state(chosen)
+        state.params.update(n_tables=n_tables, n_hashes=n_hashes, width=width, memory_limit=self.memory_limit)
+        if len(self):
+            state.arrays.update(entries=self._entries, starts=self._starts)
+            if self._table_sketches is not None:
+                state.arrays["table_sketches"] = self._table_sketches
+        return state
+
+    @classmethod
+    def _from_state(cls, stored: Stored) -> E2LSHIndex:
+        given = stored.take("n_tables", "n_hashes", "width", "metric", "memory_limit", "seed")
+        index = cls(**given, n_threads=stored.n_threads)
+        index._restore_shared(stored)
+        if index._dim is None:
+            stored.take("chosen")
+            return index
+        chosen = stored.part("chosen")
+        index.n_tables = _checks.integer("n_tables", chosen.count("n_tables"), 1, MAX_TABLES)
+        index.n_hashes = _checks.integer("n_hashes", chosen.count("n_hashes"), 1, MAX_HASHES)
+        index.width = _checks.positive("width", chosen.number("width"))
+        index.n_probe = chosen.count("n_probe", 1)
+        index._restore_hashes(stored, index.n_tables, index.n_hashes)
+        index._reset()
+        if len(index):
+            index._restore_tables(stored, index.n_tables, len(index))
+        return index
+
+    def _restore_tables(self, stored: Stored, n_tables: int, n: int) -> None:
+        """Mapped entries are not checked: the search passes over rows that there are not."""
+        bits = directory_bits(n)
+        entries = stored.array("entries", np.uint64, (n_tables, n), ordered, permuted, bulk=True)
+        within = Check(f"numbers that rise from 0 to {n}", lambda starts: _rise(starts, n))
+        starts = stored.array("starts", np.uint32, (n_tables, (1 << bits) + 1), within)
+        if stored.checked and not np.array_equal(starts, directories(entries)):
+            raise FormatError("starts: expected the directories of the entries")
+        if self._sketch_size:
+            shape = (n_tables, n, self._sketch_size)
+            self._table_sketches = stored.array("table_sketches", np.uint8, shape, bulk=True)
+        self._entries, self._starts, self._bits = entries, starts, bits
+
     def __repr__(self) -> str:
         return (
             f"E2LSHIndex(n_tables={self.n_tables}, n_hashes={self.n_hashes}, width={self.width}, "
             f"metric={self.metric!r}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
         )
+
+
+ordered = Check("entries in order", lambda entries: bool((entries[:, 1:] >= entries[:, :-1]).all()))
+permuted = Check(
+    "every row once in each table",
+    lambda entries: all(
+        np.array_equal(np.sort(table.astype(np.uint32)), np.arange(len(table), dtype=np.uint32)) for table in entries
+    ),
+)
+
+
+def _rise(starts: Array, n: int) -> bool:
+    return bool((starts[:, 0] == 0).all() and (starts[:, -1] == n).all() and (starts[:, 1:] >= starts[:, :-1]).all())
+
+
+def directories(entries: Array) -> Array:
+    """Where each slot of the directory begins among the sorted entries (n_tables, n) of each table."""
+    bits = directory_bits(entries.shape[1])
+    starts = np.zeros((len(entries), (1 << bits) + 1), dtype=np.uint32)
+    for table in range(len(entries) if entries.size else 0):
+        _native.lsh_starts(entries[table], bits, starts[table])
+    return starts
 
 
 def hashes_for(n: int, probabilities: Float64) -> int:

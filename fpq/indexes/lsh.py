@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fpq import _checks, _native, rotation, threads, tuning
-from fpq._arrays import pack
+from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Bits, Index, Nearest
-from fpq.indexes.ids import Removal
+from fpq.indexes.ids import Ids, Removal
+from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vectors import Vectors
+from fpq.storage import Check, FormatError, State, Stored, as_number, finite
 
 SAMPLE_ROWS = 16_384  # rows that give centre, principal directions and pairs
 NEIGHBOUR_ROWS = 1 << 17  # rows among which neighbours are looked for
@@ -24,6 +26,7 @@ CLIPPED = 0.005  # share of sample rows beyond the range of a sketch coordinate,
 MAX_ROWS = (1 << 32) - 1
 
 Self = TypeVar("Self", bound="LSHIndex")
+Commit = Callable[[], None]  # makes a prepared change visible; cannot fail
 
 
 class LSHStats(NamedTuple):
@@ -113,6 +116,7 @@ class LSHIndex(Index):
     def _sketch_size(self) -> int:
         return sketch_size(self._dim or 0)
 
+    @writes
     def fit(self: Self, X: Any) -> Self:
         """Choose what was not given from (a sample of) the rows of X, and draw the hash functions; X is not kept.
 
@@ -134,16 +138,19 @@ class LSHIndex(Index):
         rng = np.random.default_rng(self.seed)
         sample = self._prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
         sketches = sketcher(sample, n_threads) if sketch_size(x.shape[1]) else None
-        self._fit(x, sample, rng, n_threads)
-        self._sketcher = sketches
-        self._dim = x.shape[1]
-        self._vectors = Vectors()
-        self._reset()
+        hashes, chosen = self._choose(x, sample, rng, n_threads)
+        with uninterrupted():
+            self._hashes, self._sketcher, self._dim = hashes, sketches, x.shape[1]
+            self._vectors = Vectors()
+            vars(self).update(chosen)
+            self._reset()
         return self
 
     @abstractmethod
-    def _fit(self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int) -> None:
-        """Choose parameters and set `_hashes`; on an error the index stays as it was."""
+    def _choose(
+        self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
+    ) -> tuple[_native.LSHHashes, dict[str, Any]]:
+        """The hash functions, and the attributes that go with them."""
 
     @abstractmethod
     def _reset(self) -> None:
@@ -166,13 +173,14 @@ class LSHIndex(Index):
             median = float(np.median(positive))
         return math.sqrt(median)
 
-    def _draw(self, n_tables: int, n_hashes: int, width: float, centre: Float32, rng: np.random.Generator) -> None:
+    def _draw(
+        self, n_tables: int, n_hashes: int, width: float, centre: Float32, rng: np.random.Generator
+    ) -> _native.LSHHashes:
         columns, d = n_tables * n_hashes, len(centre)
         directions = (rng.standard_normal((columns, d)) / width).astype(np.float32)
-        shifts = np.zeros(-(-columns // 16) * 16, dtype=np.float32)
-        shifts[:columns] = rng.random(columns, dtype=np.float32)
+        shifts = rng.random(columns, dtype=np.float32)
         mixers = rng.integers(0, 1 << 64, columns, dtype=np.uint64)
-        self._hashes = _native.LSHHashes(n_tables, n_hashes, centre, pack(directions, d), shifts, mixers)
+        return hashes_of(n_tables, n_hashes, centre, directions, shifts, mixers)
 
     def _sketches(self, x: Array, n_threads: int) -> Any:
         """uint8 (n, size), or None."""
@@ -182,6 +190,7 @@ class LSHIndex(Index):
         self._sketcher.sketch(x, out, n_threads)
         return out
 
+    @writes
     def add(self: Self, X: Any, ids: Any = None) -> Self:
         """Hash and add vectors.
 
@@ -206,20 +215,23 @@ class LSHIndex(Index):
             raise ValueError(f"X: an index holds at most {MAX_ROWS} vectors, with these it would hold {n}")
         x = self._prepare(x, n_threads)
         rows = self._vectors.write(x)
-        if len(x):
-            self._add(x, n_threads)
-        self._vectors.commit(rows, n)
-        self._ids.append(new_ids, len(x))
+        commit = self._adding(x, n_threads) if len(x) else None
+        with uninterrupted():  # what can fail comes first
+            self._ids.append(new_ids, len(x))
+            self._vectors.commit(rows, n)
+            if commit:
+                commit()
         return self
 
     @abstractmethod
-    def _add(self, x: Array, n_threads: int) -> None:
-        """Take in the hashes of prepared rows; on an error the index stays as it was."""
+    def _adding(self, x: Array, n_threads: int) -> Commit:
+        """Hash prepared rows, at least one."""
 
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         rows = np.broadcast_to(np.arange(first, first + n), (len(queries), n))
         return self._vectors.distances(queries, rows, self._similarity, n_threads)
 
+    @writes
     def remove(self, ids: Any) -> int:
         """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
 
@@ -231,16 +243,20 @@ class LSHIndex(Index):
             How many were removed.
         """
         removal = self._ids.plan_removal(ids)
-        if len(removal.rows):
-            self._remove(removal)
+        if not len(removal.rows):
+            return 0
+        left, commit = self._ids.without(removal), self._removing(removal)
+        with uninterrupted():  # what can fail comes first
             self._vectors.remove(removal)
-            self._ids.remove(removal)
+            commit()
+            self._ids = left
         return len(removal.rows)
 
     @abstractmethod
-    def _remove(self, removal: Removal) -> None:
-        """Carry out a planned removal."""
+    def _removing(self, removal: Removal) -> Commit:
+        """Close the gaps of a planned removal of at least one row."""
 
+    @reads
     def reconstruct(self, ids: Any) -> Float32:
         """The vectors with these ids, float32 (len(ids), d); of length 1 for "cosine".
 
@@ -282,6 +298,68 @@ class LSHIndex(Index):
 
         return tuning.tune(search, ({name: value} for value in values), truth, recall)
 
+    def _shared_state(self, chosen: dict[str, Any]) -> State:
+        """What a file stores of both kinds; `chosen` is what `fit` has chosen."""
+        state = State({"metric": self.metric, "seed": self.seed, "dim": self.dim, "chosen": None}, {})
+        if self._hashes is not None:
+            state.params["chosen"] = chosen
+            n_tables, n_hashes, centre, packed, shifts, mixers = self._hashes.arguments
+            columns = n_tables * n_hashes
+            state.arrays.update(
+                hash_centre=centre, hash_directions=unpack(packed, columns, len(centre)),
+                hash_shifts=shifts[:columns], hash_mixers=mixers,
+            )  # fmt: skip
+        if self._sketcher is not None:
+            centre, packed, _, least, scale = self._sketcher.arguments
+            state.params["sketch_scale"] = as_number(scale)
+            directions = unpack(packed, len(least) - 1, len(centre))
+            state.arrays.update(sketch_centre=centre, sketch_directions=directions, sketch_least=least)
+        return state.joined(self._ids.state(), self._vectors.state())
+
+    def _restore_shared(self, stored: Stored) -> None:
+        """What files store of both kinds, but for what `fit` has chosen."""
+        self._ids = Ids.from_state(stored)
+        dim = stored.optional_count("dim", 1)
+        if dim is None:
+            if len(self):
+                raise FormatError(f"n: expected 0 of an index that is not trained, got {len(self)}")
+            return
+        if len(self) > MAX_ROWS:
+            raise FormatError(f"n: expected at most {MAX_ROWS}, got {len(self)}")
+        self._dim = dim
+        if len(self) or stored.has("vectors"):
+            self._vectors = Vectors.from_state(stored, len(self), dim)
+        if size := self._sketch_size:
+            scale = stored.number("sketch_scale")
+            if not 0 < scale < math.inf:
+                raise FormatError(f"sketch_scale: expected a finite number above 0, got {scale}")
+            centre = stored.array("sketch_centre", np.float32, (dim,), finite)
+            directions = stored.array("sketch_directions", np.float32, (size - 1, dim), finite)
+            least = stored.array("sketch_least", np.float32, (size,), finite)
+            self._sketcher = _sketcher(centre, directions, least, scale)
+
+    def _restore_hashes(self, stored: Stored, n_tables: int, n_hashes: int) -> None:
+        assert self._dim is not None
+        columns = n_tables * n_hashes
+        self._hashes = hashes_of(
+            n_tables, n_hashes, stored.array("hash_centre", np.float32, (self._dim,), finite),
+            stored.array("hash_directions", np.float32, (columns, self._dim), finite),
+            stored.array("hash_shifts", np.float32, (columns,), from_0_to_1),
+            stored.array("hash_mixers", np.uint64, (columns,)),
+        )  # fmt: skip
+
+
+from_0_to_1 = Check("numbers from 0 to 1", lambda array: bool(((array >= 0) & (array <= 1)).all()))
+
+
+def hashes_of(
+    n_tables: int, n_hashes: int, centre: Float32, directions: Float32, shifts: Float32, mixers: Array
+) -> _native.LSHHashes:
+    """Hash functions as the kernels want them; directions (n_tables * n_hashes, d) in units of widths."""
+    padded = np.zeros(-(-len(shifts) // 16) * 16, dtype=np.float32)
+    padded[: len(shifts)] = shifts
+    return _native.LSHHashes(n_tables, n_hashes, centre, pack(directions, len(centre)), padded, mixers)
+
 
 def sketch_size(d: int) -> int:
     """Bytes of a row's sketch: about a quarter of d, 16 to 64; none for short rows, which are as quickly read."""
@@ -299,10 +377,14 @@ def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
     low, high = np.quantile(np.column_stack([coordinates, rest]), [CLIPPED, 1 - CLIPPED], axis=0)
     extent = float((high - low).max())
     least = ((low + high) / 2 - extent / 2).astype(np.float32)
-    return _native.LSHSketcher(
-        principal.mean, pack(np.ascontiguousarray(principal.matrix.T), d), pack(principal.matrix, size - 1), least,
-        255 / extent if extent > 0 else 1.0,
-    )  # fmt: skip
+    directions = np.ascontiguousarray(principal.matrix.T)
+    return _sketcher(principal.mean, directions, least, 255 / extent if extent > 0 else 1.0)
+
+
+def _sketcher(centre: Float32, directions: Float32, least: Float32, scale: float) -> _native.LSHSketcher:
+    """Sketches by orthonormal directions (size - 1, d)."""
+    size, d = directions.shape
+    return _native.LSHSketcher(centre, pack(directions, d), pack(directions.T, size), least, scale)
 
 
 def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
