@@ -92,8 +92,8 @@ def balanced_order(variances: Array, offsets: Int32) -> Int64:
 def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int) -> Rotation:
     """PCA to `dim` dimensions, then the rotation that a product quantizer likes best.
 
-    Where no dimension is dropped, no rotation is the start if that quantizes better. Codebooks and rotation are improved
-    in turn: a Lloyd step with warm-started codebooks, then the rotation that brings the rows nearest to their
+    Where no dimension is dropped, no rotation is the start if that quantizes better. Codebooks and rotation are
+    improved in turn: a Lloyd step with warm-started codebooks, then the rotation that brings the rows nearest to their
     reconstructions, by a singular value decomposition (Ge et al. 2013, section 3.1).
     """
     start = pca(x, rows, m, dim, n_threads)

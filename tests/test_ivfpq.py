@@ -125,6 +125,18 @@ def test_capacity_holds_after_every_add(capacity):
     assert np.array_equal(again.search(Q, 5).ids, index.search(Q, 5).ids)
 
 
+def test_capacity_on_real_vectors():
+    try:
+        base = fpq.datasets.load("sift500k").base[:60_000]
+    except FileNotFoundError:
+        pytest.skip("sift500k is not here")
+    index = fpq.IVFPQIndex(200, 8, list_capacity=1.5).fit(base).add(base)
+    assert index.list_sizes.max() <= math.ceil(1.5 * len(base) / 200)
+    free = fpq.IVFPQIndex(200, 8).fit(base).add(base)
+    assert free.list_sizes.max() > 1.5 * len(base) / 200
+    assert (free.lists_of([0, 5]) >= 0).all()
+
+
 def test_remove_and_add_again_reuse_blocks():
     index = build().add(X)
     codes = {i: index.reconstruct([i])[0] for i in range(0, N, 111)}

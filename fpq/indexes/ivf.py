@@ -121,6 +121,17 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         """How many vectors each list holds, int64 (n_lists,)."""
         return self._lists.layout.sizes.copy()
 
+    @reads
+    def lists_of(self, ids: Any) -> Int64:
+        """The list of each of these vectors, int64 (len(ids),).
+
+        Raises
+        ------
+        ValueError
+            If an id is not in the index.
+        """
+        return self._lists.lists_of(self._lists.find(self._ids.values[self._ids.rows(ids)]))
+
     @writes
     def fit(self, X: Any) -> IVFPQIndex:
         """Learn centroids, rotation and codebooks from (a sample of) the rows of X; X is not kept.
