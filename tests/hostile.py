@@ -102,7 +102,7 @@ def hand_made(data: bytes, rng: np.random.Generator) -> bytes:
         return with_other_header(data, rng)
     for _ in range(int(rng.integers(1, 4))):
         if rng.random() < 0.5 or not arrays:
-            inner = params.get("quantizer")
+            inner = params.get("quantizer", params.get("chosen"))
             change_params(inner if isinstance(inner, dict) and inner and rng.random() < 0.6 else params, rng)
         else:
             change_arrays(arrays, rng)
@@ -133,7 +133,7 @@ def change_arrays(arrays: dict[str, Any], rng: np.random.Generator) -> None:
     if what == 0:
         del arrays[name]
     elif what == 1:
-        arrays[pick(rng, ("ids", "vectors", "norms", "codes", "codebooks", "init", "x"))] = array
+        arrays[pick(rng, ("ids", "vectors", "norms", "codes", "codebooks", "init", "starts", "x"))] = array
     elif what == 2:
         with np.errstate(all="ignore"):
             arrays[name] = array.astype(pick(rng, DTYPES), casting="unsafe")
@@ -184,6 +184,8 @@ def exercise(thing: Any) -> None:
         return
     if not thing.is_trained or thing.dim is None:
         return
+    if isinstance(thing, fpq.E2LSHIndex):
+        thing.n_probe = min(thing.n_probe, 10_000)  # a made-up number may take hours
     queries = rng.normal(size=(3, thing.dim))
     with np.errstate(all="ignore"):
         thing.search(queries, k=5)
@@ -191,6 +193,7 @@ def exercise(thing: Any) -> None:
         thing.range_search(queries, 1.0)
         if len(thing):
             thing.reconstruct(thing.ids[:2])
+            thing.search(queries[0], k=len(thing))
         if getattr(thing, "keep_vectors", False):
             thing.search(queries[0], k=2, rerank=3)
         if thing._file is None:

@@ -92,7 +92,7 @@ def test_docstrings_name_every_parameter() -> None:
     """Of constructors, and of the calls that all indexes share."""
     calls = [
         getattr(index, name)
-        for index in (fpq.PQIndex, fpq.IVFPQIndex, fpq.FlatIndex)
+        for index in (fpq.PQIndex, fpq.IVFPQIndex, fpq.FlatIndex, fpq.E2LSHIndex, fpq.C2LSHIndex)
         for name in ("add", "search", "range_search")
     ]
     things = [getattr(fpq, name) for name in fpq.__all__]
@@ -264,8 +264,10 @@ X = np.random.default_rng(0).normal(size=(6000, 24)).astype(np.float32)
 
 def work():
     index = fpq.PQIndex(6, 6, rotation="opq", open_indexing=1.2, keep_vectors=True, n_threads=2).fit(X).add(X)
+    lists = fpq.IVFPQIndex(9, 6, 6, n_threads=2).fit(X).add(X)
+    hashed = fpq.E2LSHIndex(2, n_threads=2).fit(X).add(X)
     flat = fpq.FlatIndex(n_threads=2).add(X)
-    return b"".join(a.tobytes() for q in (X[:3], X[:200]) for i in (index, flat) for a in i.search(q, 5))
+    return b"".join(a.tobytes() for q in (X[:3], X[:200]) for i in (index, lists, hashed, flat) for a in i.search(q, 5))
 
 before = work()
 child = os.fork()
@@ -305,6 +307,9 @@ def test_copies(duplicate: Any) -> None:
         fpq.PQIndex(4, 8, rotation="opq", open_indexing=1.5, keep_vectors=True).fit(x).add(x),
         fpq.PQIndex(4, 5, metric="cosine"),
         fpq.FlatIndex("ip").add(x, np.arange(900) * 2),
+        fpq.IVFPQIndex(6, 4, 5, list_capacity=1.5, keep_vectors=True).fit(x).add(x),
+        fpq.E2LSHIndex(3).fit(x).add(x, np.arange(900) * 2),
+        fpq.C2LSHIndex(20, metric="cosine").fit(x).add(x),
     ):
         twin = duplicate(index)
         assert repr(twin) == repr(index)

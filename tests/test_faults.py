@@ -17,6 +17,7 @@ import fpq
 from fpq import _arrays, _native
 
 X = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+WIDE = np.hstack([X, X])  # wide enough for sketches
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
 
 
@@ -97,6 +98,12 @@ def indexes() -> dict[str, Any]:
         "flat ids": fpq.FlatIndex("cosine").add(X.astype(np.float16), ids=np.arange(500) * 2),
         "pq": fpq.PQIndex(4, 5).fit(X).add(X),
         "pq open": fpq.PQIndex(4, 5, open_indexing=1.5, keep_vectors=True).fit(X).add(X, ids=np.arange(500) * 2),
+        "ivfpq": fpq.IVFPQIndex(5, 4, 5).fit(X).add(X),
+        "ivfpq open": fpq.IVFPQIndex(5, 4, 5, residual=False, open_indexing=1.5, list_capacity=1.1, keep_vectors=True)
+        .fit(X)
+        .add(X, ids=np.arange(500) * 2),
+        "e2lsh": fpq.E2LSHIndex(2, 2).fit(WIDE).add(WIDE),
+        "c2lsh": fpq.C2LSHIndex(20).fit(WIDE).add(WIDE, ids=np.arange(500) * 2),
     }
 
 
@@ -134,13 +141,14 @@ def test_failing_changes_leave_the_index_alone(
 ) -> None:
     index = indexes()[name]
     untouched = indexes()[name]
+    rows = X if index.dim == 16 else WIDE
     calls = {
-        "add": lambda i: i.add(X[:70]),
-        "add with ids": lambda i: i.add(X[:70].astype(np.float64), ids=np.arange(9000, 9070)),
+        "add": lambda i: i.add(rows[:70]),
+        "add with ids": lambda i: i.add(rows[:70].astype(np.float64), ids=np.arange(9000, 9070)),
         "remove": lambda i: i.remove(np.arange(20, 300, 2)),
         "fit": lambda i: i.remove(i.ids) if len(i) else i.fit(X * 2),
     }
-    for at in range(1, 60):
+    for at in range(1, 200):
         with monkeypatch.context() as patch:
             faulty = Fails(patch, error, at)
             with contextlib.suppress(MemoryError, KeyboardInterrupt):
@@ -148,13 +156,13 @@ def test_failing_changes_leave_the_index_alone(
         if faulty.left > 0:
             break
         assert observable(index) == observable(untouched)
-    assert at > 1
+    assert 1 < at < 199
     calls[change](untouched)
     assert observable(index) == observable(untouched)
 
 
 def observable(index: Any) -> Any:
-    found = index.search(X[:5], k=4)
+    found = index.search(X[:5] if index.dim == 16 else WIDE[:5], k=4)
     lists = [index.ids.tolist(), found.ids.tolist(), found.distances.tolist(), index.reconstruct(index.ids).tolist()]
     return lists, index._state().params
 

@@ -71,7 +71,8 @@ JSON = st.recursive(
 @given(which=st.integers(0, len(hostile.FILES) - 1), place=st.integers(0, 30), value=JSON)
 def test_any_json_as_a_parameter(which: int, place: int, value: Any, tmp_path: Path) -> None:
     kind, params, arrays = hostile.read(hostile.FILES[which])
-    inner = params.get("quantizer", params) if place % 2 else params
+    inner = params.get("quantizer", params.get("chosen")) if place % 2 else None
+    inner = inner if inner else params
     inner[list(inner)[place // 2 % len(inner)]] = value
     try:
         data = hostile.write(kind, params, arrays)
@@ -97,3 +98,26 @@ def test_headers(head: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(head)
     with pytest.raises(fpq.FormatError):
         fpq.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("row", [65, 2**31, 2**32 - 1])
+def test_mapped_entries_that_name_no_row(row: int, tmp_path: Path) -> None:
+    kind, params, arrays = hostile.read((hostile.make.FOLDER / "e2lsh.fpq").read_bytes())
+    arrays["entries"] = (arrays["entries"] & ~np.uint64(2**32 - 1)) | np.uint64(row)
+    (tmp_path / "a").write_bytes(hostile.write(kind, params, arrays))
+    index = fpq.load(tmp_path / "a", mmap=True)
+    assert index.search(np.zeros((3, index.dim)), k=2, n_probe=1000).ids.max() == -1
+    with pytest.raises(fpq.FormatError, match="every row once"):
+        index.verify()
+
+
+def test_mapped_slot_ids_that_are_not_those_of_the_index(tmp_path: Path) -> None:
+    kind, params, arrays = hostile.read((hostile.make.FOLDER / "ivfpq-plain.fpq").read_bytes())
+    arrays["slot_ids"][:] = 7
+    (tmp_path / "a").write_bytes(hostile.write(kind, params, arrays))
+    index = fpq.load(tmp_path / "a", mmap=True)
+    index.search(np.zeros((3, index.dim)), k=2, allowed=[1, 2])
+    with pytest.raises(fpq.FormatError, match="an id is missing"):
+        index.reconstruct([199])
+    with pytest.raises(fpq.FormatError, match="the ids of the index"):
+        index.verify()

@@ -25,7 +25,10 @@ def numbers(seed: int, n: int) -> np.ndarray:
 
 
 class Indexes(RuleBasedStateMachine):
-    """A flat index and a PQ index that get the same vectors, and dicts from ids to vectors and to codes."""
+    """A flat, a PQ and an IVFPQ index with the same vectors and dicts from ids to vectors and to codes.
+
+    Without residuals the lists, all of them probed, hold the codes of the PQ index.
+    """
 
     @initialize(
         metric=st.sampled_from(["l2", "ip"]),
@@ -35,19 +38,21 @@ class Indexes(RuleBasedStateMachine):
     def start(self, metric: str, rotation: str | None, open_indexing: float | None) -> None:
         self.sign = 1 if metric == "l2" else -1
         self.flat = fpq.FlatIndex(metric, n_threads=1)
-        self.pq = fpq.PQIndex(
-            M, NBITS, metric=metric, rotation=rotation, open_indexing=open_indexing, keep_vectors=True, n_threads=1
-        ).fit(TRAINING)
+        options: dict[str, Any] = {
+            "metric": metric, "rotation": rotation, "open_indexing": open_indexing, "keep_vectors": True,
+        }  # fmt: skip
+        self.pq = fpq.PQIndex(M, NBITS, **options, n_threads=1).fit(TRAINING)
+        self.ivf = fpq.IVFPQIndex(4, M, NBITS, residual=False, list_capacity=1.2, **options, n_threads=1).fit(TRAINING)
         self.vectors: dict[int, np.ndarray] = {}
         self.codes: dict[int, np.ndarray] = {}
         self.next_id = 0
 
     @property
     def indexes(self) -> list[Any]:
-        return [self.flat, self.pq]
+        return [self.flat, self.pq, self.ivf]
 
     def scores(self, queries: np.ndarray, ids: list[int]) -> list[np.ndarray]:
-        """What the flat and the PQ index sort by, (nq, len(ids)) each."""
+        """What the indexes sort by, (nq, len(ids)) each."""
         rows = np.array([self.vectors[i] for i in ids]).reshape(-1, D)
         exact = ((queries[:, None] - rows) ** 2).sum(2) if self.sign == 1 else -(queries @ rows.T)
         sums = np.zeros(exact.shape, np.float32)
@@ -55,7 +60,7 @@ class Indexes(RuleBasedStateMachine):
         bits = np.unpackbits(codes, axis=1, bitorder="little")
         for j, table in enumerate(self.tables(queries)):
             sums += table[:, bits[:, j * NBITS : (j + 1) * NBITS] @ [1, 2, 4]]
-        return [exact, sums]
+        return [exact, sums, sums]
 
     def tables(self, queries: np.ndarray) -> np.ndarray:
         """Distances, or negated inner products, of sub-vectors and centroids (m, nq, k)."""
@@ -113,8 +118,9 @@ class Indexes(RuleBasedStateMachine):
         for index, scores in zip(self.indexes, self.scores(queries, ids), strict=True):
             found = index.search(queries, k, allowed=argument)
             self.same(found, scores, ids, k)
-        reranked = self.pq.search(queries, k, rerank=300, allowed=argument)
-        self.same(reranked, self.scores(queries, ids)[0], ids, k)
+        for index in (self.pq, self.ivf):
+            reranked = index.search(queries, k, rerank=300, allowed=argument)
+            self.same(reranked, self.scores(queries, ids)[0], ids, k)
 
     def same(self, found: fpq.SearchResult, scores: np.ndarray, ids: list[int], k: int) -> None:
         assert found.ids.shape == found.distances.shape == (len(scores), k)

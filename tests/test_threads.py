@@ -27,6 +27,9 @@ Q = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)
 INDEXES = {
     "flat": lambda: fpq.FlatIndex().add(X),
     "pq": lambda: fpq.PQIndex(4, keep_vectors=True).fit(X).add(X, ids=np.arange(4000) * 3),
+    "ivfpq": lambda: fpq.IVFPQIndex(20, 4, 6, keep_vectors=True).fit(X).add(X, ids=np.arange(4000) * 3),
+    "e2lsh": lambda: fpq.E2LSHIndex(4).fit(X).add(X, ids=np.arange(4000) * 3),
+    "c2lsh": lambda: fpq.C2LSHIndex(40).fit(X).add(X),
 }
 
 
@@ -36,7 +39,7 @@ def index(request: pytest.FixtureRequest) -> Any:
 
 
 def test_thousands_of_mixed_calls_from_many_threads(index: Any) -> None:
-    reranked = {"rerank": 3} if isinstance(index, fpq.PQIndex) else {}
+    reranked = {"rerank": 3} if isinstance(index, (fpq.PQIndex, fpq.IVFPQIndex)) else {}
     calls = [
         lambda: index.search(Q[0], k=5),
         lambda: index.search(Q, k=3, n_threads=2),

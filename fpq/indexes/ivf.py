@@ -189,7 +189,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         new_ids = np.arange(self._ids.next_id, self._ids.next_id + len(x), dtype=np.int64) if given is None else given
         n = len(self) + len(x)
         labels = self._labels(x, n, n_threads)
-        layout, slots = self._lists.place(labels)
+        slots, place = self._lists.place(labels)
         counts, radius = self._next_counts(), self._radius.copy()
         row = 0
         for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._residuals(labels)):
@@ -201,7 +201,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
         with uninterrupted():  # what can fail comes first
             self._ids.append(given, len(x))
-            self._lists.commit(layout)
+            place()
             if rows is not None:
                 self._vectors.commit(rows, n)
             self._counts, self._radius = counts, radius
@@ -369,9 +369,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         counts = self._next_counts()
         if counts is not None:
             self.quantizer.count(self._lists.codes(slots), counts, -1)
-        left = self._ids.without(removal)
+        left, take_out = self._ids.without(removal), self._lists.removing(slots)
         with uninterrupted():  # what can fail comes first
-            self._lists.remove(slots)
+            take_out()
             self._vectors.remove(removal)
             self._ids, self._counts = left, counts
         return len(removal.rows)
@@ -400,6 +400,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     @classmethod
     def _from_state(cls, stored: Stored) -> IVFPQIndex:
+        if stored.shape("list_sizes") != (stored.count("n_lists", 1),):  # before memory is taken for so many
+            raise FormatError(f"list_sizes: expected a number for each list, got {stored.shape('list_sizes')}")
         taken = stored.take("n_lists", "residual", "list_capacity", "metric", "keep_vectors")
         index = cls(**taken, n_threads=stored.n_threads, verbose=stored.verbose)
         index.n_probe = min(stored.count("n_probe", 1), index.n_lists)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Int32, Int64, UInt8, UInt64
 from fpq.indexes.ids import Ids
-from fpq.storage import Check, State, Stored, below, non_negative, unique
+from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64
 
@@ -47,12 +49,20 @@ class Layout(NamedTuple):
         chain = np.concatenate([self.chain[kept], blocks[:more]])[np.argsort(owner, kind="stable")]
         return Layout(sizes, chain, np.concatenate([[0], np.cumsum(need)]), blocks[more:])
 
+    def rows(self) -> UInt64:
+        """The bits of the rows that are taken, for each block."""
+        rows: UInt64 = np.zeros(max(1, self.n_blocks), dtype=np.uint64)
+        within = np.arange(len(self.chain)) - np.repeat(self.first[:-1], np.diff(self.first))
+        taken = np.clip(np.repeat(self.sizes, np.diff(self.first)) - within * BLOCK_ROWS, 1, BLOCK_ROWS)
+        rows[self.chain] = np.uint64(0xFFFFFFFFFFFFFFFF) >> (BLOCK_ROWS - taken).astype(np.uint64)
+        return rows
+
 
 class Placement(NamedTuple):
-    """Where new rows go: carry it out with `InvertedLists.commit`."""
+    """Where new rows go: make it so with `commit`, which cannot fail."""
 
-    layout: Layout
     slots: Int64
+    commit: Callable[[], None]
 
 
 class InvertedLists:
@@ -63,15 +73,10 @@ class InvertedLists:
         self.layout = Layout(np.zeros(n_lists, np.int64), nothing, np.zeros(n_lists + 1, np.int64), nothing)
         self.blocks = GrowingArray((code_size, BLOCK_ROWS), np.uint8)
         self.slot_ids = GrowingArray((BLOCK_ROWS,), np.int64)
-        self._changed()
+        self._put(self.layout, self.layout.rows())
 
-    def _changed(self) -> None:
-        """Work out what follows from the layout."""
-        sizes, chain, first, _ = self.layout
-        self.rows: UInt64 = np.zeros(max(1, self.layout.n_blocks), dtype=np.uint64)
-        within = np.arange(len(chain)) - np.repeat(first[:-1], np.diff(first))
-        taken = np.clip(np.repeat(sizes, np.diff(first)) - within * BLOCK_ROWS, 1, BLOCK_ROWS)
-        self.rows[chain] = np.uint64(0xFFFFFFFFFFFFFFFF) >> (BLOCK_ROWS - taken).astype(np.uint64)
+    def _put(self, layout: Layout, rows: UInt64) -> None:
+        self.layout, self.rows = layout, rows
         self._sorted: tuple[Int64, Int64] | None = None  # ids in order and their slots, made when they are needed
 
     @property
@@ -92,17 +97,12 @@ class InvertedLists:
         slots[order] = layout.slots(lists, sizes[lists] + rank)
         self.blocks.reserve(layout.n_blocks)
         self.slot_ids.reserve(layout.n_blocks)
-        return Placement(layout, slots)
+        return Placement(slots, partial(self._put, layout, layout.rows()))
 
     def write(self, slots: Int64, codes: UInt8, ids: Int64) -> None:
-        """Write into slots that no committed row takes."""
+        """Write into slots of a placement that is not committed yet."""
         _native.put_codes(codes, slots, self.blocks.data)
         self.slot_ids.data.reshape(-1)[slots] = ids
-
-    def commit(self, layout: Layout) -> None:
-        """Rows written into the slots of a placement are there from now on."""
-        self.layout = layout
-        self._changed()
 
     def _taken(self) -> Int64:
         """The slots of all rows, list by list."""
@@ -118,7 +118,12 @@ class InvertedLists:
             order = np.argsort(taken)
             self._sorted = taken[order], slots[order]
         in_order, slots = self._sorted
-        found: Int64 = slots[np.searchsorted(in_order, ids)] if len(ids) else np.empty(0, dtype=np.int64)
+        if not len(ids):
+            return np.empty(0, dtype=np.int64)
+        at = np.minimum(np.searchsorted(in_order, ids), len(in_order) - 1)
+        if (in_order[at] != ids).any():  # of a mapped file
+            raise FormatError("slot_ids: the data are damaged: an id is missing")
+        found: Int64 = slots[at]
         return found
 
     def lists_of(self, slots: Int64) -> Int64:
@@ -134,8 +139,8 @@ class InvertedLists:
         _native.get_codes(self.blocks.data, slots, codes)
         return codes
 
-    def remove(self, slots: Int64) -> None:
-        """Take rows out; the last rows of their lists fill the holes."""
+    def removing(self, slots: Int64) -> Callable[[], None]:
+        """What takes rows out, and cannot fail; the last rows of their lists fill the holes."""
         old = self.layout
         lists = self.lists_of(slots)
         layout = old.resized(old.sizes - np.bincount(lists, minlength=len(old.sizes)))
@@ -151,11 +156,17 @@ class InvertedLists:
         ends = old.slots(tail, places)
         sources = ends[~gone[ends]]
         targets = holes[np.argsort(self.lists_of(holes), kind="stable")]
-        _native.put_codes(self.codes(sources), targets, self.blocks.data)
-        ids = self.slot_ids.data.reshape(-1)
-        ids[targets] = ids[sources]
-        _native.put_codes(np.zeros((len(ends), self.blocks.data.shape[1]), np.uint8), ends, self.blocks.data)
-        self.commit(layout)
+        codes, ids, rows = self.codes(sources), self.slot_ids.data.reshape(-1), layout.rows()
+        moved, nothing = ids[sources], np.zeros((len(ends), self.blocks.data.shape[1]), np.uint8)
+
+        def commit() -> None:
+            _native.put_codes(codes, targets, self.blocks.data)
+            _native.put_codes(nothing, ends, self.blocks.data)  # nothing removed gets into a file
+            ids[targets] = moved
+            ids[ends] = 0
+            self._put(layout, rows)
+
+        return commit
 
     def allowed_rows(self, ids: Ids, allowed: Any) -> UInt64 | None:
         """The bits of the rows that may be returned, like `rows`; None for all."""
@@ -182,10 +193,10 @@ class InvertedLists:
         filled = Check(f"sizes that add up to {ids.n}", lambda sizes: bool((sizes >= 0).all() and sizes.sum() == ids.n))
         sizes = stored.array("list_sizes", np.int64, (n_lists,), below(ids.n + 1), filled)
         first = np.concatenate([[0], np.cumsum(-(-sizes // BLOCK_ROWS))])
-        n_blocks = stored.shape("codes")[0]
+        n_blocks = (stored.shape("codes") or (0,))[0]
+        codes = stored.array("codes", np.uint8, (n_blocks, code_size, BLOCK_ROWS), bulk=True)
         chain = stored.array("chain", np.int32, (int(first[-1]),), non_negative, below(n_blocks), unique)
         free = np.setdiff1d(np.arange(n_blocks, dtype=np.int32), chain)
-        codes = stored.array("codes", np.uint8, (n_blocks, code_size, BLOCK_ROWS), bulk=True)
         lists.layout = Layout(sizes, chain, first, free)
         taken = lists._taken()
         same = Check(
@@ -193,5 +204,5 @@ class InvertedLists:
         )
         slot_ids = stored.array("slot_ids", np.int64, (n_blocks, BLOCK_ROWS), same, bulk=True)
         lists.blocks, lists.slot_ids = GrowingArray.of(codes), GrowingArray.of(slot_ids)
-        lists._changed()
+        lists._put(lists.layout, lists.layout.rows())
         return lists

@@ -24,6 +24,10 @@ def pq(**options: Any) -> fpq.PQIndex:
     return fpq.PQIndex(2, **options).fit(rows(1, 600))
 
 
+def ivfpq(**options: Any) -> fpq.IVFPQIndex:
+    return fpq.IVFPQIndex(5, 2, **options).fit(rows(1, 700))
+
+
 def changed(index: Any) -> Any:
     index.remove(index.ids[:5])
     return index
@@ -42,12 +46,21 @@ RECIPES = {
         )
     ),
     "pq-untrained": lambda: fpq.PQIndex(2, 4),
+    "ivfpq": lambda: changed(ivfpq(keep_vectors=True).add(rows(2, 200), ids=np.arange(200) * 3)),
+    "ivfpq-plain": lambda: ivfpq(residual=False, metric="ip", open_indexing=2.0, list_capacity=1.2).add(rows(2, 200)),
+    "ivfpq-4bit": lambda: ivfpq(nbits=4, metric="cosine", rotation="pca").add(rows(2, 200)),
+    "ivfpq-untrained": lambda: fpq.IVFPQIndex(3, 2, 4),
+    "e2lsh": lambda: changed(fpq.E2LSHIndex(3, 4).fit(rows(1, 200)).add(rows(2, 70), ids=np.arange(70)[::-1])),
+    "e2lsh-sketches": lambda: fpq.E2LSHIndex(2, 2, metric="cosine").fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
+    "e2lsh-untrained": lambda: fpq.E2LSHIndex(width=2.0),
+    "c2lsh": lambda: changed(fpq.C2LSHIndex(20).fit(rows(1, 200)).add((rows(2, 70) * 40).astype(np.int8))),
+    "c2lsh-sketches": lambda: fpq.C2LSHIndex(20, ratio=3.0).fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
 }
 
 
 def answers(thing: Any) -> dict[str, Any]:
     """What an object says about the same questions, then and now."""
-    queries = rows(3, 4)
+    queries = rows(3, 4, getattr(thing, "dim", None) or 10)
     if isinstance(thing, fpq.KMeans):
         return {"ids": thing.predict(queries), "distances": thing.centroids}
     if isinstance(thing, fpq.ProductQuantizer):
