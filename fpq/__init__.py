@@ -10,6 +10,7 @@ from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex, 
 from fpq.kmeans import KMeans
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
+from fpq.sharded import ShardedIndex
 from fpq.storage import FormatError, load
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ProductQuantizer",
     "RangeResult",
     "SearchResult",
+    "ShardedIndex",
     "cpu_info",
     "datasets",
     "load",

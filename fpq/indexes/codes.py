@@ -93,16 +93,18 @@ class CodeIndex(Index):
         queries, single = self._queries(Q, count)
         candidates = self._search(Q, max(k, min(rerank * k, len(self))), allowed, n_threads, find).ids
         candidates = candidates[None] if single else candidates
-        if self._vectors.dim is None:
-            found = np.full(candidates.shape, np.inf, dtype=np.float32)
-        else:
-            rows = self._ids.rows_or_missing(candidates)
-            found = self._vectors.distances(queries, rows, self._similarity, count)
+        found = self._exact(queries, candidates, count)
         order = np.lexsort((candidates, found), axis=-1)[:, :k]
         found, ids = np.take_along_axis(found, order, -1), np.take_along_axis(candidates, order, -1)
         if self._similarity:
             np.negative(found, out=found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
+
+    def _exact(self, queries: Float32, candidates: Int64, n_threads: int) -> Float32:
+        """The distances of prepared queries to the kept vectors of these ids (nq, r), ascending; +inf for id -1."""
+        if self._vectors.dim is None:
+            return np.full(candidates.shape, np.inf, dtype=np.float32)
+        return self._vectors.distances(queries, self._ids.rows_or_missing(candidates), self._similarity, n_threads)
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:

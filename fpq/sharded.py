@@ -1,0 +1,526 @@
+"""One index in many files: search all shards, merge the best exactly."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fpq import _checks, threads
+from fpq import manifest as manifests
+from fpq._checks import Array, Float32, Int64
+from fpq.indexes.base import RangeResult, SearchResult
+from fpq.manifest import Manifest, Shard
+from fpq.storage import FormatError
+
+MERGE_VALUES = 1 << 22  # distances that wait to be merged
+LAST = np.iinfo(np.int64).max
+
+Opened = Sequence[tuple[Any, Shard]]  # with their indexes
+Opener = Callable[[Path, Shard, Manifest], Any]
+
+
+class ShardedResult(SearchResult):
+    """A `SearchResult`, a pair ``distances, ids``, that knows which shards it lacks.
+
+    Attributes
+    ----------
+    missing : dict
+        Why, by the file names of shards that were not searched. Empty unless ``allow_partial`` is on.
+    """
+
+    missing: dict[str, str]
+
+
+class ShardedRangeResult(RangeResult):
+    """A `RangeResult` that knows which shards it lacks: `missing` is as in `ShardedResult`."""
+
+    missing: dict[str, str]
+
+
+class Part(NamedTuple):
+    """The nearest of each query in some shards, by ascending distance, then id; missing: +inf, -1."""
+
+    distances: Float32  # (nq, w), similarities negated
+    ids: Int64  # (nq, w)
+    exact: Float32 | None  # (nq, w), by kept vectors, to be ranked by at last
+
+
+class Question(NamedTuple):
+    """A search, as it goes to the shards."""
+
+    queries: Float32
+    similarity: bool
+    k: int = 0
+    radius: float = 0.0
+    rerank: int | None = None
+    n_probe: int | None = None
+    allowed: Any = None
+    n_threads: int | None = None
+
+    @property
+    def width(self) -> int:
+        """How many nearest a merge keeps."""
+        return self.k if self.rerank is None else max(self.k, self.rerank * self.k)
+
+    def options(self, offset: int) -> dict[str, Any]:
+        """What a shard's own search is called with."""
+        options: dict[str, Any] = {"n_threads": self.n_threads}
+        if self.allowed is not None:
+            options["allowed"] = _allowed_within(self.allowed, offset)
+        return options if self.n_probe is None else {**options, "n_probe": self.n_probe}
+
+
+def _allowed_within(allowed: Array, offset: int) -> Array:
+    """`allowed` in terms of the ids in a shard's file."""
+    return allowed[offset:] if allowed.dtype == np.bool_ else allowed[allowed >= offset] - offset
+
+
+def nearest(shards: Opened, question: Question) -> Part:
+    """The nearest in all `shards`."""
+    nq = len(question.queries)
+    parts = [Part(np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64), None)]
+    waiting = 0
+    for index, shard in shards:
+        parts.append(_nearest_in(index, shard.offset, question))
+        waiting += parts[-1].ids.size
+        if waiting > MERGE_VALUES:
+            parts, waiting = [merge(parts, question.width)], 0
+    return merge(parts, question.width)
+
+
+def _nearest_in(index: Any, offset: int, question: Question) -> Part:
+    width = min(question.width, len(index))
+    distances, ids = index.search(question.queries, width, **question.options(offset))
+    exact = None
+    if question.rerank is not None:
+        if not index.keep_vectors:
+            raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
+        n_threads = threads.resolve(question.n_threads)
+        exact = index._exact(index._prepare(question.queries, n_threads), ids, n_threads)
+    if question.similarity:
+        np.negative(distances, out=distances)
+    return Part(distances, np.where(ids < 0, ids, ids + offset), exact)
+
+
+def merge(parts: Sequence[Part], width: int) -> Part:
+    """The `width` nearest of all parts."""
+    parts = [part for part in parts if part.ids.shape[1]] or list(parts[:1])
+    distances, ids = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))
+    exact = None if parts[0].exact is None else np.concatenate([part.exact for part in parts], axis=1)
+    if len(parts) == 1 and ids.shape[1] <= width:
+        return parts[0]
+    order = np.lexsort((np.where(ids < 0, LAST, ids), distances), axis=-1)[:, :width]
+    exact = None if exact is None else np.take_along_axis(exact, order, -1)
+    return Part(np.take_along_axis(distances, order, -1), np.take_along_axis(ids, order, -1), exact)
+
+
+def within(shards: Opened, question: Question) -> RangeResult:
+    """All within the radius in all `shards`, similarities negated."""
+    found = []
+    for index, shard in shards:
+        options = question.options(shard.offset)
+        lims, distances, ids = index.range_search(question.queries, question.radius, **options)
+        found.append(RangeResult(lims, -distances if question.similarity else distances, ids + shard.offset))
+    return merge_ranges(found, len(question.queries))
+
+
+def merge_ranges(parts: Sequence[RangeResult], nq: int) -> RangeResult:
+    """The union of all parts, by query, ascending distance and id."""
+    nothing = RangeResult(np.zeros(nq + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
+    parts = [*parts, nothing]
+    query = np.concatenate([np.repeat(np.arange(nq), np.diff(part.lims)) for part in parts])
+    distances, ids = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    order = np.lexsort((ids, distances, query))
+    lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
+    return RangeResult(lims, distances[order], ids[order])
+
+
+def nothing(shards: Opened, question: Any) -> None:
+    """What only opens shards asks of them."""
+
+
+def ask(
+    folder: Path, open_shard: Opener, about: Manifest, function: Callable[[Opened, Any], Any], question: Any
+) -> tuple[Any, dict[str, str]]:
+    """``function(shards, question)`` for the shards of a manifest, and which cannot be opened, and why."""
+    opened, missing = [], {}
+    for shard in about.shards:
+        try:
+            opened.append((open_shard(folder, shard, about), shard))
+        except (OSError, FormatError) as error:
+            missing[shard.file] = str(error)
+    return function(opened, question), missing
+
+
+class Holder(Protocol):
+    """Whoever holds opened shards: this process, or the workers of a cluster."""
+
+    def run(
+        self, about: Manifest, function: Callable[[Opened, Any], Any], question: Any
+    ) -> list[tuple[Any, dict[str, str]]]:
+        """The results of `ask` that together are about all shards."""
+
+    def keep(self, shards: Iterable[Shard]) -> None:
+        """Let go of all other shards."""
+
+
+class Here:
+    """Shards mapped into this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._opened: dict[Shard, Any] = {}
+
+    def _open(self, folder: Path, shard: Shard, about: Manifest) -> Any:
+        if shard not in self._opened:
+            self._opened[shard] = manifests.open_shard(folder, shard, about)
+        return self._opened[shard]
+
+    def run(
+        self, about: Manifest, function: Callable[[Opened, Any], Any], question: Any
+    ) -> list[tuple[Any, dict[str, str]]]:
+        """The result of `ask` about all shards."""
+        return [ask(self._folder, self._open, about, function, question)]
+
+    def keep(self, shards: Iterable[Shard]) -> None:
+        """Let go of all other shards."""
+        self._opened = {shard: self._opened[shard] for shard in shards if shard in self._opened}
+
+
+class ShardedIndex:
+    """An index in many files (shards), searched as if it were one.
+
+    Shards are files of FlatIndex, PQIndex or IVFPQIndex objects with the same parameters and codebooks and separate
+    ranges of ids; a manifest names them. Results are those of one index that holds all vectors: the same ids and the
+    same float32 distances, whatever the number of shards. (Limits of `open_indexing` and `list_capacity` hold in each
+    shard, so with these the codes themselves may differ from those of one index.)
+
+    Shards are mapped into memory: opening takes milliseconds, and pages come from the disk when they are first used.
+    Any number of threads may search, also while another one adds and drops shards.
+
+    Parameters
+    ----------
+    manifest : path
+        As written by `ShardedIndex.create` or `fpq.dask.build`.
+    client : dask.distributed.Client, optional
+        Search on its cluster: each worker holds its share of the shards, queries go out once, and the best come back.
+        Workers must see the manifest's folder under the same path.
+    allow_partial : bool, default False
+        Search on when shards are missing or damaged, and name them in the result.
+
+    Raises
+    ------
+    FormatError
+        If the manifest is of another version or not well-formed; or, unless `allow_partial`, if a shard is missing,
+        damaged, another file than the manifest means, or of other codebooks. The message names all such shards.
+    OSError
+        If the manifest cannot be read.
+
+    Examples
+    --------
+    >>> import fpq, numpy as np, pathlib, tempfile
+    >>> X = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for i in range(3):
+    ...     fpq.FlatIndex().add(X[i * 100 : i * 100 + 100]).save(folder / f"{i}.fpq")
+    >>> files, offsets = [folder / f"{i}.fpq" for i in range(3)], [0, 100, 200]
+    >>> index = fpq.ShardedIndex.create(folder / "manifest.json", files, offsets=offsets)
+    >>> index.search(X[[5, 105, 205]], k=1).ids[:, 0].tolist()
+    [5, 105, 205]
+    """
+
+    def __init__(self, manifest: str | os.PathLike[str], *, client: Any = None, allow_partial: bool = False) -> None:
+        self.allow_partial = bool(_checks.choice("allow_partial", allow_partial, (False, True)))
+        self._path = Path(os.path.abspath(manifest))
+        self._changing = threading.Lock()
+        about = manifests.read(self._path)
+        self._holder: Holder = Here(self._path.parent) if client is None else _cluster(client, self._path.parent)
+        self._ask(about, nothing, None)
+        self._manifest = about
+
+    @classmethod
+    def create(
+        cls,
+        manifest: str | os.PathLike[str],
+        files: Sequence[str | os.PathLike[str]],
+        *,
+        offsets: Sequence[int] | None = None,
+        **options: Any,
+    ) -> ShardedIndex:
+        """Write a manifest for files that `save` has written, and open it.
+
+        Parameters
+        ----------
+        manifest : path
+            The JSON file to write.
+        files : sequence of paths
+            At least one. The manifest keeps their paths from its own folder.
+        offsets : sequence of int, optional
+            What to add to the ids in each file. Default: 0.
+        options
+            `client` and `allow_partial`.
+
+        Raises
+        ------
+        FormatError, OSError, ValueError, TypeError
+            As `add_shard`.
+        """
+        if not len(files):
+            raise ValueError("files: expected at least one shard, got none")
+        offsets = [0] * len(files) if offsets is None else offsets
+        if len(offsets) != len(files):
+            raise ValueError(f"offsets: expected {len(files)} numbers for {len(files)} files, got {len(offsets)}")
+        about: Manifest | None = None
+        for file, offset in zip(files, offsets, strict=True):
+            about = _with_shard(about, file, Path(manifest).parent, offset)
+        assert about is not None
+        about.write(manifest)
+        return cls(manifest, **options)
+
+    @property
+    def kind(self) -> str:
+        """The class of the shards' indexes."""
+        return self._manifest.kind
+
+    @property
+    def metric(self) -> str:
+        """The metric: "l2", "ip" or "cosine"."""
+        return self._manifest.metric
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the vectors."""
+        return self._manifest.dim
+
+    @property
+    def shards(self) -> list[str]:
+        """The files of the shards, as the manifest names them, in the order of their ids."""
+        return [shard.file for shard in self._manifest.shards]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the shards' arrays, in files or in memory. Shards that are missing do not count."""
+        return sum(self._ask(self._manifest, _nbytes, None)[0])
+
+    def __len__(self) -> int:
+        return sum(shard.n for shard in self._manifest.shards)
+
+    def search(
+        self,
+        Q: Any,
+        k: int = 10,
+        *,
+        n_probe: int | None = None,
+        rerank: int | None = None,
+        allowed: Any = None,
+        n_threads: int | None = None,
+    ) -> ShardedResult:
+        """The k nearest of each query in all shards; ties by id.
+
+        Parameters
+        ----------
+        Q : array (nq, d) or (d,)
+        k : int, default 10
+        n_probe : int, optional
+            For shards of IVFPQIndex: lists to look into, the same in all shards.
+        rerank : int, optional
+            For shards that keep vectors: score the ``rerank * k`` nearest codes of all shards together again.
+        allowed : array of ids, or boolean mask by id, optional
+            Only these may be returned.
+        n_threads : int, optional
+            Threads of this process, or of each worker.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is not as described or the shards do not know it.
+        FormatError
+            If a shard has gone missing, unless `allow_partial`.
+        ConnectionError
+            If the cluster does not answer.
+        """
+        about = self._manifest
+        question, single = self._question(about, Q, n_probe, allowed, n_threads)
+        question = question._replace(k=_checks.integer("k", k, 1))
+        if rerank is not None:
+            if about.kind == "FlatIndex":
+                raise ValueError("rerank: shards of FlatIndex give exact distances already")
+            question = question._replace(rerank=_checks.integer("rerank", rerank, 1))
+        parts, missing = self._ask(about, nearest, question)
+        found = merge(parts, question.width)
+        if found.exact is not None:
+            found = _ranked(found.exact, found.ids)
+        distances, ids = _padded(found.distances[:, :k], found.ids[:, :k], k)
+        if question.similarity:
+            np.negative(distances, out=distances)
+        result = ShardedResult(distances[0], ids[0]) if single else ShardedResult(distances, ids)
+        result.missing = missing
+        return result
+
+    def range_search(
+        self, Q: Any, radius: float, *, n_probe: int | None = None, allowed: Any = None, n_threads: int | None = None
+    ) -> ShardedRangeResult:
+        """All vectors within a radius of each query in all shards, nearest first, ties by id.
+
+        Parameters
+        ----------
+        Q : array (nq, d) or (d,)
+        radius : float
+            Squared L2 distances up to and including it; for "ip" and "cosine" similarities from it on.
+        n_probe, allowed, n_threads
+            As in `search`.
+
+        Raises
+        ------
+        ValueError, TypeError, FormatError, ConnectionError
+            As `search`.
+        """
+        about = self._manifest
+        question, _ = self._question(about, Q, n_probe, allowed, n_threads)
+        question = question._replace(radius=_checks.real("radius", radius))
+        parts, missing = self._ask(about, within, question)
+        lims, distances, ids = merge_ranges(parts, len(question.queries))
+        result = ShardedRangeResult(lims, -distances if question.similarity else distances, ids)
+        result.missing = missing
+        return result
+
+    def _question(
+        self, about: Manifest, Q: Any, n_probe: Any, allowed: Any, n_threads: int | None
+    ) -> tuple[Question, bool]:
+        queries, single = _checks.queries(Q, about.dim, threads.resolve(n_threads))
+        if n_probe is not None:
+            n_probe = _checks.integer("n_probe", n_probe, 1)
+            if about.kind != "IVFPQIndex":
+                raise ValueError(f"n_probe: shards of {about.kind} have no lists")
+        question = Question(queries, about.metric != "l2", n_probe=n_probe, n_threads=n_threads)
+        if allowed is None:
+            return question, single
+        allowed = np.asarray(allowed)
+        if allowed.dtype != np.bool_:
+            return question._replace(allowed=_checks.id_array("allowed", allowed)), single
+        largest = max((shard.last for shard in about.shards), default=-1)
+        if allowed.ndim != 1 or len(allowed) <= largest:
+            raise ValueError(
+                f"allowed: expected a mask with an entry for each id up to {largest}, got shape {allowed.shape}"
+            )
+        return question._replace(allowed=allowed), single
+
+    def _ask(
+        self, about: Manifest, function: Callable[[Opened, Any], Any], question: Any
+    ) -> tuple[list[Any], dict[str, str]]:
+        """What the shards answer, and which are missing, if that is allowed."""
+        answers = self._holder.run(about, function, question)
+        missing = {file: why for _, some in answers for file, why in some.items()}
+        if missing and not self.allow_partial:
+            reasons = "; ".join(f"{file}: {why}" for file, why in missing.items())
+            raise FormatError(
+                f"{self._path}: {len(missing)} of {len(about.shards)} shards cannot be used (allow_partial=True "
+                f"searches the others): {reasons}"
+            )
+        return [answer for answer, _ in answers], missing
+
+    def add_shard(self, file: str | os.PathLike[str], *, offset: int = 0) -> ShardedIndex:
+        """Take in a file that `save` has written; the manifest on disk is written anew. Searches go on meanwhile.
+
+        Parameters
+        ----------
+        file : path
+        offset : int, default 0
+            What to add to the ids in the file.
+
+        Raises
+        ------
+        FormatError
+            If it is not a file of an index with the parameters and codebooks of the other shards.
+        ValueError, TypeError
+            If it is empty, or its range of ids overlaps that of another shard.
+        OSError
+            If it cannot be read, or the manifest not be written. In all cases the index is as before.
+        """
+        with self._changing:
+            self._change(_with_shard(self._manifest, file, self._path.parent, offset))
+        return self
+
+    def drop_shard(self, file: str) -> int:
+        """Drop a shard, named as in `shards`; the manifest on disk is written anew, the shard's file stays.
+
+        Returns
+        -------
+        int
+            How many vectors it held.
+
+        Raises
+        ------
+        ValueError
+            If there is no such shard.
+        """
+        with self._changing:
+            left = [shard for shard in self._manifest.shards if shard.file != file]
+            n = len(self) - sum(shard.n for shard in left)
+            if not n:
+                raise ValueError(f"file: expected one of the shards {', '.join(self.shards)}, got {file!r}")
+            self._change(self._manifest.with_shards(left))
+        return n
+
+    def _change(self, about: Manifest) -> None:
+        about.write(self._path)
+        self._manifest = about
+        self._holder.keep(about.shards)
+
+    def verify(self) -> None:
+        """Check all that the shards hold, as `fpq.load` does without mmap.
+
+        Raises
+        ------
+        FormatError
+            If a shard is damaged.
+        """
+        self._ask(self._manifest, _verify, None)
+
+    def __repr__(self) -> str:
+        about = self._manifest
+        return f"ShardedIndex({about.kind}, metric={about.metric!r}, n={len(self)}, shards={len(about.shards)})"
+
+
+def _with_shard(about: Manifest | None, file: str | os.PathLike[str], folder: Path, offset: Any) -> Manifest:
+    """The manifest (None: a new one) with one more shard."""
+    shard, belongs = manifests.describe(file, folder, _checks.integer("offset", offset, 0))
+    if about is None:
+        return belongs.with_shards([shard])
+    if belongs.learned != about.learned:
+        raise FormatError(f"{os.fspath(file)}: expected the codebooks and parameters of the other shards")
+    return about.with_shards([*about.shards, shard])
+
+
+def _nbytes(shards: Opened, question: Any) -> int:
+    return sum(index.nbytes for index, _ in shards)
+
+
+def _verify(shards: Opened, question: Any) -> None:
+    for index, shard in shards:
+        try:
+            index.verify()
+        except FormatError as error:
+            raise FormatError(f"{shard.file}: {error}") from error
+
+
+def _ranked(distances: Float32, ids: Int64) -> Part:
+    """In the order of these distances."""
+    order = np.lexsort((np.where(ids < 0, LAST, ids), distances), axis=-1)
+    return Part(np.take_along_axis(distances, order, -1), np.take_along_axis(ids, order, -1), None)
+
+
+def _padded(distances: Float32, ids: Int64, k: int) -> tuple[Float32, Int64]:
+    missing = ((0, 0), (0, k - ids.shape[1]))
+    return np.pad(distances, missing, constant_values=np.inf), np.pad(ids, missing, constant_values=-1)
+
+
+def _cluster(client: Any, folder: Path) -> Holder:
+    from fpq.dask.serve import Cluster
+
+    return Cluster(client, folder)
