@@ -6,7 +6,8 @@
    of ``PATH``),
 2. in ``bench/data`` of the source checkout,
 3. in the folder ``fpq`` of the user's cache: ``$XDG_CACHE_HOME`` or ``~/.cache``, on Windows
-   ``%LOCALAPPDATA%``.
+   ``%LOCALAPPDATA%``,
+4. in ``/usr/share/datasets``, where Debian's packages put theirs, such as dataset-fashion-mnist.
 
 There the data set is a folder of its own name with one of two layouts::
 
@@ -62,6 +63,10 @@ _MNIST_URLS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
+_FETCH = {
+    "mnist": " or call fpq.datasets.fetch_mnist()",
+    "fashion-mnist": " or, on Debian, install the package dataset-fashion-mnist",
+}
 _MAX_BYTES = 64 * 2**20
 _TIMEOUT_SECONDS = 30
 
@@ -132,7 +137,7 @@ def load(name: str) -> Dataset:
         if all((folder / file).is_file() for file in _MNIST_MD5):
             return _fitting(_load_idx(name, folder), folder)
     looked = "\n".join(f"  {folder}" for folder in folders)
-    fetch = " or call fpq.datasets.fetch_mnist()" if name == "mnist" else ""
+    fetch = _FETCH.get(name, "")
     raise FileNotFoundError(
         f"data set {name!r} not found; looked in\n{looked}\n"
         "Put base.npy, query.npy and groundtruth.npy, or the four MNIST .gz files, into one of "
@@ -412,6 +417,7 @@ def _search_path() -> Iterator[Path]:
     yield Path(__file__).resolve().parent.parent / "bench" / "data"  # an editable install
     yield Path("bench", "data")  # a checkout that is the current folder
     yield _cache_folder()
+    yield Path("/usr/share/datasets")
 
 
 def _cache_folder() -> Path:

@@ -374,6 +374,13 @@ def test_load_not_found(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         datasets.load("mnist")
 
 
+@pytest.mark.skipif(Path("/usr/share/datasets/fashion-mnist").exists(), reason="it is installed")
+def test_load_says_which_package_has_it(nowhere: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="install the package dataset-fashion-mnist") as caught:
+        datasets.load("fashion-mnist")
+    assert str(Path("/usr/share/datasets", "fashion-mnist")) in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../toy", "a/b", "a\\b", "c:toy"])
 def test_load_bad_name(name: str) -> None:
     with pytest.raises(ValueError, match="name must be a plain folder name"):

@@ -101,8 +101,8 @@ def _run(options: argparse.Namespace, size: Size, task: Task) -> None:
 def _report(facts: dict[str, object], measured: list[Row], effects: list[survey.Effect], grown: list[Row]) -> str:
     text = [
         f"# {facts['data']}: {facts['n_train']:,} training rows, {facts['n_test']:,} test rows\n",
-        f"fpq {facts['fpq']}, {facts['isa']}, {facts['threads']} threads; {facts['seconds']:.0f} s in all; other work on "
-        f"the machine: load {facts['load_before']} before, {facts['load_after']} after.\n",
+        f"fpq {facts['fpq']}, {facts['isa']}, {facts['threads']} threads; {facts['seconds']:.0f} s in all; load of "
+        f"the machine: {facts['load_before']} before, {facts['load_after']} after.\n",
     ]
     if measured:
         text += [table.costs(measured), table.digit_zero(measured), table.targets(measured), table.PAPER]

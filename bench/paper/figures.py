@@ -45,24 +45,25 @@ def _growth(
     axes.set_ylabel(label)
     axes.set_title(f"{name}: {label.split(' (')[0]}", loc="left", fontsize=13)
     if log:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        _logarithmic(axes)
     axes.legend(frameon=False, fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5))
     return _save(figure, folder / f"{name}-{what}")
 
 
 def open_indexing(effects: list[Effect], name: str, folder: Path) -> list[Path]:
-    """Each figure of the survey against c, one row of panels a set of codebooks."""
+    """Each figure of the survey against c, one column of panels a set of codebooks."""
     titles = list(dict.fromkeys(effect.codebooks for effect in effects))
-    figure, grid = _figure(16, 3.4 * len(titles), len(titles), len(PANELS))
-    for axes_row, title in zip(grid, titles, strict=True):
-        own = [effect for effect in effects if effect.codebooks == title]
-        for axes, (key, (label, factor)) in zip(axes_row, PANELS.items(), strict=True):
-            _panel(axes, own, key, factor)
-            axes.set_title(f"{label}\n{title}", fontsize=10)
-            axes.set_xlabel("c")
+    figure, grid = _figure(4.6 * len(titles), 14, len(PANELS), len(titles))
+    for axes_row, (key, (label, factor)) in zip(grid, PANELS.items(), strict=True):
+        for axes, title in zip(axes_row, titles, strict=True):
+            _panel(axes, [effect for effect in effects if effect.codebooks == title], key, factor)
+            axes.set_ylabel(label)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(f"{name}: {title}", fontsize=12)
+    for axes in grid[-1]:
+        axes.set_xlabel("c, the limit over the fair share")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=11)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=11)
     return _save(figure, folder / f"{name}-openindexing")
 
 
@@ -78,9 +79,17 @@ def _panel(axes: Any, effects: list[Effect], key: str, factor: float) -> None:
     without = next(effect for effect in effects if effect.c is None)
     axes.axhline(factor * getattr(without, key), color="0.4", linestyle=":", label="nearest only")
     if key == "largest":
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        _logarithmic(axes)
     axes.grid(alpha=0.3)
+
+
+def _logarithmic(axes: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _figure(width: float, height: float, *shape: int) -> tuple[Any, Any]:

@@ -57,7 +57,7 @@ class Row:
 
 
 def in_own_process(function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-    """The results, each from a fresh process, one at a time; no daemons, to which scikit-learn gives one thread only."""
+    """The results, each from a fresh process, one at a time; no daemon, where scikit-learn takes one thread only."""
     context = multiprocessing.get_context("spawn")
     for task in tasks:
         ours, theirs = context.Pipe(duplex=False)

@@ -18,7 +18,7 @@ from bench.paper import plain
 from fpq import FlatIndex, OpenIndexing, PQIndex
 
 CS = (1.0, 1.25, 1.5, 2.0, 3.0)
-RECOMMENDED = {"m": 16, "rotation": "opq", "rotation_dim": 64, "open_indexing": 1.5}  # by tune.py, not by the test rows
+RECOMMENDED = {"m": 16, "rotation": "pca", "rotation_dim": 64, "open_indexing": 1.5}  # by tune.py, not by the test rows
 
 Search = Callable[[np.ndarray, int], np.ndarray]  # queries, k -> ids (nq, k), nearest first
 
