@@ -196,6 +196,20 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             self._counts, self._radius = counts, radius
         return self
 
+    def _put_codes(self, centroids: Float32, labels: Int32, codes: UInt8, ids: Int64) -> None:
+        """Make these centroids the lists and these codes, in order of id, the rows of an empty index."""
+        n_threads = threads.resolve(self.n_threads)
+        given = None if np.array_equal(ids, np.arange(len(ids))) else self._ids.new(ids, len(ids))
+        self._coarse = CoarseQuantizer(centroids, n_threads)
+        self._rotated = self.quantizer.rotate(centroids, n_threads)
+        self._reset()
+        slots, place = self._lists.place(labels)
+        self._lists.write(slots, codes, ids)
+        if self.residual:
+            np.maximum.at(self._radius, labels, self.quantizer.lengths(codes))
+        place()
+        self._ids.append(given, len(ids))
+
     def _labels(self, x: Array, n: int, n_threads: int) -> Int32:
         """The lists for new rows of an index that will hold `n`."""
         assert self._coarse is not None
