@@ -138,7 +138,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         """
         n_threads = threads.resolve(self.n_threads)
         pq = self.quantizer
-        x = self._training_rows(X, max(self.n_lists * MAX_ROWS_PER_LIST, pq.max_training_rows))
+        x = self._training_rows(X, self._training_size)
         if len(x) < self.n_lists:
             raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {len(x)} row(s)")
         pq.check_dim(x.shape[1])
@@ -154,6 +154,16 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self._coarse = coarse
         self._rotated = pq.rotate(coarse.centroids, n_threads)
         return self
+
+    @property
+    def _training_size(self) -> int:
+        return max(self.n_lists * MAX_ROWS_PER_LIST, self.quantizer.max_training_rows)
+
+    def _drawn(self, n: int) -> Int64 | None:
+        return self._choose(n, self._training_size)
+
+    def _fit_drawn(self, x: Array, n: int) -> None:
+        self.fit(x)
 
     @writes
     def add(self, X: Any, ids: Any = None) -> IVFPQIndex:
