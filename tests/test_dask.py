@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -26,12 +27,25 @@ BYTES = (X * 30 + 120).clip(0, 255).astype(np.uint8)
 Q = X[:20] + np.float32(0.1)
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
+@contextlib.contextmanager
+def cluster_of_two() -> Iterator[Any]:
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    with cluster_of_two() as client:
+        yield client
+
+
+@pytest.fixture
+def mortal() -> Iterator[Any]:
+    """A client of a cluster of its own: not every killed worker comes back."""
+    with cluster_of_two() as client:
         yield client
 
 
@@ -143,17 +157,16 @@ def _forget() -> None:
     serve._open_shard.cache_clear()
 
 
-def test_a_search_outlives_its_worker(client: Any, tmp_path: Path) -> None:
-    many = fpq.ShardedIndex(fpq.dask.build(fpq.FlatIndex(), [X[:1000], X[1000:]], tmp_path), client=client)
+def test_a_search_outlives_its_worker(mortal: Any, tmp_path: Path) -> None:
+    many = fpq.ShardedIndex(fpq.dask.build(fpq.FlatIndex(), [X[:1000], X[1000:]], tmp_path), client=mortal)
     expected = many.search(Q, 5)
-    os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+    os.kill(next(iter(mortal.run(os.getpid).values())), signal.SIGKILL)
     same(many.search(Q, 5), expected)
-    client.wait_for_workers(2)
 
 
 def test_a_scheduler_that_goes_away(tmp_path: Path) -> None:
     manifest = fpq.dask.build(fpq.FlatIndex(), [X], tmp_path)
-    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
     client = distributed.Client(cluster, set_as_default=False)
     many = fpq.ShardedIndex(manifest, client=client)
     client.close()
@@ -181,14 +194,13 @@ def _check_built(manifest: Path, index: Any, shards: int) -> None:
 
 
 @pytest.mark.parametrize("way", ["while a block is read", "from outside"])
-def test_a_worker_is_killed_while_building(way: str, client: Any, tmp_path: Path) -> None:
-    client.wait_for_workers(2)
+def test_a_worker_is_killed_while_building(way: str, mortal: Any, tmp_path: Path) -> None:
     index = pq().fit(X)
     x = da.from_array(X, chunks=(200, D))
     killed = threading.Event()
     if way == "from outside":
         x = x.map_blocks(lambda block: time.sleep(0.05) or block, dtype=x.dtype)
-        victim = client.run(os.getpid)[sorted(client.nthreads())[0]]
+        victim = mortal.run(os.getpid)[sorted(mortal.nthreads())[0]]
 
         def kill() -> None:
             while not list(tmp_path.glob("shard-*.fpq")):
@@ -199,10 +211,9 @@ def test_a_worker_is_killed_while_building(way: str, client: Any, tmp_path: Path
         threading.Thread(target=kill, daemon=True).start()
     else:
         x = x.map_blocks(_kill_once, marker=str(tmp_path / "marker"), dtype=x.dtype)
-    manifest = fpq.dask.build(index, x, tmp_path, client=client)
+    manifest = fpq.dask.build(index, x, tmp_path, client=mortal)
     assert killed.is_set() or (tmp_path / "marker").exists()
     _check_built(manifest, index, 15)
-    client.wait_for_workers(2)
 
 
 def test_a_build_goes_on_where_it_was(tmp_path: Path) -> None:
