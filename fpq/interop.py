@@ -10,7 +10,7 @@ from fpq import _native
 from fpq import rotation as rotations
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, UInt8
-from fpq.indexes import PQIndex
+from fpq.indexes import IVFPQIndex, PQIndex
 from fpq.indexes.pq import BLOCK_ROWS
 
 ORTHONORMAL = 1e-3  # what the entries of R^T R may differ from those of the identity
@@ -72,19 +72,21 @@ def _rotation(matrix: Any, width: int) -> rotations.Rotation:
     return rotations.Rotation(r, np.zeros(len(r), np.float32))
 
 
-def from_faiss(index: Any) -> PQIndex:
-    """A PQIndex that answers like a faiss index.
+def from_faiss(index: Any) -> PQIndex | IVFPQIndex:
+    """An index that answers like a faiss index.
 
     Parameters
     ----------
-    index : faiss.IndexPQ, or faiss.IndexPreTransform of a linear transform and a faiss.IndexPQ
-        METRIC_L2 or METRIC_INNER_PRODUCT, 1 to 8 bits. Nothing in it is shared or changed.
+    index : faiss.IndexPQ or faiss.IndexIVFPQ, alone or in a faiss.IndexPreTransform with a linear transform
+        METRIC_L2 or METRIC_INNER_PRODUCT, 1 to 8 bits. The coarse quantizer of an IndexIVFPQ is a faiss.IndexFlat of
+        the same metric. Nothing in it is shared or changed.
 
     Returns
     -------
-    PQIndex
-        With the same codebooks, codes and ids, and float32 distances that differ by rounding only. What faiss does not
-        store (inertia, code_counts, the mean of the rotation) is NaN or zero.
+    PQIndex or IVFPQIndex
+        With the same codebooks, lists, codes and ids, and float32 distances that differ by rounding only. What faiss
+        does not store (inertia, code_counts, the mean of the rotation) is NaN or zero. Vectors that are added later go
+        to the list with the nearest centroid in L2, where faiss goes by the inner product if that is the metric.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def from_faiss(index: Any) -> PQIndex:
         If the index is of another class.
     ValueError
         If it holds what fpq cannot express: a transform with a bias or without orthonormal columns, other metrics,
-        polysemous or symmetric search, more than 8 bits.
+        other coarse quantizers, polysemous or symmetric search, more than 8 bits, ids that are negative or come twice.
     """
     faiss = _faiss()
     part = faiss.downcast_index(index)  # `index` owns it
@@ -102,24 +104,57 @@ def from_faiss(index: Any) -> PQIndex:
             raise ValueError(f"index: expected one transform, got a chain of {part.chain.size()}")
         matrix = _from_transform(faiss, faiss.downcast_VectorTransform(part.chain.at(0)))
         part = faiss.downcast_index(part.index)
-    if not isinstance(part, faiss.IndexPQ):  # IndexIVFPQ: becomes an IVFPQIndex here
+    in_lists = type(part) is faiss.IndexIVFPQ
+    if not in_lists and not isinstance(part, faiss.IndexPQ):
         raise TypeError(
-            f"index: expected a faiss IndexPQ, alone or behind a linear transform, got {type(part).__name__}"
+            "index: expected a faiss IndexPQ or IndexIVFPQ, alone or behind a linear transform, "
+            f"got {type(part).__name__}"
         )
     metrics = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
     if part.metric_type not in metrics:
         raise ValueError(f"index: expected METRIC_L2 or METRIC_INNER_PRODUCT, got metric {part.metric_type}")
-    if part.search_type != faiss.IndexPQ.ST_PQ:
-        raise ValueError(f"index: expected search_type ST_PQ, got {part.search_type}")
     if not part.is_trained:
         raise ValueError("index: expected a trained index")
-    pq = part.pq
-    if pq.nbits > 8:
-        raise ValueError(f"index: expected at most 8 bits a sub-code, got {pq.nbits}")
-    codebooks = faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub)
+    if part.pq.nbits > 8:
+        raise ValueError(f"index: expected at most 8 bits a sub-code, got {part.pq.nbits}")
+    codebooks = faiss.vector_to_array(part.pq.centroids).reshape(part.pq.M, part.pq.ksub, part.pq.dsub)
     made = from_codebooks(codebooks, rotation_matrix=matrix, metric=metrics[part.metric_type])
-    put_codes(made, faiss.vector_to_array(part.codes).reshape(part.ntotal, pq.code_size))
+    if in_lists:
+        return _from_lists(faiss, part, made)
+    if part.search_type != faiss.IndexPQ.ST_PQ:
+        raise ValueError(f"index: expected search_type ST_PQ, got {part.search_type}")
+    put_codes(made, faiss.vector_to_array(part.codes).reshape(part.ntotal, part.pq.code_size))
     return made
+
+
+def _from_lists(faiss: Any, part: Any, made: PQIndex) -> IVFPQIndex:
+    """An IVFPQIndex with the lists of a faiss index and the quantizer of `made`."""
+    flat, pq = faiss.downcast_index(part.quantizer), made.quantizer
+    if not isinstance(flat, faiss.IndexFlat) or flat.metric_type != part.metric_type:
+        raise ValueError(
+            f"index: expected an IndexFlat of the index's metric as coarse quantizer, got {type(flat).__name__} of "
+            f"metric {flat.metric_type}"
+        )
+    if part.polysemous_ht or part.max_codes:
+        raise ValueError("index: expected polysemous_ht and max_codes 0: fpq scans the lists it probes as a whole")
+    centroids = flat.reconstruct_n(0, part.nlist)
+    if pq.rotation_matrix is not None:
+        centroids = centroids @ pq.rotation_matrix.T  # the rotation takes them to where they were, in the same order
+    index = IVFPQIndex(part.nlist, pq.m, pq.nbits, residual=part.by_residual, metric=made.metric)
+    index.quantizer = pq
+    index.n_probe = min(part.nprobe, part.nlist)
+    lists = part.invlists
+    sizes = np.array([lists.list_size(i) for i in range(part.nlist)], dtype=np.int64)
+    ids, codes = np.empty(sizes.sum(), np.int64), np.empty((sizes.sum(), pq.code_size), np.uint8)
+    for i, end in enumerate(np.cumsum(sizes)):
+        if sizes[i]:
+            here = slice(end - sizes[i], end)
+            ids[here] = faiss.rev_swig_ptr(lists.get_ids(i), int(sizes[i]))
+            codes[here] = faiss.rev_swig_ptr(lists.get_codes(i), int(sizes[i]) * pq.code_size).reshape(-1, pq.code_size)
+    order = np.argsort(ids)
+    labels = np.repeat(np.arange(part.nlist, dtype=np.int32), sizes)[order]
+    index._put_codes(np.ascontiguousarray(centroids, dtype=np.float32), labels, codes[order], ids[order])
+    return index
 
 
 def put_codes(index: PQIndex, codes: UInt8) -> None:
@@ -141,18 +176,19 @@ def _from_transform(faiss: Any, transform: Any) -> Float32:
     return matrix
 
 
-def to_faiss(index: PQIndex) -> Any:
-    """A faiss index that answers like a PQIndex.
+def to_faiss(index: PQIndex | IVFPQIndex) -> Any:
+    """A faiss index that answers like a PQIndex or an IVFPQIndex.
 
     Parameters
     ----------
-    index : PQIndex
-        Trained; metric "l2" or "ip". Kept vectors and open_indexing are not part of the faiss index.
+    index : PQIndex or IVFPQIndex
+        Trained; metric "l2" or "ip". Kept vectors, open_indexing and list_capacity are not part of the faiss index.
 
     Returns
     -------
-    faiss.IndexPQ
-        If there is a rotation, a faiss.IndexPreTransform of a faiss.LinearTransform and an IndexPQ.
+    faiss.IndexPQ or faiss.IndexIVFPQ
+        With `nprobe` as the index's n_probe. If there is a rotation, in a faiss.IndexPreTransform with a
+        faiss.LinearTransform.
 
     Raises
     ------
@@ -160,11 +196,12 @@ def to_faiss(index: PQIndex) -> Any:
         If the index is of another class.
     ValueError
         If faiss cannot express it: subspaces of different widths, the metric "cosine" (add and search vectors of length
-        1 with "ip" instead), ids that are not 0 to n - 1 (faiss.IndexIDMap would hold them), or it is not trained.
+        1 with "ip" instead), ids of a PQIndex that are not 0 to n - 1 (faiss.IndexIDMap would hold them), lists whose
+        centroids differ in dimensions that the rotation drops, or it is not trained.
     """
     faiss = _faiss()
-    if not isinstance(index, PQIndex):  # IVFPQIndex: becomes an IndexIVFPQ here
-        raise TypeError(f"index: expected a PQIndex, got {type(index).__name__}")
+    if not isinstance(index, (PQIndex, IVFPQIndex)):
+        raise TypeError(f"index: expected a PQIndex or an IVFPQIndex, got {type(index).__name__}")
     index._require_trained()
     if index.metric == "cosine":
         raise ValueError("index: faiss has no cosine similarity; use metric 'ip' with vectors of length 1")
@@ -174,16 +211,7 @@ def to_faiss(index: PQIndex) -> Any:
             f"index: faiss needs subspaces of one width, {pq.offsets[-1]} dimensions are not divisible by {pq.m}"
         )
     with index._reading():
-        ids, codes = index.ids, index.codes
-    order = np.argsort(ids)
-    if not np.array_equal(ids[order], np.arange(len(ids))):
-        raise ValueError("index: faiss numbers vectors 0 to n - 1, this index has other ids")
-    metric = faiss.METRIC_L2 if index.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    made = faiss.IndexPQ(int(pq.offsets[-1]), pq.m, pq.nbits, metric)
-    faiss.copy_array_to_vector(pq.codebooks.reshape(-1), made.pq.centroids)
-    faiss.copy_array_to_vector(codes[order].reshape(-1), made.codes)
-    made.ntotal = len(ids)
-    made.is_trained = True
+        made = _to_codes(faiss, index) if isinstance(index, PQIndex) else _to_lists(faiss, index)
     if pq.rotation_matrix is None:
         return made
     matrix = pq.rotation_matrix
@@ -194,6 +222,54 @@ def to_faiss(index: PQIndex) -> Any:
     whole.own_fields = False  # Python objects own them, and the whole keeps those
     whole.referenced_objects = [transform, made]
     return whole
+
+
+def _metric(faiss: Any, index: PQIndex | IVFPQIndex) -> Any:
+    return faiss.METRIC_L2 if index.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+
+
+def _to_codes(faiss: Any, index: PQIndex) -> Any:
+    """A faiss.IndexPQ of the rotated vectors."""
+    pq, ids, codes = index.quantizer, index.ids, index.codes
+    order = np.argsort(ids)
+    if not np.array_equal(ids[order], np.arange(len(ids))):
+        raise ValueError("index: faiss numbers vectors 0 to n - 1, this index has other ids")
+    made = faiss.IndexPQ(int(pq.offsets[-1]), pq.m, pq.nbits, _metric(faiss, index))
+    faiss.copy_array_to_vector(pq.codebooks.reshape(-1), made.pq.centroids)
+    faiss.copy_array_to_vector(codes[order].reshape(-1), made.codes)
+    made.ntotal = len(ids)
+    made.is_trained = True
+    return made
+
+
+def _to_lists(faiss: Any, index: IVFPQIndex) -> Any:
+    """A faiss.IndexIVFPQ of the rotated vectors."""
+    pq, centroids, width = index.quantizer, index.centroids, int(index.quantizer.offsets[-1])
+    assert centroids is not None
+    if pq.rotation_matrix is not None:
+        rotated = centroids @ pq.rotation_matrix
+        dropped = centroids - rotated @ pq.rotation_matrix.T
+        if np.abs(dropped - dropped[0]).max() > ORTHONORMAL * np.abs(centroids).max():
+            raise ValueError("index: faiss finds lists by rotated centroids, these differ in what the rotation drops")
+        centroids = rotated
+    coarse = faiss.IndexFlat(width, _metric(faiss, index))
+    coarse.add(centroids)
+    made = faiss.IndexIVFPQ(coarse, width, index.n_lists, pq.m, pq.nbits, _metric(faiss, index))
+    faiss.copy_array_to_vector(pq.codebooks.reshape(-1), made.pq.centroids)
+    made.by_residual = index.residual
+    made.is_trained = True
+    if index.residual:
+        made.precompute_table()
+    start = 0
+    ids, codes = index._lists.in_order()
+    for i, size in enumerate(index.list_sizes.tolist()):
+        here = slice(start, start + size)
+        if size:
+            made.invlists.add_entries(i, size, faiss.swig_ptr(ids[here]), faiss.swig_ptr(codes[here]))
+        start = here.stop
+    made.ntotal = len(ids)
+    made.nprobe = index.n_probe
+    return made
 
 
 def _faiss() -> Any:

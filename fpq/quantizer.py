@@ -191,7 +191,23 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
         self.check_dim(x.shape[1])
         warn_of_few_rows(len(x), 1 << self.nbits)
-        self._train(x, n_threads)
+        rng = np.random.default_rng(self.seed)
+        self._train(x, sample_rows(len(x), self.max_training_rows, rng), rng, n_threads)
+        return self
+
+    def drawn(self, n: int) -> Int64 | None:
+        """Which of n rows `fit` draws; None for all."""
+        return sample_rows(n, self.max_training_rows, np.random.default_rng(self.seed))
+
+    def fit_drawn(self, X: Any, n: int) -> ProductQuantizer:
+        """Learn from the rows that `fit` would draw of n: the same bits."""
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
+        self.check_dim(x.shape[1])
+        warn_of_few_rows(len(x), 1 << self.nbits)
+        rng = np.random.default_rng(self.seed)
+        sample_rows(n, self.max_training_rows, rng)  # moves rng on
+        self._train(x, None, rng, n_threads)
         return self
 
     def check_dim(self, d: int) -> None:
@@ -206,10 +222,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         """On how many rows `fit` trains at most."""
         return self.max_points_per_centroid << self.nbits
 
-    def _train(self, x: Array, n_threads: int) -> None:
+    def _train(self, x: Array, rows: Int64 | None, rng: np.random.Generator, n_threads: int) -> None:
         k = 1 << self.nbits
-        rng = np.random.default_rng(self.seed)
-        rows = sample_rows(len(x), self.max_training_rows, rng)
         dim = x.shape[1]
         rotation = None
         if self.rotation == "pca":

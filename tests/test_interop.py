@@ -17,7 +17,9 @@ Q = np.random.default_rng(1).normal(size=(20, 24)).astype(np.float32)
 
 @pytest.fixture
 def faiss() -> Any:
-    return pytest.importorskip("faiss")
+    module = pytest.importorskip("faiss")
+    module.omp_set_num_threads(1)  # its idle threads spin
+    return module
 
 
 def same_answers(index: Any, faiss_index: Any) -> None:
@@ -42,6 +44,57 @@ def test_from_faiss_and_back(faiss: Any, nbits: int, metric: str, opq: bool) -> 
     index.add(Q)
     other.add(Q)
     same_answers(index, other)
+
+
+@pytest.mark.parametrize(
+    ("opq", "nbits"), [("", 4), ("", 8), ("RR24,", 6), pytest.param("RR16,", 4, id="fewer dimensions")]
+)
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("residual", [True, False])
+def test_lists_from_faiss_and_back(faiss: Any, nbits: int, metric: str, residual: bool, opq: str) -> None:
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    other = faiss.index_factory(24, f"{opq}IVF12,PQ4x{nbits}", kind)
+    ivf = faiss.extract_index_ivf(other)
+    ivf.by_residual = residual
+    ivf.nprobe = 4
+    other.train(X[:500])
+    other.add_with_ids(X, np.arange(3000)[::-1] * 7)
+    index = interop.from_faiss(other)
+    assert isinstance(index, fpq.IVFPQIndex)
+    assert (len(index), index.dim, index.n_probe, index.residual) == (3000, 24, 4, residual)
+    np.testing.assert_array_equal(index.list_sizes, [ivf.invlists.list_size(i) for i in range(12)])
+    same_answers(index, other)
+    again = interop.to_faiss(index)
+    same_answers(index, again)
+    index.n_probe = ivf.nprobe = 12
+    same_answers(index, other)
+    index.remove(np.arange(500) * 7)
+    other.remove_ids(np.arange(500) * 7)
+    same_answers(index, other)
+    if metric == "l2":  # else faiss chooses lists for new vectors by inner product
+        index.add(Q, np.arange(20))
+        other.add_with_ids(Q, np.arange(20))
+        same_answers(index, other)
+
+
+@pytest.mark.parametrize("rotation", [None, "pca", "opq"])
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_lists_to_faiss_and_back(faiss: Any, rotation: str | None, residual: bool, metric: str, tmp_path: Path) -> None:
+    index = fpq.IVFPQIndex(
+        9, 4, 5, residual=residual, metric=metric, rotation=rotation, open_indexing=1.5, list_capacity=1.2
+    )
+    index.fit(X).add(X, ids=np.arange(3000)[::-1] * 2)
+    for n_probe in (2, 9):
+        index.n_probe = n_probe
+        other = interop.to_faiss(index)
+        same_answers(index, other)
+    back = interop.from_faiss(other)
+    back.save(tmp_path / "a")
+    found, expected = fpq.load(tmp_path / "a").search(Q, k=20), index.search(Q, k=20)
+    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-4, atol=1e-4)
+    assert (found.ids == expected.ids).mean() > 0.95
+    assert len(interop.from_faiss(interop.to_faiss(fpq.IVFPQIndex(3, 4, 4).fit(X)))) == 0
 
 
 @pytest.mark.parametrize("rotation", [None, "pca", "opq"])
@@ -81,6 +134,23 @@ def test_what_one_side_cannot_express(faiss: Any) -> None:
         interop.to_faiss(fpq.PQIndex(4).fit(X).add(X[:3], ids=[4, 5, 6]))
     with pytest.raises(TypeError, match="PQIndex, got FlatIndex"):
         interop.to_faiss(fpq.FlatIndex())
+    with pytest.raises(ValueError, match="what the rotation drops"):
+        interop.to_faiss(fpq.IVFPQIndex(3, 4, 4, rotation="pca", rotation_dim=16).fit(X))
+    with pytest.raises(ValueError, match="coarse quantizer, got IndexHNSWFlat"):
+        interop.from_faiss(trained(faiss.index_factory(24, "IVF8_HNSW8,PQ4x4")))
+    coarse = faiss.IndexFlatL2(24)
+    with pytest.raises(ValueError, match="of metric 1"):
+        interop.from_faiss(trained(faiss.IndexIVFPQ(coarse, 24, 8, 4, 4, faiss.METRIC_INNER_PRODUCT)))
+    limited = trained(faiss.index_factory(24, "IVF8,PQ4x4"))
+    limited.max_codes = 100
+    with pytest.raises(ValueError, match="max_codes"):
+        interop.from_faiss(limited)
+    twice = trained(faiss.index_factory(24, "IVF8,PQ4x4"))
+    twice.add_with_ids(X[:2], np.array([5, 5]))
+    with pytest.raises(ValueError, match="5 comes more than once"):
+        interop.from_faiss(twice)
+    with pytest.raises(TypeError, match="IndexIVFPQR"):
+        interop.from_faiss(faiss.index_factory(24, "IVF8,PQ4+8"))
     with pytest.raises(TypeError, match="IndexFlat"):
         interop.from_faiss(faiss.IndexFlatL2(24))
     with pytest.raises(ValueError, match="trained"):

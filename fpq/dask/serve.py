@@ -10,6 +10,7 @@ from typing import Any
 
 from fpq import manifest as manifests
 from fpq import sharded
+from fpq.dask.client import answering
 from fpq.manifest import Manifest, Shard
 
 MOST_OPEN = 4096  # shards that a worker keeps mapped
@@ -46,7 +47,7 @@ class Cluster:
             If there are no workers, or the scheduler does not answer.
         """
         number = uuid.uuid4().hex
-        try:
+        with answering(self._client):
             parts = _deal(about, sorted(self._client.nthreads()))
             futures = [
                 self._client.submit(
@@ -57,10 +58,6 @@ class Cluster:
                 for i, (worker, part) in enumerate(parts.items())
             ]  # fmt: skip
             answers: list[Any] = self._client.gather(futures)
-        except Exception as error:
-            if type(error).__module__.startswith("distributed.") or self._client.status != "running":
-                raise ConnectionError(f"the Dask cluster does not answer: {error!r}") from error
-            raise
         return answers
 
     def keep(self, shards: Iterable[Shard]) -> None:

@@ -60,9 +60,27 @@ class CodeIndex(Index):
             raise ValueError(f"fit: the index holds {len(self)} vectors coded by its present codebooks")
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
-        if size < len(x):
-            x = x[np.sort(np.random.default_rng(self.quantizer.seed).choice(len(x), size, replace=False))]
-        return self._prepare(x, n_threads)
+        rows = self._choose(len(x), size)
+        return self._prepare(x if rows is None else x[rows], n_threads)
+
+    def _choose(self, n: int, size: int) -> Int64 | None:
+        """`size` of `n` row numbers in rising order; None when all rows serve."""
+        if n <= size:
+            return None
+        return np.sort(np.random.default_rng(self.quantizer.seed).choice(n, size, replace=False))
+
+    @property
+    def _training_size(self) -> int:
+        """How many rows `fit` learns from at most."""
+        return self.quantizer.max_training_rows
+
+    @abstractmethod
+    def _drawn(self, n: int) -> Int64 | None:
+        """Which of n rows `fit` learns from; None for all."""
+
+    @abstractmethod
+    def _fit_drawn(self, x: Array, n: int) -> None:
+        """As `fit`, from the rows that it would draw of n: the same bits."""
 
     def _next_counts(self) -> Int64 | None:
         """The counters of OpenIndexing, to be moved on."""

@@ -149,7 +149,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         """
         n_threads = threads.resolve(self.n_threads)
         pq = self.quantizer
-        x = self._training_rows(X, max(self.n_lists * MAX_ROWS_PER_LIST, pq.max_training_rows))
+        x = self._training_rows(X, self._training_size)
         if len(x) < self.n_lists:
             raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {len(x)} row(s)")
         pq.check_dim(x.shape[1])
@@ -165,6 +165,16 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self._coarse = coarse
         self._rotated = pq.rotate(coarse.centroids, n_threads)
         return self
+
+    @property
+    def _training_size(self) -> int:
+        return max(self.n_lists * MAX_ROWS_PER_LIST, self.quantizer.max_training_rows)
+
+    def _drawn(self, n: int) -> Int64 | None:
+        return self._choose(n, self._training_size)
+
+    def _fit_drawn(self, x: Array, n: int) -> None:
+        self.fit(x)
 
     @writes
     def add(self, X: Any, ids: Any = None) -> IVFPQIndex:
@@ -206,6 +216,20 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
                 self._vectors.commit(rows, n)
             self._counts, self._radius = counts, radius
         return self
+
+    def _put_codes(self, centroids: Float32, labels: Int32, codes: UInt8, ids: Int64) -> None:
+        """Make these centroids the lists and these codes, in order of id, the rows of an empty index."""
+        n_threads = threads.resolve(self.n_threads)
+        given = None if np.array_equal(ids, np.arange(len(ids))) else self._ids.new(ids, len(ids))
+        self._coarse = CoarseQuantizer(centroids, n_threads)
+        self._rotated = self.quantizer.rotate(centroids, n_threads)
+        self._reset()
+        slots, place = self._lists.place(labels)
+        self._lists.write(slots, codes, ids)
+        if self.residual:
+            np.maximum.at(self._radius, labels, self.quantizer.lengths(codes))
+        place()
+        self._ids.append(given, len(ids))
 
     def _labels(self, x: Array, n: int, n_threads: int) -> Int32:
         """The lists for new rows of an index that will hold `n`."""

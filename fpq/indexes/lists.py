@@ -139,6 +139,11 @@ class InvertedLists:
         _native.get_codes(self.blocks.data, slots, codes)
         return codes
 
+    def in_order(self) -> tuple[Int64, UInt8]:
+        """The ids (n,) and codes (n, code_size) of all rows, list by list."""
+        slots = self._taken()
+        return self.slot_ids.data.reshape(-1)[slots], self.codes(slots)
+
     def removing(self, slots: Int64) -> Callable[[], None]:
         """What takes rows out, and cannot fail; the last rows of their lists fill the holes."""
         old = self.layout

@@ -8,7 +8,7 @@ import numpy as np
 
 from fpq import _checks, _native, threads
 from fpq._arrays import GrowingArray
-from fpq._checks import Float32, Int64, UInt8
+from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.indexes.base import Bits, SearchResult
 from fpq.indexes.codes import CodeIndex, stored_counts
 from fpq.indexes.ids import Ids
@@ -106,10 +106,21 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         """
         x: Any = X
         if self.metric == "cosine" or len(self):
-            x = self._training_rows(X, self.quantizer.max_training_rows)
+            x = self._training_rows(X, self._training_size)
         self._reset()  # an empty index loses nothing if fit fails
         self.quantizer.fit(x)
         return self
+
+    def _drawn(self, n: int) -> Int64 | None:
+        return self._choose(n, self._training_size) if self.metric == "cosine" else self.quantizer.drawn(n)
+
+    @writes
+    def _fit_drawn(self, x: Array, n: int) -> None:
+        if self.metric == "cosine" or len(self):
+            self.fit(x)
+        else:
+            self._reset()
+            self.quantizer.fit_drawn(x, n)
 
     @writes
     def add(self, X: Any, ids: Any = None) -> PQIndex:

@@ -1,0 +1,320 @@
+"""Learning, building and searching in blocks and on a Dask cluster: the same as on one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fpq
+import fpq.dask
+from fpq.dask import serve
+
+da = pytest.importorskip("dask.array")
+distributed = pytest.importorskip("distributed")
+
+N, D = 3000, 12
+X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
+BYTES = (X * 30 + 120).clip(0, 255).astype(np.uint8)
+Q = X[:20] + np.float32(0.1)
+
+
+@contextlib.contextmanager
+def cluster_of_two() -> Iterator[Any]:
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    with cluster_of_two() as client:
+        yield client
+
+
+@pytest.fixture
+def mortal() -> Iterator[Any]:
+    """A client of a cluster of its own: not every killed worker comes back."""
+    with cluster_of_two() as client:
+        yield client
+
+
+def pq(**options: Any) -> fpq.PQIndex:
+    index = fpq.PQIndex(4, 4, keep_vectors=True, **options)
+    index.quantizer.max_points_per_centroid = 100  # so that fit draws 1,600 of 3,000 rows
+    return index
+
+
+def ivf(**options: Any) -> fpq.IVFPQIndex:
+    index = fpq.IVFPQIndex(8, 4, 4, keep_vectors=True, **options)
+    index.quantizer.max_points_per_centroid = 70
+    return index
+
+
+def same(a: Any, b: Any) -> None:
+    for one, other in zip(a, b, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def same_learned(a: Any, b: Any) -> None:
+    one, other = a._state().arrays, b._state().arrays
+    assert one.keys() == other.keys() and "codebooks" in one
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def memmapped(folder: Path, x: np.ndarray) -> np.memmap:
+    np.save(folder / "x.npy", x)
+    return np.load(folder / "x.npy", mmap_mode="r")
+
+
+def sources(folder: Path, x: np.ndarray) -> dict[str, Any]:
+    return {
+        "chunks": da.from_array(x, chunks=(700, 5)),
+        "uneven": da.from_array(x, chunks=((1, 999, 0, 2000), D)),
+        "unknown": (lambda a: a[a[:, 0] > -1000])(da.from_array(x, chunks=(1100, D))),
+        "memmap": memmapped(folder, x),
+        "array": x,
+    }
+
+
+@pytest.mark.parametrize("source", ["chunks", "uneven", "unknown", "memmap", "array"])
+@pytest.mark.parametrize("make", [pq, ivf, lambda: pq(rotation="opq"), lambda: ivf(metric="cosine")])
+def test_fit_is_that_of_one_machine(make: Any, source: str, tmp_path: Path) -> None:
+    same_learned(fpq.dask.fit(make(), sources(tmp_path, X)[source]), make().fit(X))
+
+
+def test_fit_on_a_cluster(client: Any, tmp_path: Path) -> None:
+    for source in ("chunks", "memmap"):
+        x = sources(tmp_path, BYTES)[source]
+        same_learned(fpq.dask.fit(pq(metric="cosine"), x, client=client), pq(metric="cosine").fit(BYTES))
+        same_learned(fpq.dask.fit(ivf(), x, client=client), ivf().fit(BYTES))
+
+
+def test_fit_of_a_stream_does_not_depend_on_its_blocks() -> None:
+    learned = [fpq.dask.fit(pq(), (X[i : i + step] for i in range(0, N, step))) for step in (1, 7, 1000, 3000)]
+    for index in learned[1:]:
+        same_learned(learned[0], index)
+    same_learned(fpq.dask.fit(pq(), iter([X[:900], X[900:1600]])), pq().fit(X[:1600]))
+    assert not np.array_equal(fpq.dask.fit(pq(seed=1), [X]).quantizer.codebooks, learned[0].quantizer.codebooks)
+
+
+@pytest.mark.parametrize("make", [fpq.FlatIndex, lambda: pq().fit(BYTES), lambda: ivf(metric="ip").fit(BYTES)])
+def test_built_shards_answer_as_one_index(make: Any, client: Any, tmp_path: Path) -> None:
+    one = make().add(BYTES)
+    for number, (source, x) in enumerate(sources(tmp_path, BYTES).items()):
+        manifest = fpq.dask.build(make(), x, tmp_path / source, client=client if number % 2 else None, shard_rows=800)
+        many = fpq.ShardedIndex(manifest)
+        assert len(many) == N and len(many.shards) == {"chunks": 5, "uneven": 3, "unknown": 3}.get(source, 4)
+        same(many.search(Q, 7), one.search(Q, 7))
+        if make is not fpq.FlatIndex:
+            same(many.search(Q, 7, rerank=3), one.search(Q, 7, rerank=3))
+    blocks = (BYTES[i : i + 431] for i in range(0, N, 431))
+    same(fpq.ShardedIndex(fpq.dask.build(make(), blocks, tmp_path / "s")).search(Q, 7), one.search(Q, 7))
+
+
+def test_search_on_a_cluster(client: Any, tmp_path: Path) -> None:
+    one = ivf().fit(X)
+    manifest = fpq.dask.build(one, da.from_array(X, chunks=(400, D)), tmp_path)
+    one.add(X)
+    many = fpq.ShardedIndex(manifest, client=client)
+    few = np.arange(0, N, 3)
+    for options in ({}, {"n_probe": 3}, {"rerank": 4}, {"allowed": few}, {"allowed": np.isin(np.arange(N), few)}):
+        same(many.search(Q, 11, **options), one.search(Q, 11, **options))
+    same(many.search(Q[0], 2), one.search(Q[0], 2))
+    same(many.range_search(Q, 9.0, n_probe=4), one.range_search(Q, 9.0, n_probe=4))
+    many.verify()
+    assert many.nbytes == fpq.ShardedIndex(manifest).nbytes > 0
+    dropped = many.shards[2]
+    many.drop_shard(dropped)
+    left = np.r_[0:800, 1200:N]
+    same(many.search(Q, 11), ivf().fit(X).add(X[left], ids=left).search(Q, 11))
+    many.add_shard(tmp_path / dropped, offset=800)
+    same(many.search(Q, 11), one.search(Q, 11))
+    (tmp_path / dropped).rename(tmp_path / "away")
+    client.run(_forget)
+    with pytest.raises(fpq.FormatError, match=f"1 of 8 shards .*{dropped}"):
+        many.search(Q, 11)
+    found = fpq.ShardedIndex(manifest, client=client, allow_partial=True).search(Q, 11)
+    assert list(found.missing) == [dropped]
+    same(found, ivf().fit(X).add(X[left], ids=left).search(Q, 11))
+    with pytest.raises(ValueError, match="keeps no vectors"):
+        plain = fpq.dask.build(fpq.PQIndex(4, 4).fit(X), [X], tmp_path / "plain")
+        fpq.ShardedIndex(plain, client=client).search(Q, 3, rerank=2)
+
+
+def _forget() -> None:
+    serve._open_shard.cache_clear()
+
+
+def test_a_search_outlives_its_worker(mortal: Any, tmp_path: Path) -> None:
+    many = fpq.ShardedIndex(fpq.dask.build(fpq.FlatIndex(), [X[:1000], X[1000:]], tmp_path), client=mortal)
+    expected = many.search(Q, 5)
+    os.kill(next(iter(mortal.run(os.getpid).values())), signal.SIGKILL)
+    same(many.search(Q, 5), expected)
+
+
+def test_a_scheduler_that_goes_away(tmp_path: Path) -> None:
+    manifest = fpq.dask.build(fpq.FlatIndex(), [X], tmp_path)
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0")
+    client = distributed.Client(cluster, set_as_default=False)
+    many = fpq.ShardedIndex(manifest, client=client)
+    client.close()
+    cluster.close()
+    with pytest.raises(ConnectionError, match="cluster"):
+        many.search(Q, 5)
+    with pytest.raises(ConnectionError, match="cluster"):
+        fpq.dask.build(fpq.FlatIndex(), da.from_array(X, chunks=(900, D)), tmp_path / "more", client=client)
+    same(fpq.ShardedIndex(manifest).search(Q, 5), fpq.FlatIndex().add(X).search(Q, 5))
+
+
+def _kill_once(block: np.ndarray, marker: str, block_info: Any = None) -> np.ndarray:
+    if block_info[0]["chunk-location"][0] == 3 and not os.path.exists(marker):
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return block
+
+
+def _check_built(manifest: Path, index: Any, shards: int) -> None:
+    many = fpq.ShardedIndex(manifest)
+    assert len(many) == N and len(many.shards) == shards
+    assert len(list(manifest.parent.glob("shard-*.fpq"))) == shards
+    many.verify()
+    same(many.search(Q, 9), index.add(X).search(Q, 9))
+
+
+@pytest.mark.parametrize("way", ["while a block is read", "from outside"])
+def test_a_worker_is_killed_while_building(way: str, mortal: Any, tmp_path: Path) -> None:
+    index = pq().fit(X)
+    x = da.from_array(X, chunks=(200, D))
+    killed = threading.Event()
+    if way == "from outside":
+        x = x.map_blocks(lambda block: time.sleep(0.05) or block, dtype=x.dtype)
+        victim = mortal.run(os.getpid)[sorted(mortal.nthreads())[0]]
+
+        def kill() -> None:
+            while not list(tmp_path.glob("shard-*.fpq")):
+                time.sleep(0.01)
+            os.kill(victim, signal.SIGKILL)
+            killed.set()
+
+        threading.Thread(target=kill, daemon=True).start()
+    else:
+        x = x.map_blocks(_kill_once, marker=str(tmp_path / "marker"), dtype=x.dtype)
+    manifest = fpq.dask.build(index, x, tmp_path, client=mortal)
+    assert killed.is_set() or (tmp_path / "marker").exists()
+    _check_built(manifest, index, 15)
+
+
+def test_a_build_goes_on_where_it_was(tmp_path: Path) -> None:
+    index = pq().fit(X)
+    blocks = [X[i : i + 500] for i in range(0, N, 500)]
+
+    def breaks() -> Iterator[np.ndarray]:
+        yield from blocks[:4]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        fpq.dask.build(index, breaks(), tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+    there = sorted(tmp_path.glob("shard-*.fpq"))
+    assert len(there) == 4
+    damaged = bytearray(there[1].read_bytes())
+    damaged[-1] ^= 1
+    there[1].write_bytes(damaged)
+    before = [path.stat().st_mtime_ns for path in there]
+    manifest = fpq.dask.build(index, blocks, tmp_path)
+    after = [path.stat().st_mtime_ns for path in there]
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, False, True, True]
+    assert len(index) == 0
+    _check_built(manifest, pq().fit(X), 6)
+    changed = fpq.dask.build(index, [blocks[0] + 1, *blocks[1:]], tmp_path)  # other rows are another shard
+    assert fpq.ShardedIndex(changed).search(blocks[0][3] + 1, 1).ids[0] == 3
+    assert [path.stat().st_mtime_ns for path in there] == after
+
+
+def bad(number: int, value: Any) -> list[np.ndarray]:
+    blocks = [X[i : i + 1000].copy() for i in range(0, N, 1000)]
+    blocks[number] = value(blocks[number])
+    return blocks
+
+
+def _with_nan(block: np.ndarray) -> np.ndarray:
+    block[17, 3] = np.nan
+    return block
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        (_with_nan, ValueError, r"partition 2: .*row 17 holds NaN"),
+        (lambda block: block[:, :5], ValueError, "partition 2: expected vectors of dimension 12, got dimension 5"),
+        (lambda block: block.astype(np.float64), TypeError, "partition 2: expected dtype float32 .* got float64"),
+        (lambda block: block[0], ValueError, r"partition 2: expected shape"),
+    ],
+)
+def test_bad_partitions_are_named(value: Any, error: type, message: str, client: Any, tmp_path: Path) -> None:
+    blocks = bad(2, value)
+    index = pq().fit(X)
+    with pytest.raises(error, match=message):
+        fpq.dask.build(index, blocks, tmp_path / "stream")
+    with pytest.raises(error, match=message):
+        fpq.dask.fit(pq(), blocks)
+    delayed = [da.from_delayed(_delay(b), (1000, D), np.float32) for b in blocks]
+    x = da.concatenate(delayed)
+    with pytest.raises(error, match=message):
+        fpq.dask.build(index, x, tmp_path / "cluster", client=client)
+    with pytest.raises(error, match=message):
+        fpq.dask.build(index, x, tmp_path / "threads")
+    assert not list(tmp_path.glob("*/manifest.json"))
+    assert len(list((tmp_path / "stream").glob("shard*"))) == 2  # what was written stays
+
+
+def _delay(value: Any) -> Any:
+    import dask
+
+    return dask.delayed(value)
+
+
+def test_empty_partitions(tmp_path: Path) -> None:
+    blocks = [X[:0], X[:100], X[:0], X[100:], X[:0]]
+    many = fpq.ShardedIndex(fpq.dask.build(fpq.FlatIndex(), blocks, tmp_path))
+    assert len(many.shards) == 2
+    same(many.search(Q, 4), fpq.FlatIndex().add(X).search(Q, 4))
+    for nothing in ([], [X[:0]], X[:0], da.from_array(X[:0])):
+        with pytest.raises(ValueError, match="X: expected at least"):
+            fpq.dask.build(fpq.FlatIndex(), nothing, tmp_path / "none")
+        with pytest.raises(ValueError, match="X: expected at least"):
+            fpq.dask.fit(pq(), nothing)
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trained index without vectors"):
+        fpq.dask.build(pq(), X, tmp_path)
+    with pytest.raises(ValueError, match="trained index without vectors"):
+        fpq.dask.build(pq().fit(X).add(X), X, tmp_path)
+    with pytest.raises(TypeError, match="index: expected one of"):
+        fpq.dask.build(fpq.KMeans(2), X, tmp_path)
+    with pytest.raises(TypeError, match="index: expected one of"):
+        fpq.dask.fit(fpq.KMeans(2), X)
+    with pytest.raises(ValueError, match="dimension 12, got dimension 11"):
+        fpq.dask.build(pq().fit(X), X[:, 1:], tmp_path)
+    with pytest.raises(TypeError, match="X: expected an array"):
+        fpq.dask.build(pq().fit(X), 5, tmp_path)
+    for wrong in (X[0], da.from_array(X[0]), da.from_array(X)[:, da.from_array(X[0]) > 0]):
+        with pytest.raises(ValueError, match="X: expected a"):
+            fpq.dask.fit(pq(), wrong)
+    with pytest.raises(ValueError, match="shard_rows"):
+        fpq.dask.build(pq().fit(X), X, tmp_path, shard_rows=0)
+    with pytest.raises(ValueError, match="holds 3000 vectors"):
+        fpq.dask.fit(pq().fit(X).add(X), X)
