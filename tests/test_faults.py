@@ -164,7 +164,7 @@ def test_failing_changes_leave_the_index_alone(
 def observable(index: Any) -> Any:
     found = index.search(X[:5] if index.dim == 16 else WIDE[:5], k=4)
     lists = [index.ids.tolist(), found.ids.tolist(), found.distances.tolist(), index.reconstruct(index.ids).tolist()]
-    return lists, index._state().params
+    return lists, index._state().params, b"".join(map(bytes, index._pieces()))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")

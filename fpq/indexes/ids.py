@@ -78,6 +78,12 @@ class Ids:
         self.n += n
         self.next_id = max(self.next_id, int(ids.max()) + 1)
 
+    def extended(self, ids: Int64 | None, n: int) -> Ids:
+        """These ids and those for `n` new rows, as a new object."""
+        more = copy.copy(self)
+        more.append(ids, n)
+        return more
+
     def _find(self, ids: Int64) -> Int64:
         """The row of each id, -1 where there is none."""
         if self._values is None:

@@ -201,16 +201,21 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         labels = self._labels(x, n, n_threads)
         slots, place = self._lists.place(labels)
         counts, radius = self._next_counts(), self._radius.copy()
-        row = 0
-        for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._residuals(labels)):
-            here = slice(row, row + len(codes))
-            self._lists.write(slots[here], codes, new_ids[here])
-            if self.residual:
-                np.maximum.at(radius, labels[here], self.quantizer.lengths(codes))
-            row = here.stop
-        rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
-        with uninterrupted():  # what can fail comes first
-            self._ids.append(given, len(x))
+        try:
+            row = 0
+            for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._residuals(labels)):
+                here = slice(row, row + len(codes))
+                self._lists.write(slots[here], codes, new_ids[here])
+                if self.residual:
+                    np.maximum.at(radius, labels[here], self.quantizer.lengths(codes))
+                row = here.stop
+            rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
+            all_ids = self._ids.extended(given, len(x))
+        except BaseException:
+            self._lists.clear(slots)
+            raise
+        with uninterrupted():
+            self._ids = all_ids
             place()
             if rows is not None:
                 self._vectors.commit(rows, n)

@@ -104,6 +104,11 @@ class InvertedLists:
         _native.put_codes(codes, slots, self.blocks.data)
         self.slot_ids.data.reshape(-1)[slots] = ids
 
+    def clear(self, slots: Int64) -> None:
+        """Forget what was written for a placement that will not be committed: files hold whole blocks."""
+        slots = slots[slots < self.layout.n_blocks * BLOCK_ROWS]
+        self.write(slots, np.zeros((len(slots), self.blocks.data.shape[1]), np.uint8), np.zeros(len(slots), np.int64))
+
     def _taken(self) -> Int64:
         """The slots of all rows, list by list."""
         sizes = self.layout.sizes

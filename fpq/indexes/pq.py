@@ -145,13 +145,19 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         n = len(self) + len(x)
         self._blocks.reserve(-(-n // BLOCK_ROWS))
         counts = self._next_counts()
-        row = len(self)
-        for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
-            _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
-            row += len(codes)
-        rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
-        with uninterrupted():  # what can fail comes first
-            self._ids.append(new_ids, len(x))
+        try:
+            row = len(self)
+            for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
+                _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
+                row += len(codes)
+            rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
+            all_ids = self._ids.extended(new_ids, len(x))
+        except BaseException:
+            tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS)  # files hold whole blocks
+            _native.put_codes(np.zeros((len(tail), self.quantizer.code_size), np.uint8), tail, self._blocks.data)
+            raise
+        with uninterrupted():
+            self._ids = all_ids
             if rows is not None:
                 self._vectors.commit(rows, n)
             self._counts = counts
