@@ -172,12 +172,17 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         codes = np.empty((len(x), self.n_hashes), dtype=np.uint8)
         self._hashes.buckets(x, codes, n_threads)
         sketches = self._sketches(x, n_threads)
+        rows = np.arange(first, n)
         self._blocks.reserve(-(-n // BLOCK_ROWS))
-        _native.put_codes(codes, np.arange(first, n), self._blocks.data)
         if self._row_sketches is not None:
             self._row_sketches.reserve(n)
-            self._row_sketches.data[first:n] = sketches
-        return lambda: None  # what stands behind the last row counts from now on
+
+        def commit() -> None:
+            _native.put_codes(codes, rows, self._blocks.data)
+            if self._row_sketches is not None:
+                self._row_sketches.data[first:n] = sketches
+
+        return commit
 
     def _removing(self, removal: Removal) -> Commit:
         codes = np.empty((len(removal.sources), self.n_hashes), dtype=np.uint8)
