@@ -5,7 +5,7 @@
 
 #include "portable.h"
 
-enum { MANY = 12 };
+enum { MANY = 24 };
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks, const int64_t *ids) {
     const fpq_kernels *kern = fpq_active();
