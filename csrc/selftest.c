@@ -866,7 +866,7 @@ static void test_first_nonfinite_row(void) {
     int64_t expected = -1;
     for (int bad = n && x.dtype <= FPQ_F16 ? below(3) : 0; bad > 0; bad--) {
         const int row = below(n);
-        void *to = (char *)0 + (element(&x, row, below(d)) - (const char *)0);
+        void *to = (void *)(uintptr_t)element(&x, row, below(d));
         if (x.dtype == FPQ_F32) *(float *)to = NAN;
         if (x.dtype == FPQ_F64) *(double *)to = 1e300; /* infinite as float32 */
         if (x.dtype == FPQ_F16) *(uint16_t *)to = 0xfc00;
