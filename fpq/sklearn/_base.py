@@ -168,7 +168,7 @@ class NeighborsBase(BaseEstimator):
 
         Returns
         -------
-        scipy.sparse.csr_matrix (nq, n_samples_fit_), float64
+        scipy.sparse.csr_matrix (nq, n), float64
             Entries of a row in the order of distance.
         """
         _checks.choice("mode", mode, ("connectivity", "distance"))

@@ -119,7 +119,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
         return self
 
     def transform(self, X: Any) -> Any:
-        """The graph from the rows of X to their nearest training rows, scipy.sparse.csr_matrix (nq, n_samples_fit_)."""
+        """The graph from the rows of X to their nearest training rows, scipy.sparse.csr_matrix (nq, n)."""
         return self.kneighbors_graph(X, self.n_neighbors + (self.mode == "distance"), self.mode)
 
     @property
