@@ -63,10 +63,13 @@ def choosing() -> Figure:
     figure, axes = canvas(9.6, 6.6)
     questions = [
         ("Up to some ten thousand vectors,\nor exact answers wanted?", "FlatIndex()"),
-        ("Proven bounds, or hardly any training,\nand the vectors fit into memory?", "E2LSHIndex(), then tune\nC2LSHIndex() for the bound"),
-        ("Up to some hundred\nthousand vectors?", "PQIndex(m=16, rotation=\"opq\")"),
+        (
+            "Proven bounds, or hardly any training,\nand the vectors fit into memory?",
+            "E2LSHIndex(), then tune\nC2LSHIndex() for the bound",
+        ),
+        ("Up to some hundred\nthousand vectors?", 'PQIndex(m=16, rotation="opq")'),
         ("Larger than one machine?", "ShardedIndex and fpq.dask.build"),
-    ]  # fmt: skip
+    ]
     for i, (question, answer) in enumerate(questions):
         top = 0.2 + 1.3 * i
         box(axes, 0.3, top, 4.0, 0.95, question, BLUE)
@@ -113,7 +116,8 @@ def sieve() -> Figure:
             arrow(axes, (7.4, y + 0.165), (8.15, y + 0.165))
             axes.text(8.22, y + 0.165, "exact float sum", va="center", fontsize=10)
     arrow(axes, (6.2, 1.9), (6.65, 1.9))
-    axes.text(0.3, 3.72, "The tables that tell most come first. Entries are rounded down and scaled so that the k-th best distance\n"
+    axes.text(0.3, 3.72, "The tables that tell most come first. Entries are rounded down and scaled so that the k-th "
+              "best distance\n"
               "so far is just below 255: a row whose sum saturates cannot be among the k nearest.",
               va="center", fontsize=11, color="0.25", linespacing=1.4)  # fmt: skip
     return figure
