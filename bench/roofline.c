@@ -2,55 +2,56 @@
  * that do not depend on each other, or reads memory. WIDE chooses AVX-512 over AVX2. */
 #include <immintrin.h>
 #include <stddef.h>
-#include <stdint.h>
-
-enum { CHAINS = 12 };
-#define REPEAT(statement) for (long i = 0; i < n; i++) for (int c = 0; c < CHAINS; c++) { statement; __asm__("" : "+x"(a[c])); }
 
 #ifdef WIDE
 typedef __m512 vf;
 typedef __m512i vi;
-#define F(name) _mm512_##name
-#define I(name) _mm512_##name
+#define WORD(name) _mm512_##name
 #else
 typedef __m256 vf;
 typedef __m256i vi;
-#define F(name) _mm256_##name
-#define I(name) _mm256_##name
+#define WORD(name) _mm256_##name
 #endif
 
-void fma(long n, void *out) {
-    vf a[CHAINS], x = F(set1_ps)(0.5f);
-    for (int c = 0; c < CHAINS; c++) a[c] = F(set1_ps)((float)c);
-    REPEAT(a[c] = F(fmadd_ps)(x, x, a[c]))
-    for (int c = 1; c < CHAINS; c++) a[0] = F(add_ps)(a[0], a[c]);
-    F(storeu_ps)(out, a[0]);
-}
+/* In registers of their own, which an array would not be. */
+#define EACH(X) X(a0) X(a1) X(a2) X(a3) X(a4) X(a5) X(a6) X(a7) X(a8) X(a9) X(a10) X(a11)
+#define KEEP(a) __asm__("" : "+v"(a));
+#define DECLARE(a) vector a = start;
+#define ADD(a) total += a;
 
-#define BYTES(name, call)                                                                                                 \
-    void name(long n, void *out) {                                                                                        \
-        vi a[CHAINS], x = I(set1_epi8)(3);                                                                                \
-        for (int c = 0; c < CHAINS; c++) a[c] = I(set1_epi8)((char)c);                                                    \
-        REPEAT(a[c] = call)                                                                                               \
-        for (int c = 1; c < CHAINS; c++) a[0] = I(add_epi8)(a[0], a[c]);                                                  \
-        __builtin_memcpy(out, &a[0], sizeof a[0]);                                                                        \
+#define RATE(name, type, first, call)                                                                                      \
+    void name(long n, void *out) {                                                                                         \
+        typedef type vector;                                                                                               \
+        const vector x = first;                                                                                            \
+        vector start = first, total = first;                                                                               \
+        EACH(DECLARE)                                                                                                      \
+        for (long i = 0; i < n; i++) { EACH(call) }                                                                        \
+        EACH(ADD)                                                                                                          \
+        __builtin_memcpy(out, &total, sizeof total);                                                                       \
     }
 
-BYTES(shuffle, I(shuffle_epi8)(x, a[c]))
+#define FMA(a) a = WORD(fmadd_ps)(x, x, a); KEEP(a)
+#define SHUFFLE(a) a = WORD(shuffle_epi8)(x, a); KEEP(a)
+#define PERMUTE(a) a = _mm512_permutex2var_epi8(x, a, x); KEEP(a)
+#define DOT(a) a = _mm512_dpbusd_epi32(a, x, x); KEEP(a)
+
+RATE(multiply_add, vf, WORD(set1_ps)(0.5f), FMA)
+RATE(shuffle, vi, WORD(set1_epi8)(3), SHUFFLE)
 #ifdef WIDE
-BYTES(permute, _mm512_permutex2var_epi8(x, a[c], x))
-BYTES(dot, _mm512_dpbusd_epi32(a[c], x, x))
+RATE(permute, vi, WORD(set1_epi8)(3), PERMUTE)
+RATE(dot, vi, WORD(set1_epi8)(3), DOT)
 #endif
 
 void read_memory(const char *memory, size_t bytes, long n, void *out) {
-    vi a[4] = {0};
+    vi a = {0}, b = a, c = a, d = a;
     for (long i = 0; i < n; i++)
-        for (size_t at = 0; at < bytes; at += 4 * sizeof(vi))
-            for (int c = 0; c < 4; c++) {
-                vi x;
-                __builtin_memcpy(&x, memory + at + (size_t)c * sizeof x, sizeof x);
-                a[c] ^= x;
-            }
-    a[0] ^= a[1] ^ a[2] ^ a[3];
-    __builtin_memcpy(out, &a[0], sizeof a[0]);
+        for (size_t at = 0; at < bytes; at += 4 * sizeof a) {
+            const vi *x = (const vi *)(const void *)(memory + at);
+            a ^= x[0];
+            b ^= x[1];
+            c ^= x[2];
+            d ^= x[3];
+        }
+    a ^= b ^ c ^ d;
+    __builtin_memcpy(out, &a, sizeof a);
 }

@@ -42,21 +42,23 @@ def limits(isa: str, rounds: int) -> dict[str, float]:
         made = Path(folder, "roofline.so")
         source = Path(__file__).with_suffix(".c")
         subprocess.run(
-            [os.environ.get("CC", "cc"), "-O2", "-fPIC", "-shared", *FLAGS[isa], source, "-o", made], check=True
+            [os.environ.get("CC", "cc"), "-O3", "-funroll-loops", "-fPIC", "-shared", *FLAGS[isa], source, "-o", made],
+            check=True,
         )
         library = ctypes.CDLL(str(made))
     out = ctypes.create_string_buffer(64)
     width, n = (64 if isa == "avx512" else 32), 2_000_000
     per_call = n * CHAINS * width
-    found = {"fma": 2 * per_call / 4 / best(lambda: library.fma(ctypes.c_long(n), out), rounds)}
+    found = {"fma": 2 * per_call / 4 / best(lambda: library.multiply_add(ctypes.c_long(n), out), rounds)}
     for name in ("shuffle",) + (("permute", "dot") if isa == "avx512" else ()):
         found[name] = per_call / best(lambda name=name: getattr(library, name)(ctypes.c_long(n), out), rounds)
-    memory = np.ones(max(LEVELS.values()), np.uint8)
+    memory = np.ones(max(LEVELS.values()) + 64, np.uint8)
+    start = memory.ctypes.data + -memory.ctypes.data % 64
     for level, size in LEVELS.items():
         times = max(1, (1 << 28) // size)
         read = best(
             lambda size=size, times=times: library.read_memory(
-                ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(size), ctypes.c_long(times), out
+                ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_long(times), out
             ),
             rounds,
         )
