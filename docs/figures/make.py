@@ -143,10 +143,10 @@ def alive() -> Figure:
                 sums += above[j][codes[:, j]]
                 shares[step] += (sums.reshape(-1, 64) <= left * 1.00001).any(axis=1).mean()
         axes.plot(range(M + 1), 100 * shares / QUERIES, color=colour, marker=marker, lw=2, label=f"k = {k}")
-    axes.axvline(M // 2, color="0.5", ls="--", lw=1)
-    axes.text(
-        M // 2 + 0.15, 96, "the sieve stops here for a block with no row left", fontsize=10.5, color="0.3", va="top"
-    )
+    for stage in (M * 3 // 8, M * 5 // 8):
+        axes.axvline(stage, color="0.5", ls="--", lw=1)
+    note = "at the dashed lines blocks\nwith no row left are dropped"
+    axes.text(M * 5 // 8 + 0.2, 96, note, fontsize=10.5, color="0.3", va="top")
     axes.set_xlabel(f"subquantizers added, of {M}")
     axes.set_ylabel("blocks of 64 rows with a row\nwithin the k-th distance [%]")
     axes.set_ylim(0, 103)
