@@ -186,7 +186,7 @@ def draw(query: Array, found: list[tuple[Path, Array]], scores: Array, out: str)
     titles = [
         "query",
         *(
-            f"{i}. {name(path)}\n{score:.3g}"
+            f"{i}. {name(path)}\nscore {score:.3g}"
             for i, ((path, _), score) in enumerate(zip(found, scores, strict=False), 1)
         ),
     ]
