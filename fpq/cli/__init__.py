@@ -7,20 +7,21 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from fpq import __version__, _format, cpu_info, demo, load, storage
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+from fpq.cli import index
+from fpq.cli.report import Commands, UsageError, facts, positive, print_json
 
 EXAMPLES = """\
 examples:
   fpq demo                            handwritten digits: a table and fpq-demo.png
   fpq demo --data mnist/ --threads 4  with MNIST files of your own, on four threads
   fpq demo --json > figures.json      the same figures for a program
+  fpq build base.fvecs base.fpq       an index of the vectors in a file
+  fpq search base.fpq queries.fvecs   the 10 nearest of each query
   fpq info                            what fpq runs on
   fpq info points.fpq --verify        what is in a file, and whether it is whole
+fpq COMMAND --help tells more of each command.
 """
 
 
@@ -34,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"fpq {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add_command in (_add_demo, _add_info):
-        add_command(commands)
+    _add_demo(commands)
+    index.add_commands(commands)
+    _add_info(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -46,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is left in the buffer has no reader: let the interpreter flush it to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ImportError, MemoryError, OSError, ValueError) as error:
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
         return _fail(str(error) or type(error).__name__, 1)
     return 0
 
@@ -54,13 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     print("fpq:", " ".join(message.split()), file=sys.stderr)
     return code
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
-    return number
 
 
 def _add_demo(commands: Commands) -> None:
@@ -81,7 +78,7 @@ def _add_demo(commands: Commands) -> None:
     parser.add_argument(
         "--threads",
         metavar="N",
-        type=_positive,
+        type=positive,
         help="threads to use (default: what the environment allows)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -100,41 +97,33 @@ def _add_info(commands: Commands) -> None:
     )
     parser.add_argument("file", metavar="FILE", nargs="?", help="file to look into")
     parser.add_argument("--verify", action="store_true", help="read all of FILE and check it as loading does")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_info)
 
 
 def _info(args: argparse.Namespace) -> None:
     if args.file is not None:
-        _file_info(args.file, args.verify)
+        _file_info(args)
         return
-    _print_facts({"version": __version__, **cpu_info()})
+    _print(args.json, {"version": __version__, **cpu_info()})
 
 
-def _file_info(file: str, verify: bool) -> None:
+def _file_info(args: argparse.Namespace) -> None:
+    file, verify = args.file, args.verify
     layout = storage.describe(file)
     if verify:
         load(file, mmap=True).verify()
-    facts: dict[str, object] = {"kind": layout.kind, "format": _format.VERSION}
+    found: dict[str, object] = {"kind": layout.kind, "format": _format.VERSION}
     for name, value in layout.params.items():
         if isinstance(value, dict):
-            facts.update({f"{name}.{inner}": json.dumps(of) for inner, of in value.items()})
+            found.update({f"{name}.{inner}": json.dumps(of) for inner, of in value.items()})
         else:
-            facts[name] = json.dumps(value)
+            found[name] = json.dumps(value)
     for name, extent in sorted(layout.arrays.items(), key=lambda item: item[1].start):
-        facts[name] = f"{extent.dtype} {'x'.join(map(str, extent.shape))}, {extent.nbytes} bytes"
-    facts["checked"] = "all data" if verify else "the header only (--verify checks the data)"
-    _print_facts(facts)
+        found[name] = f"{extent.dtype} {'x'.join(map(str, extent.shape))}, {extent.nbytes} bytes"
+    found["checked"] = "all data" if verify else "the header only (--verify checks the data)"
+    _print(args.json, found)
 
 
-def _print_facts(facts: dict[str, object]) -> None:
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {_readable(value)}")
-
-
-def _readable(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
-    return str(value)
+def _print(as_json: bool, found: dict[str, object]) -> None:
+    print_json(found) if as_json else facts(found)

@@ -1,0 +1,161 @@
+"""Draw the figures of docs/: python docs/figures/make.py (the data of alive.svg: sift500k, see fpq.datasets.load)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+
+import fpq
+
+HERE = Path(__file__).resolve().parent
+INK, BLUE, ORANGE, GREEN, PALE = "#222222", "#1f6fb4", "#d9730d", "#2f8f4e", "#eef3f8"
+ROWS, QUERIES, M = 200_000, 100, 16
+matplotlib.rcParams.update({"svg.hashsalt": "fpq", "font.size": 12, "font.family": "DejaVu Sans"})
+
+
+def main() -> None:
+    """All of them."""
+    save(choosing(), "choosing")
+    save(sieve(), "sieve")
+    save(alive(), "alive")
+
+
+def save(figure: Figure, name: str) -> None:
+    figure.savefig(HERE / f"{name}.svg", facecolor="white", metadata={"Date": None})
+
+
+def canvas(width: float, height: float) -> tuple[Figure, Any]:
+    """A figure of so many inches, coordinates in inches from the top left."""
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def box(axes: Any, x: float, y: float, w: float, h: float, text: str, colour: str, filled: bool = False) -> None:
+    shape = FancyBboxPatch(
+        (x + 0.06, y + 0.06), w - 0.12, h - 0.12, boxstyle="round,pad=0.06,rounding_size=0.1",
+        fc=colour if filled else PALE, ec=colour, lw=1.6,
+    )  # fmt: skip
+    axes.add_patch(shape)
+    axes.text(x + w / 2, y + h / 2, text, ha="center", va="center", color="white" if filled else INK, linespacing=1.35)
+
+
+def arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], label: str = "", dx: float = 0.1) -> None:
+    style = {"arrowstyle": "-|>", "color": INK, "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", xy=end, xytext=start, arrowprops=style)
+    if label:
+        x, y = (start[0] + end[0]) / 2, (start[1] + end[1]) / 2
+        sideways = start[1] == end[1]
+        axes.text(x if sideways else x + dx, y - 0.1 if sideways else y, label,
+                  ha="center" if sideways else "left", va="bottom" if sideways else "center", color=INK)  # fmt: skip
+
+
+def choosing() -> Figure:
+    """From questions, down the left, to classes at the right."""
+    figure, axes = canvas(9.6, 6.6)
+    questions = [
+        ("Up to some ten thousand vectors,\nor exact answers wanted?", "FlatIndex()"),
+        (
+            "Proven bounds, or hardly any training,\nand the vectors fit into memory?",
+            "E2LSHIndex(), then tune\nC2LSHIndex() for the bound",
+        ),
+        ("Up to some hundred\nthousand vectors?", 'PQIndex(m=16, rotation="opq")'),
+        ("Larger than one machine?", "ShardedIndex and fpq.dask.build"),
+    ]
+    for i, (question, answer) in enumerate(questions):
+        top = 0.2 + 1.3 * i
+        box(axes, 0.3, top, 4.0, 0.95, question, BLUE)
+        box(axes, 5.3, top, 4.0, 0.95, answer, BLUE, filled=True)
+        arrow(axes, (4.3, top + 0.475), (5.3, top + 0.475), "yes")
+        arrow(axes, (2.3, top + 0.95), (2.3, top + 1.3), "no")
+    box(axes, 0.3, 5.4, 4.0, 0.95, "IVFPQIndex(4 * isqrt(n), m=16)\nthen n_probe", BLUE, filled=True)
+    box(axes, 5.3, 5.4, 4.0, 0.95, "True neighbours in the first places?\nkeep_vectors=True, rerank=5", ORANGE)
+    return figure
+
+
+def sieve() -> Figure:
+    """A block of codes, its look-ups, its sums, who survives."""
+    figure, axes = canvas(10, 4.4)
+    rng = np.random.default_rng(3)
+    axes.text(0.3, 0.35, "one block: 64 rows of codes", weight="bold", va="center")
+    axes.text(4.45, 0.35, "tables in bytes", weight="bold", va="center")
+    axes.text(6.55, 0.35, "byte sums", weight="bold", va="center")
+    axes.text(8.2, 0.35, "left over", weight="bold", va="center")
+    names = ["subquantizer 3", "subquantizer 0", "...", "subquantizer 9"]
+    for i, name in enumerate(names):
+        y = 0.75 + 0.75 * i
+        if name == "...":
+            axes.text(1.9, y + 0.2, "...", ha="center", va="center")
+            axes.text(5.1, y + 0.2, "...", ha="center", va="center")
+            continue
+        axes.text(0.3, y - 0.02, name, fontsize=10, color="0.35", va="bottom")
+        for c, code in enumerate(rng.integers(0, 256, 8)):
+            last = c == 7
+            axes.add_patch(Rectangle((0.3 + 0.42 * c, y), 0.42, 0.36, fc=PALE, ec=BLUE, lw=1))
+            axes.text(0.51 + 0.42 * c, y + 0.18, "..." if c == 6 else code, ha="center", va="center", fontsize=10)
+            if last:
+                arrow(axes, (3.72, y + 0.18), (4.4, y + 0.18))
+        for c, entry in enumerate(rng.permutation([0, *rng.integers(1, 120, 4)])):
+            axes.add_patch(Rectangle((4.45 + 0.34 * c, y), 0.34, 0.36, fc="white", ec=ORANGE, lw=1))
+            axes.text(4.62 + 0.34 * c, y + 0.18, entry, ha="center", va="center", fontsize=10)
+    sums = [255, 91, 255, 255, 212, 255, 255]
+    for i, value in enumerate(sums):
+        y, near = 0.75 + 0.37 * i, value < 255
+        colour = GREEN if near else "0.7"
+        axes.add_patch(Rectangle((6.75, y), 0.6, 0.33, fc="#e7f4ea" if near else "white", ec=colour, lw=1.2))
+        axes.text(7.05, y + 0.165, value, ha="center", va="center", fontsize=10, color=INK if near else "0.55")
+        if near:
+            arrow(axes, (7.4, y + 0.165), (8.15, y + 0.165))
+            axes.text(8.22, y + 0.165, "exact float sum", va="center", fontsize=10)
+    arrow(axes, (6.2, 1.9), (6.65, 1.9))
+    axes.text(0.3, 3.72, "The tables that tell most come first. Entries are rounded down and scaled so that the k-th "
+              "best distance\n"
+              "so far is just below 255: a row whose sum saturates cannot be among the k nearest.",
+              va="center", fontsize=11, color="0.25", linespacing=1.4)  # fmt: skip
+    return figure
+
+
+def alive() -> Figure:
+    """The share of blocks of 64 rows that still have a row within the limit after so many tables."""
+    data = fpq.datasets.load("sift500k")
+    base, queries = np.asarray(data.base[:ROWS]), np.asarray(data.query[:QUERIES])
+    index = fpq.PQIndex(m=M).fit(base).add(base)
+    codes, quantizer = index.codes, index.quantizer
+    figure = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for k, colour, marker in ((10, BLUE, "o"), (100, ORANGE, "s")):
+        limits = index.search(queries, k).distances[:, -1]
+        shares = np.zeros(M + 1)
+        for table, limit in zip(quantizer.distance_table(queries), limits, strict=True):
+            above = table - table.min(axis=1, keepdims=True)
+            left = float(limit) - float(table.min(axis=1).sum())
+            sums = np.zeros(ROWS, np.float32)
+            shares[0] += 1
+            for step, j in enumerate(np.argsort(-above.mean(axis=1)), 1):
+                sums += above[j][codes[:, j]]
+                shares[step] += (sums.reshape(-1, 64) <= left * 1.00001).any(axis=1).mean()
+        axes.plot(range(M + 1), 100 * shares / QUERIES, color=colour, marker=marker, lw=2, label=f"k = {k}")
+    for stage in (M * 3 // 8, M * 5 // 8):
+        axes.axvline(stage, color="0.5", ls="--", lw=1)
+    note = "at the dashed lines blocks\nwith no row left are dropped"
+    axes.text(M * 5 // 8 + 0.2, 96, note, fontsize=10.5, color="0.3", va="top")
+    axes.set_xlabel(f"subquantizers added, of {M}")
+    axes.set_ylabel("blocks of 64 rows with a row\nwithin the k-th distance [%]")
+    axes.set_ylim(0, 103)
+    axes.set_xlim(0, M)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="center right")
+    axes.set_title(f"{ROWS:,} SIFT vectors, mean of {QUERIES} queries", fontsize=12)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Vectors from files: mapped or read in blocks, so that a file may be larger than memory."""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fpq import datasets
+from fpq._checks import Array, Int64
+
+BLOCK_BYTES = 1 << 26
+BASE = ("train", "base", "vectors", "X")
+QUERIES = ("test", "query", "queries", "Q")
+TRUTH = ("neighbors", "groundtruth", "ids")
+HDF5 = (".hdf5", ".h5")
+FORMATS = "npy, npz, fvecs, bvecs, ivecs, idx(.gz), hdf5"
+
+
+class Rows:
+    """The rows of an array that may stay in its file.
+
+    Parameters
+    ----------
+    source : ndarray (perhaps mapped) or h5py.Dataset
+    name : str
+        For messages.
+    """
+
+    def __init__(self, source: Any, name: str) -> None:
+        if source.ndim < 2:
+            raise ValueError(f"{name}: expected vectors (n, d), got shape {source.shape}")
+        self._source = source
+        self.name = name
+        self.shape = (int(source.shape[0]), math.prod(source.shape[1:]))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def step(self) -> int:
+        """Rows of a block."""
+        row: int = self.shape[1] * self._source.dtype.itemsize
+        return max(1, BLOCK_BYTES // max(1, row))
+
+    def read(self, start: int, stop: int) -> Array:
+        """Rows `start` to `stop` - 1 as an ordinary array."""
+        block = np.array(self._source[start:stop])
+        return block.reshape(len(block), self.shape[1])
+
+    def all(self) -> Array:
+        """All rows as an ordinary array."""
+        return self.read(0, len(self))
+
+    def blocks(self, step: int | None = None) -> Iterator[Array]:
+        """All rows, a block at a time."""
+        step = step or self.step
+        for start in range(0, len(self), step):
+            yield self.read(start, min(len(self), start + step))
+
+    def sample(self, size: int, seed: int) -> Array:
+        """At most `size` rows, drawn at random, in their order."""
+        if size >= len(self):
+            return self.all()
+        chosen: Int64 = np.sort(np.random.default_rng(seed).choice(len(self), size, replace=False))
+        out = np.empty((size, self.shape[1]), self._source.dtype)
+        done = 0
+        for start in range(0, len(self), self.step):
+            end = int(np.searchsorted(chosen, start + self.step))
+            if end > done:
+                out[done:end] = self.read(start, min(len(self), start + self.step))[chosen[done:end] - start]
+            done = end
+        return out
+
+
+@contextmanager
+def opened(file: str, names: Sequence[str]) -> Iterator[Rows]:
+    """The rows in a file; FILE:NAME takes the array NAME of an npz or HDF5 file, else the first of `names` in it."""
+    path, wanted = _split(file)
+    ending = path.suffix.lower()
+    if ending in HDF5:
+        with _h5py(path).File(path, "r") as arrays:
+            there = [name for name, item in arrays.items() if hasattr(item, "dtype")]  # others are groups
+            yield Rows(arrays[_choose(path, there, wanted, names)], str(path))
+    elif ending == ".npz":
+        yield Rows(_from_npz(path, wanted, names), str(path))
+    else:
+        yield Rows(datasets.read_vectors(path), str(path))
+
+
+def _split(file: str) -> tuple[Path, str | None]:
+    """The path and the array's name, if there is one; a file whose own name has a colon is a file."""
+    named = re.fullmatch(r"(.+\.(?:npz|hdf5|h5)):(\w[^\\]*)", file, re.IGNORECASE)
+    if named and not Path(file).exists():
+        return Path(named[1]), named[2]
+    return Path(file), None
+
+
+def _choose(path: Path, there: list[str], wanted: str | None, names: Sequence[str]) -> str:
+    found = [name for name in ([wanted] if wanted else names) if name in there]
+    if found:
+        return found[0]
+    if not wanted and len(there) == 1:
+        return there[0]
+    expected = repr(wanted) if wanted else "one array, or one named " + ", ".join(names)
+    raise ValueError(f"{path}: expected {expected}, found {', '.join(sorted(there)) or 'nothing'}; write {path}:NAME")
+
+
+def _from_npz(path: Path, wanted: str | None, names: Sequence[str]) -> Array:
+    with open(path, "rb"):
+        pass  # a file that cannot be opened raises its own error, everything later is damage
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            name = _choose(path, list(arrays), wanted, names)
+            array: Array = arrays[name]
+            return array
+    except (zipfile.BadZipFile, EOFError, zipfile.LargeZipFile) as error:
+        raise ValueError(f"{path}: not a readable .npz file: {error}") from error
+
+
+def _h5py(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError(f"{path}: HDF5 files need h5py: pip install 'fpq-ann[hdf5]'") from None
+    return h5py

@@ -1,0 +1,104 @@
+"""Product quantization as a step of a pipeline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from fpq import _checks
+from fpq._checks import Float32, UInt8
+from fpq.quantizer import ProductQuantizer
+from fpq.sklearn._base import checked, seed_of, threads_of
+
+
+class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Vectors to product quantization codes, and back.
+
+    Parameters
+    ----------
+    m : int, default 16
+        Subquantizers; at most one a feature (or a kept dimension) is made.
+    nbits, rotation, rotation_dim, open_indexing, n_iter
+        As in `fpq.ProductQuantizer`. With `open_indexing` a row's code depends on the rows before it in the same call.
+    random_state : int, RandomState or None, default 0
+    n_jobs : int or None, default None
+        Threads; None is what the environment says, -1 all processors.
+
+    Attributes
+    ----------
+    quantizer_ : fpq.ProductQuantizer
+    n_features_in_ : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fpq.sklearn import PQTransformer
+    >>> X = np.random.default_rng(0).normal(size=(1000, 8))
+    >>> coder = PQTransformer(m=4, nbits=6).fit(X)
+    >>> codes = coder.transform(X)
+    >>> codes.shape, codes.dtype       # four sub-codes of six bits
+    ((1000, 3), dtype('uint8'))
+    >>> coder.inverse_transform(codes).shape
+    (1000, 8)
+    """
+
+    quantizer_: ProductQuantizer
+
+    def __init__(
+        self,
+        m: int = 16,
+        *,
+        nbits: int = 8,
+        rotation: str | None = None,
+        rotation_dim: int | None = None,
+        open_indexing: Any = None,
+        n_iter: int = 25,
+        random_state: Any = 0,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.m = m
+        self.nbits = nbits
+        self.rotation = rotation
+        self.rotation_dim = rotation_dim
+        self.open_indexing = open_indexing
+        self.n_iter = n_iter
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any = None) -> PQTransformer:
+        """Learn rotation and codebooks.
+
+        Parameters
+        ----------
+        X : array (n, d)
+        y : ignored
+        """
+        X = checked(self, X)
+        width = X.shape[1] if self.rotation_dim is None else self.rotation_dim
+        self.quantizer_ = ProductQuantizer(
+            min(_checks.integer("m", self.m, 1), width), self.nbits, rotation=self.rotation,
+            rotation_dim=self.rotation_dim, open_indexing=self.open_indexing, n_iter=self.n_iter,
+            seed=seed_of(self.random_state), n_threads=threads_of(self.n_jobs),
+        ).fit(X)  # fmt: skip
+        return self
+
+    def transform(self, X: Any) -> UInt8:
+        """The codes of the rows of X, uint8 (n, code_size); see `fpq.ProductQuantizer.encode`."""
+        check_is_fitted(self)
+        return self.quantizer_.encode(checked(self, X, reset=False))
+
+    def inverse_transform(self, X: Any) -> Float32:
+        """The vectors, float32 (n, d), that codes stand for."""
+        check_is_fitted(self)
+        return self.quantizer_.decode(X)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.quantizer_.code_size
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # codes are bytes whatever came
+        return tags

@@ -1,0 +1,183 @@
+"""The estimators pass scikit-learn's own checks and stand in for its neighbours.
+
+All checks run; scikit-learn itself skips two kinds: those of pandas objects where pandas is not installed, and those of
+the array API where SCIPY_ARRAY_API is not set. None is expected to fail.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="needs scikit-learn")
+
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.manifold import Isomap
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, KNeighborsTransformer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fpq
+from fpq.sklearn import ANNClassifier, ANNRegressor, ANNTransformer, PQTransformer
+
+CODED: list[dict[str, Any]] = [
+    {"algorithm": "pq", "nbits": 4},
+    {"algorithm": "ivfpq", "nbits": 4, "n_lists": 3, "n_probe": 1},
+]
+ESTIMATORS = [cls(**options) for cls in (ANNTransformer, ANNClassifier, ANNRegressor) for options in ({}, *CODED)] + [
+    PQTransformer(nbits=4)
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks(ESTIMATORS)
+def test_check_estimator(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    return make_blobs(n_samples=600, centers=6, n_features=12, random_state=0)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("mode", ["distance", "connectivity"])
+def test_flat_graph_equals_scikit_learns(blobs: Any, metric: str, mode: str) -> None:
+    X = blobs[0]
+    theirs = KNeighborsTransformer(n_neighbors=7, metric=metric, mode=mode).fit(X[:500])
+    ours = ANNTransformer(n_neighbors=7, metric=metric, mode=mode).fit(X[:500])
+    for rows in (X[:500], X[500:]):
+        a, b = theirs.transform(rows), ours.transform(rows)
+        assert a.shape == b.shape and a.nnz == b.nnz
+        np.testing.assert_allclose(a.toarray(), b.toarray(), rtol=1e-3, atol=5e-3)
+    assert list(ours.get_feature_names_out()[:2]) == ["anntransformer0", "anntransformer1"]
+
+
+@pytest.mark.parametrize("options", CODED)
+def test_coded_graph_has_the_exact_distances(blobs: Any, options: dict[str, Any]) -> None:
+    X = blobs[0].astype(np.float32)
+    exact = ANNTransformer(algorithm="flat").fit(X)
+    coded = ANNTransformer(**options, rerank=20).fit(X)
+    (_, truth), (distances, rows) = exact.kneighbors(X), coded.kneighbors(X)
+    assert fpq.metrics.intersection_at_k(rows, truth) > 0.8
+    np.testing.assert_allclose(distances, np.linalg.norm(X[rows] - X[:, None], axis=2), rtol=1e-4, atol=1e-3)
+
+
+def test_few_rows_in_the_probed_lists_are_filled_up() -> None:
+    X = np.repeat(np.arange(8.0), 5)[:, None] * 100 + np.arange(40)[:, None] / 10
+    model = ANNTransformer(n_neighbors=12, algorithm="ivfpq", nbits=3, n_lists=8, n_probe=1).fit(X)
+    graph = model.transform(X)
+    assert (np.diff(graph.indptr) == 13).all()
+    assert graph.indices.min() >= 0
+
+
+@pytest.mark.parametrize("rerank", [None, 10])
+@pytest.mark.parametrize("algorithm", ["flat", "pq"])
+def test_neighbours_of_the_training_rows_are_others(blobs: Any, algorithm: str, rerank: int | None) -> None:
+    X = np.concatenate([blobs[0], np.tile(blobs[0][:1], (20, 1))])  # equal rows too
+    model = ANNTransformer(n_neighbors=5, algorithm=algorithm, nbits=4, rerank=rerank).fit(X)
+    rows = model.kneighbors(return_distance=False)
+    assert rows.shape == (620, 5)
+    assert (rows != np.arange(620)[:, None]).all()
+    assert model.kneighbors_graph().shape == (620, 620)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "distance", lambda distances: np.exp(-distances)])
+def test_predictions_equal_scikit_learns(blobs: Any, weights: Any) -> None:
+    X, y = blobs
+    train, test = slice(0, 500), slice(500, None)
+    names = np.array(list("abcdef"))[y]
+    theirs = KNeighborsClassifier(weights=weights).fit(X[train], names[train])
+    ours = ANNClassifier(weights=weights).fit(X[train], names[train])
+    assert (ours.predict(X[test]) == theirs.predict(X[test])).all()
+    np.testing.assert_allclose(ours.predict_proba(X[test]), theirs.predict_proba(X[test]), rtol=1e-3, atol=1e-6)
+    targets = np.column_stack([X[:, 0], y])
+    two = KNeighborsRegressor(weights=weights).fit(X[train], targets[train])
+    mean = ANNRegressor(weights=weights).fit(X[train], targets[train])
+    np.testing.assert_allclose(mean.predict(X[test]), two.predict(X[test]), rtol=1e-3, atol=1e-3)
+    assert mean.fit(X[train], targets[train, 0]).predict(X[test]).shape == (100,)
+
+
+def test_rows_of_distance_0_decide() -> None:
+    model = ANNClassifier(n_neighbors=3, weights="distance").fit([[0.0], [0.0], [1.0], [1.1]], [1, 1, 0, 0])
+    assert model.predict_proba([[0.0]]).tolist() == [[0.0, 1.0]]
+
+
+def test_pipeline_and_grid_search(blobs: Any) -> None:
+    X, y = blobs
+    pipeline = make_pipeline(StandardScaler(), ANNClassifier(algorithm="pq", nbits=4))
+    search = GridSearchCV(pipeline, {"annclassifier__n_neighbors": [1, 5], "annclassifier__m": [4, 12]}, cv=3).fit(X, y)
+    assert search.best_score_ > 0.95
+    embedded = make_pipeline(ANNTransformer(n_neighbors=300), Isomap(n_neighbors=300, metric="precomputed"))
+    assert embedded.fit_transform(X).shape == (600, 2)
+
+
+def test_pickle_and_clone(blobs: Any) -> None:
+    X, y = blobs
+    model = ANNClassifier(algorithm="ivfpq", nbits=4, n_lists=5).fit(X, y)
+    again = pickle.loads(pickle.dumps(model))
+    assert (again.predict_proba(X) == model.predict_proba(X)).all()
+    assert not hasattr(clone(model), "index_")
+
+
+@pytest.mark.parametrize(
+    ("n", "index"), [(10_000, fpq.FlatIndex), (10_001, fpq.PQIndex), (200_000, fpq.PQIndex), (200_001, fpq.IVFPQIndex)]
+)
+def test_auto(n: int, index: type) -> None:
+    assert type(ANNTransformer()._new_index(n, 8)) is index
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"algorithm": "tree"}, "algorithm: expected one of 'auto', 'flat', 'pq', 'ivfpq'"),
+        ({"metric": "manhattan"}, "metric: expected one of 'euclidean'"),
+        ({"n_neighbors": 0}, "n_neighbors: expected at least 1"),
+        ({"weights": "rank"}, "weights: expected one of 'uniform', 'distance'"),
+        ({"algorithm": "pq", "m": 0}, "m: expected at least 1"),
+        ({"algorithm": "ivfpq", "n_probe": 0}, "n_probe: expected at least 1"),
+        ({"rerank": 0}, "rerank: expected at least 1"),
+    ],
+)
+def test_bad_parameters(blobs: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ANNClassifier(**options).fit(*blobs)
+
+
+def test_more_neighbours_than_rows(blobs: Any) -> None:
+    model = ANNTransformer(n_neighbors=5).fit(blobs[0][:5])
+    assert model.kneighbors(blobs[0], return_distance=False).shape == (600, 5)
+    with pytest.raises(ValueError, match="n_neighbors <= 5"):
+        model.transform(blobs[0])
+    with pytest.raises(ValueError, match="n_neighbors <= 4"):
+        model.kneighbors()
+
+
+def test_codes_and_back() -> None:
+    X = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
+    coder = PQTransformer(m=16, nbits=8, random_state=3)
+    codes = coder.fit_transform(X)
+    assert codes.dtype == np.uint8 and codes.shape == (500, 6)  # one subquantizer a feature, no more
+    assert np.mean((coder.inverse_transform(codes) - X) ** 2) < 0.01
+    same = fpq.ProductQuantizer(m=6, seed=3).fit(X)
+    assert (same.encode(X) == codes).all()
+
+
+def test_random_states() -> None:
+    X = np.random.default_rng(0).normal(size=(300, 4))
+    by_state = [PQTransformer(nbits=3, random_state=np.random.RandomState(1)).fit_transform(X) for _ in range(2)]
+    assert (by_state[0] == by_state[1]).all()
+    assert PQTransformer(nbits=3, random_state=None, n_jobs=-1).fit_transform(X).shape == (300, 2)
+
+
+def test_fpq_does_not_import_scikit_learn(tmp_path: Any) -> None:
+    code = "import sys, fpq, fpq.cli; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
