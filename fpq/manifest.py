@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from fpq import storage
+from fpq.indexes.codes import CodeIndex
 from fpq.storage import FormatError, Layout
 
 FORMAT = "fpq-manifest"
@@ -172,6 +173,8 @@ def _load(path: str | os.PathLike[str]) -> tuple[Any, Layout]:
     index = storage.load(path, mmap=True)
     if index._kind not in KINDS:
         raise FormatError(f"{os.fspath(path)}: expected a shard of kind {', '.join(KINDS)}, got {index._kind}")
+    if isinstance(index, CodeIndex):
+        index.rerank = None  # re-ranking is done for all shards together
     return index, index._file.layout
 
 

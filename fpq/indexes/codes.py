@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, threads
+from fpq import _checks, threads, tuning
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.indexes.base import Index, Nearest, SearchResult
 from fpq.indexes.lock import reads
@@ -16,9 +17,13 @@ from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import Check, Stored
 
+MAX_RERANK = 128  # that `tune` measures
+
 
 class CodeIndex(Index):
     """An index that holds codes, and the vectors themselves if asked to."""
+
+    rerank: int | None = None
 
     def __init__(
         self,
@@ -101,6 +106,7 @@ class CodeIndex(Index):
         self, Q: Any, k: int, rerank: int | None, allowed: Any, n_threads: int | None, find: Nearest | None = None
     ) -> SearchResult:
         """The k nearest codes, or the k nearest vectors among the rerank * k nearest codes."""
+        rerank = self.rerank if rerank is None else rerank
         if rerank is None:
             return self._search(Q, k, allowed, n_threads, find)
         rerank = _checks.integer("rerank", rerank, 1)
@@ -110,13 +116,69 @@ class CodeIndex(Index):
         k = _checks.integer("k", k, 1)
         queries, single = self._queries(Q, count)
         candidates = self._search(Q, max(k, min(rerank * k, len(self))), allowed, n_threads, find).ids
-        candidates = candidates[None] if single else candidates
-        found = self._exact(queries, candidates, count)
-        order = np.lexsort((candidates, found), axis=-1)[:, :k]
-        found, ids = np.take_along_axis(found, order, -1), np.take_along_axis(candidates, order, -1)
+        found, ids = self._reranked(queries, candidates[None] if single else candidates, k, count)
         if self._similarity:
             np.negative(found, out=found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
+
+    def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
+        """The k nearest of the candidates (nq, r >= k) of prepared queries by their kept vectors."""
+        found = self._exact(queries, candidates, n_threads)
+        order = np.lexsort((candidates, found), axis=-1)[:, :k]
+        return np.take_along_axis(found, order, -1), np.take_along_axis(candidates, order, -1)
+
+    @abstractmethod
+    def _find(self, setting: tuning.Setting) -> Nearest:
+        """The search for codes with this setting of `tune`."""
+
+    def _tune(
+        self, efforts: Sequence[tuning.Setting], Q: Any, k: int, recall: float, X: Any, neighbors: Any,
+        n_threads: int | None,
+    ) -> tuning.Tuning:  # fmt: skip
+        """Measure settings, and make the fastest one that reaches the recall that of the attributes."""
+        count = threads.resolve(self.n_threads if n_threads is None else n_threads)
+        k = _checks.integer("k", k, 1)
+        recall = tuning.recall_target(recall)
+        queries, _ = self._queries(Q, count)
+        if not len(queries):
+            raise ValueError("Q: expected at least one query, got none")
+        if not len(self):
+            raise ValueError("tune: the index is empty")
+        k = min(k, len(self))
+        truth = self._truth(queries, k, X, neighbors, count)
+
+        def search(setting: tuning.Setting) -> Int64:
+            rerank = setting["rerank"]
+            ids = self._find(setting)(queries, min((rerank or 1) * k, len(self)), None, count)[1]
+            return ids if rerank is None else self._reranked(queries, ids, k, count)[1]
+
+        steps = tuning.steps(min(MAX_RERANK, -(-len(self) // k)), 1.4)[1:] if self.keep_vectors else []
+        tuned = tuning.fastest(search, efforts, [None, *steps], truth, recall)
+        vars(self).update(tuned.best.setting)
+        return tuned
+
+    def _truth(self, queries: Float32, k: int, X: Any, neighbors: Any, n_threads: int) -> Int64:
+        """The ids of the k nearest vectors of prepared queries, from what `tune` was given, else from kept vectors."""
+        if neighbors is not None:
+            if X is not None:
+                raise ValueError("neighbors: expected X or neighbors, got both")
+            given = np.asarray(neighbors)
+            if given.dtype.kind not in "iu" or given.ndim != 2 or len(given) != len(queries) or given.shape[1] < k:
+                raise ValueError(
+                    f"neighbors: expected integers of shape ({len(queries)}, {k}) or wider, "
+                    f"got {given.dtype} of shape {given.shape}"
+                )
+            return given[:, :k].astype(np.int64)
+        ids = self._ids.native
+        if X is not None:
+            x = _checks.vectors("X", X, dim=self.dim, min_rows=int(self._ids.values.max()) + 1, n_threads=n_threads)
+            whole = ids is None and len(x) == len(self)
+            rows = self._prepare(x if whole else x[self._ids.values], n_threads)
+        elif self.keep_vectors:
+            rows = self._vectors.data
+        else:
+            raise ValueError("X: expected the vectors in the index, or their neighbors, as it keeps no vectors")
+        return tuning.exact(rows, queries, k, ids, self._similarity, n_threads)[1]
 
     def _exact(self, queries: Float32, candidates: Int64, n_threads: int) -> Float32:
         """The distances of prepared queries to the kept vectors of these ids (nq, r), ascending; +inf for id -1."""
@@ -153,6 +215,11 @@ def stored_counts(stored: Stored, pq: ProductQuantizer, n: int) -> Int64 | None:
     each = n * (pq.m // shape[0])
     counted = Check(f"counters that add up to {each} in each row", lambda counts: _add_up(counts, each))
     return stored.array("open_indexing_counts", np.int64, shape, counted)
+
+
+def stored_rerank(stored: Stored) -> int | None:
+    """The attribute `rerank` from a file, which has it only if it is set."""
+    return stored.count("rerank", 1) if "rerank" in stored.params else None
 
 
 def _add_up(counts: Int64, each: int) -> bool:

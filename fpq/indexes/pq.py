@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, threads
+from fpq import _checks, _native, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
-from fpq.indexes.base import Bits, SearchResult
-from fpq.indexes.codes import CodeIndex, stored_counts
+from fpq.indexes.base import Bits, Nearest, SearchResult
+from fpq.indexes.codes import CodeIndex, stored_counts, stored_rerank
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vectors import Vectors
@@ -42,6 +42,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     Attributes
     ----------
     quantizer : ProductQuantizer
+    rerank : int or None
+        What `search` takes for `rerank` when it is not told. Initially None: no re-ranking.
 
     Examples
     --------
@@ -174,7 +176,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         Q : array (nq, d) or (d,)
         k : int, default 10
         rerank : int, optional
-            Score the ``rerank * k`` nearest codes again by the exact distances of the kept vectors.
+            Score the ``rerank * k`` nearest codes again by the exact distances of the kept vectors. Default: the
+            attribute `rerank`.
         allowed : array of ids, or boolean mask by id, optional
             Only these may be returned.
         n_threads : int, optional
@@ -186,6 +189,54 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             vectors.
         """
         return self._search_codes(Q, k, rerank, allowed, n_threads)
+
+    @reads
+    def tune(
+        self,
+        Q: Any,
+        k: int = 10,
+        recall: float = 0.95,
+        *,
+        X: Any = None,
+        neighbors: Any = None,
+        n_threads: int | None = None,
+    ) -> tuning.Tuning:
+        """Set `rerank` to the fastest setting that reaches a recall on sample queries.
+
+        No re-ranking and re-ranking of up to 128 times k codes are measured against exact search.
+        The choice goes by measured time and so differs between machines, and between runs where settings are about as
+        fast. A setting reaches the recall if it does so on either half of the queries; some hundred queries are
+        needed, some thousand are better.
+
+        Parameters
+        ----------
+        Q : array (nq, d)
+            Queries like those to come; not the rows in the index, which find themselves.
+        k : int, default 10
+        recall : float, default 0.95
+            Share of the k true neighbours that must be found.
+        X : array (n, d), optional
+            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are passed over.
+        neighbors : int array (nq, >= k), optional
+            Instead of X: the ids of the true neighbours, nearest first.
+        n_threads : int, optional
+            Searches are timed in one batch on so many threads.
+
+        Returns
+        -------
+        fpq.tuning.Tuning
+            What was measured, fastest first; prints as a table.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the recall is not reached (the message gives the best), the index is empty or not trained, or an argument
+            is not as described. The index is then as before.
+        """
+        return self._tune([{}], Q, k, recall, X, neighbors, n_threads)
+
+    def _find(self, setting: tuning.Setting) -> Nearest:
+        return self._nearest
 
     def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
         distances = np.empty((len(queries), k), dtype=np.float32)
@@ -238,6 +289,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     def _state(self) -> State:
         quantizer = self.quantizer._state()
         params = {"metric": self.metric, "keep_vectors": self.keep_vectors, "quantizer": quantizer.params}
+        if self.rerank is not None:
+            params["rerank"] = self.rerank
         state = State(params, quantizer.arrays)
         if self.is_trained:
             state.arrays["codes"] = self._blocks.data[: -(-len(self) // BLOCK_ROWS)]
@@ -248,6 +301,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     @classmethod
     def _from_state(cls, stored: Stored) -> PQIndex:
         index = cls(**stored.take("metric", "keep_vectors"), n_threads=stored.n_threads, verbose=stored.verbose)
+        index.rerank = stored_rerank(stored)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
         index._reset()
         index._ids = Ids.from_state(stored)
