@@ -17,7 +17,7 @@ from fpq.storage import FormatError, Layout
 FORMAT = "fpq-manifest"
 VERSION = 1
 KINDS = ("FlatIndex", "PQIndex", "IVFPQIndex")
-OF_A_SHARD = ("n", "next_id")  # parameters in which shards of one index differ; so do all arrays but these:
+OF_A_SHARD = ("n", "next_id", "rerank")  # parameters in which shards of one index differ; so do all arrays but these:
 LEARNED = ("codebooks", "code_counts", "rotation_matrix", "rotation_mean", "centroids")
 
 
@@ -187,6 +187,8 @@ def learned(layout: Layout) -> str:
     """64 hexadecimal digits for what the shards of one index have in common."""
     arrays = {name: extent for name, extent in layout.arrays.items() if name in LEARNED}
     params = {name: value for name, value in layout.params.items() if name not in OF_A_SHARD}
+    if "keep_vectors" in params:  # each shard may have a file of its own
+        params["keep_vectors"] = bool(params["keep_vectors"])
     return _hash(layout.kind, params, layout._replace(arrays=arrays))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from fpq import _checks, threads, tuning
+from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.indexes.base import Index, Nearest, SearchResult
 from fpq.indexes.lock import reads
+from fpq.indexes.vector_file import VectorFile
 from fpq.indexes.vectors import Vectors
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
@@ -34,7 +37,7 @@ class CodeIndex(Index):
         rotation_dim: int | None,
         open_indexing: OpenIndexing | float | None,
         metric: str,
-        keep_vectors: bool,
+        keep_vectors: bool | str | os.PathLike[str],
         seed: int,
         n_threads: int | None,
         verbose: bool,
@@ -45,8 +48,12 @@ class CodeIndex(Index):
             seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self.verbose = verbose
-        self.keep_vectors = _checks.choice("keep_vectors", keep_vectors, (False, True))
-        self._vectors = Vectors()
+        self._vectors: Vectors | VectorFile = Vectors()
+        if isinstance(keep_vectors, (str, os.PathLike)):
+            self._vectors = VectorFile(keep_vectors, normalize=metric == "cosine")
+            self.keep_vectors: bool | str = self._vectors.path
+        else:
+            self.keep_vectors = _checks.choice("keep_vectors", keep_vectors, (False, True))
         self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
 
     @property
@@ -86,6 +93,33 @@ class CodeIndex(Index):
     @abstractmethod
     def _fit_drawn(self, x: Array, n: int) -> None:
         """As `fit`, from the rows that it would draw of n: the same bits."""
+
+    def _forget_vectors(self) -> None:
+        if isinstance(self._vectors, Vectors):
+            self._vectors = Vectors()
+
+    def _require_file_fits(self, dim: int, ids: Int64 | None = None) -> None:
+        """See that a file of vectors has this dimension, and a row for each of these new ids."""
+        if isinstance(self._vectors, VectorFile):
+            self._vectors.require_dim(dim)
+            if ids is not None:
+                self._vectors.require_ids(ids)
+
+    def _write_vectors(self, x: Array, n_threads: int) -> GrowingArray | None:
+        """What `_commit_vectors` needs when all else went well."""
+        if isinstance(self._vectors, VectorFile) or not self.keep_vectors:
+            return None
+        return self._vectors.write(self._prepare(x, n_threads))
+
+    def _commit_vectors(self, rows: GrowingArray | None, n: int) -> None:
+        if rows is not None and isinstance(self._vectors, Vectors):
+            self._vectors.commit(rows, n)
+
+    def _restore_vectors(self, stored: Stored) -> None:
+        if self.keep_vectors is True and (len(self) or stored.has("vectors")):
+            self._vectors = Vectors.from_state(stored, len(self), self.quantizer.dim)
+        elif isinstance(self._vectors, VectorFile):
+            self._require_file_fits(self.quantizer.dim, self._ids.values)
 
     def _next_counts(self) -> Int64 | None:
         """The counters of OpenIndexing, to be moved on."""
@@ -174,6 +208,8 @@ class CodeIndex(Index):
             x = _checks.vectors("X", X, dim=self.dim, min_rows=int(self._ids.values.max()) + 1, n_threads=n_threads)
             whole = ids is None and len(x) == len(self)
             rows = self._prepare(x if whole else x[self._ids.values], n_threads)
+        elif isinstance(self._vectors, VectorFile):
+            rows = self._prepare(self._vectors.data[self._ids.values], n_threads)
         elif self.keep_vectors:
             rows = self._vectors.data
         else:
@@ -184,7 +220,8 @@ class CodeIndex(Index):
         """The distances of prepared queries to the kept vectors of these ids (nq, r), ascending; +inf for id -1."""
         if self._vectors.dim is None:
             return np.full(candidates.shape, np.inf, dtype=np.float32)
-        return self._vectors.distances(queries, self._ids.rows_or_missing(candidates), self._similarity, n_threads)
+        rows = candidates if self._vectors.by_id else self._ids.rows_or_missing(candidates)
+        return self._vectors.distances(queries, rows, self._similarity, n_threads)
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:
@@ -198,7 +235,7 @@ class CodeIndex(Index):
         self._require_trained()
         rows = self._ids.rows(ids)
         if self.keep_vectors and len(rows):
-            return self._vectors.data[rows].astype(np.float32)
+            return self._vectors.rows(self._ids.values[rows] if self._vectors.by_id else rows)
         return self._decode(ids)
 
     def _describe(self, *parameters: str) -> str:
@@ -215,6 +252,15 @@ def stored_counts(stored: Stored, pq: ProductQuantizer, n: int) -> Int64 | None:
     each = n * (pq.m // shape[0])
     counted = Check(f"counters that add up to {each} in each row", lambda counts: _add_up(counts, each))
     return stored.array("open_indexing_counts", np.int64, shape, counted)
+
+
+def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
+    """Parameters for the constructor; the file of the vectors, if there is one, has to be as it was."""
+    options = stored.take("metric", "keep_vectors", *names)
+    if not isinstance(options["keep_vectors"], bool):
+        VectorFile.from_state(options["keep_vectors"], normalize=False)
+        options["keep_vectors"] = options["keep_vectors"]["path"]
+    return options
 
 
 def stored_rerank(stored: Stored) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -12,11 +13,10 @@ from fpq import _checks, _native, threads, tuning
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
 from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, bits_to_mask
 from fpq.indexes.coarse import MAX_ROWS_PER_LIST, CoarseQuantizer, list_limit
-from fpq.indexes.codes import CodeIndex, stored_counts, stored_rerank
+from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
 from fpq.indexes.lists import BLOCK_ROWS, InvertedLists
 from fpq.indexes.lock import reads, uninterrupted, writes
-from fpq.indexes.vectors import Vectors
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
@@ -78,7 +78,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
         metric: str = "l2",
-        keep_vectors: bool = False,
+        keep_vectors: bool | str | os.PathLike[str] = False,
         seed: int = 0,
         n_threads: int | None = None,
         verbose: bool = False,
@@ -97,7 +97,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _reset(self) -> None:
         self._lists = InvertedLists(self.n_lists, self.quantizer.code_size)
         self._radius = np.zeros(self.n_lists, dtype=np.float32)
-        self._vectors = Vectors()
+        self._forget_vectors()
         self._counts = None
 
     @property
@@ -155,6 +155,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         if len(x) < self.n_lists:
             raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {len(x)} row(s)")
         pq.check_dim(x.shape[1])
+        self._require_file_fits(x.shape[1])
         coarse = CoarseQuantizer.train(
             x, self.n_lists, capacity=self.list_capacity, seed=pq.seed, n_threads=n_threads, verbose=pq.verbose
         )
@@ -198,7 +199,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
         given = self._ids.new(ids, len(x))
-        new_ids = np.arange(self._ids.next_id, self._ids.next_id + len(x), dtype=np.int64) if given is None else given
+        new_ids = self._ids.numbered(given, len(x))
+        self._require_file_fits(x.shape[1], new_ids)
         n = len(self) + len(x)
         labels = self._labels(x, n, n_threads)
         slots, place = self._lists.place(labels)
@@ -211,7 +213,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
                 if self.residual:
                     np.maximum.at(radius, labels[here], self.quantizer.lengths(codes))
                 row = here.stop
-            rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
+            rows = self._write_vectors(x, n_threads)
             all_ids = self._ids.extended(given, len(x))
         except BaseException:
             self._lists.clear(slots)
@@ -219,8 +221,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         with uninterrupted():
             self._ids = all_ids
             place()
-            if rows is not None:
-                self._vectors.commit(rows, n)
+            self._commit_vectors(rows, n)
             self._counts, self._radius = counts, radius
         return self
 
@@ -480,7 +481,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         pq = self.quantizer._state()
         params = {
             "n_lists": self.n_lists, "residual": self.residual, "list_capacity": self.list_capacity,
-            "metric": self.metric, "keep_vectors": self.keep_vectors, "n_probe": self.n_probe, "quantizer": pq.params,
+            "metric": self.metric, "keep_vectors": bool(self.keep_vectors), "n_probe": self.n_probe,
+            "quantizer": pq.params,
         }  # fmt: skip
         state = State(params, pq.arrays)
         if self.rerank is not None:
@@ -495,7 +497,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _from_state(cls, stored: Stored) -> IVFPQIndex:
         if stored.shape("list_sizes") != (stored.count("n_lists", 1),):  # before memory is taken for so many
             raise FormatError(f"list_sizes: expected a number for each list, got {stored.shape('list_sizes')}")
-        taken = stored.take("n_lists", "residual", "list_capacity", "metric", "keep_vectors")
+        taken = stored_options(stored, "n_lists", "residual", "list_capacity")
         index = cls(**taken, n_threads=stored.n_threads, verbose=stored.verbose)
         index.n_probe = min(stored.count("n_probe", 1), index.n_lists)
         index.rerank = stored_rerank(stored)
@@ -513,8 +515,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         index._rotated = pq.rotate(centroids, n_threads)
         index._radius = stored.array("radii", np.float32, (index.n_lists,), non_negative)
         index._counts = stored_counts(stored, pq, len(index))
-        if index.keep_vectors and (len(index) or stored.has("vectors")):
-            index._vectors = Vectors.from_state(stored, len(index), pq.dim)
+        index._restore_vectors(stored)
         return index
 
     def __repr__(self) -> str:

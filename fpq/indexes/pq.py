@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ from fpq import _checks, _native, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.indexes.base import Bits, Nearest, SearchResult
-from fpq.indexes.codes import CodeIndex, stored_counts, stored_rerank
+from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import reads, uninterrupted, writes
-from fpq.indexes.vectors import Vectors
+from fpq.indexes.vector_file import VectorFile
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored
@@ -36,8 +37,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         after an `add`: counts go on from one add to the next, and the limit grows.
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared Euclidean distance, inner product, or cosine similarity (vectors and queries are scaled to length 1).
-    keep_vectors : bool, default False
-        Keep the vectors too, in the element type they come in, for `rerank` and for an exact `reconstruct`.
+    keep_vectors : bool or path, default False
+        Keep the vectors too, in the element type they come in, for `rerank` and for an exact `reconstruct`. With a
+        path they are read from this .npy file instead, mapped into memory: (n, d) in C order, float32, float64,
+        float16, uint8 or int8, row i the vector with id i. A saved index stores the path as given (a relative one is
+        looked up from the working directory), shape and dtype. What the rows hold is not checked; the file must not
+        be changed while an index uses it.
 
     Attributes
     ----------
@@ -64,7 +69,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
         metric: str = "l2",
-        keep_vectors: bool = False,
+        keep_vectors: bool | str | os.PathLike[str] = False,
         seed: int = 0,
         n_threads: int | None = None,
         verbose: bool = False,
@@ -77,7 +82,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _reset(self) -> None:
         self._blocks = GrowingArray((self.quantizer.code_size, BLOCK_ROWS), np.uint8)
-        self._vectors = Vectors()
+        self._forget_vectors()
         self._counts = None
 
     @property
@@ -107,6 +112,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             index is then as before.
         """
         x: Any = X
+        if isinstance(self._vectors, VectorFile):
+            x = _checks.vectors("X", X, min_rows=1)
+            self._require_file_fits(x.shape[1])
         if self.metric == "cosine" or len(self):
             x = self._training_rows(X, self._training_size)
         self._reset()  # an empty index loses nothing if fit fails
@@ -144,6 +152,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
         new_ids = self._ids.new(ids, len(x))
+        self._require_file_fits(x.shape[1], self._ids.numbered(new_ids, len(x)))
         n = len(self) + len(x)
         self._blocks.reserve(-(-n // BLOCK_ROWS))
         counts = self._next_counts()
@@ -152,7 +161,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
                 _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
                 row += len(codes)
-            rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
+            rows = self._write_vectors(x, n_threads)
             all_ids = self._ids.extended(new_ids, len(x))
         except BaseException:
             tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS)  # files hold whole blocks
@@ -160,8 +169,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             raise
         with uninterrupted():
             self._ids = all_ids
-            if rows is not None:
-                self._vectors.commit(rows, n)
+            self._commit_vectors(rows, n)
             self._counts = counts
         return self
 
@@ -288,7 +296,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _state(self) -> State:
         quantizer = self.quantizer._state()
-        params = {"metric": self.metric, "keep_vectors": self.keep_vectors, "quantizer": quantizer.params}
+        params = {"metric": self.metric, "keep_vectors": bool(self.keep_vectors), "quantizer": quantizer.params}
         if self.rerank is not None:
             params["rerank"] = self.rerank
         state = State(params, quantizer.arrays)
@@ -300,7 +308,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     @classmethod
     def _from_state(cls, stored: Stored) -> PQIndex:
-        index = cls(**stored.take("metric", "keep_vectors"), n_threads=stored.n_threads, verbose=stored.verbose)
+        index = cls(**stored_options(stored), n_threads=stored.n_threads, verbose=stored.verbose)
         index.rerank = stored_rerank(stored)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
         index._reset()
@@ -312,8 +320,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         blocks = -(-len(index) // BLOCK_ROWS)
         index._blocks = GrowingArray.of(stored.array("codes", np.uint8, (blocks, pq.code_size, BLOCK_ROWS), bulk=True))
         index._counts = stored_counts(stored, pq, len(index))
-        if index.keep_vectors and (len(index) or stored.has("vectors")):
-            index._vectors = Vectors.from_state(stored, len(index), pq.dim)
+        index._restore_vectors(stored)
         return index
 
     def __repr__(self) -> str:
