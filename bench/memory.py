@@ -55,8 +55,8 @@ def measure_lists(_: object) -> str:
     index.add(X)
     above, codes = status("VmHWM") - before, len(index) * index.quantizer.code_size / 1e6
     return (
-        f"{X.nbytes / 1e6:4.0f} MB of float32  {above:4.0f} MB above it ({fitted:.0f} MB in fit), {codes:.0f} MB of them codes  "
-        "IVFPQIndex(4096), 1,000,000 rows"
+        f"{X.nbytes / 1e6:4.0f} MB of float32  {above:4.0f} MB above it ({fitted:.0f} in fit), codes {codes:.0f} MB  "
+        "IVFPQIndex(4096)"
     )
 
 

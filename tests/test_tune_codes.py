@@ -11,6 +11,7 @@ import pytest
 
 import fpq
 from fpq import tuning
+from fpq.indexes.codes import first_places
 
 D, LISTS = 16, 24
 
@@ -149,3 +150,17 @@ def test_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(index)
     assert (index.n_probe, index.rerank) == (3, 2)
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_first_places(k: int) -> None:
+    rng = np.random.default_rng(0)
+    distances = rng.integers(-3, 4, size=(50, 40)).astype(np.float32)
+    distances[distances == 3] = np.inf
+    distances[0, :20] = -0.0
+    distances[0, 20:] = 0.0
+    distances[1, ::2] = [-1e30, -1e-30] * 10
+    distances[2, ::3] = np.nan
+    distances[3] = -np.float32(np.nan)
+    expected = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(first_places(distances, k), expected)

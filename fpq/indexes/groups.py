@@ -13,8 +13,8 @@ from fpq.kmeans import KMeans, even_offsets
 
 LEAST_LISTS = 8192  # from which on centroids are learned and searched in groups
 ASSIGN_GROUPS = 12  # that a row looks into for its nearest centroid
-PROBE_GROUPS = 16  # that a query looks into at least,
-PROBE_FACTOR = 3  # and how many times as many as would hold n_probe lists on average
+PROBE_GROUPS = 24  # that a query looks into,
+PROBE_FACTOR = 16  # and how many times as many more as would hold n_probe lists on average
 N_ITER = 10
 ROWS_PER_CENTROID = 128
 CHUNK_ROWS = 1 << 16
@@ -72,9 +72,9 @@ class Groups:
             centroids = np.ascontiguousarray(self.centroids[members])[None]
             _native.assign(centroids, offsets, x, pairs // near.shape[1], ids, error, n_threads)
             errors[pairs], found[pairs] = error[0], members[ids[0]]
-        errors, found = errors.reshape(near.shape), found.reshape(near.shape)
-        least = errors == errors.min(axis=1, keepdims=True)
-        labels: Int32 = np.where(least, found, np.iinfo(np.int32).max).min(axis=1)
+        of_row = errors.reshape(near.shape)
+        least = of_row == of_row.min(axis=1, keepdims=True)
+        labels: Int32 = np.where(least, found.reshape(near.shape), np.iinfo(np.int32).max).min(axis=1)
         return labels
 
     def serves(self, n_probe: int) -> bool:
@@ -82,7 +82,8 @@ class Groups:
         return 2 * self._probed(n_probe) <= len(self.centres)
 
     def _probed(self, n_probe: int) -> int:
-        return max(PROBE_GROUPS, -(-PROBE_FACTOR * n_probe * len(self.centres) // len(self.centroids)))
+        more = -(-PROBE_FACTOR * n_probe * len(self.centres) // len(self.centroids))
+        return min(len(self.centres), PROBE_GROUPS + more)
 
     def probe(self, queries: Float32, n_probe: int, n_threads: int) -> Int64:
         """The `n_probe` nearest of the centroids in the groups nearest to each query, nearest first, (nq, n_probe)."""
