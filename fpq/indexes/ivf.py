@@ -39,7 +39,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Lists; about the square root of the number of vectors, or some times that; up to 2**24. From 8,192 on, rows are
         assigned to them in two levels (nearest groups of centroids, then their members), and from 32,768 on queries
         find their lists so too, except for "ip": 0.2 to 0.3 % of the rows of sift500k get another list than the
-        nearest; 1.7 % of the 16 probed lists of 65,536 are others than the nearest.
+        nearest; less than 2 % of 16 probed lists of 65,536 are others than the nearest.
     m, nbits, rotation, rotation_dim, open_indexing, metric, keep_vectors, seed, n_threads, verbose
         As in `PQIndex`. Rotation and codebooks are learned for what the codes stand for.
     residual : bool, default True
