@@ -22,8 +22,8 @@ class CoarseQuantizer:
 
     From 8,192 lists on, centroids are learned and rows assigned in two levels, through about sqrt(n_lists) groups of
     centroids; from 32,768 on, queries find their lists so too. On sift500k 0.2 to 0.3 % of the rows then get another
-    list than the nearest, and less than 2 % of 16 probed lists are others than the nearest 16 of 65,536. Exact with inner
-    products as the metric, and wherever a query looks into many lists.
+    list than the nearest, and less than 2 % of 16 probed lists are others than the nearest 16 of 65,536. Exact with
+    inner products as the metric, and wherever a query looks into many lists.
 
     Attributes
     ----------
