@@ -13,11 +13,18 @@
 #define FPQ_RESTRICT __restrict
 #define FPQ_ALIGN(bytes) __declspec(align(bytes))
 #define FPQ_PREFETCH(p) ((void)(p))
+#define FPQ_IN_REGISTER(x) ((void)0)
 #else
 #define FPQ_INLINE static inline __attribute__((always_inline, unused))
 #define FPQ_RESTRICT restrict
 #define FPQ_ALIGN(bytes) __attribute__((aligned(bytes)))
 #define FPQ_PREFETCH(p) __builtin_prefetch(p)
+/* Loads x, a vector, once and not at every use. */
+#if defined(__x86_64__)
+#define FPQ_IN_REGISTER(x) __asm__("" : "+v"(x))
+#else
+#define FPQ_IN_REGISTER(x) ((void)0)
+#endif
 #endif
 
 /* An int that several threads read and one writes. */

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,21 @@ from fpq._checks import Array, Float32
 COPY_BYTES = 1 << 26
 
 
-def aligned_empty(*shape: int) -> Float32:
-    """An uninitialised float32 array that starts on a 64-byte boundary."""
-    size = int(np.prod(shape))
-    buffer = np.empty(size + 16, dtype=np.float32)
-    start = -(buffer.ctypes.data // 4) % 16
-    return buffer[start : start + size].reshape(shape)
+def aligned_empty(*shape: int, dtype: DTypeLike = np.float32) -> Array:
+    """An uninitialised array that starts on a 64-byte boundary, so that no vector load crosses one."""
+    return _aligned(np.empty, shape, dtype)
+
+
+def aligned_zeros(*shape: int, dtype: DTypeLike) -> Array:
+    """Zeros that start on a 64-byte boundary; their memory is not touched yet."""
+    return _aligned(np.zeros, shape, dtype)
+
+
+def _aligned(make: Callable[..., Array], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    buffer = make(size + 64, dtype=np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + size].view(dtype).reshape(shape)
 
 
 def pack(columns: Float32, d: int) -> Float32:
@@ -58,7 +69,8 @@ class GrowingArray:
         """Make room for `n` entries in all; what is there stays."""
         have = len(self.data)
         if n > have:
-            larger = np.zeros((max(n, have + have // 2 if have else n), *self.data.shape[1:]), self.data.dtype)
+            rows = max(n, have + have // 2 if have else n)
+            larger = aligned_zeros(rows, *self.data.shape[1:], dtype=self.data.dtype)
             copy_rows(self.data, larger)
             self.data = larger
 

@@ -1,5 +1,7 @@
 """The compiled module (csrc/fpq.h says what the functions compute)."""
 
+from typing import final
+
 from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8, UInt32, UInt64
 
 SEED_TRIES: int
@@ -141,6 +143,7 @@ def flat_distances(
     x: Array, queries: Float32, rows: Int64, inner_product: bool, out: Float32, threads: int
 ) -> None: ...
 
+@final
 class LSHHashes:
     arguments: tuple[int, int, Float32, Float32, Float32, UInt64]
     def __init__(
@@ -150,6 +153,7 @@ class LSHHashes:
     def entries(self, x: Array, first_row: int, out: UInt64, threads: int) -> None: ...
     def buckets(self, x: Array, out: UInt8, threads: int) -> None: ...
 
+@final
 class LSHSketcher:
     arguments: tuple[Float32, Float32, Float32, Float32, float]
     def __init__(self, centre: Float32, packed: Float32, back: Float32, least: Float32, scale: float) -> None: ...

@@ -5,6 +5,7 @@
 Callers have checked dtypes, shapes and values; typed memoryviews are the second fence for dtype, dimensions and
 order. Matrices marked ``object x`` may have any of the element types of csrc/fpq.h and any strides.
 """
+cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -486,6 +487,7 @@ cdef extern from "fpq.h" nogil:
                          int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads)
 
 
+@cython.final
 cdef class LSHHashes:
     """The hash functions of n_tables tables, with the arrays that describe them."""
     cdef fpq_hashes c
@@ -526,6 +528,7 @@ cdef class LSHHashes:
         _done(status)
 
 
+@cython.final
 cdef class LSHSketcher:
     """The map from vectors to sketches, with the arrays that describe it."""
     cdef fpq_sketcher c

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fpq import _format, threads
+from fpq._arrays import aligned_empty
 from fpq._checks import Array
 from fpq._format import Digests, Extent, FormatError, Layout
 
@@ -263,7 +264,7 @@ class Stored:
 
     def _read(self, name: str, extent: Extent, digests: Digests) -> tuple[memoryview, list[Future[bytes]]]:
         """The bytes of an array, and their digest as it is being worked out."""
-        data = np.empty(extent.nbytes, dtype=np.uint8).data
+        data = aligned_empty(extent.nbytes, dtype=np.uint8).data
         if isinstance(self.source, (bytes, mmaps.mmap)):
             data[:] = self._map(extent)
             return data, digests.begin(data)

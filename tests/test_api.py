@@ -143,7 +143,7 @@ def test_the_compiled_module_imports_nothing_of_fpq() -> None:
         pytest.skip("no sources here")
     lines = [line.split() for line in source.read_text(encoding="utf-8").splitlines()]
     imported = [line[1] for line in lines if line[:1] in (["import"], ["from"], ["cimport"])]
-    assert imported == ["cpython.buffer", "libc.stdint"]
+    assert imported == ["cython", "cpython.buffer", "libc.stdint"]
 
 
 def test_c_does_without_python() -> None:

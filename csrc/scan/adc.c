@@ -7,7 +7,16 @@
 #include "scan/run.h"
 #include "threads.h"
 
-enum { GROUP = 8, TILE_BYTES = 128 << 10, RANGE_BLOCKS = 64 };
+/* Tables of a group stay in the L2 cache beside a tile, where codes come from memory once for the whole group. */
+enum { GROUP = 64, GROUP_BYTES = 2 << 20, TILE_BYTES = 128 << 10, RANGE_BLOCKS = 64 };
+
+/* How many queries pass over a tile together, so that every thread has as many. */
+static int group_size(int64_t nq, size_t query_size, int threads) {
+    int64_t most = GROUP_BYTES / (int64_t)query_size;
+    most = most < 1 ? 1 : most > GROUP ? GROUP : most;
+    const int64_t rounds = (nq + most * threads - 1) / (most * threads);
+    return rounds ? (int)((nq + rounds * threads - 1) / (rounds * threads)) : 1;
+}
 
 /* Rows of a block that exist and are allowed. */
 static uint64_t rows_of_block(const fpq_population *pop, int64_t block) {
@@ -36,13 +45,13 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
     const int d = adc->offsets[adc->m];
     const int64_t n_blocks = (pop->n + 63) / 64;
     const size_t query_size = fpq_query_size(adc);
-    /* Queries are grouped when there are enough of them to go round, otherwise each query's rows are cut into ranges. */
-    const int group = nq >= (int64_t)GROUP * threads ? GROUP : nq >= threads ? (int)(nq / threads) : 1;
+    /* Too few queries to go round: the rows are cut into ranges. */
+    const int group = group_size(nq, query_size, threads);
     int64_t ranges = nq >= threads ? 1 : 2 * threads;
     if (ranges > n_blocks / RANGE_BLOCKS) ranges = n_blocks / RANGE_BLOCKS;
     if (ranges < 1) ranges = 1;
     const int64_t groups = (nq + group - 1) / group, range_blocks = (n_blocks + ranges - 1) / ranges;
-    const int64_t tile = TILE_BYTES / (64 * s.code_size) + 1;
+    const int64_t fitting = TILE_BYTES / (64 * s.code_size), tile = fitting > 1 ? fitting : 1;
     const int tasks = (int)(groups * ranges);
     threads = fpq_threads(threads, tasks);
 
@@ -70,7 +79,7 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         }
         int64_t end = (range + 1) * range_blocks;
         if (end > n_blocks) end = n_blocks;
-        for (int64_t first = range * range_blocks; first < end; first += tile)
+        for (int64_t first = range * range_blocks; first < end && !fpq_stopped(&poll); first += tile)
             for (int i = 0; i < n; i++)
                 scan_blocks(&s, pop, query + i, first, first + tile < end ? first + tile : end, top + i);
         for (int i = 0; i < n && ranges == 1; i++) fpq_topk_sort(top + i);

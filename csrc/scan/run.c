@@ -5,7 +5,7 @@
 
 #include "portable.h"
 
-enum { MANY = 12 };
+enum { MANY = 24 };
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks, const int64_t *ids) {
     const fpq_kernels *kern = fpq_active();
@@ -44,24 +44,23 @@ static void scan_rows(const fpq_scan *s, const fpq_query *query, int64_t block, 
     }
 }
 
-/* Two stages, as most blocks have no near row left after half of the subquantizers. */
+/* In stages, as many blocks have no near row left after some of the subquantizers. */
 static int sieve(const fpq_scan *s, const fpq_query *query, int32_t *which, uint64_t *rows, int n) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
     uint64_t near[FPQ_RUN];
-    const int m = s->adc->m, stages[] = {0, m < 8 ? 0 : m / 2, m};
+    const int m = s->adc->m, ends[] = {0, m * 3 / 8, m * 5 / 8, m};
     memset(sums, 0, (size_t)n * 64);
-    for (int stage = 0; stage < 2; stage++) {
-        const fpq_sieve tables = {.entries = query->entries, .minima = query->minima, .order = query->order + stages[stage],
-                                  .n = stages[stage + 1] - stages[stage]};
+    for (int stage = 0; stage < 3; stage++) {
+        const fpq_sieve tables = {.entries = query->entries, .minima = query->minima, .order = query->order + ends[stage],
+                                  .n = ends[stage + 1] - ends[stage]};
         if (!tables.n) continue;
         (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(&tables, s->blocks, s->code_size, which, n, sums, near);
         int alive = 0;
         for (int i = 0; i < n; i++) {
-            if (!(near[i] & rows[i])) continue;
             which[alive] = which[i];
             rows[alive] = near[i] & rows[i];
-            if (alive != i) memcpy(sums + alive * 64, sums + i * 64, 64);
-            alive++;
+            memmove(sums + alive * 64, sums + i * 64, 64);
+            alive += rows[alive] != 0;
         }
         n = alive;
     }
