@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from fpq import storage
+from fpq.indexes.codes import CodeIndex
 from fpq.storage import FormatError, Layout
 
 FORMAT = "fpq-manifest"
 VERSION = 1
 KINDS = ("FlatIndex", "PQIndex", "IVFPQIndex")
-OF_A_SHARD = ("n", "next_id")  # parameters in which shards of one index differ; so do all arrays but these:
+OF_A_SHARD = ("n", "next_id", "rerank")  # parameters in which shards of one index differ; so do all arrays but these:
 LEARNED = ("codebooks", "code_counts", "rotation_matrix", "rotation_mean", "centroids")
 
 
@@ -172,6 +173,8 @@ def _load(path: str | os.PathLike[str]) -> tuple[Any, Layout]:
     index = storage.load(path, mmap=True)
     if index._kind not in KINDS:
         raise FormatError(f"{os.fspath(path)}: expected a shard of kind {', '.join(KINDS)}, got {index._kind}")
+    if isinstance(index, CodeIndex):
+        index.rerank = None  # re-ranking is done for all shards together
     return index, index._file.layout
 
 
@@ -184,6 +187,8 @@ def learned(layout: Layout) -> str:
     """64 hexadecimal digits for what the shards of one index have in common."""
     arrays = {name: extent for name, extent in layout.arrays.items() if name in LEARNED}
     params = {name: value for name, value in layout.params.items() if name not in OF_A_SHARD}
+    if "keep_vectors" in params:  # each shard may have a file of its own
+        params["keep_vectors"] = bool(params["keep_vectors"])
     return _hash(layout.kind, params, layout._replace(arrays=arrays))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +12,15 @@ from fpq import _checks, _native, metrics
 from fpq._checks import Array, Float32, Int64
 
 REPEATS = 3
+SLOWER = 2.0  # times the fastest setting that serves: where `fastest` stops going on to dearer ones
+
+Setting = Mapping[str, int | None]
 
 
 class Trial(NamedTuple):
     """One setting: its recall@k on the sample queries and the seconds a query took."""
 
-    setting: dict[str, int]
+    setting: Setting
     recall: float
     seconds: float
 
@@ -28,7 +31,7 @@ class Tuning(NamedTuple):
     Attributes
     ----------
     trials : tuple of Trial
-        In the order in which they were measured.
+        From cheap to dear.
     best : Trial
         The one that was chosen.
     """
@@ -40,7 +43,7 @@ class Tuning(NamedTuple):
         names = list(self.best.setting)
         lines = ["".join(f"{name:>14}" for name in [*names, "recall", "us/query"])]
         for trial in self.trials:
-            values = "".join(f"{trial.setting[name]:>14}" for name in names)
+            values = "".join(f"{trial.setting[name] or '-':>14}" for name in names)
             chosen = "  <- chosen" if trial is self.best else ""
             lines.append(f"{values}{trial.recall:>14.4f}{trial.seconds * 1e6:>14.1f}{chosen}")
         return "\n".join(lines)
@@ -104,3 +107,84 @@ def tune(
             return Tuning(tuple(trials), trial)
     best = max(trials, key=lambda trial: trial.recall)
     raise ValueError(f"recall: {recall} is not reached, the best is {best.recall:.4f} at {best.setting}")
+
+
+def steps(last: int, factor: float = 1.25) -> list[int]:
+    """1, ..., `last`, each about `factor` times the one before."""
+    values = [1]
+    while values[-1] < last:
+        values.append(min(last, max(values[-1] + 1, int(values[-1] * factor))))
+    return values
+
+
+def fastest(
+    search: Callable[[Setting], Int64],
+    efforts: Sequence[Setting],
+    reranks: Sequence[int | None],
+    truth: Int64,
+    recall: float,
+) -> Tuning:
+    """The fastest combination of an effort and a `rerank` that reaches a recall.
+
+    Recall grows with both, so the combinations that just reach it lie on a staircase: from the largest `rerank` and the
+    smallest effort on, less re-ranking as long as the recall is reached, else more effort. Those on its corners are
+    measured again, by turns, and the fastest of them is chosen. So the choice depends on the machine and its load.
+
+    The recall of a setting is the lower one of two: that of the queries in even and that of those in odd places. This
+    keeps the setting that was lucky with one sample from being chosen.
+
+    Parameters
+    ----------
+    search : callable
+        Takes a setting and gives the found ids (nq, k).
+    efforts : sequence of dict
+        From cheap to dear.
+    reranks : sequence of int or None
+        From cheap to dear.
+    truth : int64 (nq, k)
+        The exact ids.
+    recall : float
+        The target: share of the true ids that must be found.
+
+    Returns
+    -------
+    Tuning
+
+    Raises
+    ------
+    ValueError
+        If no setting reaches the target; the message gives the best recall.
+    """
+    trials: list[Trial] = []
+    corners: list[Trial] = []
+    effort, level = 0, len(reranks) - 1
+    while effort < len(efforts) and level >= 0:
+        trial = measured(search, {**efforts[effort], "rerank": reranks[level]}, truth)
+        trials.append(trial)
+        if trial.recall >= recall:
+            corners.append(trial)
+            level -= 1
+        elif corners and trial.seconds > SLOWER * min(corner.seconds for corner in corners):
+            break
+        else:
+            effort += 1
+    if not corners:
+        best = max(trials, key=lambda trial: trial.recall)
+        raise ValueError(f"recall: {recall} is not reached, the best is {best.recall:.4f} at {dict(best.setting)}")
+    limit = SLOWER * min(corner.seconds for corner in corners)
+    for _ in range(REPEATS - 1):
+        for i, trial in enumerate(trials):
+            if trial.recall >= recall and trial.seconds <= limit:
+                again = measured(search, trial.setting, truth)
+                trials[i] = trial._replace(seconds=min(trial.seconds, again.seconds))
+    best = min((trial for trial in trials if trial.recall >= recall), key=lambda trial: trial.seconds)
+    return Tuning(tuple(sorted(trials, key=lambda trial: trial.seconds)), best)
+
+
+def measured(search: Callable[[Setting], Int64], setting: Setting, truth: Int64) -> Trial:
+    """One search: the lower recall of the queries in even and in odd places, and the time."""
+    start = time.perf_counter()
+    ids = search(setting)
+    seconds = (time.perf_counter() - start) / len(truth)
+    halves = [half for half in (slice(0, None, 2), slice(1, None, 2)) if len(truth[half])]
+    return Trial(setting, min(metrics.intersection_at_k(ids[half], truth[half]) for half in halves), seconds)

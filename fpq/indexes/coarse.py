@@ -8,15 +8,22 @@ import numpy as np
 
 from fpq import _native
 from fpq._checks import Array, Float32, Int32, Int64
+from fpq.indexes.groups import LEAST_LISTS, Groups, learn, refined
 from fpq.kmeans import KMeans, even_offsets
 
 MAX_ROWS_PER_LIST = 128
 N_ITER = 10
-CHUNK_ROWS = 1 << 16
+REFINEMENTS = 2
+GROUPED_PROBES = 1 << 15  # lists from which on queries look for theirs in groups: before, batches are faster without
 
 
 class CoarseQuantizer:
     """Centroids of lists.
+
+    From 8,192 lists on, centroids are learned and rows assigned in two levels, through about sqrt(n_lists) groups of
+    centroids; from 32,768 on, queries find their lists so too. On sift500k 0.2 to 0.3 % of the rows then get another
+    list than the nearest, and less than 2 % of 16 probed lists are others than the nearest 16 of 65,536. Exact with
+    inner products as the metric, and wherever a query looks into many lists.
 
     Attributes
     ----------
@@ -27,12 +34,19 @@ class CoarseQuantizer:
         self.centroids = centroids
         self._norms = np.empty(len(centroids), dtype=np.float32)
         _native.flat_norms(centroids, self._norms, n_threads)
+        self._groups = Groups(centroids, n_threads) if len(centroids) >= LEAST_LISTS else None
 
     @classmethod
     def train(
         cls, x: Array, n_lists: int, *, capacity: float | None, seed: int, n_threads: int, verbose: bool
     ) -> CoarseQuantizer:
         """Learn the centroids of `n_lists` <= n lists from the rows of `x`."""
+        if n_lists >= LEAST_LISTS:
+            coarse = cls(learn(x, n_lists, capacity=capacity, seed=seed, n_threads=n_threads), n_threads)
+            for _ in range(REFINEMENTS if capacity is None else 0):  # which heeds no capacity
+                assert coarse._groups is not None
+                coarse = cls(refined(x, coarse._groups, n_threads), n_threads)
+            return coarse
         kmeans = KMeans(
             n_lists, n_iter=N_ITER, max_points_per_centroid=MAX_ROWS_PER_LIST, capacity=capacity,
             seed=seed, n_threads=n_threads, verbose=verbose,
@@ -42,10 +56,13 @@ class CoarseQuantizer:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return self.centroids.nbytes + self._norms.nbytes
+        groups = 0 if self._groups is None else self._groups.nbytes
+        return self.centroids.nbytes + self._norms.nbytes + groups
 
     def nearest(self, x: Array, n_threads: int) -> Int32:
         """The list of each row: the nearest centroid in squared L2, ties to the lower number. int32 (n,)."""
+        if self._groups is not None:
+            return self._groups.nearest(x, n_threads)
         labels = np.empty(len(x), dtype=np.int32)
         _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, labels[None], None, n_threads)
         return labels
@@ -61,6 +78,9 @@ class CoarseQuantizer:
 
     def probe(self, queries: Float32, n_probe: int, inner_product: bool, n_threads: int) -> Int64:
         """The `n_probe` nearest lists of each query, nearest first: int64 (nq, n_probe)."""
+        if self._groups is not None and len(self.centroids) >= GROUPED_PROBES and not inner_product:
+            if self._groups.serves(n_probe):
+                return self._groups.probe(queries, n_probe, n_threads)
         distances = np.empty((len(queries), n_probe), dtype=np.float32)
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
         _native.flat_search(

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, threads
+from fpq import _checks, threads, tuning
+from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.indexes.base import Index, Nearest, SearchResult
 from fpq.indexes.lock import reads
+from fpq.indexes.vector_file import VectorFile
 from fpq.indexes.vectors import Vectors
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import Check, Stored
 
+MAX_RERANK = 128  # that `tune` measures
+
 
 class CodeIndex(Index):
     """An index that holds codes, and the vectors themselves if asked to."""
+
+    rerank: int | None = None
 
     def __init__(
         self,
@@ -29,7 +37,7 @@ class CodeIndex(Index):
         rotation_dim: int | None,
         open_indexing: OpenIndexing | float | None,
         metric: str,
-        keep_vectors: bool,
+        keep_vectors: bool | str | os.PathLike[str],
         seed: int,
         n_threads: int | None,
         verbose: bool,
@@ -40,8 +48,12 @@ class CodeIndex(Index):
             seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self.verbose = verbose
-        self.keep_vectors = _checks.choice("keep_vectors", keep_vectors, (False, True))
-        self._vectors = Vectors()
+        self._vectors: Vectors | VectorFile = Vectors()
+        if isinstance(keep_vectors, (str, os.PathLike)):
+            self._vectors = VectorFile(keep_vectors, normalize=metric == "cosine")
+            self.keep_vectors: bool | str = self._vectors.path
+        else:
+            self.keep_vectors = _checks.choice("keep_vectors", keep_vectors, (False, True))
         self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
 
     @property
@@ -82,6 +94,33 @@ class CodeIndex(Index):
     def _fit_drawn(self, x: Array, n: int) -> None:
         """As `fit`, from the rows that it would draw of n: the same bits."""
 
+    def _forget_vectors(self) -> None:
+        if isinstance(self._vectors, Vectors):
+            self._vectors = Vectors()
+
+    def _require_file_fits(self, dim: int, ids: Int64 | None = None) -> None:
+        """See that a file of vectors has this dimension, and a row for each of these new ids."""
+        if isinstance(self._vectors, VectorFile):
+            self._vectors.require_dim(dim)
+            if ids is not None:
+                self._vectors.require_ids(ids)
+
+    def _write_vectors(self, x: Array, n_threads: int) -> GrowingArray | None:
+        """What `_commit_vectors` needs when all else went well."""
+        if isinstance(self._vectors, VectorFile) or not self.keep_vectors:
+            return None
+        return self._vectors.write(self._prepare(x, n_threads))
+
+    def _commit_vectors(self, rows: GrowingArray | None, n: int) -> None:
+        if rows is not None and isinstance(self._vectors, Vectors):
+            self._vectors.commit(rows, n)
+
+    def _restore_vectors(self, stored: Stored) -> None:
+        if self.keep_vectors is True and (len(self) or stored.has("vectors")):
+            self._vectors = Vectors.from_state(stored, len(self), self.quantizer.dim)
+        elif isinstance(self._vectors, VectorFile):
+            self._require_file_fits(self.quantizer.dim, self._ids.values)
+
     def _next_counts(self) -> Int64 | None:
         """The counters of OpenIndexing, to be moved on."""
         pq = self.quantizer
@@ -101,6 +140,7 @@ class CodeIndex(Index):
         self, Q: Any, k: int, rerank: int | None, allowed: Any, n_threads: int | None, find: Nearest | None = None
     ) -> SearchResult:
         """The k nearest codes, or the k nearest vectors among the rerank * k nearest codes."""
+        rerank = self.rerank if rerank is None else rerank
         if rerank is None:
             return self._search(Q, k, allowed, n_threads, find)
         rerank = _checks.integer("rerank", rerank, 1)
@@ -110,19 +150,79 @@ class CodeIndex(Index):
         k = _checks.integer("k", k, 1)
         queries, single = self._queries(Q, count)
         candidates = self._search(Q, max(k, min(rerank * k, len(self))), allowed, n_threads, find).ids
-        candidates = candidates[None] if single else candidates
-        found = self._exact(queries, candidates, count)
-        order = np.lexsort((candidates, found), axis=-1)[:, :k]
-        found, ids = np.take_along_axis(found, order, -1), np.take_along_axis(candidates, order, -1)
+        found, ids = self._reranked(queries, candidates[None] if single else candidates, k, count)
         if self._similarity:
             np.negative(found, out=found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
+
+    def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
+        """The k nearest of the candidates (nq, r >= k) of prepared queries by their kept vectors."""
+        candidates = np.sort(candidates, axis=-1)  # so that the place settles ties, and memory is read in order
+        found = self._exact(queries, candidates, n_threads)
+        order = first_places(found, k)
+        return np.take_along_axis(found, order, -1), np.take_along_axis(candidates, order, -1)
+
+    @abstractmethod
+    def _find(self, setting: tuning.Setting) -> Nearest:
+        """The search for codes with this setting of `tune`."""
+
+    def _tune(
+        self, efforts: Sequence[tuning.Setting], Q: Any, k: int, recall: float, X: Any, neighbors: Any,
+        n_threads: int | None,
+    ) -> tuning.Tuning:  # fmt: skip
+        """Measure settings, and make the fastest one that reaches the recall that of the attributes."""
+        count = threads.resolve(self.n_threads if n_threads is None else n_threads)
+        k = _checks.integer("k", k, 1)
+        recall = tuning.recall_target(recall)
+        queries, _ = self._queries(Q, count)
+        if not len(queries):
+            raise ValueError("Q: expected at least one query, got none")
+        if not len(self):
+            raise ValueError("tune: the index is empty")
+        k = min(k, len(self))
+        truth = self._truth(queries, k, X, neighbors, count)
+
+        def search(setting: tuning.Setting) -> Int64:
+            rerank = setting["rerank"]
+            ids = self._find(setting)(queries, min((rerank or 1) * k, len(self)), None, count)[1]
+            return ids if rerank is None else self._reranked(queries, ids, k, count)[1]
+
+        steps = tuning.steps(min(MAX_RERANK, -(-len(self) // k)), 1.4)[1:] if self.keep_vectors else []
+        tuned = tuning.fastest(search, efforts, [None, *steps], truth, recall)
+        vars(self).update(tuned.best.setting)
+        return tuned
+
+    def _truth(self, queries: Float32, k: int, X: Any, neighbors: Any, n_threads: int) -> Int64:
+        """The ids of the k nearest vectors of prepared queries, from what `tune` was given, else from kept vectors."""
+        if neighbors is not None:
+            if X is not None:
+                raise ValueError("neighbors: expected X or neighbors, got both")
+            given = np.asarray(neighbors)
+            if given.dtype.kind not in "iu" or given.ndim != 2 or len(given) != len(queries) or given.shape[1] < k:
+                raise ValueError(
+                    f"neighbors: expected integers of shape ({len(queries)}, {k}) or wider, "
+                    f"got {given.dtype} of shape {given.shape}"
+                )
+            return given[:, :k].astype(np.int64)
+        ids = self._ids.native
+        if X is not None:
+            x = _checks.vectors("X", X, dim=self.dim, min_rows=int(self._ids.values.max()) + 1, n_threads=n_threads)
+            whole = ids is None and len(x) == len(self)
+            rows = self._prepare(x if whole else x[self._ids.values], n_threads)
+        elif isinstance(self._vectors, VectorFile):
+            rows = self._prepare(self._vectors.data[self._ids.values], n_threads)
+        elif self.keep_vectors:
+            rows = self._vectors.data
+        else:
+            raise ValueError("X: expected the vectors in the index, or their neighbors, as it keeps no vectors")
+        return tuning.exact(rows, queries, k, ids, self._similarity, n_threads)[1]
 
     def _exact(self, queries: Float32, candidates: Int64, n_threads: int) -> Float32:
         """The distances of prepared queries to the kept vectors of these ids (nq, r), ascending; +inf for id -1."""
         if self._vectors.dim is None:
             return np.full(candidates.shape, np.inf, dtype=np.float32)
-        return self._vectors.distances(queries, self._ids.rows_or_missing(candidates), self._similarity, n_threads)
+        rows = candidates if self._vectors.by_id else self._ids.rows_or_missing(candidates)
+        return self._vectors.distances(queries, rows, self._similarity, n_threads)
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:
@@ -136,13 +236,24 @@ class CodeIndex(Index):
         self._require_trained()
         rows = self._ids.rows(ids)
         if self.keep_vectors and len(rows):
-            return self._vectors.data[rows].astype(np.float32)
+            return self._vectors.rows(self._ids.values[rows] if self._vectors.by_id else rows)
         return self._decode(ids)
 
     def _describe(self, *parameters: str) -> str:
         pq = self.quantizer
         parts = [*parameters, f"m={pq.m}", f"nbits={pq.nbits}", f"rotation={pq.rotation!r}", f"metric={self.metric!r}"]
         return f"{type(self).__name__}({', '.join(parts)}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
+
+
+def first_places(distances: Float32, k: int) -> Int64:
+    """The places of the k smallest in each row (nq, r), ascending; ties by place, NaN last."""
+    bits = (distances + np.float32(0)).view(np.int32).astype(np.int64)  # of -0.0 as of 0.0
+    keys = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # in the order of the numbers
+    keys[np.isnan(distances)] = 0x7FFFFFFF
+    keys = keys * (1 << 32) + np.arange(distances.shape[1])
+    if k < distances.shape[1]:
+        keys = np.partition(keys, k - 1, axis=1)[:, :k]
+    return np.sort(keys, axis=1) & 0xFFFFFFFF
 
 
 def stored_counts(stored: Stored, pq: ProductQuantizer, n: int) -> Int64 | None:
@@ -153,6 +264,20 @@ def stored_counts(stored: Stored, pq: ProductQuantizer, n: int) -> Int64 | None:
     each = n * (pq.m // shape[0])
     counted = Check(f"counters that add up to {each} in each row", lambda counts: _add_up(counts, each))
     return stored.array("open_indexing_counts", np.int64, shape, counted)
+
+
+def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
+    """Parameters for the constructor; the file of the vectors, if there is one, has to be as it was."""
+    options = stored.take("metric", "keep_vectors", *names)
+    if not isinstance(options["keep_vectors"], bool):
+        VectorFile.from_state(options["keep_vectors"], normalize=False)
+        options["keep_vectors"] = options["keep_vectors"]["path"]
+    return options
+
+
+def stored_rerank(stored: Stored) -> int | None:
+    """The attribute `rerank` from a file, which has it only if it is set."""
+    return stored.count("rerank", 1) if "rerank" in stored.params else None
 
 
 def _add_up(counts: Int64, each: int) -> bool:

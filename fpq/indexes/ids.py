@@ -63,6 +63,10 @@ class Ids:
                 raise ValueError(f"ids: {taken[0]} is in the index already")
         return array
 
+    def numbered(self, ids: Int64 | None, n: int) -> Int64:
+        """The ids that `append` will give `n` new rows."""
+        return np.arange(self.next_id, self.next_id + n, dtype=np.int64) if ids is None else ids
+
     def append(self, ids: Int64 | None, n: int) -> None:
         """Ids for `n` new rows, as `new` has checked them."""
         if n == 0:
@@ -71,8 +75,7 @@ class Ids:
             self.n += n
             self.next_id += n
             return
-        if ids is None:
-            ids = np.arange(self.next_id, self.next_id + n, dtype=np.int64)
+        ids = self.numbered(ids, n)
         self._values = np.concatenate([self.values, ids])
         self._order = None
         self.n += n

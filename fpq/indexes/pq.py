@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, threads
+from fpq import _checks, _native, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
-from fpq.indexes.base import Bits, SearchResult
-from fpq.indexes.codes import CodeIndex, stored_counts
+from fpq.indexes.base import Bits, Nearest, SearchResult
+from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import reads, uninterrupted, writes
-from fpq.indexes.vectors import Vectors
+from fpq.indexes.vector_file import VectorFile
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored
@@ -36,12 +37,18 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         after an `add`: counts go on from one add to the next, and the limit grows.
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared Euclidean distance, inner product, or cosine similarity (vectors and queries are scaled to length 1).
-    keep_vectors : bool, default False
-        Keep the vectors too, in the element type they come in, for `rerank` and for an exact `reconstruct`.
+    keep_vectors : bool or path, default False
+        Keep the vectors too, in the element type they come in, for `rerank` and for an exact `reconstruct`. With a
+        path they are read from this .npy file instead, mapped into memory: (n, d) in C order, float32, float64,
+        float16, uint8 or int8, row i the vector with id i. A saved index stores the path as given (a relative one is
+        looked up from the working directory), shape and dtype. What the rows hold is not checked; the file must not
+        be changed while an index uses it.
 
     Attributes
     ----------
     quantizer : ProductQuantizer
+    rerank : int or None
+        What `search` takes for `rerank` when it is not told. Initially None: no re-ranking.
 
     Examples
     --------
@@ -62,7 +69,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
         metric: str = "l2",
-        keep_vectors: bool = False,
+        keep_vectors: bool | str | os.PathLike[str] = False,
         seed: int = 0,
         n_threads: int | None = None,
         verbose: bool = False,
@@ -75,7 +82,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _reset(self) -> None:
         self._blocks = GrowingArray((self.quantizer.code_size, BLOCK_ROWS), np.uint8)
-        self._vectors = Vectors()
+        self._forget_vectors()
         self._counts = None
 
     @property
@@ -105,6 +112,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             index is then as before.
         """
         x: Any = X
+        if isinstance(self._vectors, VectorFile):
+            x = _checks.vectors("X", X, min_rows=1)
+            self._require_file_fits(x.shape[1])
         if self.metric == "cosine" or len(self):
             x = self._training_rows(X, self._training_size)
         self._reset()  # an empty index loses nothing if fit fails
@@ -142,6 +152,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
         new_ids = self._ids.new(ids, len(x))
+        self._require_file_fits(x.shape[1], self._ids.numbered(new_ids, len(x)))
         n = len(self) + len(x)
         self._blocks.reserve(-(-n // BLOCK_ROWS))
         counts = self._next_counts()
@@ -150,7 +161,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
                 _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
                 row += len(codes)
-            rows = self._vectors.write(self._prepare(x, n_threads)) if self.keep_vectors else None
+            rows = self._write_vectors(x, n_threads)
             all_ids = self._ids.extended(new_ids, len(x))
         except BaseException:
             tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS)  # files hold whole blocks
@@ -158,8 +169,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             raise
         with uninterrupted():
             self._ids = all_ids
-            if rows is not None:
-                self._vectors.commit(rows, n)
+            self._commit_vectors(rows, n)
             self._counts = counts
         return self
 
@@ -174,7 +184,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         Q : array (nq, d) or (d,)
         k : int, default 10
         rerank : int, optional
-            Score the ``rerank * k`` nearest codes again by the exact distances of the kept vectors.
+            Score the ``rerank * k`` nearest codes again by the exact distances of the kept vectors. Default: the
+            attribute `rerank`.
         allowed : array of ids, or boolean mask by id, optional
             Only these may be returned.
         n_threads : int, optional
@@ -186,6 +197,54 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             vectors.
         """
         return self._search_codes(Q, k, rerank, allowed, n_threads)
+
+    @reads
+    def tune(
+        self,
+        Q: Any,
+        k: int = 10,
+        recall: float = 0.95,
+        *,
+        X: Any = None,
+        neighbors: Any = None,
+        n_threads: int | None = None,
+    ) -> tuning.Tuning:
+        """Set `rerank` to the fastest setting that reaches a recall on sample queries.
+
+        No re-ranking and re-ranking of up to 128 times k codes are measured against exact search.
+        The choice goes by measured time and so differs between machines, and between runs where settings are about as
+        fast. A setting reaches the recall if it does so on either half of the queries; some hundred queries are
+        needed, some thousand are better.
+
+        Parameters
+        ----------
+        Q : array (nq, d)
+            Queries like those to come; not the rows in the index, which find themselves.
+        k : int, default 10
+        recall : float, default 0.95
+            Share of the k true neighbours that must be found.
+        X : array (n, d), optional
+            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are passed over.
+        neighbors : int array (nq, >= k), optional
+            Instead of X: the ids of the true neighbours, nearest first.
+        n_threads : int, optional
+            Searches are timed in one batch on so many threads.
+
+        Returns
+        -------
+        fpq.tuning.Tuning
+            What was measured, fastest first; prints as a table.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the recall is not reached (the message gives the best), the index is empty or not trained, or an argument
+            is not as described. The index is then as before.
+        """
+        return self._tune([{}], Q, k, recall, X, neighbors, n_threads)
+
+    def _find(self, setting: tuning.Setting) -> Nearest:
+        return self._nearest
 
     def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
         distances = np.empty((len(queries), k), dtype=np.float32)
@@ -237,7 +296,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _state(self) -> State:
         quantizer = self.quantizer._state()
-        params = {"metric": self.metric, "keep_vectors": self.keep_vectors, "quantizer": quantizer.params}
+        params = {"metric": self.metric, "keep_vectors": bool(self.keep_vectors), "quantizer": quantizer.params}
+        if self.rerank is not None:
+            params["rerank"] = self.rerank
         state = State(params, quantizer.arrays)
         if self.is_trained:
             state.arrays["codes"] = self._blocks.data[: -(-len(self) // BLOCK_ROWS)]
@@ -247,7 +308,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     @classmethod
     def _from_state(cls, stored: Stored) -> PQIndex:
-        index = cls(**stored.take("metric", "keep_vectors"), n_threads=stored.n_threads, verbose=stored.verbose)
+        index = cls(**stored_options(stored), n_threads=stored.n_threads, verbose=stored.verbose)
+        index.rerank = stored_rerank(stored)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
         index._reset()
         index._ids = Ids.from_state(stored)
@@ -258,8 +320,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         blocks = -(-len(index) // BLOCK_ROWS)
         index._blocks = GrowingArray.of(stored.array("codes", np.uint8, (blocks, pq.code_size, BLOCK_ROWS), bulk=True))
         index._counts = stored_counts(stored, pq, len(index))
-        if index.keep_vectors and (len(index) or stored.has("vectors")):
-            index._vectors = Vectors.from_state(stored, len(index), pq.dim)
+        index._restore_vectors(stored)
         return index
 
     def __repr__(self) -> str:

@@ -16,6 +16,8 @@ KEPT_TYPES = (np.float32, np.float16, np.uint8, np.int8)
 class Vectors:
     """Rows that grow at the end. Types that differ between calls, and float64, are kept as float32."""
 
+    by_id = False  # but by row
+
     def __init__(self) -> None:
         self.n = 0
         self._rows: GrowingArray | None = None
@@ -74,6 +76,10 @@ class Vectors:
         rows = stored.array("vectors", KEPT_TYPES, (n, dim), *checks, bulk=True)
         vectors.commit(GrowingArray.of(rows), n)
         return vectors
+
+    def rows(self, rows: Int64) -> Float32:
+        """These rows (n, d)."""
+        return self.data[rows].astype(np.float32)
 
     def distances(self, queries: Float32, rows: Int64, inner_product: bool, n_threads: int) -> Float32:
         """The exact distance of query i to each of rows[i] (nq, r); +inf for a row of -1."""
