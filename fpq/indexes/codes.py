@@ -82,6 +82,14 @@ class CodeIndex(Index):
     def _fit_drawn(self, x: Array, n: int) -> None:
         """As `fit`, from the rows that it would draw of n: the same bits."""
 
+    def _reserve(self, n: int) -> None:
+        if isinstance(self._vectors, Vectors):
+            self._vectors.reserve(n)
+
+    @property
+    def _limited(self) -> bool:
+        return self.quantizer.open_indexing is not None
+
     def _next_counts(self) -> Int64 | None:
         """The counters of OpenIndexing, to be moved on."""
         pq = self.quantizer
