@@ -47,7 +47,7 @@ def fan_out_seconds() -> dict[int, float]:
     x = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        manifest = fpq.dask.build(fpq.FlatIndex(), x, folder, shard_rows=50)
+        manifest = fpq.dask.build(fpq.FlatIndex(), x, folder, shard_rows=5)
         for workers in WORKERS:
             with (
                 distributed.LocalCluster(

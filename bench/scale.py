@@ -222,7 +222,7 @@ def figure(path: Path, measured: dict[str, Any]) -> None:
             label, style = f"{replicas} replica{'s' * (replicas > 1)}, {name.split(',')[0]}", ["-", "--"][i]
             shards, p99 = [r["shards"] for r in rows], [r["p99"] for r in rows]
             axes[1].loglog(shards, p99, style, color=f"C{replicas}", label=label)
-    axes[1].set(xlabel="shards", ylabel="p99, in mean service times", title="simulated stragglers")
+    axes[1].set(xlabel="shards", ylabel="p99, in mean service times", title="simulated stragglers", ylim=(1.5, 3000))
     axes[1].legend(fontsize=8)
     plt.savefig(path, dpi=110)
 
