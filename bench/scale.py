@@ -1,12 +1,15 @@
 """Build rate, search time and memory of shards against n, and the cost model of docs/scale.md fitted to them.
 
-    python bench/scale.py [--sizes 100000,200000,300000,500000,1000000] [--left-out 200000,500000] [--dim 96]
-                          [--lists 1024] [--shard-rows 100000] [--json FILE]
+    python bench/scale.py [--sizes 100000,...] [--left-out 200000,...] [--dim 96] [--lists 1024] [--shard-rows 100000]
+                          [--json FILE] [--figure FILE] [--measured FILE]
+
+It goes on with bench/extrapolate.py and bench/stragglers.py; ``--measured FILE`` reports on the JSON of an earlier run.
 
 Vectors are made up block by block and never in memory together: 1,000 centres uniform in 64 to 192 in each dimension,
 each row a centre plus normal noise of standard deviation 20, rounded and clipped to 0 ... 255 (uint8); block i comes
 from ``default_rng([seed, i])``, centres from ``default_rng(seed)``. Every size runs in a process of its own; its peak
-memory is what is not mapped from files (RssAnon, sampled every 10 ms). Rates on a shared machine vary.
+memory is what is not mapped from files (RssAnon, sampled every 10 ms). Times are the shortest of 3 builds and of 9
+searches, without the making up: on a shared machine the shortest vary least.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import statistics
+import os
 import tempfile
 import threading
 import time
@@ -22,13 +25,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import extrapolate
 import numpy as np
+import stragglers
 
 SEED = 7
 K = 10
 QUERIES = 500
 PROBES = (1, 4, 16, 64)
-ROUNDS = 5
+ROUNDS = 3
 
 
 def block(number: int, rows: int, dim: int) -> np.ndarray:
@@ -38,9 +43,20 @@ def block(number: int, rows: int, dim: int) -> np.ndarray:
     return x.round().clip(0, 255).astype(np.uint8)
 
 
-def blocks(n: int, rows: int, dim: int) -> Iterator[np.ndarray]:
-    for number, start in enumerate(range(0, n, rows)):
-        yield block(number, min(rows, n - start), dim)
+class Source:
+    """Blocks of n rows, and how many seconds it took to make them up."""
+
+    def __init__(self, n: int, rows: int, dim: int) -> None:
+        self._shape = n, rows, dim
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        n, rows, dim = self._shape
+        for number, start in enumerate(range(0, n, rows)):
+            begin = time.perf_counter()
+            x = block(number, min(rows, n - start), dim)
+            self.seconds += time.perf_counter() - begin
+            yield x
 
 
 class Peak(threading.Thread):
@@ -77,23 +93,39 @@ def measure(case: tuple[int, int, int, int]) -> dict[str, Any]:
 
     peak = Peak()
     with tempfile.TemporaryDirectory() as folder:
-        generating, _ = timed(lambda: sum(len(x) for x in blocks(n, rows, dim)))
         index = fpq.IVFPQIndex(lists, m=16)
-        fitting, _ = timed(lambda: fpq.dask.fit(index, blocks(n, rows, dim)))
-        building, manifest = timed(lambda: fpq.dask.build(index, blocks(n, rows, dim), folder))
-        disk = sum(path.stat().st_size for path in Path(folder).iterdir())
+        source = Source(n, rows, dim)
+        fitting, _ = timed(lambda: fpq.dask.fit(index, source))
+        fitting -= source.seconds
+        building = []
+        for number in range(ROUNDS):
+            source = Source(n, rows, dim)
+            seconds, manifest = timed(lambda s=source, i=number: fpq.dask.build(index, s, f"{folder}/{i}"))
+            building.append(seconds - source.seconds)
+        disk = sum(path.stat().st_size for path in manifest.parent.iterdir())
         build_peak = peak.stop()
         many = fpq.ShardedIndex(manifest)
         queries = block(10**6, QUERIES, dim)
+        scanned = {probes: scanned_rows(index, manifest.parent, many.shards, queries, probes) for probes in PROBES}
         many.search(queries, K, n_probe=max(PROBES))  # pages come in
-        search = {}
-        for probes in PROBES:
-            times = [timed(lambda p=probes: many.search(queries, K, n_probe=p))[0] for _ in range(ROUNDS)]
-            search[probes] = statistics.median(times) / QUERIES
+        search = dict.fromkeys(PROBES, np.inf)
+        for _ in range(3 * ROUNDS):  # in turn, so that what disturbs one disturbs all
+            for probes in PROBES:
+                seconds, _ = timed(lambda p=probes: many.search(queries, K, n_probe=p))
+                search[probes] = min(search[probes], seconds / QUERIES)
     return {
-        "n": n, "shards": -(-n // rows), "fit s": fitting - generating, "build s": building - generating,
-        "bytes a vector": disk / n, "peak MB": build_peak, "search s": search,
+        "n": n, "shards": -(-n // rows), "fit s": fitting, "build s": min(building),
+        "bytes a vector": disk / n, "peak MB": build_peak, "search s": search, "scanned": scanned,
     }  # fmt: skip
+
+
+def scanned_rows(index: Any, folder: Path, shards: list[str], queries: np.ndarray, probes: int) -> float:
+    """Rows that a query scans, in whole blocks of 64, as the list sizes tell before any search."""
+    import fpq
+
+    probed = index._coarse.probe(queries.astype(np.float32), probes, False, 1)
+    rows = sum(-(-fpq.load(folder / shard, mmap=True).list_sizes // 64) * 64 for shard in shards)
+    return float(rows[probed].sum(axis=1).mean())
 
 
 def build_terms(point: dict[str, Any]) -> list[float]:
@@ -101,10 +133,10 @@ def build_terms(point: dict[str, Any]) -> list[float]:
     return [point["shards"], point["n"]]
 
 
-def search_terms(point: dict[str, Any], probes: int, lists: int) -> list[float]:
-    """Seconds a query = a + shards * (b + c * probes) + d * n * probes / lists."""
+def search_terms(point: dict[str, Any], probes: int) -> list[float]:
+    """Seconds a query = a + shards * (b + c * probes) + d * scanned rows."""
     shards = point["shards"]
-    return [1.0, shards, shards * probes, point["n"] * probes / lists]
+    return [1.0, shards, shards * probes, point["scanned"][probes]]
 
 
 def fitted(terms: np.ndarray, seconds: np.ndarray) -> np.ndarray:
@@ -120,7 +152,8 @@ def fitted(terms: np.ndarray, seconds: np.ndarray) -> np.ndarray:
         keep.pop(int(np.argmin(found * scaled.max(axis=0))))
 
 
-def report(points: list[dict[str, Any]], left_out: list[int], lists: int) -> None:
+def report(points: list[dict[str, Any]], left_out: list[int]) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    """Print measurements, the model fitted to them, and its errors at the points left out."""
     print(
         "| n | shards | fit s | build s | bytes a vector | peak MB | " + " | ".join(f"p{p} us" for p in PROBES) + " |"
     )
@@ -135,43 +168,113 @@ def report(points: list[dict[str, Any]], left_out: list[int], lists: int) -> Non
     build = fitted(np.array([build_terms(p) for p in used]), np.array([p["build s"] for p in used]))
     pairs = [(point, probes) for point in used for probes in PROBES]
     search = fitted(
-        np.array([search_terms(point, probes, lists) for point, probes in pairs]),
+        np.array([search_terms(point, probes) for point, probes in pairs]),
         np.array([point["search s"][probes] for point, probes in pairs]),
     )
     print(f"\nbuild s = {build[0]:.3g} shards + {build[1]:.3g} n")
     a, b, c, d = search
-    print(f"s a query = {a:.3g} + {b:.3g} shards + {c:.3g} shards probes + {d:.3g} n probes / lists\n")
+    print(f"s a query = {a:.3g} + {b:.3g} shards + {c:.3g} shards probes + {d:.3g} scanned\n")
     print("| left out | measured | predicted | error |\n|---|---|---|---|")
+    errors = []
     for point in points:
         if point["n"] in left_out:
             rows = [("build s", point["build s"], float(np.dot(build, build_terms(point))))]
             for probes in PROBES:
-                predicted = float(np.dot(search, search_terms(point, probes, lists))) * 1e6
+                predicted = float(np.dot(search, search_terms(point, probes))) * 1e6
                 rows.append((f"us a query, {probes} probes", point["search s"][probes] * 1e6, predicted))
             for what, measured, predicted in rows:
                 error = predicted / measured - 1
+                errors.append({"n": point["n"], "what": what, "measured": measured, "predicted": predicted})
                 print(f"| n = {point['n']}, {what} | {measured:.4g} | {predicted:.4g} | {error:+.0%} |")
+    return build, search, errors
+
+
+def scanned_by_lists() -> dict[str, np.ndarray]:
+    """What queries scan of sift500k, 1 on average of the first way, without and with a limit on lists."""
+    import fpq
+
+    data = fpq.datasets.load("sift500k")
+    x, queries = np.asarray(data.base[:100_000]), np.asarray(data.query[:1000], np.float32)
+    found = {}
+    for name, capacity in (("as they come", None), ("balanced, list_capacity=1.5", 1.5)):
+        index: Any = fpq.IVFPQIndex(256, m=16, list_capacity=capacity).fit(x).add(x)
+        probed = index._coarse.probe(queries, 16, False, 1)
+        found[name] = index.list_sizes[probed].sum(axis=1).astype(np.float64)
+    mean = found["as they come"].mean()
+    return {name: rows / mean for name, rows in found.items()}
+
+
+def figure(path: Path, measured: dict[str, Any]) -> None:
+    import matplotlib.pyplot as plt
+
+    _, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for what, marker in (("build s", "o"), ("us a query, 16 probes", "s"), ("us a query, 64 probes", "^")):
+        rows = [row for row in measured["left out"] if row["what"] == what]
+        axes[0].loglog([r["measured"] for r in rows], [r["predicted"] for r in rows], marker, label=what)
+    ends = np.array(axes[0].get_xlim())
+    axes[0].fill_between(ends, ends * 0.75, ends * 1.25, color="0.9", label="within 25 %", zorder=0)
+    axes[0].plot(ends, ends, color="0.5", linewidth=1)
+    axes[0].set(xlabel="measured", ylabel="predicted", title="points left out of the fit", xlim=ends)
+    axes[0].legend()
+    for i, name in enumerate(dict.fromkeys(row["lists"] for row in measured["stragglers"])):
+        for replicas in stragglers.REPLICAS:
+            rows = [r for r in measured["stragglers"] if r["lists"] == name and r["replicas"] == replicas]
+            label, style = f"{replicas} replica{'s' * (replicas > 1)}, {name.split(',')[0]}", ["-", "--"][i]
+            shards, p99 = [r["shards"] for r in rows], [r["p99"] for r in rows]
+            axes[1].loglog(shards, p99, style, color=f"C{replicas}", label=label)
+    axes[1].set(xlabel="shards", ylabel="p99, in mean service times", title="simulated stragglers", ylim=(1.5, 3000))
+    axes[1].legend(fontsize=8)
+    plt.savefig(path, dpi=110)
 
 
 def numbers(text: str) -> list[int]:
     return [int(float(part)) for part in text.split(",")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=numbers, default=[100_000, 200_000, 300_000, 500_000, 1_000_000])
-    parser.add_argument("--left-out", type=numbers, default=[200_000, 500_000])
-    parser.add_argument("--dim", type=int, default=96)
-    parser.add_argument("--lists", type=int, default=1024)
-    parser.add_argument("--shard-rows", type=int, default=100_000)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """All measurements, in processes of their own."""
     cases = [(n, options.dim, options.lists, options.shard_rows) for n in options.sizes]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         points = list(pool.imap(measure, cases, chunksize=1))
+        coarse = pool.apply(extrapolate.coarse_seconds, (options.dim,))
+    scanned = {name: rows.tolist() for name, rows in scanned_by_lists().items()}
+    fan_out = extrapolate.fan_out_seconds()
+    return {"points": points, "coarse": coarse, "fan out": fan_out, "scanned": scanned, "threads": os.cpu_count()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=numbers, default=[100_000, 200_000, 500_000, 1_000_000, 2_000_000])
+    parser.add_argument("--left-out", type=numbers, default=[200_000, 1_000_000])
+    parser.add_argument("--dim", type=int, default=96)
+    parser.add_argument("--lists", type=int, default=1024)
+    parser.add_argument("--shard-rows", type=int, default=100_000)
+    parser.add_argument("--measured", type=Path, help="a file of --json to report on, instead of measuring")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    found = from_json(options.measured) if options.measured else measured(options)
+    if options.json:  # before the report
+        options.json.write_text(json.dumps(found, indent=1))
+    build, search, found["left out"] = report(found["points"], options.left_out)
+    fits = {key: found[key] for key in ("coarse", "fan out", "threads")}
+    fits |= {"build": build, "search": search, "bytes": found["points"][-1]["bytes a vector"]}
+    found["extrapolated"] = extrapolate.report(options.dim, fits)
+    found["stragglers"] = stragglers.report({name: np.array(rows) for name, rows in found["scanned"].items()})
     if options.json:
-        options.json.write_text(json.dumps(points, indent=1))
-    report(points, options.left_out, options.lists)
+        options.json.write_text(json.dumps(found, indent=1))
+    if options.figure:
+        figure(options.figure, found)
+
+
+def from_json(path: Path) -> dict[str, Any]:
+    """Measurements as they were written: JSON makes strings of the numbers that are keys."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    for point in found["points"]:
+        for key in ("search s", "scanned"):
+            point[key] = {int(probes): value for probes, value in point[key].items()}
+    found["fan out"] = {int(workers): value for workers, value in found["fan out"].items()}
+    return found
 
 
 if __name__ == "__main__":

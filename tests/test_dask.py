@@ -153,6 +153,27 @@ def test_search_on_a_cluster(client: Any, tmp_path: Path) -> None:
         fpq.ShardedIndex(plain, client=client).search(Q, 3, rerank=2)
 
 
+@pytest.mark.filterwarnings("ignore:Port")
+def test_the_example_of_the_readme_and_the_names_on_the_dashboard() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = text.split("## More than one machine")[1].split("```python\n")[1].split("```")[0]
+    assert len([line for line in code.splitlines() if line]) == 6
+    names: dict[str, Any] = {}
+    try:
+        exec(code, names)
+        assert (names["ids"][:, 0] == np.arange(5)).all()
+        prefixes = names["client"].run_on_scheduler(_prefixes)
+        assert {"fpq-sample", "fpq-encode", "fpq-nearest"} <= prefixes
+    finally:
+        if "client" in names:
+            names["client"].cluster.close()
+            names["client"].close()
+
+
+def _prefixes(dask_scheduler: Any) -> set[str]:
+    return set(dask_scheduler.task_prefixes)
+
+
 def _forget() -> None:
     serve._open_shard.cache_clear()
 
@@ -214,6 +235,13 @@ def test_a_worker_is_killed_while_building(way: str, mortal: Any, tmp_path: Path
     manifest = fpq.dask.build(index, x, tmp_path, client=mortal)
     assert killed.is_set() or (tmp_path / "marker").exists()
     _check_built(manifest, index, 15)
+
+
+def test_a_worker_is_killed_while_fitting(mortal: Any, tmp_path: Path) -> None:
+    x = da.from_array(X, chunks=(200, D)).map_blocks(_kill_once, marker=str(tmp_path / "marker"), dtype=X.dtype)
+    index = fpq.dask.fit(ivf(), x, client=mortal)
+    assert (tmp_path / "marker").exists()
+    same_learned(index, ivf().fit(X))
 
 
 def test_a_build_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -1,77 +1,17 @@
-"""Rows that come in blocks: from a Dask array, a memory-mapped file, an array, or an iterable of arrays."""
+"""Rows that come in blocks on a Dask cluster: the chunks of a Dask array, the pieces of a memory-mapped file."""
 
 from __future__ import annotations
 
 import mmap
-import sys
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from fpq import _checks
 from fpq._checks import Array
+from fpq.blocks import Blocks, Here, Task, Where, dask_array
 from fpq.dask.client import answering, default_client
-
-Task = Callable[..., Any]  # (block, where, *more) -> a small result
-
-
-class Where(NamedTuple):
-    """A block among the others, and what it has to be."""
-
-    number: int
-    start: int  # the row number of its first row
-    rows: int | None  # how many there should be
-    dim: int | None
-    dtype: np.dtype[Any] | None
-
-    @property
-    def name(self) -> str:
-        """What errors call it."""
-        return f"partition {self.number}"
-
-    def shaped(self, block: Any) -> Array:
-        """The block as an array.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If it has another width, length or element type than it should have.
-        """
-        array = np.asarray(block)
-        if self.dtype is not None and array.dtype != self.dtype:
-            raise TypeError(f"{self.name}: expected dtype {self.dtype} as elsewhere, got {array.dtype}")
-        if array.ndim != 2 or (self.rows is not None and len(array) != self.rows):
-            rows = "n" if self.rows is None else self.rows
-            raise ValueError(f"{self.name}: expected shape ({rows}, {self.dim or 'd'}), got {array.shape}")
-        if self.dim is not None and array.shape[1] != self.dim:
-            raise ValueError(f"{self.name}: expected vectors of dimension {self.dim}, got dimension {array.shape[1]}")
-        return array
-
-    def finite(self, rows: Array) -> Array:
-        """Rows of the block, as a type the kernels read.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If they are not finite numbers.
-        """
-        return _checks.vectors(self.name, rows)
-
-
-class Blocks(Protocol):
-    """Blocks and those who work on them."""
-
-    sizes: list[int] | None  # rows of each block, if that is known before they come
-    dim: int | None
-
-    def run(self, name: str, task: Task, more: Sequence[Any] | None = None, *, verbose: bool = False) -> list[Any]:
-        """``task(block, where, more[i])`` for each block i, in order. Blocks whose `more` is None are left out.
-
-        `name` is what tasks are called on a dashboard or, if `verbose`, by a progress bar.
-        """
 
 
 def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:
@@ -84,52 +24,10 @@ def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:
     """
     if hasattr(X, "__dask_graph__"):
         return OnCluster.of_dask(X, client)
-    if hasattr(X, "shape") and hasattr(X, "dtype"):
-        if len(X.shape) != 2 or not X.shape[1]:
-            raise ValueError(f"X: expected a 2-d array (n, d), got shape {tuple(X.shape)}")
-        if client is not None and isinstance(X, np.memmap) and isinstance(X.base, mmap.mmap) and X.flags.c_contiguous:
-            return OnCluster.of_file(X, client, rows)
-        return Here.of_array(X, rows)
-    if not isinstance(X, Iterable):
-        raise TypeError(f"X: expected an array or an iterable of blocks, got {type(X).__name__}")
-    return Here(X)
-
-
-class Here:
-    """Blocks that this process works on, one after the other."""
-
-    def __init__(
-        self, blocks: Iterable[Any], sizes: list[int] | None = None, dim: int | None = None, dtype: Any = None
-    ) -> None:
-        self._blocks = blocks
-        self.sizes = sizes
-        self.dim = dim
-        self._dtype = dtype
-
-    @classmethod
-    def of_array(cls, x: Any, rows: int) -> Here:
-        """Slices of something with the shape of a matrix."""
-        starts = range(0, x.shape[0], rows)
-        sizes = [min(rows, x.shape[0] - start) for start in starts]
-        return cls((x[start : start + rows] for start in starts), sizes, x.shape[1], x.dtype)
-
-    def run(self, name: str, task: Task, more: Sequence[Any] | None = None, *, verbose: bool = False) -> list[Any]:
-        """As `Blocks.run`."""
-        results = []
-        start = 0
-        quiet = not (verbose and sys.stderr.isatty())
-        total = None if self.sizes is None else len(self.sizes)
-        bar = tqdm(self._blocks, desc=name, unit="block", total=total, disable=quiet, leave=False)
-        for number, block in enumerate(bar):
-            if self.sizes is None:
-                block = np.asarray(block)
-                self.dim = block.shape[1] if self.dim is None and block.ndim == 2 else self.dim
-                self._dtype = block.dtype if self._dtype is None else self._dtype
-            if more is None or more[number] is not None:
-                where = Where(number, start, None if self.sizes is None else self.sizes[number], self.dim, self._dtype)
-                results.append(task(block, where, *([] if more is None else [more[number]])))
-            start += len(block)
-        return results
+    mapped = isinstance(X, np.memmap) and isinstance(X.base, mmap.mmap) and X.flags.c_contiguous
+    if client is not None and mapped and X.ndim == 2 and X.shape[1]:
+        return OnCluster.of_file(X, client, rows)
+    return Here.of(X, rows)
 
 
 class OnCluster:
@@ -145,12 +43,7 @@ class OnCluster:
     @classmethod
     def of_dask(cls, x: Any, client: Any) -> OnCluster:
         """The chunks of a Dask array."""
-        if getattr(x, "ndim", None) != 2 or not hasattr(x, "chunks"):
-            raise ValueError(f"X: expected a 2-d Dask array, got {x!r}")
-        if np.isnan(x.shape[1]) or x.shape[1] == 0:
-            raise ValueError(f"X: expected a Dask array of known width, got shape {x.shape}")
-        if x.numblocks[1] > 1:
-            x = x.rechunk({1: x.shape[1]})
+        x = dask_array(x)
         if any(np.isnan(size) for size in x.chunks[0]):
             x = x.compute_chunk_sizes()
         return cls(x.to_delayed().ravel().tolist(), list(map(int, x.chunks[0])), x.shape[1], x.dtype, client)

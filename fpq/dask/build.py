@@ -13,8 +13,8 @@ import numpy as np
 
 from fpq import _checks, _format, manifest, storage, threads
 from fpq._checks import Array
+from fpq.blocks import Where
 from fpq.dask import blocks
-from fpq.dask.blocks import Where
 from fpq.indexes.base import Index
 from fpq.manifest import Manifest, Shard
 from fpq.storage import FormatError

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fpq import manifest
-from fpq._checks import Array, Int64
 from fpq.dask import blocks
-from fpq.dask.blocks import Blocks, Where
-from fpq.indexes import FlatIndex
-from fpq.indexes.codes import CodeIndex
+from fpq.indexes import FlatIndex, sampling
 
 
 def fit(index: Any, X: Any, *, client: Any = None) -> Any:
@@ -52,74 +47,6 @@ def fit(index: Any, X: Any, *, client: Any = None) -> Any:
     """
     if getattr(index, "_kind", None) not in manifest.KINDS:
         raise TypeError(f"index: expected one of {', '.join(manifest.KINDS)}, got {type(index).__name__}")
-    if len(index):
-        raise ValueError(f"fit: the index holds {len(index)} vectors coded by its present codebooks")
-    if isinstance(index, FlatIndex):
-        return index
-    source = blocks.of(X, client)
-    if source.sizes is None:
-        index.fit(_from_stream(index, source))
-    else:
-        index._fit_drawn(*_from_known(index, source, source.sizes))
+    if not isinstance(index, FlatIndex):
+        sampling.learn(index, blocks.of(X, client))
     return index
-
-
-def _from_known(index: CodeIndex, source: Blocks, sizes: list[int]) -> tuple[Array, int]:
-    """The rows that the index draws of all, and how many there are."""
-    ends = np.cumsum(sizes, dtype=np.int64)
-    n = int(ends[-1]) if len(ends) else 0
-    if n == 0:
-        raise ValueError("X: expected at least 1 row(s), got 0")
-    rows = index._drawn(n)
-    if rows is None:
-        rows = np.arange(n, dtype=np.int64)
-    pieces = np.split(rows, np.searchsorted(rows, ends[:-1]))
-    starts = ends - np.asarray(sizes)
-    wanted = [piece - start if len(piece) else None for piece, start in zip(pieces, starts, strict=True)]
-    return np.concatenate(source.run("sample", take, wanted, verbose=index.verbose)), n
-
-
-def take(block: Any, where: Where, rows: Int64) -> Array:
-    """Checked rows of a block."""
-    return where.finite(where.shaped(block)[rows])
-
-
-class _Reservoir:
-    """`size` rows of a stream, each with the same chance: those that draw the smallest random numbers."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self._size = size
-        self._rng = np.random.default_rng(seed)
-        self._kept: list[tuple[Array, Int64, Array]] = []  # random numbers, row numbers, rows
-        self._limit = np.inf
-        self.n = 0
-
-    def see(self, block: Any, where: Where) -> None:
-        """Take in a block."""
-        x = where.finite(where.shaped(block))
-        draws = self._rng.random(len(x))
-        stay = np.flatnonzero(draws < self._limit)
-        self._kept.append((draws[stay], self.n + stay, x[stay]))
-        self.n += len(x)
-        if sum(len(draws) for draws, _, _ in self._kept) > 2 * self._size:
-            self._kept = [self._smallest()]
-
-    def _smallest(self) -> tuple[Array, Int64, Array]:
-        draws, numbers, x = (np.concatenate(arrays) for arrays in zip(*self._kept, strict=True))
-        if len(draws) <= self._size:
-            return draws, numbers, x
-        stay = np.sort(np.argpartition(draws, self._size)[: self._size])
-        self._limit = draws[stay].max()
-        return draws[stay], numbers[stay], x[stay]
-
-    def rows(self) -> Array:
-        """The sample, in the order of the stream."""
-        return self._smallest()[2]
-
-
-def _from_stream(index: CodeIndex, source: Blocks) -> Array:
-    reservoir = _Reservoir(index._training_size, index.quantizer.seed)
-    source.run("sample", reservoir.see, verbose=index.verbose)
-    if reservoir.n == 0:
-        raise ValueError("X: expected at least 1 row(s), got 0")
-    return reservoir.rows()

@@ -95,6 +95,14 @@ class Index(Storable, ABC):
         if self._file is not None:
             raise ValueError("the index is mapped from a file and cannot be changed: load it with mmap=False")
 
+    def _reserve(self, n: int) -> None:
+        """Make room for `n` rows in all, which are going to come."""
+
+    @property
+    def _limited(self) -> bool:
+        """Whether codes depend on how many rows are added at a time."""
+        return False
+
     def _require_trained(self) -> None:
         if not self.is_trained:
             raise ValueError(f"{type(self).__name__} is not trained: call fit first")

@@ -121,6 +121,14 @@ class CodeIndex(Index):
         elif isinstance(self._vectors, VectorFile):
             self._require_file_fits(self.quantizer.dim, self._ids.values)
 
+    def _reserve(self, n: int) -> None:
+        if isinstance(self._vectors, Vectors):
+            self._vectors.reserve(n)
+
+    @property
+    def _limited(self) -> bool:
+        return self.quantizer.open_indexing is not None
+
     def _next_counts(self) -> Int64 | None:
         """The counters of OpenIndexing, to be moved on."""
         pq = self.quantizer

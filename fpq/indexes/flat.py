@@ -10,6 +10,7 @@ from fpq import _checks, _native, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, Int64
 from fpq.indexes.base import Bits, Index, SearchResult
+from fpq.indexes.blockwise import adds_blocks, in_blocks, searches_blocks
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vectors import Vectors
@@ -61,17 +62,24 @@ class FlatIndex(Index, kind="FlatIndex"):
 
     @writes
     def fit(self, X: Any) -> FlatIndex:
-        """Do nothing but check X: there is nothing to learn. Here so that indexes can be exchanged for each other."""
-        _checks.vectors("X", X, min_rows=1)
+        """Do nothing but check X, if it is an array: there is nothing to learn. All indexes have a `fit`."""
+        if not in_blocks(X):  # those are checked when they are added
+            _checks.vectors("X", X, min_rows=1)
         return self
 
+    def _reserve(self, n: int) -> None:
+        self._vectors.reserve(n)
+        self._norms.reserve(n)
+
     @writes
+    @adds_blocks
     def add(self, X: Any, ids: Any = None) -> FlatIndex:
         """Add vectors.
 
         Parameters
         ----------
-        X : array (n, d)
+        X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
+            Of what is not in memory, a chunk, an item or 2**18 rows are at a time.
         ids : int array (n,), optional
             Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
 
@@ -93,12 +101,13 @@ class FlatIndex(Index, kind="FlatIndex"):
         return self
 
     @reads
+    @searches_blocks
     def search(self, Q: Any, k: int = 10, *, allowed: Any = None, n_threads: int | None = None) -> SearchResult:
         """The k nearest vectors of each query, exactly; ties by id.
 
         Parameters
         ----------
-        Q : array (nq, d) or (d,)
+        Q : array (nq, d) or (d,), or in blocks as the rows of `add`
         k : int, default 10
         allowed : array of ids, or boolean mask by id, optional
             Only these may be returned.

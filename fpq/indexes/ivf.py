@@ -12,6 +12,7 @@ import numpy as np
 from fpq import _checks, _native, threads, tuning
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
 from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, bits_to_mask
+from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.coarse import MAX_ROWS_PER_LIST, CoarseQuantizer, list_limit
 from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
@@ -138,12 +139,13 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return self._lists.lists_of(self._lists.find(self._ids.values[self._ids.rows(ids)]))
 
     @writes
+    @fits_blocks
     def fit(self, X: Any) -> IVFPQIndex:
         """Learn centroids, rotation and codebooks from (a sample of) the rows of X; X is not kept.
 
         Parameters
         ----------
-        X : array (n, d)
+        X : array (n, d), or in blocks as the rows of `add`
             At least n_lists rows.
 
         Raises
@@ -176,6 +178,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _training_size(self) -> int:
         return max(self.n_lists * MAX_ROWS_PER_LIST, self.quantizer.max_training_rows)
 
+    def _reserve(self, n: int) -> None:
+        super()._reserve(n)
+        self._lists.reserve(n)
+
+    @property
+    def _limited(self) -> bool:
+        return self.list_capacity is not None or super()._limited
+
     def _drawn(self, n: int) -> Int64 | None:
         return self._choose(n, self._training_size)
 
@@ -183,13 +193,16 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self.fit(x)
 
     @writes
+    @adds_blocks
     def add(self, X: Any, ids: Any = None) -> IVFPQIndex:
         """Encode and add vectors.
 
         Parameters
         ----------
-        X : array (n, d)
-            Read in blocks; float32, float64, float16, uint8 and int8 are not copied.
+        X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
+            Read in blocks; float32, float64, float16, uint8 and int8 are not copied. Of what is not in memory, a chunk,
+            an item or 2**18 rows are at a time. With OpenIndexing or `list_capacity`, each chunk and item
+            is an `add` of its own.
         ids : int array (n,), optional
             Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
 
@@ -272,6 +285,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return prepare
 
     @reads
+    @searches_blocks
     def search(
         self,
         Q: Any,
@@ -286,7 +300,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
         Parameters
         ----------
-        Q : array (nq, d) or (d,)
+        Q : array (nq, d) or (d,), or in blocks as the rows of `add`
         k : int, default 10
         n_probe : int, optional
             Lists to look into, nearest first; more than n_lists means all. Default: the attribute `n_probe`.

@@ -99,6 +99,12 @@ class InvertedLists:
         self.slot_ids.reserve(layout.n_blocks)
         return Placement(slots, partial(self._put, layout, layout.rows()))
 
+    def reserve(self, n: int) -> None:
+        """Make room for `n` rows in all, however they fall on the lists."""
+        blocks = n // BLOCK_ROWS + len(self.layout.sizes)
+        self.blocks.reserve(blocks)
+        self.slot_ids.reserve(blocks)
+
     def write(self, slots: Int64, codes: UInt8, ids: Int64) -> None:
         """Write into slots of a placement that is not committed yet."""
         _native.put_codes(codes, slots, self.blocks.data)

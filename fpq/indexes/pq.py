@@ -11,6 +11,7 @@ from fpq import _checks, _native, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.indexes.base import Bits, Nearest, SearchResult
+from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import reads, uninterrupted, writes
@@ -98,12 +99,13 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return self._codes(np.arange(len(self), dtype=np.int64))
 
     @writes
+    @fits_blocks
     def fit(self, X: Any) -> PQIndex:
         """Learn rotation and codebooks from (a sample of) the rows of X; X is not kept.
 
         Parameters
         ----------
-        X : array (n, d)
+        X : array (n, d), or in blocks as the rows of `add`
 
         Raises
         ------
@@ -121,6 +123,10 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self.quantizer.fit(x)
         return self
 
+    def _reserve(self, n: int) -> None:
+        super()._reserve(n)
+        self._blocks.reserve(-(-n // BLOCK_ROWS))
+
     def _drawn(self, n: int) -> Int64 | None:
         return self._choose(n, self._training_size) if self.metric == "cosine" else self.quantizer.drawn(n)
 
@@ -133,13 +139,15 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             self.quantizer.fit_drawn(x, n)
 
     @writes
+    @adds_blocks
     def add(self, X: Any, ids: Any = None) -> PQIndex:
         """Encode and add vectors.
 
         Parameters
         ----------
-        X : array (n, d)
-            Read in blocks; float32, float64, float16, uint8 and int8 are not copied.
+        X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
+            Read in blocks; float32, float64, float16, uint8 and int8 are not copied. Of what is not in memory, a chunk,
+            an item or 2**18 rows are at a time. With OpenIndexing, each chunk and item is an `add` of its own.
         ids : int array (n,), optional
             Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
 
@@ -174,6 +182,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return self
 
     @reads
+    @searches_blocks
     def search(
         self, Q: Any, k: int = 10, *, rerank: int | None = None, allowed: Any = None, n_threads: int | None = None
     ) -> SearchResult:
@@ -181,7 +190,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
         Parameters
         ----------
-        Q : array (nq, d) or (d,)
+        Q : array (nq, d) or (d,), or in blocks as the rows of `add`
         k : int, default 10
         rerank : int, optional
             Score the ``rerank * k`` nearest codes again by the exact distances of the kept vectors. Default: the

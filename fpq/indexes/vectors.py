@@ -38,6 +38,11 @@ class Vectors:
         """Bytes in use and in reserve."""
         return 0 if self._rows is None else self._rows.data.nbytes
 
+    def reserve(self, n: int) -> None:
+        """Make room for `n` rows of the type that is there."""
+        if self._rows is not None:
+            self._rows.reserve(n)
+
     def write(self, x: Array) -> GrowingArray:
         """An array that holds the rows so far and `x` behind them: hand it to `commit` when all else went well."""
         kept = np.dtype(np.float32) if x.dtype == np.float64 else x.dtype

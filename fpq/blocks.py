@@ -1,0 +1,143 @@
+"""Rows that come in blocks, of which one is in memory at a time: from an array, a Dask array, an iterable of arrays."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from fpq import _checks
+from fpq._checks import Array
+
+Task = Callable[..., Any]  # (block, where, *more) -> a small result
+
+
+class Where(NamedTuple):
+    """A block among the others, and what it has to be."""
+
+    number: int
+    start: int  # the row number of its first row
+    rows: int | None  # how many there should be
+    dim: int | None
+    dtype: np.dtype[Any] | None
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"partition {self.number}"
+
+    def shaped(self, block: Any) -> Array:
+        """The block as an array.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If it has another width, length or element type than it should have.
+        """
+        array = np.asarray(block)
+        if self.dtype is not None and array.dtype != self.dtype:
+            raise TypeError(f"{self.name}: expected dtype {self.dtype} as elsewhere, got {array.dtype}")
+        if array.ndim != 2 or (self.rows is not None and len(array) != self.rows):
+            rows = "n" if self.rows is None else self.rows
+            raise ValueError(f"{self.name}: expected shape ({rows}, {self.dim or 'd'}), got {array.shape}")
+        if self.dim is not None and array.shape[1] != self.dim:
+            raise ValueError(f"{self.name}: expected vectors of dimension {self.dim}, got dimension {array.shape[1]}")
+        return array
+
+    def finite(self, rows: Array) -> Array:
+        """Rows of the block, as a type the kernels read.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If they are not finite numbers.
+        """
+        return _checks.vectors(self.name, rows)
+
+
+class Blocks(Protocol):
+    """Blocks and those who work on them."""
+
+    sizes: list[int] | None  # rows of each block, if that is known before they come
+    dim: int | None
+
+    def run(self, name: str, task: Task, more: Sequence[Any] | None = None, *, verbose: bool = False) -> list[Any]:
+        """``task(block, where, more[i])`` for each block i, in order. Blocks whose `more` is None are left out.
+
+        `name` is what tasks are called on a dashboard or, if `verbose`, by a progress bar.
+        """
+
+
+class Here:
+    """Blocks that this process works on, one after the other."""
+
+    def __init__(
+        self, blocks: Iterable[Any], sizes: list[int] | None = None, dim: int | None = None, dtype: Any = None
+    ) -> None:
+        self._blocks = blocks
+        self.sizes = sizes
+        self.dim = dim
+        self._dtype = dtype
+
+    @classmethod
+    def of(cls, X: Any, rows: int) -> Here:
+        """Of an array that is not in blocks, `rows` rows each.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X has no rows of vectors.
+        """
+        if hasattr(X, "__dask_graph__"):
+            return cls.of_dask(X)
+        if hasattr(X, "shape") and hasattr(X, "dtype"):
+            if len(X.shape) != 2 or not X.shape[1]:
+                raise ValueError(f"X: expected a 2-d array (n, d), got shape {tuple(X.shape)}")
+            return cls.of_array(X, rows)
+        if not isinstance(X, Iterable):
+            raise TypeError(f"X: expected an array or an iterable of blocks, got {type(X).__name__}")
+        return cls(X)
+
+    @classmethod
+    def of_array(cls, x: Any, rows: int) -> Here:
+        """Slices of something with the shape of a matrix."""
+        starts = range(0, x.shape[0], rows)
+        sizes = [min(rows, x.shape[0] - start) for start in starts]
+        return cls((x[start : start + rows] for start in starts), sizes, x.shape[1], x.dtype)
+
+    @classmethod
+    def of_dask(cls, x: Any) -> Here:
+        """The chunks of a Dask array, made one at a time when their turn comes."""
+        x = dask_array(x)
+        sizes = None if any(np.isnan(size) for size in x.chunks[0]) else list(map(int, x.chunks[0]))
+        return cls((chunk.compute() for chunk in x.blocks.ravel()), sizes, x.shape[1], x.dtype)
+
+    def run(self, name: str, task: Task, more: Sequence[Any] | None = None, *, verbose: bool = False) -> list[Any]:
+        """As `Blocks.run`."""
+        results = []
+        start = 0
+        quiet = not (verbose and sys.stderr.isatty())
+        total = None if self.sizes is None else len(self.sizes)
+        bar = tqdm(self._blocks, desc=name, unit="block", total=total, disable=quiet, leave=False)
+        for number, block in enumerate(bar):
+            if self.sizes is None:
+                block = np.asarray(block)
+                self.dim = block.shape[1] if self.dim is None and block.ndim == 2 else self.dim
+                self._dtype = block.dtype if self._dtype is None else self._dtype
+            if more is None or more[number] is not None:
+                where = Where(number, start, None if self.sizes is None else self.sizes[number], self.dim, self._dtype)
+                results.append(task(block, where, *([] if more is None else [more[number]])))
+            start += len(block)
+        return results
+
+
+def dask_array(x: Any) -> Any:
+    """The Dask array, with all columns in each chunk."""
+    if getattr(x, "ndim", None) != 2 or not hasattr(x, "chunks"):
+        raise ValueError(f"X: expected a 2-d Dask array, got {x!r}")
+    if np.isnan(x.shape[1]) or x.shape[1] == 0:
+        raise ValueError(f"X: expected a Dask array of known width, got shape {x.shape}")
+    return x.rechunk({1: x.shape[1]}) if x.numblocks[1] > 1 else x
