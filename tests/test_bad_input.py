@@ -125,7 +125,10 @@ def test_empty_training_set(make: Callable[[int], Any]) -> None:
         (lambda: fpq.PQIndex(4, seed=-1), "^seed: expected at least 0, got -1"),
         (lambda: fpq.PQIndex(4, n_threads=0), "^n_threads: expected at least 1, got 0"),
         (lambda: fpq.PQIndex(4, n_threads=1.5), "^n_threads: expected an integer, got 1.5"),
-        (lambda: fpq.PQIndex(4, keep_vectors="yes"), "^keep_vectors: expected one of False, True, got 'yes'"),
+        (
+            lambda: fpq.PQIndex(4, keep_vectors=3),
+            "^keep_vectors: expected False, True or the path of a .npy file, got 3",
+        ),
         (lambda: fpq.KMeans(0), "^n_clusters: expected at least 1, got 0"),
         (lambda: fpq.KMeans(3, n_iter=0), "^n_iter: expected at least 1, got 0"),
         (lambda: fpq.KMeans(3, init="best"), "^init: expected one of 'random', 'k-means\\+\\+', got 'best'"),

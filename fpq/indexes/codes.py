@@ -52,8 +52,10 @@ class CodeIndex(Index):
         if isinstance(keep_vectors, (str, os.PathLike)):
             self._vectors = VectorFile(keep_vectors, normalize=metric == "cosine")
             self.keep_vectors: bool | str = self._vectors.path
+        elif isinstance(keep_vectors, bool):
+            self.keep_vectors = keep_vectors
         else:
-            self.keep_vectors = _checks.choice("keep_vectors", keep_vectors, (False, True))
+            raise TypeError(f"keep_vectors: expected False, True or the path of a .npy file, got {keep_vectors!r}")
         self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
 
     @property
