@@ -55,12 +55,12 @@ def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotat
     smallest: the eigenvalue allocation of Ge et al., Optimized Product Quantization, 2013, section 4.
     """
     blocks = _blocks(x, rows)
-    mean = sum(threads.blas_map(lambda b: _read(x, rows, b).sum(0, np.float64), blocks, n_threads))
+    mean = sum(threads.blas_map(lambda b: _take(x, rows, b).sum(0, np.float64), blocks, n_threads))
     mean = mean / _count(x, rows)
     centre = mean.astype(np.float32)
 
     def scatter(block: slice) -> Float32:
-        centred = _read(x, rows, block) - centre
+        centred = np.subtract(_take(x, rows, block), centre, dtype=np.float32)
         product: Float32 = centred.T @ centred
         return product
 
@@ -147,5 +147,5 @@ def _blocks(x: Array, rows: Int64 | None, size: int = BLOCK_ROWS) -> list[slice]
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _read(x: Array, rows: Int64 | None, block: slice) -> Float32:
-    return np.asarray(x[block] if rows is None else x[rows[block]], dtype=np.float32)
+def _take(x: Array, rows: Int64 | None, block: slice) -> Array:
+    return x[block] if rows is None else x[rows[block]]
