@@ -100,7 +100,10 @@ def test_survey(images: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_choice_goes_by_accuracy_then_time() -> None:
-    found = [tune.Trial({}, 0.9, a, s) for a, s in ((0.970, 9.0), (0.9695, 2.0), (0.9650, 0.1))]
+    found = [
+        tune.Trial({"open_indexing": c}, 0.9, a, s)
+        for c, a, s in ((1.5, 0.970, 9.0), (1.0, 0.9695, 2.0), (1.5, 0.9650, 0.1), (None, 0.9720, 1.0))
+    ]
     assert tune.choose(found) is found[1]
 
 
