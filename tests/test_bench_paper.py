@@ -99,12 +99,19 @@ def test_survey(images: None, monkeypatch: pytest.MonkeyPatch) -> None:
             assert effect.largest <= limit / (1_000 / 256) + 1e-9
 
 
-def test_the_choice_goes_by_accuracy_then_time() -> None:
+def test_the_choice_goes_by_accuracy_then_time_then_dimensions() -> None:
     found = [
-        tune.Trial({"open_indexing": c}, 0.9, a, s)
-        for c, a, s in ((1.5, 0.970, 9.0), (1.0, 0.9695, 2.0), (1.5, 0.9650, 0.1), (None, 0.9720, 1.0))
+        tune.Trial({"open_indexing": c, "rotation_dim": dim}, 0.9, accuracy, seconds)
+        for c, dim, accuracy, seconds in (
+            (1.5, 128, 0.9700, 9.0),  # slow
+            (1.5, 32, 0.9698, 2.0),
+            (1.5, 64, 0.9692, 2.2),
+            (1.0, 64, 0.9695, 2.3),
+            (1.5, 128, 0.9650, 0.1),  # not accurate
+            (None, 64, 0.9720, 1.0),  # plain PQ
+        )
     ]
-    assert tune.choose(found) is found[1]
+    assert tune.choose(found) is found[3]
 
 
 def test_plain_pq() -> None:

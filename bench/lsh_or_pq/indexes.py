@@ -11,7 +11,7 @@ import numpy as np
 K = 10
 LISTS = {"mnist": 256, "sift500k": 1024}
 PROBES = (1, 2, 4, 8, 16, 32, 64, 128)
-RERANKS = (5, 10, 20, 40)  # candidates a neighbour
+RERANKS = (1, 2, 5, 10, 20, 40)  # candidates a neighbour
 
 
 class Built(NamedTuple):
@@ -115,7 +115,7 @@ def indexes(name: str) -> dict[str, Build]:
         "E2LSHIndex": lsh("E2LSHIndex", (2, 8, 16, 32, 64, 128, 256, 512, 1024, 2048), "n_probe"),
         "C2LSHIndex": lsh("C2LSHIndex", (20, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800), "n_candidates"),
         "PQIndex 24": pq(24, **rotated),
-        "PQIndex 16, rerank": pq(16, (1, 2, 5, 10, 20, 40, 80), **rotated),
+        "PQIndex 16, rerank": pq(16, (*RERANKS, 80), **rotated),
         "IVFPQIndex 24": ivfpq(lists, 24, **rotated),
         "IVFPQIndex 16, rerank": ivfpq(lists, 16, True, residual=False, **rotated),
         "faiss RaBitQ 24": faiss_index(f"{front},RaBitQfs"),

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bench.paper.figures import save
+
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.99)
 FAMILIES = {
     "FlatIndex": ("black", "*"),
@@ -61,7 +63,6 @@ def table(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], stem: Path) -> None:
     """One curve an index, PNG and SVG."""
-    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 5), layout="constrained", facecolor="white")
@@ -77,9 +78,7 @@ def draw(result: dict[str, Any], stem: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=10.5, loc="center left", bbox_to_anchor=(1, 0.5),
                 title="index, bytes a code: bytes a vector in all", alignment="left")  # fmt: skip
-    with matplotlib.rc_context({"svg.hashsalt": "fpq", "svg.fonttype": "none"}):  # the same bytes for the same figures
-        figure.savefig(stem.with_suffix(".png"), dpi=110)
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+    save(figure, stem)
 
 
 def _look(index: str) -> dict[str, Any]:

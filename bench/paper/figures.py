@@ -48,7 +48,7 @@ def _growth(
     if log:
         _logarithmic(axes)
     axes.legend(frameon=False, fontsize=10, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _save(figure, folder / f"{name}-{what}")
+    return save(figure, folder / f"{name}-{what}")
 
 
 def open_indexing(effects: list[Effect], name: str, folder: Path) -> list[Path]:
@@ -65,7 +65,7 @@ def open_indexing(effects: list[Effect], name: str, folder: Path) -> list[Path]:
         axes.set_xlabel("c: limit over the fair share")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=11)
-    return _save(figure, folder / f"{name}-openindexing")
+    return save(figure, folder / f"{name}-openindexing")
 
 
 def _panel(axes: Any, effects: list[Effect], key: str, factor: float) -> None:
@@ -106,7 +106,8 @@ def _figure(width: float, height: float, *shape: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, stem: Path) -> list[Path]:
+def save(figure: Any, stem: Path) -> list[Path]:
+    """`stem`.png and .svg."""
     import matplotlib
 
     written = []
