@@ -59,16 +59,24 @@ def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotat
     mean = mean / _count(x, rows)
     centre = mean.astype(np.float32)
 
-    def scatter(block: slice) -> Float32:
-        centred = np.subtract(_take(x, rows, block), centre, dtype=np.float32)
-        product: Float32 = centred.T @ centred
-        return product
+    d = x.shape[1]
+    workers = min(n_threads, len(blocks))
+    centred = np.empty((workers, BLOCK_ROWS, d), np.float32)  # not by the workers: allocators keep what a thread frees
+    products = np.empty((workers, d, d), np.float32)
 
-    total = np.zeros((x.shape[1], x.shape[1]))
-    for start in range(0, len(blocks), n_threads):  # few d x d products in memory at a time
-        for product in threads.blas_map(scatter, blocks[start : start + n_threads], n_threads):
+    def scatter(work: tuple[int, slice]) -> None:
+        worker, block = work
+        taken = _take(x, rows, block)
+        here = np.subtract(taken, centre, out=centred[worker, : len(taken)], dtype=np.float32)
+        np.matmul(here.T, here, out=products[worker])
+
+    total = np.zeros((d, d))
+    for start in range(0, len(blocks), workers):
+        now = blocks[start : start + workers]
+        threads.blas_map(scatter, enumerate(now), workers)
+        for product in products[: len(now)]:
             total += product
-    variances, directions = threads.blas_map(np.linalg.eigh, [total], 1)[0]
+    variances, directions = threads.blas_decompose(np.linalg.eigh, total)
     variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
     order = balanced_order(variances, even_offsets(dim, m))
     return Rotation(directions[:, order].astype(np.float32), centre)
@@ -134,7 +142,7 @@ def _opq_round(
         return product
 
     total = sum(threads.blas_map(correlation, _blocks(y, None), n_threads))
-    left, _, right = threads.blas_map(np.linalg.svd, [np.asarray(total, np.float64)], 1)[0]
+    left, _, right = threads.blas_decompose(np.linalg.svd, np.asarray(total, np.float64))
     return (left @ right).astype(np.float32), trained.centroids
 
 

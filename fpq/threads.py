@@ -15,11 +15,13 @@ from typing import TypeVar
 from threadpoolctl import ThreadpoolController
 
 from fpq import _checks, _native
+from fpq._checks import Float64
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_THREADS = 1 << 16
+SMALL_MATRIX = 1024  # rows
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_native.after_fork)
@@ -111,3 +113,15 @@ def blas_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> 
         raise
     end()
     return [future.result() for future in futures]
+
+
+def blas_decompose(function: Callable[[Float64], R], matrix: Float64) -> R:
+    """``function(matrix)``, a decomposition, with BLAS on one thread.
+
+    A large matrix takes minutes, on another thread, so that Ctrl-C is heeded. A small one takes a moment and is
+    decomposed on this thread, where the memory that it frees will be used again: allocators keep it for its thread.
+    """
+    if len(matrix) > SMALL_MATRIX:
+        return blas_map(function, [matrix], 1)[0]
+    with _ONE_BLAS_THREAD:
+        return function(matrix)

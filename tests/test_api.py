@@ -247,6 +247,14 @@ def test_quota_of_the_control_group(quota: dict[str, str], expected: int, monkey
     assert threads.resolve(None) == min(3, expected)
 
 
+def test_blas_decompose(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = np.diag([3.0, 1.0, 2.0])
+    here = threads.blas_decompose(np.linalg.eigvalsh, matrix)
+    np.testing.assert_allclose(here, [1, 2, 3])
+    monkeypatch.setattr(threads, "SMALL_MATRIX", 2)
+    np.testing.assert_array_equal(threads.blas_decompose(np.linalg.eigvalsh, matrix), here)  # on another thread
+
+
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_blas_map(n_threads: int) -> None:
     assert threads.blas_map(lambda i: i * i, range(20), n_threads) == [i * i for i in range(20)]
