@@ -72,7 +72,7 @@ typedef struct {
 
 /* One Lloyd iteration of all subspaces with active[j] != 0: assignment, then means; an empty cluster takes the row
  * farthest from its centroid in the cluster of the largest squared error. limit > 0 caps the rows a cluster may get, then
- * ld is n. ids and errors (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry); changed (m) and
+ * ld is n or m is 1. ids and errors (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry); changed (m) and
  * counts (m, k) receive how many ids changed and the cluster sizes. centroids are replaced unless update is 0. */
 int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
                     int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, int64_t *changed, int64_t *counts,

@@ -14,10 +14,11 @@ from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
 
 SEED_ROWS = 16  # rows a centroid that k-means++ looks at
-PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # an eighth of the rows for 0.32 of the iterations, ...
+LONG, SHORT = 16, 8  # iterations; fewer all go over all rows
+PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # of long trainings: an eighth of the rows for 0.32 of the iterations, ...
+SHORT_PARTS = ((2, 0.6),)
 PART_ROWS_PER_CENTROID = 24
 LEAST_PART = 4096
-LEAST_ITER = 16  # fewer iterations all go over all rows
 BOUNDS_BYTES = 1 << 26  # most memory for bounds
 LEAST_CENTROIDS = 128  # fewer are not worth bounds
 
@@ -138,7 +139,7 @@ def _parts(n: int, k: int, n_iter: int) -> list[tuple[int, int]]:
     """
     parts = []
     left, waiting = n_iter, 0
-    for divisor, share in PARTS if n_iter >= LEAST_ITER else ():
+    for divisor, share in PARTS if n_iter >= LONG else SHORT_PARTS if n_iter >= SHORT else ():
         waiting += int(share * n_iter)
         if waiting and n // divisor >= max(PART_ROWS_PER_CENTROID * k, LEAST_PART):
             parts.append((n // divisor, waiting))
@@ -177,8 +178,9 @@ class KMeans(Storable, kind="KMeans"):
     n_clusters : int
         Number of centroids, k.
     n_iter : int, default 25
-        Most Lloyd iterations; training stops before when no row changes its cluster. With 16 and more, and 8,192 rows
-        and more, the first three quarters go over growing random parts of them, at least 4,096 rows and 24 a cluster.
+        Most Lloyd iterations; training stops before when no row changes its cluster. With 8 and more, and 8,192 rows
+        and more, the first ones go over random parts of them, at least 4,096 rows and 24 a cluster: with 8 to 15 the
+        first 0.6 over one half, with 16 and more the first three quarters over growing parts.
     init : "random", "k-means++" or array (k, d), default "random"
         Start from k random rows, from rows spread by k-means++ (lower inertia for some more time), or from these
         centroids.
