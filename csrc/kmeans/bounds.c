@@ -119,24 +119,27 @@ static int search_groups(const chunk *c, const uint64_t *doubts, uint8_t *nearer
     uint16_t searched[FPQ_ASSIGN_ROWS];
     float lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK], most[FPQ_ASSIGN_ROWS];
     int32_t own[FPQ_ASSIGN_ROWS];
-    int found = 0;
+    int n_some = 0, found = 0;
     for (int i = 0; i < c->n; i++) {
-        const int block = c->ids[i] / FPQ_BLOCK;
-        int panel = 0, member = block;
+        some[n_some] = (uint8_t)i;
+        n_some += doubts[i] != 0;
+    }
+    for (int s = 0; s < n_some; s++) {
+        const int32_t id = c->ids[some[s]];
+        int panel = 0, member = id / FPQ_BLOCK;
         for (; member >= g->span; member -= g->span) panel++;
-        own[i] = (panel * FPQ_BLOCK + c->ids[i] % FPQ_BLOCK) * size + member;
-        most[i] = -INFINITY;
+        own[some[s]] = (panel * FPQ_BLOCK + id % FPQ_BLOCK) * size + member;
+        most[some[s]] = -INFINITY;
     }
     for (int panel = 0; panel < g->groups; panel += FPQ_BLOCK) {
-        int count[FPQ_BLOCK] = {0}, n_some = 0;
-        for (int i = 0; i < c->n; i++) {
-            searched[i] = (uint16_t)(doubts[i] >> panel);
-            some[n_some] = (uint8_t)i;
-            n_some += searched[i] != 0;
-            for (int t = 0; searched[i] && t < FPQ_BLOCK; t++) lanes[i * FPQ_BLOCK + t] = -INFINITY;
-            for (unsigned left = searched[i]; left; left &= left - 1) {
+        int count[FPQ_BLOCK] = {0};
+        for (int s = 0; s < n_some; s++) {
+            const uint8_t row = some[s];
+            searched[row] = (uint16_t)(doubts[row] >> panel);
+            for (int t = 0; t < FPQ_BLOCK; t++) lanes[row * FPQ_BLOCK + t] = -INFINITY;
+            for (unsigned left = searched[row]; left; left &= left - 1) {
                 const int group = fpq_lowest_bit(left);
-                rows[group][count[group]++] = (uint8_t)i;
+                rows[group][count[group]++] = row;
             }
         }
         for (int group = 0; group < FPQ_BLOCK; group++) {
@@ -147,10 +150,11 @@ static int search_groups(const chunk *c, const uint64_t *doubts, uint8_t *nearer
         c->kern->bound(lanes, some, n_some, d, &g->ruler, c->square, searched, c->drift + panel, c->bounds + panel, g->groups,
                        most);
     }
-    for (int i = 0; i < c->n; i++) {
-        const float least = c->square[i] - fpq_slack(c->square[i], d, &g->ruler);
-        nearer[found] = (uint8_t)i;
-        found += !(2 * most[i] < least - c->errors[i]);
+    for (int s = 0; s < n_some; s++) {
+        const int row = some[s];
+        const float least = c->square[row] - fpq_slack(c->square[row], d, &g->ruler);
+        nearer[found] = (uint8_t)row;
+        found += !(2 * most[row] < least - c->errors[row]);
     }
     return found;
 }
