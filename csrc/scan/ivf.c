@@ -51,7 +51,7 @@ static visitor visit_query(const fpq_adc *adc, const fpq_lists *lists, const fpq
 
 /* Tables for the codes of n <= FPQ_ROUGH lists, in queries[0], queries[1], ... Rough ones do where most lists have no near
  * row. For inner products q.(c + r) = q.c + q.r: n is 1 and only the offset changes. */
-static void enter_lists(const visitor *v, const int64_t *lists, int n, int rough) {
+static void enter_lists(const visitor *v, const int64_t *lists, int n, int rough, int64_t next) {
     if (!v->lists->residual) return;
     if (v->adc->inner_product) {
         v->queries->offset = (float)-fpq_dot(v->q, v->lists->centroids + lists[0] * v->d, v->d);
@@ -64,7 +64,7 @@ static void enter_lists(const visitor *v, const int64_t *lists, int n, int rough
             v->residuals[i * v->d + t] = v->q[t] - v->lists->centroids[lists[i] * v->d + t];
     if (rough && v->terms)
         for (int i = 0; i < n; i++)
-            fpq_query_term_tables(v->terms, &v->own, lists[i], v->residuals + (ptrdiff_t)i * v->d, v->queries + i);
+            fpq_query_term_tables(v->terms, &v->own, lists[i], next, v->residuals + (ptrdiff_t)i * v->d, v->queries + i);
     else if (rough)
         fpq_query_rough_tables(v->adc, v->residuals, n, v->queries);
     for (int i = 0; i < n && !rough; i++) fpq_query_tables(v->adc, v->residuals + (ptrdiff_t)i * v->d, 0, v->queries + i);
@@ -124,7 +124,7 @@ static void scan_probes(const fpq_scan *s, const visitor *v, const int64_t *prob
                 const int ahead = v->per_list ? p : p + step; /* to be there when tables are made, or one list later */
                 if (ahead < n) fetch_list(s, v, probes[ahead]);
             }
-        if (found) enter_lists(v, lists, found, rough);
+        if (found) enter_lists(v, lists, found, rough, probes[p < n ? p : 0]);
         for (int i = 0; i < found; i++) scan_list(s, v->lists, lists[i], v->queries + i, top);
     }
 }
@@ -187,7 +187,7 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
         float *sums = out + starts[i] * 64;
         for (int p = 0; p < n_probe; p++) {
             const int64_t list = probes[(ptrdiff_t)i * n_probe + p];
-            enter_lists(&v, &list, 1, 0);
+            enter_lists(&v, &list, 1, 0, list);
             for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++, sums += 64) {
                 kern->adc(mine->table, fpq_ld_table(adc), adc->m, adc->nbits,
                           blocks + (ptrdiff_t)lists->chain[b] * 64 * code_size, sums);

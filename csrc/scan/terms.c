@@ -119,13 +119,15 @@ void fpq_terms_free(fpq_terms *terms) {
     terms->lists = NULL;
 }
 
-void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t list, const float *residual, fpq_query *query) {
+void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t list, int64_t next, const float *residual,
+                           fpq_query *query) {
     const fpq_kernels *kern = fpq_active();
     const fpq_adc *adc = terms->adc;
     const int ld = fpq_ld_table(adc);
     const fpq_term *term = terms->lists + list;
     int64_t least = 0;
     for (int j = 0; j < adc->m; j++) {
+        for (int c = 0; c < ld; c += 32) FPQ_PREFETCH(terms->lists[next].steps + (ptrdiff_t)j * ld + c);
         query->lowest[j] = kern->least_sum(term->steps + (ptrdiff_t)j * ld, own->steps + (ptrdiff_t)j * ld, 1 << adc->nbits);
         least += query->lowest[j];
     }
