@@ -10,6 +10,8 @@
 #include "scan/terms.h"
 #include "threads.h"
 
+enum { TERMS_PROBES = 16 };                /* from which on terms are faster than rough tables */
+
 typedef struct {
     const fpq_adc *adc;
     const fpq_lists *lists;
@@ -143,7 +145,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     fpq_terms terms = {.adc = adc};
     int status = memory && (parts || ranges == 1) ? 0 : -1;
     fpq_poll poll = {0};
-    if (!status && s.sieves && lists->residual && !adc->inner_product && n_probe >= FPQ_ROUGH)
+    if (!status && s.sieves && lists->residual && !adc->inner_product && n_probe >= TERMS_PROBES)
         status = fpq_terms_make(adc, lists, probes, nq * n_probe, &terms, threads);
     if (status) goto done;
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
