@@ -66,7 +66,9 @@ class Fpq:
 
     def kmeans(self, k: int, rows: int, n_iter: int) -> tuple[float, float]:
         x = data("sift500k")[0][:rows].astype(np.float32)
-        kmeans = self.fpq.KMeans(k, n_iter=n_iter, max_points_per_centroid=rows, n_threads=self.threads)
+        kmeans = self.fpq.KMeans(
+            k, n_iter=n_iter, init="k-means++", max_points_per_centroid=rows, n_threads=self.threads
+        )
         start = time.perf_counter()
         kmeans.fit(x)
         return time.perf_counter() - start, objective(x, kmeans.centroids)

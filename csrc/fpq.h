@@ -57,17 +57,26 @@ typedef struct {
 /* Nearest centroid in squared L2: ids (m, n); errors (m, n), squared distances, may be NULL. */
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads);
 
-/* Starting centroids by k-means++, each of the second half the best of FPQ_SEED_TRIES drawn rows; draws
- * (m, k, FPQ_SEED_TRIES) are uniform random numbers in [0, 1). */
-enum { FPQ_SEED_TRIES = 8 };
+/* Starting centroids by greedy k-means++, FPQ_SEED_PICKS of FPQ_SEED_DRAWS drawn rows a round; draws
+ * (m, ceil(k / FPQ_SEED_PICKS), FPQ_SEED_DRAWS) are uniform random numbers in [0, 1). */
+enum { FPQ_SEED_DRAWS = 16, FPQ_SEED_PICKS = 4 };
 int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads);
 
+/* What k-means remembers between iterations (csrc/kmeans/bounds.h); all zero before the first one. */
+typedef struct {
+    int groups;                            /* of centroids: 16, 32, 48 or 64; 0 remembers nothing */
+    uint16_t *bounds;                      /* (m, ld, groups) */
+    uint16_t *drift;                       /* (m, groups) */
+    float *units;                          /* (m) */
+} fpq_bounds;
+
 /* One Lloyd iteration of all subspaces with active[j] != 0: assignment, then means; an empty cluster takes the row
- * farthest from its centroid in the cluster of the largest squared error. limit > 0 caps the rows a cluster may get.
- * ids and errors (m, n) hold the assignment (ids of the iteration before on entry); changed (m) and counts (m, k)
- * receive how many ids changed and the cluster sizes. centroids are replaced unless update is 0. */
+ * farthest from its centroid in the cluster of the largest squared error. limit > 0 caps the rows a cluster may get, then
+ * ld is n or m is 1. ids and errors (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry); changed (m) and
+ * counts (m, k) receive how many ids changed and the cluster sizes. centroids are replaced unless update is 0. */
 int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
-                    int32_t *ids, float *errors, int64_t *changed, int64_t *counts, int threads);
+                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, int64_t *changed, int64_t *counts,
+                    int threads);
 
 /* OpenIndexing: ids (m, n) hold the nearest centroids on entry and the chosen ones on return. Rows in order; a centroid
  * whose count has reached limit gives way to the next nearest, `candidates` are tried in all and the last one is taken

@@ -23,6 +23,12 @@ typedef struct {
     int n;                                 /* how many */
 } fpq_sieve;
 
+/* How bounds of distances are counted. */
+typedef struct {
+    float radius;                          /* squared: no centroid is farther from the origin */
+    float per_unit;                        /* times a distance: units */
+} fpq_ruler;
+
 enum { FPQ_ROUGH = 4 };
 
 /* Sums of bytes up to this pass the sieve. */
@@ -36,14 +42,30 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     /* 1 if any of the n numbers is NaN or infinite. */                                                              \
     X(int, has_nonfinite, (const float *x, ptrdiff_t n))                                                             \
     /* The column with the largest x.c + bias of each of n rows of d numbers, ldx apart. best (start at -inf) and id are updated \
-     * where a column is strictly better, so panels of columns can follow one another; ties go to the lower column. */ \
+     * where a column is strictly better, so panels of columns can follow one another; ties go to the lower column.  \
+     * lanes (n, 16) unless NULL: raised to x.c + bias of every column = lane modulo 16; may be higher. */           \
     X(void, nearest, (const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks,            \
-                      int32_t first_id, float *best, int32_t *id))                                                   \
+                      int32_t first_id, float *best, int32_t *id, float *lanes))                                     \
+    /* out[r * 16] = the largest x.c + bias of row r of x, ldx apart, for the n listed r; column own[r] - first is left out. */ \
+    X(void, largest, (const float *x, ptrdiff_t ldx, const uint8_t *rows, int n, int d, const float *packed,         \
+                      const float *bias, int n_blocks, const int32_t *own, int32_t first, float *out))               \
+    /* Bounds of k-means (kmeans/bounds.h). Of each row: squared norm, squared distance to its own centroid, and a bit \
+     * for each group whose bound does not tell that all its other centroids are farther. */                         \
+    X(void, doubt, (const float *x, ptrdiff_t ldx, int n, int d, const fpq_ruler *ruler, const float *centroids,     \
+                    const int32_t *id, const uint16_t *bounds, const uint16_t *drift, int groups,                    \
+                    float *square, float *error, uint64_t *doubts))                                                  \
+    /* The new bounds of 16 groups of the n listed rows r, of which lanes[r * 16 .. + 15] are the largest products: those with a bit \
+     * in searched[r]; most[r] is raised to the largest of them. bounds[r * ld .. + 15]. */                          \
+    X(void, bound, (const float *lanes, const uint8_t *rows, int n, int d, const fpq_ruler *ruler, const float *square, \
+                    const uint16_t *searched, const uint16_t *drift, uint16_t *bounds, ptrdiff_t ld, float *most))   \
     /* out[i][c] = x.c + bias[c]: the same sums, bit for bit, that nearest compares. */                              \
     X(void, project, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,            \
                       float *out, ptrdiff_t ld_out))                                                                 \
     /* sum[id[i]][:] += x[i][:], count[id[i]] += 1. */                                                               \
     X(void, accumulate, (const float *x, ptrdiff_t ldx, int n, int d, const int32_t *id, float *sum, int32_t *count))               \
+    /* left[i] = min(left[i], distance[i][keep]) unless keep < 0, then sum[t] = sum over i < n of min(left[i], distance[i][t]); \
+     * distance (n, 16). */                                                                                          \
+    X(void, lower, (const float *distance, int n, int keep, float *left, float *sum))                                \
     /* out[c] = sum over t of (q[t] - c[t])^2, added in the order of t, each product rounded (no fused multiply-add), \
      * so that every instruction set gives the same bits. */                                                         \
     X(void, table_l2, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "kernels.h"
+#include "kmeans/units.h"
 #include "portable.h"
 
 enum { ROUNDS = 40, THREADS = 3 };
@@ -192,7 +193,9 @@ static void test_nearest(void) {
     OUTPUTS(int32_t, id, n);
     for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
     for (int i = 0; i < n; i++) best[0][i] = best[1][i] = -INFINITY;
-    FOR_BOTH (*use)->nearest(x, ld, n, d, columns, bias, blocks, first, best[WAY], id[WAY]);
+    OUTPUTS(float, lanes, n * 16);
+    for (int i = 0; i < n * 16; i++) lanes[0][i] = lanes[1][i] = -INFINITY;
+    FOR_BOTH (*use)->nearest(x, ld, n, d, columns, bias, blocks, first, best[WAY], id[WAY], lanes[WAY]);
     CHECK(kind == REALS || (SAME(best[0], best[1], n) && SAME(id[0], id[1], n)));
     for (int i = 0; i < n; i++) kern->project(x + i * ld, 1, d, columns, bias, blocks, scores + i * blocks * 16, 0);
     int largest = 1;
@@ -200,16 +203,118 @@ static void test_nearest(void) {
         const float *score = scores + i * blocks * 16;
         int at = 0;
         for (int c = 1; c < k; c++) at = score[c] > score[at] ? c : at;
+        for (int c = 0; c < k; c++) largest &= score[c] <= lanes[0][i * 16 + c % 16];
         largest &= id[0][i] == first + at && SAME(best[0] + i, score + at, 1);
     }
     CHECK(largest);
     for (int i = 0; i < n; i++) { /* a row at a time, the columns in two panels */
         best[1][i] = -INFINITY;
-        kern->nearest(x + i * ld, ld, 1, d, columns, bias, cut, first, best[1] + i, id[1] + i);
+        kern->nearest(x + i * ld, ld, 1, d, columns, bias, cut, first, best[1] + i, id[1] + i, NULL);
         kern->nearest(x + i * ld, ld, 1, d, columns + cut * d * 16, bias + cut * 16, blocks - cut, first + cut * 16,
-                      best[1] + i, id[1] + i);
+                      best[1] + i, id[1] + i, NULL);
     }
     CHECK(SAME(best[0], best[1], n) && SAME(id[0], id[1], n));
+}
+
+static uint8_t *some_of(int n, int *count) {
+    uint8_t *rows = INPUT(uint8_t, n);
+    *count = 0;
+    for (int i = 0; i < n; i++)
+        if (below(2)) rows[(*count)++] = (uint8_t)i;
+    return rows;
+}
+
+static void test_largest(void) {
+    const int n = size(), d = size() + 1, k = 1 + below(40), blocks = FPQ_BLOCKS(k), ld = d + below(3), first = below(99);
+    const float *x = numbers(n * ld), *columns = packed(numbers(k * d), k, d, d);
+    float *bias = numbers(blocks * 16), *scores = OUTPUT(float, blocks * 16);
+    int32_t *own = INPUT(int32_t, n);
+    int count, right = 1;
+    const uint8_t *rows = some_of(n, &count);
+    OUTPUTS(float, out, n * 16);
+    for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
+    for (int i = 0; i < n; i++) own[i] = first + below(k + 4) - 2;
+    FOR_BOTH (*use)->largest(x, ld, rows, count, d, columns, bias, blocks, own, first, out[WAY]);
+    CHECK(kind == REALS || SAME(out[0], out[1], n * 16));
+    for (int i = 0; i < count; i++) {
+        float most = -INFINITY;
+        kern->project(x + rows[i] * ld, 1, d, columns, bias, blocks, scores, 0);
+        for (int c = 0; c < k; c++) most = c != own[rows[i]] - first && scores[c] > most ? scores[c] : most;
+        right &= out[0][rows[i] * 16] == most;
+    }
+    CHECK(right);
+}
+
+static void test_doubt(void) {
+    const int n = size(), d = size() + 1, k = 1 + below(20), groups = ANY_OF(16, 32, 64), ld = d + below(3);
+    const float *x = numbers(n * ld), *centroids = numbers(k * d);
+    const fpq_ruler ruler = {(float)d, 65535.f / 8 / sqrtf((float)d)};
+    int32_t *id = INPUT(int32_t, n);
+    uint16_t *bounds = INPUT(uint16_t, n * groups), *drift = INPUT(uint16_t, groups);
+    float *square = OUTPUT(float, n), *error = OUTPUT(float, n);
+    uint64_t *doubts = OUTPUT(uint64_t, n);
+    int near = 1, right = 1;
+    for (int i = 0; i < n; i++) id[i] = below(k);
+    for (int i = 0; i < n * groups; i++) bounds[i] = (uint16_t)below(65536);
+    for (int g = 0; g < groups; g++) drift[g] = (uint16_t)below(ANY_OF(1, 9000, 65536));
+    kern->doubt(x, ld, n, d, &ruler, centroids, id, bounds, drift, groups, square, error, doubts);
+    for (int i = 0; i < n; i++) {
+        const float reach = sqrtf(error[i] + fpq_slack(square[i], d, &ruler)) * ruler.per_unit + 2;
+        near &= is_distance(-square[i], 1, x + i * ld, x + i * ld, d);
+        near &= is_distance(error[i], 0, x + i * ld, centroids + id[i] * d, d);
+        for (int g = 0; g < groups; g++) {
+            const int limit = drift[g] + fpq_units(reach);
+            right &= (doubts[i] >> g & 1) == (bounds[i * groups + g] <= (limit < 65535 ? limit : 65535));
+        }
+        right &= groups == 64 || !(doubts[i] >> groups);
+    }
+    CHECK(near);
+    CHECK(right);
+}
+
+static void test_bound(void) {
+    const int n = size(), d = size() + 1, ld = 16 * (1 + below(4));
+    const float *lanes = numbers(n * 16);
+    const fpq_ruler ruler = {4, ANY_OF(0, 100, 30000)};
+    float *square = numbers(n);
+    uint16_t *searched = INPUT(uint16_t, n), *drift = INPUT(uint16_t, 16);
+    int count, near = 1, kept = 1;
+    const uint8_t *rows = some_of(n, &count);
+    OUTPUTS(uint16_t, bounds, n * ld);
+    OUTPUTS(float, most, n);
+    for (int i = 0; i < n; i++) {
+        searched[i] = (uint16_t)below(65536);
+        square[i] *= square[i];
+        most[0][i] = most[1][i] = (float)below(3) - 2;
+    }
+    for (int g = 0; g < 16; g++) drift[g] = (uint16_t)below(ANY_OF(1, 9000, 65536));
+    FOR_BOTH (*use)->bound(lanes, rows, count, d, &ruler, square, searched, drift, bounds[WAY], ld, most[WAY]);
+    CHECK(SAME(most[0], most[1], n));
+    for (int i = 0; i < n * ld; i++) near &= abs(bounds[0][i] - bounds[1][i]) <= 1;
+    for (int i = 0; i < count; i++)
+        for (int g = 0; g < 16; g++)
+            kept &= searched[rows[i]] >> g & 1 || bounds[0][rows[i] * ld + g] == PATTERN * 257;
+    CHECK(near);
+    CHECK(kept);
+}
+
+static void test_lower(void) {
+    const int n = size(), keep = below(17) - 1;
+    const float *distance = numbers(n * 16), *from = numbers(n);
+    float sum[2][16];
+    OUTPUTS(float, left, n);
+    FOR_BOTH {
+        memcpy(left[WAY], from, (size_t)n * sizeof *from);
+        (*use)->lower(distance, n, keep, left[WAY], sum[WAY]);
+    }
+    CHECK(SAME(left[0], left[1], n));
+    int right = 1;
+    for (int t = 0; t < 16; t++) {
+        double expected = 0;
+        for (int i = 0; i < n; i++) expected += fmin((double)left[0][i], (double)distance[i * 16 + t]);
+        right &= fabs((double)sum[0][t] - expected) <= (kind == REALS ? 1e-3 : 0);
+    }
+    CHECK(right);
 }
 
 static void test_project(void) {
@@ -580,9 +685,10 @@ static void test_kmeans_step(void) {
     for (int i = 0; i < all; i++) before[i] = below(2) || !active[i / n] ? expected[i] : below(k);
     FOR_THREADS {
         fpq_codebooks cb = p.cb;
+        fpq_bounds none = {0, NULL, NULL, NULL};
         cb.centroids = memcpy(centroids[t], p.cb.centroids, (size_t)floats * sizeof(float));
         memcpy(ids[t], before, (size_t)all * sizeof(int32_t));
-        CHECK(!fpq_kmeans_step(&cb, &p.data, active, limit, update, ids[t], errors[t], changed[t], counts[t], threads));
+        CHECK(!fpq_kmeans_step(&cb, &p.data, active, limit, update, n, ids[t], errors[t], &none, changed[t], counts[t], threads));
     }
     CHECK(SAME(centroids[0], centroids[1], floats) && SAME(ids[0], ids[1], all) && SAME(errors[0], errors[1], all));
     CHECK(SAME(changed[0], changed[1], m) && SAME(counts[0], counts[1], m * k) && SAME(ids[0], expected, all));
@@ -622,13 +728,51 @@ static void test_kmeans_step(void) {
     }
 }
 
+/* Some iterations with bounds and without: the same bits, as long as no cluster is empty. */
+static void test_bounds(void) {
+    const problem p = random_problem(ANY_OF(8, 16, 17, 40, 65, 130, 300), below(4) ? size() + 400 : 2000);
+    const int n = p.n, m = p.m, k = p.k, ld = n + below(3), all = m * ld, floats = m * k * p.cb.dsub;
+    const int groups = 16 * (1 + below(FPQ_BLOCKS(k) < 4 ? FPQ_BLOCKS(k) : 4)), known = below(n + 1);
+    fpq_bounds bounds[3];
+    const uint8_t active[3] = {1, 1, 1};
+    int32_t *ids[3];
+    float *centroids[3], *errors = OUTPUT(float, all);
+    int64_t *changed[3], *counts[3];
+    int filled = 1, same = 1;
+    for (int t = 0; t < 3; t++) { /* without, with, with and more threads */
+        bounds[t] = (fpq_bounds){t ? groups : 0, OUTPUT(uint16_t, all * groups), OUTPUT(uint16_t, m * groups), OUTPUT(float, m)};
+        memset(bounds[t].bounds, 0, (size_t)(all * groups) * sizeof(uint16_t));
+        memset(bounds[t].drift, 0, (size_t)(m * groups) * sizeof(uint16_t));
+        memset(bounds[t].units, 0, (size_t)m * sizeof(float));
+        ids[t] = memset(OUTPUT(int32_t, all), -1, (size_t)all * sizeof(int32_t));
+        centroids[t] = memcpy(OUTPUT(float, floats), p.cb.centroids, (size_t)floats * sizeof(float));
+        changed[t] = OUTPUT(int64_t, m);
+        counts[t] = OUTPUT(int64_t, m * k);
+    }
+    for (int round = 0; round < 6 && filled; round++) {
+        fpq_rows data = p.data;
+        if (round < 2) data.n = known; /* the other rows are new in the third round */
+        for (int t = 0; t < 3; t++) {
+            fpq_codebooks cb = p.cb;
+            cb.centroids = centroids[t];
+            CHECK(!fpq_kmeans_step(&cb, &data, active, 0, round < 5, ld, ids[t], errors, bounds + t, changed[t], counts[t],
+                                   t == 2 ? THREADS : 1));
+            if (!t) continue;
+            same &= SAME(ids[0], ids[t], all) && SAME(changed[0], changed[t], m) && SAME(counts[0], counts[t], m * k);
+        }
+        for (int c = 0; c < m * k; c++) filled &= counts[0][c] > 0;
+        for (int t = 1; filled && t < 3; t++) same &= SAME(centroids[0], centroids[t], floats);
+    }
+    CHECK(same);
+}
+
 static void test_seed(void) {
-    const int large = !below(8), tries = FPQ_SEED_TRIES;
+    const int large = !below(8), draws_each = FPQ_SEED_DRAWS, picks = FPQ_SEED_PICKS;
     const problem p = random_problem(large ? 3 : 1 + below(20), large ? 9000 : size() + 1);
-    const int n = p.n, floats = p.m * p.k * p.cb.dsub;
-    double *draws = INPUT(double, p.m * p.k * tries), *left = INPUT(double, n);
+    const int n = p.n, floats = p.m * p.k * p.cb.dsub, each = (p.k + picks - 1) / picks * draws_each;
+    double *draws = INPUT(double, p.m * each), *left = INPUT(double, n);
     OUTPUTS(float, centroids, floats);
-    for (int i = 0; i < p.m * p.k * tries; i++) draws[i] = (double)(next() >> 11) * 0x1p-53;
+    for (int i = 0; i < p.m * each; i++) draws[i] = (double)(next() >> 11) * 0x1p-53;
     FOR_THREADS {
         fpq_codebooks cb = p.cb;
         cb.centroids = memcpy(centroids[t], p.cb.centroids, (size_t)floats * sizeof(float));
@@ -638,22 +782,27 @@ static void test_seed(void) {
     for (int j = 0; kind == INTEGERS && j < p.m; j++) { /* p's centroids become the expected ones, one after another */
         const int from = p.cb.offsets[j], d = p.cb.offsets[j + 1] - from;
         double total = 0;
+        int rows[FPQ_SEED_DRAWS];
         for (int i = 0; i < n; i++) left[i] = INFINITY;
         for (int c = 0; c < p.k; c++) {
             float *centroid = p.cb.centroids + (j * p.k + c) * p.cb.dsub;
             double least = INFINITY;
             int best = 0;
-            for (int try = 0; try < (c > p.k / 2 ? tries : 1); try++) {
-                const double draw = draws[(j * p.k + c) * tries + try];
-                double running = 0, sum = 0;
-                int row = total > 0 ? 0 : (int)(draw * n);
-                for (; total > 0 && (running += left[row]) <= draw * total; row++) continue;
-                for (int t = 0; t < d; t++) centroid[t] = (float)at(&p, row, from + t);
-                for (int i = 0; i < n; i++) sum += fmin(left[i], distance(&p, j, i, c));
-                if (sum < least) least = sum, best = row;
+            for (int try = 0; try < draws_each; try++) {
+                if (c % picks == 0) {
+                    const double draw = draws[j * each + c / picks * draws_each + try];
+                    double running = 0;
+                    rows[try] = total > 0 ? 0 : (int)(draw * n);
+                    for (; total > 0 && (running += left[rows[try]]) <= draw * total; rows[try]++) continue;
+                }
+                double sum = 0;
+                for (int t = 0; rows[try] >= 0 && t < d; t++) centroid[t] = (float)at(&p, rows[try], from + t);
+                for (int i = 0; rows[try] >= 0 && i < n; i++) sum += fmin(left[i], distance(&p, j, i, c));
+                if (rows[try] >= 0 && sum < least) least = sum, best = try;
             }
-            for (int t = 0; t < d; t++) centroid[t] = (float)at(&p, best, from + t);
+            for (int t = 0; t < d; t++) centroid[t] = (float)at(&p, rows[best], from + t);
             for (int i = 0; i < n; i++) left[i] = fmin(left[i], distance(&p, j, i, c));
+            rows[best] = -1; /* taken */
             total = least;
         }
     }
@@ -917,7 +1066,7 @@ int main(void) {
     static const test tests[] = {
         FPQ_KERNELS(TEST)
         {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"fpq_open_index", test_open_index, ROUNDS},
-        {"fpq_kmeans_step", test_kmeans_step, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
+        {"fpq_kmeans_step", test_kmeans_step, ROUNDS}, {"bounds", test_bounds, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
         {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_ivf_search", test_ivf_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
         {"fpq_normalize, fpq_project", test_matrix, ROUNDS}, {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},
     };

@@ -2,9 +2,10 @@
 
 from typing import final
 
-from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8, UInt32, UInt64
+from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8, UInt16, UInt32, UInt64
 
-SEED_TRIES: int
+SEED_DRAWS: int
+SEED_PICKS: int
 
 def features() -> dict[str, int]: ...
 def isa() -> str: ...
@@ -32,6 +33,9 @@ def kmeans_step(
     update: bool,
     ids: Int32,
     errors: Float32,
+    bounds: UInt16,
+    drift: UInt16,
+    units: Float32,
     changed: Int64,
     counts: Int64,
     threads: int,

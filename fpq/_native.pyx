@@ -7,7 +7,7 @@ order. Matrices marked ``object x`` may have any of the element types of csrc/fp
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "fpq.h" nogil:
     ctypedef struct fpq_features:
@@ -42,10 +42,16 @@ cdef extern from "fpq.h" nogil:
         const int64_t *rows
         int64_t n
     int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads)
-    int FPQ_SEED_TRIES
+    int FPQ_SEED_DRAWS, FPQ_SEED_PICKS
     int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads)
+    ctypedef struct fpq_bounds:
+        int groups
+        uint16_t *bounds
+        uint16_t *drift
+        float *units
     int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
-                        int32_t *ids, float *errors, int64_t *changed, int64_t *counts, int threads)
+                        int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, int64_t *changed, int64_t *counts,
+                        int threads)
     int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
                        int32_t *ids, int64_t *counts, int threads)
 
@@ -242,12 +248,12 @@ def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object 
     _done(status)
 
 
-SEED_TRIES = FPQ_SEED_TRIES
+SEED_DRAWS, SEED_PICKS = FPQ_SEED_DRAWS, FPQ_SEED_PICKS
 
 
 def seed(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
          const double[:, :, ::1] draws, int threads):
-    """Starting centroids by greedy k-means++; draws (m, k, SEED_TRIES) uniform in [0, 1)."""
+    """Starting centroids by greedy k-means++; draws (m, ceil(k / SEED_PICKS), SEED_DRAWS) uniform in [0, 1)."""
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
@@ -259,15 +265,21 @@ def seed(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const
 
 def kmeans_step(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
                 const uint8_t[::1] active, double limit, bint update, int32_t[:, ::1] ids, float[:, ::1] errors,
-                int64_t[::1] changed, int64_t[:, ::1] counts, int threads):
-    """One Lloyd iteration of the active subspaces."""
+                uint16_t[:, :, ::1] bounds, uint16_t[:, ::1] drift, float[::1] units, int64_t[::1] changed,
+                int64_t[:, ::1] counts, int threads):
+    """One Lloyd iteration of the active subspaces; ids, errors and bounds may be of more rows than `rows`."""
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
+    cdef fpq_bounds memory
     cdef int status
+    memory.groups = <int>bounds.shape[2]
+    memory.bounds = &bounds[0, 0, 0] if memory.groups else NULL
+    memory.drift = &drift[0, 0] if memory.groups else NULL
+    memory.units = &units[0]
     with nogil:
-        status = fpq_kmeans_step(&cb, &data, &active[0], limit, update, &ids[0, 0], &errors[0, 0], &changed[0],
-                                 &counts[0, 0], threads)
+        status = fpq_kmeans_step(&cb, &data, &active[0], limit, update, ids.shape[1], &ids[0, 0], &errors[0, 0],
+                                 &memory, &changed[0], &counts[0, 0], threads)
     _done(status)
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from fpq import _checks, _native, threads
-from fpq._checks import Array, Float32, Int32, Int64
+from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
 
 SEED_ROWS = 16  # rows a centroid that k-means++ looks at
-PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # an eighth of the rows for 0.32 of the iterations, ...
+LONG, SHORT = 16, 8  # iterations; fewer all go over all rows
+PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # of long trainings: an eighth of the rows for 0.32 of the iterations, ...
+SHORT_PARTS = ((2, 0.6),)
 PART_ROWS_PER_CENTROID = 24
 LEAST_PART = 4096
-LEAST_ITER = 16  # fewer iterations all go over all rows
+BOUNDS_BYTES = 1 << 26  # most memory for bounds
+LEAST_CENTROIDS = 128  # fewer are not worth bounds
 
 
 class Training(NamedTuple):
@@ -49,7 +51,7 @@ def spread_centroids(
     if sample is not None:
         rows = sample if rows is None else rows[sample]
     centroids = np.zeros((len(offsets) - 1, k, np.diff(offsets).max()), dtype=np.float32)
-    draws = rng.random((len(centroids), k, _native.SEED_TRIES))
+    draws = rng.random((len(centroids), -(-k // _native.SEED_PICKS), _native.SEED_DRAWS))
     _native.seed(centroids, offsets, x, rows, draws, n_threads)
     return centroids
 
@@ -82,50 +84,75 @@ def train_codebooks(
     """
     m, k, _ = centroids.shape
     n = len(x) if rows is None else len(rows)
+    parts = _parts(n, k, n_iter)
+    order = _nested(n, [size for size, _ in parts[:-1]], rng)
+    if order is not None:
+        rows = order if rows is None else rows[order]
     centroids = centroids.copy()
-    quiet = not (verbose and sys.stderr.isatty())
+    ids, errors = np.full((m, n), -1, dtype=np.int32), np.zeros((m, n), dtype=np.float32)
+    bounds = Bounds.of(m, n, k, capacity)
+    changed, counts = np.zeros(m, np.int64), np.zeros((m, k), np.int64)
     n_iter_run = 0
+
+    def step(size: int, active: UInt8, limit: float, update: bool) -> None:
+        here = rows if rows is None else rows[:size]
+        _native.kmeans_step(
+            centroids, offsets, x, here, active, limit, update, ids, errors, *bounds, changed, counts, n_threads
+        )
+
+    quiet = not (verbose and sys.stderr.isatty())
     with tqdm(total=n_iter, desc="k-means", unit="iteration", disable=quiet, leave=False, delay=1) as bar:
-        for part, iterations in _parts(n, k, n_iter, rng):
-            here = rows if part is None else part if rows is None else rows[part]
-            now = _new_assignment(m, n if part is None else len(part))
-            limit = 0.0 if capacity is None else capacity * now.ids.shape[1] / k
-            active, changed, counts = np.ones(m, np.uint8), np.zeros(m, np.int64), np.zeros((m, k), np.int64)
+        for size, iterations in parts:
+            active = np.ones(m, np.uint8)
             while iterations and active.any():
-                _native.kmeans_step(centroids, offsets, x, here, active, limit, True, *now, changed, counts, n_threads)
+                step(size, active, 0.0 if capacity is None else capacity * size / k, True)
                 active &= changed > 0
                 iterations -= 1
                 n_iter_run += 1
                 bar.update()
-    final = _new_assignment(m, n)
-    _native.assign(centroids, offsets, x, rows, *final, n_threads)
-    return Training(centroids, *final, n_iter_run)
+    step(n, np.ones(m, np.uint8), 0.0, False)
+    if order is not None:
+        ids[:, order], errors[:, order] = ids.copy(), errors.copy()
+    return Training(centroids, ids, errors, n_iter_run)
 
 
-class _Assignment(NamedTuple):
-    ids: Int32
-    errors: Float32
+class Bounds(NamedTuple):
+    """What a search for the nearest centroids leaves for the next one (csrc/kmeans/bounds.h)."""
+
+    bounds: UInt16
+    drift: UInt16
+    units: Float32
+
+    @staticmethod
+    def of(m: int, n: int, k: int, capacity: float | None) -> Bounds:
+        """For as many groups as there is memory for, if any."""
+        bounded = capacity is None and k >= LEAST_CENTROIDS
+        groups = 16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if bounded else 0
+        return Bounds(np.zeros((m, n, groups), np.uint16), np.zeros((m, groups), np.uint16), np.zeros(m, np.float32))
 
 
-def _new_assignment(m: int, n: int) -> _Assignment:
-    return _Assignment(np.full((m, n), -1, dtype=np.int32), np.zeros((m, n), dtype=np.float32))
-
-
-def _parts(n: int, k: int, n_iter: int, rng: np.random.Generator) -> Iterator[tuple[Int64 | None, int]]:
-    """Which rows (None: all) how many iterations go over: growing parts, as long as they have rows enough.
+def _parts(n: int, k: int, n_iter: int) -> list[tuple[int, int]]:
+    """How many rows how many iterations go over: growing parts, as long as they have rows enough.
 
     Early iterations move centroids far and learn as much from a part of the rows (nested mini-batches, Newling and
     Fleuret 2016).
     """
-    order = None
+    parts = []
     left, waiting = n_iter, 0
-    for divisor, share in PARTS if n_iter >= LEAST_ITER else ():
+    for divisor, share in PARTS if n_iter >= LONG else SHORT_PARTS if n_iter >= SHORT else ():
         waiting += int(share * n_iter)
         if waiting and n // divisor >= max(PART_ROWS_PER_CENTROID * k, LEAST_PART):
-            order = rng.permutation(n) if order is None else order
-            yield np.sort(order[: n // divisor]), waiting
+            parts.append((n // divisor, waiting))
             left, waiting = left - waiting, 0
-    yield None, left
+    return [*parts, (n, left)]
+
+
+def _nested(n: int, sizes: list[int], rng: np.random.Generator) -> Int64 | None:
+    """An order of n rows in which the first sizes[0], sizes[1], ... are random, in rising pieces; None: any."""
+    if not sizes:
+        return None
+    pieces = np.split(rng.permutation(n), sizes)
+    return np.concatenate([np.sort(piece) for piece in pieces])
 
 
 def warn_of_few_rows(n: int, k: int) -> None:
@@ -151,8 +178,9 @@ class KMeans(Storable, kind="KMeans"):
     n_clusters : int
         Number of centroids, k.
     n_iter : int, default 25
-        Most Lloyd iterations; training stops before when no row changes its cluster. With 16 and more, and 8,192 rows
-        and more, the first three quarters go over growing random parts of them, at least 4,096 rows and 24 a cluster.
+        Most Lloyd iterations; training stops before when no row changes its cluster. With 8 and more, and 8,192 rows
+        and more, the first ones go over random parts of them, at least 4,096 rows and 24 a cluster: with 8 to 15 the
+        first 0.6 over one half, with 16 and more the first three quarters over growing parts.
     init : "random", "k-means++" or array (k, d), default "random"
         Start from k random rows, from rows spread by k-means++ (lower inertia for some more time), or from these
         centroids.

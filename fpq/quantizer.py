@@ -26,7 +26,7 @@ from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 CHUNK_ROWS = 1 << 16
 
 
-def group_centroids(trained: Training, offsets: Int32, n_threads: int) -> Training:
+def group_centroids(trained: Training, offsets: Int32) -> Training:
     """Number the 256 centroids of each subspace so that 16 near ones share the high nibble of their code.
 
     Scans without 256-entry look-ups bound a group by its least entry: the nearer its centroids, the tighter the bound.
@@ -35,10 +35,10 @@ def group_centroids(trained: Training, offsets: Int32, n_threads: int) -> Traini
     m, k, _ = trained.centroids.shape
     points = np.hstack([c[:, : e - s] for c, s, e in zip(trained.centroids, offsets, offsets[1:], strict=False)])
     rng = np.random.default_rng(0)
-    start = spread_centroids(points, None, offsets, 16, rng, n_threads)
-    groups = train_codebooks(points, None, offsets, start, n_iter=10, rng=rng, capacity=1.0, n_threads=n_threads)
+    start = spread_centroids(points, None, offsets, 16, rng, 1)
+    groups = train_codebooks(points, None, offsets, start, n_iter=10, rng=rng, capacity=1.0, n_threads=1)
     policy = OpenIndexing(c=1.0, candidates=16)
-    policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, 16), k, n_threads)
+    policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, 16), k, 1)
     centroids, ids = trained.centroids.copy(), trained.ids.copy()
     for j in range(m):
         order = np.argsort(groups.ids[j], kind="stable")
@@ -238,7 +238,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             x, rows, offsets, start, n_iter=self.n_iter, rng=rng, n_threads=n_threads, verbose=self.verbose
         )
         if k == 256:
-            trained = group_centroids(trained, offsets, n_threads)
+            trained = group_centroids(trained, offsets)
         if self.open_indexing:
             self.open_indexing.apply(
                 trained.centroids, offsets, x, trained.ids, self.open_indexing.new_counts(self.m, k),

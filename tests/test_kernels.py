@@ -11,7 +11,7 @@ import pytest
 import fpq
 from fpq import _native
 from fpq._arrays import aligned_empty, pack
-from fpq.kmeans import even_offsets
+from fpq.kmeans import Bounds, even_offsets
 
 KERNEL_TYPES = [np.float32, np.float64, np.float16, np.uint8, np.int8]
 LAYOUTS = ["C", "F", "strided", "reversed", "one row", "read-only"]
@@ -137,8 +137,8 @@ def test_a_step_of_k_means(isa: str, k: int) -> None:
         before = centroids.copy()
         ids, errors = np.full((1, n), -1, np.int32), np.empty((1, n), np.float32)
         changed, counts = np.empty(1, np.int64), np.empty((1, k), np.int64)
-        active, offsets = np.ones(1, np.uint8), np.array([0, d], np.int32)
-        _native.kmeans_step(centroids, offsets, x, None, active, 0.0, True, ids, errors, changed, counts, 2)
+        active, offsets, bounds = np.ones(1, np.uint8), np.array([0, d], np.int32), Bounds.of(1, n, k, None)
+        _native.kmeans_step(centroids, offsets, x, None, active, 0.0, True, ids, errors, *bounds, changed, counts, 2)
         np.testing.assert_array_equal(ids[0], ((x[:, None] - before[0]) ** 2).sum(2).argmin(1))
         np.testing.assert_array_equal(counts[0], np.bincount(ids[0], minlength=k))
         assert changed[0] == n
@@ -146,7 +146,7 @@ def test_a_step_of_k_means(isa: str, k: int) -> None:
             np.testing.assert_array_equal(centroids[0, c], x[ids[0] == c].mean(0, np.float64).astype(np.float32))
         active[0] = 0  # a subspace that has come to rest is left alone
         rested = centroids.copy()
-        _native.kmeans_step(centroids, offsets, x, None, active, 0.0, True, ids, errors, changed, counts, 2)
+        _native.kmeans_step(centroids, offsets, x, None, active, 0.0, True, ids, errors, *bounds, changed, counts, 2)
         np.testing.assert_array_equal(centroids, rested)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import fpq
 from fpq import _native
-from fpq.kmeans import even_offsets, sample_rows, train_codebooks
+from fpq.kmeans import Bounds, even_offsets, sample_rows, train_codebooks
 from fpq.open_indexing import OpenIndexing
 
 RNG = np.random.default_rng(1)
@@ -199,6 +199,7 @@ def test_capacity(isa: str, limit: float) -> None:
     centroids = X[None, :k].copy()
     ids, errors = np.full((1, n), -1, np.int32), np.zeros((1, n), np.float32)
     changed, counts = np.zeros(1, np.int64), np.zeros((1, k), np.int64)
+    bounds = Bounds.of(1, n, k, limit)
     expected = np.empty((1, n), np.int32)
     for _ in range(4):
         before, start = ids.copy(), centroids.copy()
@@ -206,7 +207,7 @@ def test_capacity(isa: str, limit: float) -> None:
         policy_counts = np.zeros((1, k), np.int64)
         OpenIndexing(c=limit * k / n, candidates=k).apply(start, offsets, X, expected, policy_counts, n, 1)
         active = np.ones(1, np.uint8)
-        _native.kmeans_step(centroids, offsets, X, None, active, limit, True, ids, errors, changed, counts, 2)
+        _native.kmeans_step(centroids, offsets, X, None, active, limit, True, ids, errors, *bounds, changed, counts, 2)
         np.testing.assert_array_equal(ids, expected)
         np.testing.assert_array_equal(counts, [np.bincount(ids[0], minlength=k)])
         assert counts.max() <= np.ceil(limit)
@@ -242,3 +243,13 @@ def test_the_sample() -> None:
 
 def test_no_rows_to_predict() -> None:
     assert fpq.KMeans(2).fit(X).predict(X[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize(("k", "n"), [(128, 3000), (256, 9000), (300, 9000), (1100, 30_000)])
+def test_bounds_change_nothing_but_the_time(isa: str, monkeypatch: pytest.MonkeyPatch, k: int, n: int) -> None:
+    x = np.random.default_rng(k).gamma(1, size=(n, 21))
+    bounded = fpq.KMeans(k, n_iter=16).fit(x)
+    monkeypatch.setattr("fpq.kmeans.BOUNDS_BYTES", 0)
+    plain = fpq.KMeans(k, n_iter=16).fit(x)
+    np.testing.assert_array_equal(bounded.centroids, plain.centroids)
+    np.testing.assert_array_equal(bounded.predict(x), plain.predict(x))

@@ -133,7 +133,7 @@ def test_centroids_are_grouped_by_their_high_nibble() -> None:
         assert within < 0.7 * ((c - c.mean(0)) ** 2).sum(), j
     ids = RNG.integers(0, 256, (3, 50)).astype(np.int32)
     before = Training(pq.codebooks[:, RNG.permutation(256)].copy(), ids, np.zeros((3, 50), np.float32), 1)
-    after = group_centroids(before, pq.offsets, 2)
+    after = group_centroids(before, pq.offsets)
     for j in range(3):  # renumbering changes nothing else
         np.testing.assert_array_equal(after.centroids[j, after.ids[j]], before.centroids[j, before.ids[j]])
         np.testing.assert_array_equal(np.sort(after.centroids[j], 0), np.sort(before.centroids[j], 0))

@@ -64,7 +64,7 @@ void fpq_nearest_rows(const fpq_kernels *kern, const fpq_packed_codebook *codebo
     }
     for (int b = 0; b < blocks; b += panel)
         kern->nearest(x, d, n, dsub, codebook->packed + (ptrdiff_t)b * dsub * FPQ_BLOCK, codebook->bias + b * FPQ_BLOCK,
-                      blocks - b < panel ? blocks - b : panel, b * FPQ_BLOCK, best, ids);
+                      blocks - b < panel ? blocks - b : panel, b * FPQ_BLOCK, best, ids, NULL);
     for (int i = 0; i < n; i++) {
         const float error = kern->ip_f32(x + i * d, x + i * d, dsub) - 2 * best[i];
         errors[i] = error > 0 ? error : 0;

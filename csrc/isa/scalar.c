@@ -25,7 +25,7 @@ static void project(const float *x, int n, int d, const float *packed, const flo
 }
 
 static void nearest(const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks,
-                    int32_t first_id, float *best, int32_t *id) {
+                    int32_t first_id, float *best, int32_t *id, float *lanes) {
     for (int i = 0; i < n; i++)
         for (int b = 0; b < n_blocks; b++) {
             float score[FPQ_BLOCK];
@@ -35,7 +35,33 @@ static void nearest(const float *x, ptrdiff_t ldx, int n, int d, const float *pa
                     best[i] = score[c];
                     id[i] = first_id + b * FPQ_BLOCK + c;
                 }
+            for (int c = 0; lanes && c < FPQ_BLOCK; c++)
+                if (score[c] > lanes[i * FPQ_BLOCK + c]) lanes[i * FPQ_BLOCK + c] = score[c];
         }
+}
+
+static void largest(const float *x, ptrdiff_t ldx, const uint8_t *rows, int n, int d, const float *packed, const float *bias,
+                    int n_blocks, const int32_t *own, int32_t first, float *out) {
+    for (int i = 0; i < n; i++) {
+        float *most = out + rows[i] * FPQ_BLOCK, score[FPQ_BLOCK];
+        *most = -INFINITY;
+        for (int b = 0; b < n_blocks; b++) {
+            project(x + rows[i] * ldx, 1, d, packed + (ptrdiff_t)b * d * FPQ_BLOCK, bias + b * FPQ_BLOCK, 1, score, 0);
+            for (int c = 0; c < FPQ_BLOCK; c++)
+                if (score[c] > *most && first + b * FPQ_BLOCK + c != own[rows[i]]) *most = score[c];
+        }
+    }
+}
+
+static void lower(const float *distance, int n, int keep, float *FPQ_RESTRICT left, float *FPQ_RESTRICT sum) {
+    float sums[16] = {0};
+    for (int i = 0; i < n; i++) {
+        const float *row = distance + i * 16;
+        const float now = keep >= 0 && row[keep] < left[i] ? row[keep] : left[i];
+        left[i] = now;
+        for (int t = 0; t < 16; t++) sums[t] += row[t] < now ? row[t] : now;
+    }
+    for (int t = 0; t < 16; t++) sum[t] = sums[t];
 }
 
 static void table_l2(const float *q, int d, const float *packed, int n_blocks, float *out) {
@@ -140,5 +166,36 @@ PAIR(l2_f32, float, (q[t] - x[t]) * (q[t] - x[t]))
 PAIR(l2_u8, uint8_t, (q[t] - (float)x[t]) * (q[t] - (float)x[t]))
 PAIR(ip_f32, float, q[t] * x[t])
 PAIR(ip_u8, uint8_t, q[t] * (float)x[t])
+
+static void square_and_error(const float *x, const float *own, int d, float *square, float *error) {
+    *square = ip_f32(x, x, d);
+    *error = l2_f32(x, own, d);
+}
+static unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
+    unsigned bits = 0;
+    for (int g = 0; g < 16; g++) {
+        const int limit = drift[g] + reach < 65535 ? drift[g] + reach : 65535;
+        bits |= (unsigned)(bounds[g] <= limit) << g;
+    }
+    return bits;
+}
+#include "kmeans/bounds.inc"
+
+static void bound(const float *lanes, const uint8_t *rows, int n, int d, const fpq_ruler *ruler, const float *square,
+                  const uint16_t *searched, const uint16_t *drift, uint16_t *bounds, ptrdiff_t ld, float *most) {
+    for (int i = 0; i < n; i++) {
+        const int r = rows[i];
+        const float least = square[r] - fpq_slack(square[r], d, ruler), *lane = lanes + r * 16;
+        uint16_t *to = bounds + r * ld;
+        float largest = most[r];
+        for (int c = 0; c < 16; c++) {
+            const int take = searched[r] >> c & 1;
+            const uint16_t new = fpq_bound(least, lane[c], ruler->per_unit, drift[c]);
+            to[c] = take ? new : to[c];
+            largest = lane[c] > largest ? lane[c] : largest;
+        }
+        most[r] = largest;
+    }
+}
 
 #include "isa/table.inc"

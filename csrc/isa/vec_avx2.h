@@ -11,6 +11,9 @@ typedef __m256 vm;   /* a choice for each lane */
 FPQ_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
 FPQ_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+FPQ_INLINE vf vf_load_part(const float *p, int n) { /* the other lanes are 0 */
+    return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+}
 FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
@@ -24,6 +27,7 @@ FPQ_INLINE float vf_sum(vf x) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+FPQ_INLINE vf vf_sqrt(vf x) { return _mm256_sqrt_ps(x); }
 FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm256_min_ps(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm256_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) {
@@ -39,6 +43,7 @@ FPQ_INLINE vi vi_set(int x) { return _mm256_set1_epi32(x); }
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(m)); }
 FPQ_INLINE vi vi_lane_numbers(void) { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
 FPQ_INLINE int vi_min(vi x) {
     __m128i s = _mm_min_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     s = _mm_min_epi32(s, _mm_shuffle_epi32(s, 0x4e));
@@ -74,4 +79,21 @@ FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
     const __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     return 15u ^ (unsigned)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpgt_epi32(sums, _mm_set1_epi32(limit))));
+}
+
+/* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
+FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
+    const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift), _mm256_set1_epi16((int16_t)reach));
+    const __m256i x = _mm256_loadu_si256((const __m256i *)bounds), near = _mm256_cmpeq_epi16(_mm256_min_epu16(x, limit), x);
+    return (unsigned)_mm_movemask_epi8(_mm_packs_epi16(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1)));
+}
+
+/* to[g] = floor(units[g]), at most 65535, for each g of 16 whose bit is set. */
+FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
+    const __m256i each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, INT16_MIN);
+    const __m256i low = _mm256_cvttps_epi32(_mm256_min_ps(units[0], _mm256_set1_ps(65535)));
+    const __m256i high = _mm256_cvttps_epi32(_mm256_min_ps(units[1], _mm256_set1_ps(65535)));
+    const __m256i whole = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
+    const __m256i set = _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((int16_t)bits), each), each);
+    _mm256_storeu_si256((__m256i *)to, _mm256_blendv_epi8(_mm256_loadu_si256((const __m256i *)to), whole, set));
 }

@@ -11,6 +11,7 @@ typedef __mmask16 vm;
 FPQ_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
 FPQ_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+FPQ_INLINE vf vf_load_part(const float *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); } /* others 0 */
 FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
@@ -20,6 +21,7 @@ FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 FPQ_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
+FPQ_INLINE vf vf_sqrt(vf x) { return _mm512_sqrt_ps(x); }
 FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm512_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) { return _mm512_reduce_max_ps(x); }
@@ -33,6 +35,7 @@ FPQ_INLINE vi vi_lane_numbers(void) {
     return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 FPQ_INLINE int vi_min(vi x) { return _mm512_reduce_min_epi32(x); }
 
 typedef __m512i vb;
@@ -62,4 +65,16 @@ FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
     const __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
     const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
     return 15u ^ (unsigned)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpgt_epi32(sums, _mm_set1_epi32(limit))));
+}
+
+/* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
+FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
+    const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift), _mm256_set1_epi16((int16_t)reach));
+    return _mm256_cmple_epu16_mask(_mm256_loadu_si256((const __m256i *)bounds), limit);
+}
+
+/* to[g] = floor(units[g]), at most 65535, for each g of 16 whose bit is set. */
+FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
+    const __m512i whole = _mm512_cvttps_epi32(_mm512_min_ps(*units, _mm512_set1_ps(65535)));
+    _mm256_mask_storeu_epi16(to, (__mmask16)bits, _mm512_cvtepi32_epi16(whole));
 }

@@ -11,6 +11,11 @@ typedef uint32x4_t vm;
 FPQ_INLINE vf vf_zero(void) { return vdupq_n_f32(0); }
 FPQ_INLINE vf vf_set(float x) { return vdupq_n_f32(x); }
 FPQ_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
+FPQ_INLINE vf vf_load_part(const float *p, int n) { /* the other lanes are 0 */
+    float x[4] = {0};
+    for (int t = 0; t < n; t++) x[t] = p[t];
+    return vld1q_f32(x);
+}
 FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
     const float x[4] = {p[0], p[1], p[2], p[3]};
     return vld1q_f32(x);
@@ -21,6 +26,7 @@ FPQ_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 FPQ_INLINE float vf_sum(vf x) { return vaddvq_f32(x); }
+FPQ_INLINE vf vf_sqrt(vf x) { return vsqrtq_f32(x); }
 FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminq_f32(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return vmaxq_f32(a, b); }
 FPQ_INLINE float vf_max(vf x) { return vmaxvq_f32(x); }
@@ -38,6 +44,7 @@ FPQ_INLINE vi vi_lane_numbers(void) {
     return vld1q_s32(x);
 }
 FPQ_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
+FPQ_INLINE vm vi_equal(vi a, vi b) { return vceqq_s32(a, b); }
 FPQ_INLINE int vi_min(vi x) { return vminvq_s32(x); }
 
 typedef uint8x16_t vb;
@@ -84,4 +91,25 @@ FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
     const uint32_t weights[4] = {1, 2, 4, 8};
     const int32x4_t sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
     return vaddvq_u32(vandq_u32(vcleq_s32(sums, vdupq_n_s32(limit)), vld1q_u32(weights)));
+}
+
+/* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
+FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
+    const uint16_t weights[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    unsigned bits = 0;
+    for (int g = 0; g < 16; g += 8) {
+        const uint16x8_t limit = vqaddq_u16(vld1q_u16(drift + g), vdupq_n_u16(reach));
+        bits |= (unsigned)vaddvq_u16(vandq_u16(vcleq_u16(vld1q_u16(bounds + g), limit), vld1q_u16(weights))) << g;
+    }
+    return bits;
+}
+
+/* to[g] = floor(units[g]), at most 65535, for each g of 16 whose bit is set. */
+FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
+    const uint16_t weights[8] = {1, 2, 4, 8, 16, 32, 64, 128};
+    for (int g = 0; g < 16; g += 8, units += 2) {
+        const uint16x8_t whole = vcombine_u16(vqmovn_u32(vcvtq_u32_f32(units[0])), vqmovn_u32(vcvtq_u32_f32(units[1])));
+        const uint16x8_t set = vtstq_u16(vdupq_n_u16((uint16_t)(bits >> g)), vld1q_u16(weights));
+        vst1q_u16(to + g, vbslq_u16(set, whole, vld1q_u16(to + g)));
+    }
 }

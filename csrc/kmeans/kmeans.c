@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "assign/assign.h"
+#include "kmeans/bounds.h"
 #include "portable.h"
 #include "threads.h"
 
@@ -20,10 +20,13 @@ typedef struct {
     const fpq_codebooks *cb;
     const fpq_rows *data;
     const fpq_packed_codebook *packed;
+    const fpq_grouped_codebook *grouped; /* NULL: without bounds */
+    fpq_bounds *bounds;
     const uint8_t *active;
     int chunks;
     int64_t chunk_rows;
     chunk_sums *sums; /* (m, chunks) */
+    int64_t ld;
     int32_t *ids;
     const int32_t *before; /* with a limit: the ids of the iteration before */
     float *errors;
@@ -53,7 +56,7 @@ static float squared_distance(const fpq_packed_codebook *packed, const float *x,
 }
 
 /* What a chunk of rows goes through in all active subspaces: assignment to the nearest centroids and sums at once or, when a
- * limit moves rows in between, one after the other. x is scratch for FPQ_ASSIGN_ROWS rows. */
+ * limit moves rows in between, one after the other. x is scratch for 2 FPQ_ASSIGN_ROWS rows. */
 enum { ASSIGN = 1, SUM = 2 };
 
 static void do_chunk(const step *s, int chunk, int work, float *x) {
@@ -67,14 +70,19 @@ static void do_chunk(const step *s, int chunk, int work, float *x) {
         for (int j = 0; j < s->cb->m; j++) {
             const fpq_packed_codebook *packed = s->packed + j;
             chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks + chunk;
-            int32_t *ids = s->ids + j * s->data->n + i;
+            int32_t *ids = s->ids + j * s->ld + i;
             if (!s->active[j]) continue;
-            float *errors = s->errors + j * s->data->n + i;
+            float *errors = s->errors + j * s->ld + i;
             if (work & ASSIGN) {
                 memcpy(before, ids, (size_t)n * sizeof *ids);
-                fpq_nearest_rows(kern, packed, x, d, n, ids, errors);
+                if (s->grouped)
+                    fpq_nearest_in_doubt(kern, s->grouped + j, x, d, n, ids, errors,
+                                         s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
+                                         s->bounds->drift + (ptrdiff_t)j * s->bounds->groups, x + FPQ_ASSIGN_ROWS * d);
+                else
+                    fpq_nearest_rows(kern, packed, x, d, n, ids, errors);
             } else {
-                memcpy(before, s->before + j * s->data->n + i, (size_t)n * sizeof *ids);
+                memcpy(before, s->before + j * s->ld + i, (size_t)n * sizeof *ids);
                 for (int r = 0; r < n; r++) errors[r] = squared_distance(packed, x + r * d + packed->from, ids[r]);
             }
             if (!(work & SUM)) continue;
@@ -85,7 +93,7 @@ static void do_chunk(const step *s, int chunk, int work, float *x) {
 }
 
 static void do_chunks(const step *s, int work, float *scratch, int threads) {
-    const size_t each = (size_t)FPQ_ASSIGN_ROWS * (size_t)s->data->x.d;
+    const size_t each = 2 * (size_t)FPQ_ASSIGN_ROWS * (size_t)s->data->x.d;
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int chunk = 0; chunk < s->chunks; chunk++)
         do_chunk(s, chunk, work, scratch + (size_t)FPQ_THREAD_NUMBER() * each);
@@ -96,8 +104,8 @@ static void do_chunks(const step *s, int work, float *scratch, int threads) {
 static void refill_empty(const step *s, int j, const int64_t *counts, double *error, int64_t *worst) {
     const fpq_packed_codebook *packed = s->packed + j;
     const int k = packed->k;
-    const int32_t *ids = s->ids + j * s->data->n;
-    const float *errors = s->errors + j * s->data->n;
+    const int32_t *ids = s->ids + j * s->ld;
+    const float *errors = s->errors + j * s->ld;
     for (int c = 0; c < k; c++) {
         error[c] = 0;
         worst[c] = -1;
@@ -141,9 +149,10 @@ static void means(const step *s, int j, int update, int64_t *changed, int64_t *c
 }
 
 int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
-                    int32_t *ids, float *errors, int64_t *changed, int64_t *counts, int threads) {
+                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, int64_t *changed, int64_t *counts,
+                    int threads) {
     fpq_poll poll = {0};
-    step s = {.cb = cb, .data = data, .active = active, .ids = ids, .errors = errors, .poll = &poll};
+    step s = {.cb = cb, .data = data, .active = active, .ld = ld, .ids = ids, .errors = errors, .bounds = bounds, .poll = &poll};
     const int m = cb->m, k = cb->k;
     int status = -1;
     plan_chunks(&s);
@@ -151,13 +160,19 @@ int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
     const size_t table = (size_t)k * (size_t)(cb->dsub + 1), pairs = (size_t)m * (size_t)s.chunks;
     float *tables = fpq_alloc(pairs * table * sizeof(float));
-    float *scratch = fpq_alloc((size_t)threads * FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float));
+    float *scratch = fpq_alloc(2 * (size_t)threads * FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float));
     double *refill = fpq_alloc((size_t)threads * (size_t)k * 2 * sizeof(double));
     s.sums = fpq_alloc(pairs * sizeof *s.sums);
     int32_t *before = limit > 0 ? fpq_alloc((size_t)m * (size_t)data->n * sizeof *ids) : NULL;
+    const size_t size = (size_t)m * (size_t)k * (size_t)cb->dsub;
+    float *old = bounds->groups ? fpq_alloc(size * sizeof(float)) : NULL;
+    fpq_grouped_codebook *grouped = bounds->groups && packed ? fpq_group_codebooks(cb, packed, bounds, threads) : NULL;
     s.packed = packed;
+    s.grouped = grouped;
     s.before = before;
     if ((limit > 0 && !before) || !packed || !tables || !scratch || !refill || !s.sums) goto done;
+    if (bounds->groups && (!old || !grouped)) goto done;
+    if (old) memcpy(old, cb->centroids, size * sizeof(float));
     memset(tables, 0, pairs * table * sizeof(float));
     for (size_t p = 0; p < pairs; p++)
         s.sums[p] = (chunk_sums){.sum = tables + p * table, .count = (int32_t *)(void *)(tables + p * table + table - k)};
@@ -177,10 +192,14 @@ int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
         if (active[j]) {
             double *error = refill + (size_t)FPQ_THREAD_NUMBER() * (size_t)k * 2;
             means(&s, j, update, changed + j, counts + (ptrdiff_t)j * k, error, (int64_t *)(void *)(error + k));
+            const ptrdiff_t first = (ptrdiff_t)j * k * cb->dsub;
+            if (grouped) fpq_add_drift(grouped + j, old + first, cb->centroids + first, cb->dsub, bounds->drift + j * bounds->groups);
         }
     status = 0;
 done:
     fpq_free(packed);
+    fpq_free(grouped);
+    fpq_free(old);
     fpq_free(before);
     fpq_free(tables);
     fpq_free(scratch);

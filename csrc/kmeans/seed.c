@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Where k-means starts: k-means++ (Arthur, Vassilvitskii 2007), for the second half of the centroids in its greedy form, which
- * finds what the first half has left out. A row is drawn with a chance
- * proportional to its squared distance to the centroids so far; of FPQ_SEED_TRIES rows drawn the one that lowers the sum of
- * squared distances most becomes a centroid. */
+ * Where k-means starts: k-means++ (Arthur, Vassilvitskii 2007) in a greedy form. A round draws FPQ_SEED_DRAWS rows, each with
+ * a chance proportional to its squared distance to the centroids so far. One after another, the drawn row that lowers the
+ * sum of squared distances most becomes a centroid, FPQ_SEED_PICKS a round: one product with the rows serves them all. */
 #include <math.h>
 #include <string.h>
 
@@ -10,60 +9,57 @@
 #include "portable.h"
 #include "threads.h"
 
-enum { TRIES = FPQ_SEED_TRIES, STRIPE = 96 };
+enum { DRAWS = FPQ_SEED_DRAWS, PICKS = FPQ_SEED_PICKS, STRIPE = 96 };
 
 typedef struct {
-    float *x, *norm, *distance, *packed;      /* (n, d), (n), (n), (d, FPQ_BLOCK) */
-    double *gain;                             /* (stripes, FPQ_BLOCK) sums of the distances that would be left */
+    float *x, *norm, *left;                   /* (n, d), (n), (n) squared distances to the nearest centroid so far */
+    float *packed, *distance;                 /* (d, DRAWS), (n, DRAWS) to the drawn rows */
+    float *sum;                               /* (stripes, DRAWS) of the distances that would be left */
 } work;
 
 static size_t up(size_t floats) { return (floats + 15) / 16 * 16; }
 
 static size_t work_size(size_t n, size_t d) {
-    return up(n * d) + 2 * up(n) + up(d * FPQ_BLOCK) + 2 * (n / STRIPE + 1) * FPQ_BLOCK; /* multiples of 16 */
+    return up(n * d) + 2 * up(n) + d * DRAWS + n * DRAWS + (n / STRIPE + 1) * DRAWS; /* multiples of 16 */
 }
 
 static work layout(float *memory, size_t n, size_t d) {
     work w = {.x = memory};
     w.norm = w.x + up(n * d);
-    w.distance = w.norm + up(n);
-    w.packed = w.distance + up(n);
-    w.gain = (double *)(void *)(w.packed + up(d * FPQ_BLOCK));
+    w.left = w.norm + up(n);
+    w.packed = w.left + up(n);
+    w.distance = w.packed + d * DRAWS;
+    w.sum = w.distance + n * DRAWS;
     return w;
 }
 
-/* The first row whose running sum of distances exceeds `draw` (0..1) times the total; some row when all distances are 0. */
-static int64_t pick(const float *distance, int64_t n, double total, double draw) {
-    double sum = 0;
-    if (!(total > 0)) return (int64_t)(draw * (double)n);
-    for (int64_t i = 0; i < n; i++) {
-        sum += distance[i];
-        if (sum > draw * total) return i;
+/* The first rows whose running sums of distances exceed the draws (0..1) times the total; any rows when that is 0. */
+static void draw_rows(const float *left, int64_t n, double total, const double *draws, int64_t *rows) {
+    int order[DRAWS];
+    for (int t = 0; t < DRAWS; t++) {
+        int at = t;
+        for (; at > 0 && draws[order[at - 1]] > draws[t]; at--) order[at] = order[at - 1];
+        order[at] = t;
+        rows[t] = total > 0 ? n - 1 : (int64_t)(draws[t] * (double)n);
     }
-    return n - 1;
+    double sum = 0;
+    for (int64_t i = 0, t = 0; total > 0 && i < n && t < DRAWS; i++) {
+        sum += left[i];
+        for (; t < DRAWS && sum > draws[order[t]] * total; t++) rows[order[t]] = i;
+    }
 }
 
-/* Squared distances of the rows of a stripe to the candidates, or, in column `keep`, to the chosen one. */
-static void stripe(const fpq_kernels *kern, const work *w, int64_t n, int d, int64_t s, const float *bias, int keep) {
-    float products[STRIPE * FPQ_BLOCK];
+static void measure(const fpq_kernels *kern, const work *w, int64_t n, int d, int64_t s, const float *bias) {
     const int64_t first = s * STRIPE;
     const int rows = n - first < STRIPE ? (int)(n - first) : STRIPE;
-    double *gain = w->gain + s * FPQ_BLOCK;
-    kern->project(w->x + first * d, rows, d, w->packed, bias, 1, products, FPQ_BLOCK);
-    float sums[FPQ_BLOCK] = {0};
-    for (int i = 0; i < rows; i++) {
-        const float norm = w->norm[first + i], now = w->distance[first + i], *row = products + i * FPQ_BLOCK;
-        if (keep >= 0) {
-            const float distance = norm - 2 * row[keep];
-            w->distance[first + i] = distance < now ? (distance > 0 ? distance : 0) : now;
-        } else {
-            for (int c = 0; c < FPQ_BLOCK; c++) {
-                const float distance = norm - 2 * row[c];
-                sums[c] += distance < now ? distance : now;
-            }
+    float *distance = w->distance + first * DRAWS;
+    kern->project(w->x + first * d, rows, d, w->packed, bias, 1, distance, DRAWS);
+    for (int i = 0; i < rows; i++)
+        for (int t = 0; t < DRAWS; t++) {
+            const float square = w->norm[first + i] - 2 * distance[i * DRAWS + t];
+            distance[i * DRAWS + t] = square > 0 ? square : 0;
         }
-    }
-    for (int c = 0; c < FPQ_BLOCK; c++) gain[c] = sums[c];
+    kern->lower(distance, rows, -1, w->left + first, w->sum + s * DRAWS);
 }
 
 static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const double *draws, work w, int threads,
@@ -71,39 +67,42 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
     const fpq_kernels *kern = fpq_active();
     const int from = cb->offsets[j], d = cb->offsets[j + 1] - from;
     const int64_t n = data->n, stripes = (n + STRIPE - 1) / STRIPE;
-    float bias[FPQ_BLOCK];
     for (int64_t i = 0; i < n; i += STRIPE)
         kern->read_rows(&data->x, data->rows, i, n - i < STRIPE ? (int)(n - i) : STRIPE, from, from + d, NULL, w.x + i * d);
     for (int64_t i = 0; i < n; i++) {
         w.norm[i] = kern->ip_f32(w.x + i * d, w.x + i * d, d);
-        w.distance[i] = INFINITY;
+        w.left[i] = INFINITY;
     }
-    double total = 0; /* no centroid yet: the first is any row */
-    for (int c = 0; c < cb->k && !fpq_stopped(poll); c++) {
-        const int tries = c > cb->k / 2 ? TRIES : 1;
-        int64_t rows[TRIES];
-        memset(w.packed, 0, (size_t)d * FPQ_BLOCK * sizeof(float));
-        for (int t = 0; t < FPQ_BLOCK; t++) bias[t] = 0;
-        for (int t = 0; t < tries; t++) {
-            rows[t] = pick(w.distance, n, total, draws[(ptrdiff_t)c * TRIES + t]);
-            for (int i = 0; i < d; i++) w.packed[(ptrdiff_t)i * FPQ_BLOCK + t] = w.x[rows[t] * d + i];
+    double total = 0; /* no centroid yet: any rows */
+    for (int c = 0; c < cb->k && !fpq_stopped(poll); draws += DRAWS) {
+        int64_t rows[DRAWS];
+        float bias[DRAWS];
+        int free[DRAWS];
+        draw_rows(w.left, n, total, draws, rows);
+        for (int t = 0; t < DRAWS; t++) {
+            for (int i = 0; i < d; i++) w.packed[i * DRAWS + t] = w.x[rows[t] * d + i];
             bias[t] = -w.norm[rows[t]] / 2;
+            free[t] = 1;
         }
-        double left[FPQ_BLOCK] = {0};
-        int best = 0;
-        if (tries > 1) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-            for (int64_t s = 0; s < stripes; s++) stripe(kern, &w, n, d, s, bias, -1);
+        for (int64_t s = 0; s < stripes; s++) measure(kern, &w, n, d, s, bias);
+        for (int picked = 0; picked < PICKS && c < cb->k; picked++, c++) {
+            double left[DRAWS] = {0};
+            int best = -1;
             for (int64_t s = 0; s < stripes; s++)
-                for (int t = 0; t < tries; t++) left[t] += w.gain[s * FPQ_BLOCK + t];
-            for (int t = 1; t < tries; t++)
-                if (left[t] < left[best]) best = t;
-        }
+                for (int t = 0; t < DRAWS; t++) left[t] += w.sum[s * DRAWS + t];
+            for (int t = 0; t < DRAWS; t++)
+                if (free[t] && (best < 0 || left[t] < left[best])) best = t;
+            free[best] = 0;
+            total = left[best];
+            memcpy(cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub, w.x + rows[best] * d, (size_t)d * sizeof(float));
 #pragma omp parallel for schedule(static) num_threads(threads)
-        for (int64_t s = 0; s < stripes; s++) stripe(kern, &w, n, d, s, bias, best);
-        total = 0;
-        for (int64_t i = 0; i < n; i++) total += w.distance[i];
-        memcpy(cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub, w.x + rows[best] * d, (size_t)d * sizeof(float));
+            for (int64_t s = 0; s < stripes; s++) {
+                const int64_t first = s * STRIPE;
+                kern->lower(w.distance + first * DRAWS, n - first < STRIPE ? (int)(n - first) : STRIPE, best, w.left + first,
+                            w.sum + s * DRAWS);
+            }
+        }
     }
 }
 
@@ -115,7 +114,7 @@ int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws,
     if (!memory) return -1;
 #pragma omp parallel for schedule(dynamic) num_threads(outer)
     for (int j = 0; j < cb->m; j++)
-        seed_one(cb, data, j, draws + (ptrdiff_t)j * cb->k * TRIES,
+        seed_one(cb, data, j, draws + (ptrdiff_t)j * ((cb->k + PICKS - 1) / PICKS) * DRAWS,
                  layout(memory + (size_t)FPQ_THREAD_NUMBER() * each, (size_t)data->n, (size_t)cb->dsub), inner, &poll);
     fpq_free(memory);
     return poll.stop ? -1 : 0;
