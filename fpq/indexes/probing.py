@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fpq import _native
-from fpq._checks import Float32, Int64
+from fpq._checks import Float32, Int32, Int64
 from fpq.indexes.base import Bits, bits_to_mask
 from fpq.indexes.coarse import CoarseQuantizer
 from fpq.indexes.lists import BLOCK_ROWS, InvertedLists
@@ -29,7 +29,7 @@ class Probing(NamedTuple):
     n_probe: int
     n_threads: int
 
-    def _adc(self) -> tuple[Any, ...]:
+    def _adc(self) -> tuple[Float32, Int32, int, int, bool]:
         return self.quantizer.adc(self.metric != "l2")
 
     def _probes(self, queries: Float32) -> Int64:
