@@ -122,6 +122,7 @@ typedef struct {
     const uint64_t *rows;                  /* bit r of rows[b]: row r of block b holds a vector that may be returned */
     const float *radius;                   /* (n_lists), no decoded residual is longer; NULL: not known */
     int residual;                          /* codes are of x - centroid */
+    int64_t n;                             /* how many */
 } fpq_lists;
 
 /* As fpq_adc_search, among the lists probes (nq, n_probe). Row r of block b has the id slot_ids[b * 64 + r]. */

@@ -81,6 +81,12 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     X(void, survey, (const float *x, int n, float *least_largest_sum))                                               \
     /* out[i] = floor((x[i] - least) * scale), at most 255; x[i] >= least. */                                         \
     X(void, quantize, (const float *x, int n, float least, float scale, uint8_t *out))                               \
+    /* out[i] = floor((x[i] - least) * scale), at most 32767; x[i] >= least. */                                       \
+    X(void, steps, (const float *x, int n, float least, float scale, uint16_t *out))                                 \
+    /* The least x[i] + y[i], sums below 65536. */                                                                   \
+    X(int, least_sum, (const uint16_t *x, const uint16_t *y, int n))                                                 \
+    /* out[i] = (x[i] + y[i] - least) * factor / 65536 rounded down, at most 255; factor < 65536. */                 \
+    X(void, quantize_sums, (const uint16_t *x, const uint16_t *y, int n, int least, int factor, uint8_t *out))       \
     /* For each of n blocks of 64 codes, blocks[which[i]]: sums[i] (64 bytes) += the entries of its codes, saturating at  \
      * 255, or += lower bounds of them; bit r of near[i] is set where the sum of row r is at most FPQ_SIEVE_LIMIT. */  \
     X(void, sieve8, (const fpq_sieve *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n,      \

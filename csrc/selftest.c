@@ -393,6 +393,37 @@ static void test_quantize(void) {
     for (int i = 0; i < n; i++) CHECK(out[0][i] == (int)fminf(floorf((x[i] - least) * scale), 255));
 }
 
+static void test_steps(void) {
+    const int n = size();
+    float *x = numbers(n), least = INFINITY, scale = (float[]){1, 37.5f, 20000, 1e30f}[below(4)];
+    for (int i = 0; i < n; i++) least = x[i] < least ? x[i] : least;
+    OUTPUTS(uint16_t, out, n);
+    FOR_BOTH (*use)->steps(x, n, least, scale, out[WAY]);
+    CHECK(SAME(out[0], out[1], n));
+    for (int i = 0; i < n; i++) CHECK(out[0][i] == (int)fminf(floorf((x[i] - least) * scale), 32767));
+}
+
+static void test_least_sum(void) {
+    const int n = size() + 1;
+    uint16_t *x = INPUT(uint16_t, n), *y = INPUT(uint16_t, n);
+    int least = 65535;
+    for (int i = 0; i < n; i++) {
+        x[i] = (uint16_t)below(32768), y[i] = (uint16_t)below(32768);
+        least = x[i] + y[i] < least ? x[i] + y[i] : least;
+    }
+    FOR_BOTH CHECK((*use)->least_sum(x, y, n) == least);
+}
+
+static void test_quantize_sums(void) {
+    const int n = size(), least = below(100), factor = ANY_OF(0, 1, 300, 40000, 65535);
+    uint16_t *x = INPUT(uint16_t, n), *y = INPUT(uint16_t, n);
+    for (int i = 0; i < n; i++) x[i] = (uint16_t)(100 + below(32668)), y[i] = (uint16_t)below(32768);
+    OUTPUTS(uint8_t, out, n);
+    FOR_BOTH (*use)->quantize_sums(x, y, n, least, factor, out[WAY]);
+    CHECK(SAME(out[0], out[1], n));
+    for (int i = 0; i < n; i++) CHECK(out[0][i] == fmin(floor((double)(x[i] + y[i] - least) * factor / 65536), 255));
+}
+
 static void test_rough_l2(void) {
     const int d = size(), blocks = 1 + below(17), columns = blocks * FPQ_BLOCK, n = 1 + below(FPQ_ROUGH), ldq = d + below(3);
     const float *q = numbers(n * ldq), *c = packed(numbers(columns * d), columns, d, d);
@@ -900,7 +931,7 @@ static void test_ivf_search(void) {
     OUTPUTS(int64_t, ids, nq * top);
     float *by_slot = INPUT(float, nq * n);
     const fpq_adc adc = {columns, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
-    const fpq_lists lists = {centroids, first, chain, rows, below(2) ? radius : NULL, below(2)};
+    const fpq_lists lists = {centroids, first, chain, rows, below(2) ? radius : NULL, below(2), n_lists};
     for (int i = 0; i < n * bytes; i++) blocks[i] = (uint8_t)next();
     for (int i = 0; i < n; i++) slot_ids[i] = (int64_t)(n - i) * 3;
     for (int b = 0; b < n_blocks; b++) chain[b] = (b + 1) % n_blocks, rows[b] = ANY_OF(0, 1, 1) ? next() : 0;

@@ -81,6 +81,7 @@ cdef extern from "fpq.h" nogil:
         const uint64_t *rows
         const float *radius
         int residual
+        int64_t n
     int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
                        const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *slot_ids, int k,
                        float *distances, int64_t *ids, int threads)
@@ -378,7 +379,8 @@ def adc_all(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, i
 
 cdef fpq_lists _lists(const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
                       const uint64_t[::1] rows, const float[::1] radius, bint residual) noexcept:
-    cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &chain[0], &rows[0], NULL, residual)
+    cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &chain[0], &rows[0], NULL, residual,
+                                     centroids.shape[0])
     if radius is not None:
         lists.radius = &radius[0]
     return lists

@@ -57,16 +57,19 @@ def test_all_lists_give_the_exhaustive_answer(isa, metric, residual, m, nbits):
         assert (np.diff(sign * within.distances[first]) >= 0).all()
 
 
-@pytest.mark.parametrize("residual", [True, False])
-def test_same_bits_under_every_isa_batch_and_thread_count(residual):
-    index = build(residual=residual, metric="cosine").add(X)
+@pytest.mark.parametrize(("metric", "residual", "n_probe", "origin"), [
+    ("cosine", True, 5, 0), ("cosine", False, 5, 0), ("l2", True, 20, 0), ("l2", True, 20, 3000),
+])  # fmt: skip
+def test_same_bits_under_every_isa_batch_and_thread_count(metric, residual, n_probe, origin):
+    index = fpq.IVFPQIndex(LISTS, m=6, n_threads=2, residual=residual, metric=metric).fit(X + origin).add(X + origin)
+    queries = Q + np.float32(origin)
     expected = None
     before = fpq._native.isa()
     for isa in fpq._native.isas():
         fpq._native.use_isa(isa)
         try:
-            batch = index.search(Q, 10, n_probe=5)
-            single = [index.search(q, 10, n_probe=5, n_threads=1) for q in Q]
+            batch = index.search(queries, 10, n_probe=n_probe)
+            single = [index.search(q, 10, n_probe=n_probe, n_threads=1) for q in queries]
         finally:
             fpq._native.use_isa(before)
         expected = expected or batch

@@ -7,7 +7,10 @@
 #include "kernels.h"
 #include "portable.h"
 #include "scan/run.h"
+#include "scan/terms.h"
 #include "threads.h"
+
+enum { TERMS_PROBES = 16 };                /* from which on terms are faster than rough tables */
 
 typedef struct {
     const fpq_adc *adc;
@@ -17,19 +20,28 @@ typedef struct {
     float q_length, magnitude;
     float *residuals;                      /* (FPQ_ROUGH, d) */
     fpq_query *queries;                    /* FPQ_ROUGH of them, or one where one serves all lists */
+    const fpq_terms *terms;                /* NULL: none */
+    fpq_term own;
 } visitor;
 
 static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static size_t visitor_size(const fpq_adc *adc) {
-    return FPQ_ROUGH * (fpq_query_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float)));
+    return FPQ_ROUGH * (fpq_query_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float))) + fpq_term_size(adc);
 }
 
-static visitor visit_query(const fpq_adc *adc, const fpq_lists *lists, const float *q, char *memory, fpq_query *queries) {
+static visitor visit_query(const fpq_adc *adc, const fpq_lists *lists, const fpq_terms *terms, const float *q, char *memory,
+                           fpq_query *queries) {
     visitor v = {.adc = adc, .lists = lists, .q = q, .d = adc->offsets[adc->m], .queries = queries,
                  .per_list = lists->residual && !adc->inner_product};
     for (int i = 0; i < FPQ_ROUGH; i++) fpq_query_place(adc, memory + (size_t)i * fpq_query_size(adc), queries + i);
-    v.residuals = (float *)(void *)(memory + FPQ_ROUGH * fpq_query_size(adc));
+    memory += FPQ_ROUGH * fpq_query_size(adc);
+    v.residuals = (float *)(void *)memory;
+    if (terms && terms->lists) {
+        v.terms = terms;
+        v.own.steps = (uint16_t *)(void *)(memory + FPQ_ROUGH * up((size_t)v.d * sizeof(float)));
+        fpq_term_of_query(terms, q, v.residuals, queries->table, &v.own);
+    }
     v.q_length = (float)sqrt(fpq_dot(q, q, v.d));
     if (!v.per_list) {
         fpq_query_tables(adc, q, 0, queries);
@@ -41,7 +53,7 @@ static visitor visit_query(const fpq_adc *adc, const fpq_lists *lists, const flo
 
 /* Tables for the codes of n <= FPQ_ROUGH lists, in queries[0], queries[1], ... Rough ones do where most lists have no near
  * row. For inner products q.(c + r) = q.c + q.r: n is 1 and only the offset changes. */
-static void enter_lists(const visitor *v, const int64_t *lists, int n, int rough) {
+static void enter_lists(const visitor *v, const int64_t *lists, int n, int rough, int64_t next) {
     if (!v->lists->residual) return;
     if (v->adc->inner_product) {
         v->queries->offset = (float)-fpq_dot(v->q, v->lists->centroids + lists[0] * v->d, v->d);
@@ -52,7 +64,11 @@ static void enter_lists(const visitor *v, const int64_t *lists, int n, int rough
     for (int i = 0; i < n; i++)
         for (int t = 0; t < v->d; t++)
             v->residuals[i * v->d + t] = v->q[t] - v->lists->centroids[lists[i] * v->d + t];
-    if (rough) fpq_query_rough_tables(v->adc, v->residuals, n, v->queries);
+    if (rough && v->terms)
+        for (int i = 0; i < n; i++)
+            fpq_query_term_tables(v->terms, &v->own, lists[i], next, v->residuals + (ptrdiff_t)i * v->d, v->queries + i);
+    else if (rough)
+        fpq_query_rough_tables(v->adc, v->residuals, n, v->queries);
     for (int i = 0; i < n && !rough; i++) fpq_query_tables(v->adc, v->residuals + (ptrdiff_t)i * v->d, 0, v->queries + i);
 }
 
@@ -104,13 +120,13 @@ static void scan_probes(const fpq_scan *s, const visitor *v, const int64_t *prob
         const int rough = s->sieves && fpq_topk_limit(top) < INFINITY;
         int64_t lists[FPQ_ROUGH];
         int found = 0;
-        for (; p < n && found < (rough && v->per_list ? FPQ_ROUGH : 1); p += step)
+        for (; p < n && found < (rough && v->per_list && !v->terms ? FPQ_ROUGH : 1); p += step)
             if (is_wanted(v, probes[p], fpq_topk_limit(top))) {
                 lists[found++] = probes[p];
                 const int ahead = v->per_list ? p : p + step; /* to be there when tables are made, or one list later */
                 if (ahead < n) fetch_list(s, v, probes[ahead]);
             }
-        if (found) enter_lists(v, lists, found, rough);
+        if (found) enter_lists(v, lists, found, rough, probes[p < n ? p : 0]);
         for (int i = 0; i < found; i++) scan_list(s, v->lists, lists[i], v->queries + i, top);
     }
 }
@@ -126,8 +142,11 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     threads = fpq_threads(threads, tasks);
     char *memory = fpq_alloc((size_t)threads * each);
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
+    fpq_terms terms = {.adc = adc};
     int status = memory && (parts || ranges == 1) ? 0 : -1;
     fpq_poll poll = {0};
+    if (!status && s.sieves && lists->residual && !adc->inner_product && n_probe >= TERMS_PROBES)
+        status = fpq_terms_make(adc, lists, probes, nq * n_probe, &terms, threads);
     if (status) goto done;
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -135,7 +154,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
         if (fpq_stopped(&poll)) continue;
         const int64_t i = task / ranges, at = (int64_t)task * k;
         fpq_query mine[FPQ_ROUGH];
-        const visitor v = visit_query(adc, lists, queries + i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, mine);
+        const visitor v = visit_query(adc, lists, &terms, queries + i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, mine);
         fpq_topk top = parts ? (fpq_topk){part_distances + at, parts + at, k} : (fpq_topk){distances + at, ids + at, k};
         fpq_topk_init(&top);
         scan_probes(&s, &v, probes + i * n_probe + task % ranges, n_probe - task % ranges, ranges, &top);
@@ -146,6 +165,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
                        (int64_t)ranges * k);
     if (poll.stop) status = -1;
 done:
+    fpq_terms_free(&terms);
     fpq_free(memory);
     fpq_free(parts);
     return status;
@@ -165,11 +185,11 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
         if (fpq_stopped(&poll)) continue;
         fpq_query mine[FPQ_ROUGH];
         const visitor v =
-            visit_query(adc, lists, queries + (ptrdiff_t)i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, mine);
+            visit_query(adc, lists, NULL, queries + (ptrdiff_t)i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, mine);
         float *sums = out + starts[i] * 64;
         for (int p = 0; p < n_probe; p++) {
             const int64_t list = probes[(ptrdiff_t)i * n_probe + p];
-            enter_lists(&v, &list, 1, 0);
+            enter_lists(&v, &list, 1, 0, list);
             for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++, sums += 64) {
                 kern->adc(mine->table, fpq_ld_table(adc), adc->m, adc->nbits,
                           blocks + (ptrdiff_t)lists->chain[b] * 64 * code_size, sums);

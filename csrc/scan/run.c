@@ -5,7 +5,7 @@
 
 #include "portable.h"
 
-enum { MANY = 24 };
+enum { MANY = 24, FEW = 16 }; /* rows of a block that are worth looking at all; rows that are not worth a table */
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks, const int64_t *ids) {
     const fpq_kernels *kern = fpq_active();
@@ -36,7 +36,8 @@ static void scan_rows(const fpq_scan *s, const fpq_query *query, int64_t block, 
     for (; rows; rows &= rows - 1) {
         const int r = fpq_lowest_bit(rows);
         float sum = 0;
-        for (int j = 0; j < s->adc->m; j++) {
+        if (query->rough_of) sum = fpq_query_distance(s->adc, query, codes + r);
+        for (int j = 0; j < s->adc->m && !query->rough_of; j++) {
             const int code = nbits == 8 ? codes[j * 64 + r] : codes[j / 2 * 64 + r] >> j % 2 * 4 & 15;
             sum += query->table[(ptrdiff_t)j * ld + code];
         }
@@ -77,6 +78,8 @@ void fpq_scan_run(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t 
     if (query->limit == INFINITY || limit < query->limit - (query->limit - query->offset - query->base) / 16)
         if (!fpq_query_tighten(s->kern, s->adc, limit, query)) return;
     n = i + sieve(s, query, which + i, rows + i, n - i);
-    if (i < n) fpq_query_make_exact(s->adc, query);
+    int left = 0;
+    for (int b = i; b < n; b++) left += fpq_popcount(rows[b]);
+    if (left > FEW) fpq_query_make_exact(s->adc, query);
     for (; i < n; i++) (fpq_popcount(rows[i]) > MANY ? scan_block : scan_rows)(s, query, which[i], rows[i], top);
 }

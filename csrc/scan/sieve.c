@@ -12,7 +12,7 @@ static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 size_t fpq_query_size(const fpq_adc *adc) {
     const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc);
-    return up(entries * sizeof(float)) + 2 * up(m * sizeof(float)) + up(entries) + up(m * 16) + up(m * sizeof(int32_t));
+    return up(entries * sizeof(float)) + 2 * up(m * sizeof(float)) + up(entries) + up(m * 16) + 2 * up(m * sizeof(int32_t));
 }
 
 void fpq_adc_table(const fpq_adc *adc, const float *q, float *table) {
@@ -33,7 +33,8 @@ void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query) {
     query->spread = (float *)(void *)(memory += up(m * sizeof(float)));
     query->entries = (uint8_t *)(memory += up(m * sizeof(float)));
     query->minima = (uint8_t *)(memory += up(entries));
-    query->order = (int32_t *)(void *)(memory + up(m * 16));
+    query->order = (int32_t *)(void *)(memory += up(m * 16));
+    query->lowest = (int32_t *)(void *)(memory + up(m * sizeof(int32_t)));
     for (int j = 0; j < adc->m; j++) query->order[j] = j;
 }
 
@@ -56,6 +57,7 @@ void fpq_query_tables(const fpq_adc *adc, const float *q, float offset, fpq_quer
     query->magnitude = adc->inner_product ? (float)magnitude + fabsf(offset) : 0;
     query->limit = INFINITY;
     query->rough_of = NULL;
+    query->terms[0] = NULL;
 }
 
 void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries) {
@@ -67,6 +69,7 @@ void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query
         queries[i].offset = queries[i].magnitude = queries[i].base = 0;
         queries[i].limit = INFINITY;
         queries[i].rough_of = q + i * d;
+        queries[i].terms[0] = NULL;
     }
     for (int j = 0; j < adc->m; j++) {
         const int from = adc->offsets[j];
@@ -87,6 +90,23 @@ void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query) {
     query->limit = limit;
 }
 
+float fpq_query_distance(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes) {
+    const int64_t each = fpq_packed_size(1 << adc->nbits, adc->dsub);
+    float sum = 0;
+    for (int j = 0; j < adc->m; j++) {
+        const int from = adc->offsets[j], d = adc->offsets[j + 1] - from;
+        const int code = adc->nbits == 8 ? codes[j * 64] : codes[j / 2 * 64] >> j % 2 * 4 & 15;
+        const float *q = query->rough_of + from, *p = adc->packed + j * each + code / FPQ_BLOCK * d * FPQ_BLOCK + code % FPQ_BLOCK;
+        float entry = 0;
+        for (int t = 0; t < d; t++) {
+            const float difference = q[t] - p[t * FPQ_BLOCK];
+            entry += difference * difference;
+        }
+        sum += entry;
+    }
+    return sum;
+}
+
 void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
     for (int j = 0; j < adc->m; j++) {
         int at = j;
@@ -95,17 +115,26 @@ void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
     }
 }
 
+/* Terms are rounded in float32, which may put each of two a little above the number of steps that it has. */
+#define STEP_ERROR 0.05f
+
 /* A row whose distance in float32 is at most limit has, in exact arithmetic and by rough tables, entries above the least of their
  * tables that add up to at most limit - offset - base + slack; so its bytes, rounded down, add up to at most FPQ_SIEVE_LIMIT. */
 int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query) {
     const int ld = fpq_ld_table(adc);
     const float slack = (query->magnitude + fabsf(limit)) * (float)(2 * adc->m + adc->dsub + 8) * FLT_EPSILON;
-    const float width = limit - query->offset - query->base + slack;
-    const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / (width * 1.0001f) : 1e30f;
+    const float cut = query->terms[0] ? STEP_ERROR * query->step * (float)adc->m : 0;
+    const float width = limit - query->offset - query->base + slack + cut;
+    const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / (width * 1.0001f) : width <= 1e-30f ? 1e30f : 0;
+    const float factor = fminf(scale * query->step * 65536, 65535);
     if (width < 0) return 0;
     for (int j = 0; j < adc->m; j++) {
         uint8_t *entries = query->entries + (ptrdiff_t)j * ld;
-        kern->quantize(query->table + (ptrdiff_t)j * ld, ld, query->least[j], scale, entries);
+        if (query->terms[0])
+            kern->quantize_sums(query->terms[0] + (ptrdiff_t)j * ld, query->terms[1] + (ptrdiff_t)j * ld, ld, query->lowest[j],
+                                (int)factor, entries);
+        else
+            kern->quantize(query->table + (ptrdiff_t)j * ld, ld, query->least[j], scale, entries);
         for (int g = 0; g < 16 && adc->nbits == 8 && kern->sieve_minima; g++) {
             uint8_t least = 255;
             for (int c = 0; c < 16; c++) least = entries[g * 16 + c] < least ? entries[g * 16 + c] : least;

@@ -16,6 +16,9 @@ typedef struct {
     float magnitude;                       /* bound of the sizes of partial sums beside the limit itself */
     float limit;                           /* what the bytes are made for */
     const float *rough_of;                 /* the tables are rough ones of this query; NULL: exact */
+    const uint16_t *terms[2];              /* rough tables are sums of these, in steps; NULL: in table */
+    int32_t *lowest;                       /* (m), the least of each such sum */
+    float step;
 } fpq_query;
 
 size_t fpq_query_size(const fpq_adc *adc);                 /* bytes of memory for a query */
@@ -25,6 +28,8 @@ void fpq_query_tables(const fpq_adc *adc, const float *q, float offset, fpq_quer
 /* For squared L2, of n <= FPQ_ROUGH queries q (n, d), which must stay. */
 void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries);
 void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query); /* keeps the bytes */
+/* Of rough tables: the exact distance of one row of a block, 4- or 8-bit codes 64 bytes apart; the bits of the exact table. */
+float fpq_query_distance(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes);
 void fpq_query_sort(const fpq_adc *adc, fpq_query *query); /* tables that rule rows out soonest come first */
 
 /* Make the bytes for rows with distances of at most limit; 0 if there can be none. */

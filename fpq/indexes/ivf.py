@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, threads, tuning
+from fpq import _checks, threads, tuning
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
-from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, bits_to_mask
+from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.coarse import MAX_ROWS_PER_LIST, CoarseQuantizer, list_limit
 from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
-from fpq.indexes.lists import BLOCK_ROWS, InvertedLists
+from fpq.indexes.lists import InvertedLists
 from fpq.indexes.lock import reads, uninterrupted, writes
+from fpq.indexes.probing import Probing
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
 
 CHUNK_ROWS = 1 << 16
-RANGE_BLOCKS = 1 << 16  # blocks of distances that a range search holds at a time
 
 
 class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
@@ -383,25 +383,16 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _probes(self, n_probe: int | None) -> int:
         return min(self.n_lists, _checks.integer("n_probe", self.n_probe if n_probe is None else n_probe, 1))
 
-    @property
-    def _radii(self) -> Float32 | None:
-        return self._radius if self.residual else None
+    def _probing(self, n_probe: int | None, n_threads: int) -> Probing:
+        assert self._coarse is not None
+        radii = self._radius if self.residual else None
+        probes = self._probes(n_probe)
+        return Probing(self.quantizer, self._coarse, self._rotated, self._lists, radii, self.metric, probes, n_threads)
 
     def _nearest(
         self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, n_probe: int | None = None
     ) -> tuple[Float32, Int64]:
-        assert self._coarse is not None
-        probes = self._coarse.probe(queries, self._probes(n_probe), self.metric == "ip", n_threads)
-        distances = np.empty((len(queries), k), dtype=np.float32)
-        ids = np.empty((len(queries), k), dtype=np.int64)
-        lists = self._lists
-        _native.ivf_search(
-            *self.quantizer.adc(self._similarity), self._rotated, lists.layout.first, lists.layout.chain,
-            lists.rows if allowed is None else allowed, self._radii, self.residual,
-            self.quantizer.rotate(queries, n_threads), probes, lists.blocks.data, lists.slot_ids.data,
-            distances, ids, n_threads,
-        )  # fmt: skip
-        return distances, ids
+        return self._probing(n_probe, n_threads).nearest(queries, k, allowed)
 
     def _allowed_bits(self, allowed: Any) -> UInt64 | None:
         return self._lists.allowed_rows(self._ids, allowed)
@@ -439,30 +430,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _within(
         self, queries: Float32, limit: np.float32, allowed: Bits | None, n_threads: int, n_probe: int | None = None
     ) -> Iterator[tuple[Int64, Float32, Int64]]:
-        assert self._coarse is not None
-        first, chain = self._lists.layout.first, self._lists.layout.chain
-        probes = self._coarse.probe(queries, self._probes(n_probe), self.metric == "ip", n_threads)
-        blocks_of = np.diff(first)[probes].sum(axis=1)
-        starts = np.concatenate([[0], np.cumsum(blocks_of)])
-        rotated, rows = self.quantizer.rotate(queries, n_threads), self._lists.rows if allowed is None else allowed
-        begin = 0
-        while begin < len(queries):
-            end = max(begin + 1, int(np.searchsorted(starts, starts[begin] + RANGE_BLOCKS, side="right")) - 1)
-            out = np.empty((int(starts[end] - starts[begin]), BLOCK_ROWS), dtype=np.float32)
-            _native.ivf_all(
-                *self.quantizer.adc(self._similarity), self._rotated, first, chain, rows, self._radii, self.residual,
-                rotated[begin:end], probes[begin:end], self._lists.blocks.data, starts[begin:end] - starts[begin],
-                out, n_threads,
-            )  # fmt: skip
-            lists = probes[begin:end].ravel()
-            length = np.diff(first)[lists]
-            within = np.arange(len(out)) - np.repeat(np.cumsum(length) - length, length)
-            blocks = chain[np.repeat(first[lists], length) + within]
-            near = (out <= limit) & bits_to_mask(rows[blocks]).reshape(-1, BLOCK_ROWS)
-            at, row = np.nonzero(near)
-            query = np.repeat(np.arange(begin, end), blocks_of[begin:end])[at]
-            yield query, out[at, row], self._lists.slot_ids.data[blocks[at], row]
-            begin = end
+        return self._probing(n_probe, n_threads).within(queries, limit, allowed)
 
     @writes
     def remove(self, ids: Any) -> int:
