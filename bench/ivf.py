@@ -79,6 +79,7 @@ METHODS: dict[str, Callable[[int, np.ndarray], tuple[Search, int]]] = {
     "fpq IVF1024,PQ16": fpq_index,
     "fpq IVF1024,PQ16 plain": lambda threads, base: fpq_index(threads, base, residual=False),
     "fpq IVF1024,PQ16 + u8 x10": lambda threads, base: fpq_index(threads, base, rerank=10),
+    "fpq IVF1024,PQ16 plain + u8 x3": lambda threads, base: fpq_index(threads, base, residual=False, rerank=3),
     "fpq IVF1024,PQ16 plain + u8 x5": lambda threads, base: fpq_index(threads, base, residual=False, rerank=5),
     "fpq IVF1024,PQ16 plain + u8 x20": lambda threads, base: fpq_index(threads, base, residual=False, rerank=20),
     "faiss IVF1024,PQ16": lambda threads, base: faiss_index(threads, base, "IVF1024,PQ16"),
