@@ -20,7 +20,7 @@ SHORT_PARTS = ((2, 0.6),)
 PART_ROWS_PER_CENTROID = 24
 LEAST_PART = 4096
 BOUNDS_BYTES = 1 << 26  # most memory for bounds
-LEAST_CENTROIDS = 128  # fewer are not worth bounds
+LEAST_CENTROIDS, LEAST_DIM = 128, 8  # fewer are not worth bounds
 
 
 class Training(NamedTuple):
@@ -90,7 +90,7 @@ def train_codebooks(
         rows = order if rows is None else rows[order]
     centroids = centroids.copy()
     ids, errors = np.full((m, n), -1, dtype=np.int32), np.zeros((m, n), dtype=np.float32)
-    bounds = Bounds.of(m, n, k, capacity)
+    bounds = Bounds.of(centroids, n, capacity)
     changed, counts = np.zeros(m, np.int64), np.zeros((m, k), np.int64)
     n_iter_run = 0
 
@@ -124,10 +124,11 @@ class Bounds(NamedTuple):
     units: Float32
 
     @staticmethod
-    def of(m: int, n: int, k: int, capacity: float | None) -> Bounds:
-        """For as many groups as there is memory for, if any."""
-        bounded = capacity is None and k >= LEAST_CENTROIDS
-        groups = 16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if bounded else 0
+    def of(centroids: Float32, n: int, capacity: float | None) -> Bounds:
+        """For as many groups of centroids (m, k, dsub) as there is memory for, if any."""
+        m, k, dsub = centroids.shape
+        worth = capacity is None and k >= LEAST_CENTROIDS and dsub >= LEAST_DIM
+        groups = 16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if worth else 0
         return Bounds(np.zeros((m, n, groups), np.uint16), np.zeros((m, groups), np.uint16), np.zeros(m, np.float32))
 
 

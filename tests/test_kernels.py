@@ -137,7 +137,7 @@ def test_a_step_of_k_means(isa: str, k: int) -> None:
         before = centroids.copy()
         ids, errors = np.full((1, n), -1, np.int32), np.empty((1, n), np.float32)
         changed, counts = np.empty(1, np.int64), np.empty((1, k), np.int64)
-        active, offsets, bounds = np.ones(1, np.uint8), np.array([0, d], np.int32), Bounds.of(1, n, k, None)
+        active, offsets, bounds = np.ones(1, np.uint8), np.array([0, d], np.int32), Bounds.of(centroids, n, None)
         _native.kmeans_step(centroids, offsets, x, None, active, 0.0, True, ids, errors, *bounds, changed, counts, 2)
         np.testing.assert_array_equal(ids[0], ((x[:, None] - before[0]) ** 2).sum(2).argmin(1))
         np.testing.assert_array_equal(counts[0], np.bincount(ids[0], minlength=k))

@@ -199,7 +199,7 @@ def test_capacity(isa: str, limit: float) -> None:
     centroids = X[None, :k].copy()
     ids, errors = np.full((1, n), -1, np.int32), np.zeros((1, n), np.float32)
     changed, counts = np.zeros(1, np.int64), np.zeros((1, k), np.int64)
-    bounds = Bounds.of(1, n, k, limit)
+    bounds = Bounds.of(centroids, n, limit)
     expected = np.empty((1, n), np.int32)
     for _ in range(4):
         before, start = ids.copy(), centroids.copy()
