@@ -70,13 +70,26 @@ typedef struct {
     float *units;                          /* (m) */
 } fpq_bounds;
 
-/* One Lloyd iteration of all subspaces with active[j] != 0: assignment, then means; an empty cluster takes the row
- * farthest from its centroid in the cluster of the largest squared error. limit > 0 caps the rows a cluster may get, then
- * ld is n or m is 1. ids and errors (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry); changed (m) and
- * counts (m, k) receive how many ids changed and the cluster sizes. centroids are replaced unless update is 0. */
-int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
-                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, int64_t *changed, int64_t *counts,
-                    int threads);
+/* A Lloyd iteration in two halves, which machines that share the rows may share too.
+ *
+ * The first: assignment of rows, and sums of each chunk of them, in all subspaces with active[j] != 0. ids and errors
+ * (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry). limit > 0 caps the rows a cluster may get,
+ * then ld is n or m is 1. `drifted`: the centroids at the last call with these bounds, NULL at the first one. sums
+ * (m, ceil(n / chunk_rows), k * (dsub + 1)) is for the second half; changed (m, chunks) receives how many ids changed. Without
+ * sums (NULL) rows are assigned only. chunk_rows: fpq_kmeans_chunk_rows of
+ * all rows, whoever has them. */
+int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n);
+int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int64_t chunk_rows,
+                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, const float *drifted, float *sums,
+                    int64_t *changed, int threads);
+
+/* The second: centroids become means, counts (m, k) receive the cluster sizes. An empty cluster keeps its centroid. */
+int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
+                     int threads);
+
+/* The row (k) that an empty cluster is to take, -1 for others: the one farthest from its centroid in the cluster of the
+ * largest squared error. A cluster gives once; when every row sits on a centroid there is nothing to gain. */
+int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors, const int64_t *counts, int64_t *rows);
 
 /* OpenIndexing: ids (m, n) hold the nearest centroids on entry and the chosen ones on return. Rows in order; a centroid
  * whose count has reached limit gives way to the next nearest, `candidates` are tried in all and the last one is taken

@@ -49,7 +49,7 @@ static float number(void) {
 }
 
 /* ---- memory: inputs have the exact size, for the sanitizers; behind outputs stands a pattern that must stay ---- */
-enum { GUARD = 64, PATTERN = 0xa5, MOST = 64 };
+enum { GUARD = 64, PATTERN = 0xa5, MOST = 256 };
 static struct { unsigned char *memory; size_t bytes; int is_output; } taken[MOST];
 static int n_taken;
 
@@ -665,6 +665,33 @@ static void test_open_index(void) {
     CHECK(right && within && SAME(counts[0], count, p.m * p.k));
 }
 
+/* A Lloyd iteration in its two halves; an empty cluster takes a row. drifted: NULL without bounds. */
+static int lloyd(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update, int64_t ld,
+                 int32_t *ids, float *errors, fpq_bounds *bounds, float *drifted, int first, int64_t *changed, int64_t *counts,
+                 int threads) {
+    const int64_t n = data->n, chunk_rows = fpq_kmeans_chunk_rows(cb->m, cb->k, cb->dsub, n);
+    const int m = cb->m, k = cb->k, chunks = (int)((n + chunk_rows - 1) / chunk_rows), floats = m * k * cb->dsub;
+    float *sums = OUTPUT(float, m * chunks * k * (cb->dsub + 1)), *start = INPUT(float, floats);
+    int64_t *moved = OUTPUT(int64_t, m * chunks), *rows = OUTPUT(int64_t, k);
+    memcpy(start, cb->centroids, (size_t)floats * sizeof(float));
+    int status = fpq_kmeans_sums(cb, data, active, limit, chunk_rows, ld, ids, errors, bounds, first ? NULL : drifted, sums, moved,
+                                 threads);
+    if (drifted) memcpy(drifted, start, (size_t)floats * sizeof(float));
+    status |= fpq_kmeans_means(cb, active, chunks, sums, counts, threads);
+    for (int j = 0; j < m; j++) {
+        if (!active[j]) continue;
+        changed[j] = 0;
+        for (int chunk = 0; chunk < chunks; chunk++) changed[j] += moved[j * chunks + chunk];
+        status |= fpq_kmeans_donors(k, n, ids + j * ld, errors + j * ld, counts + j * k, rows);
+        for (int c = 0; c < k; c++)
+            if (rows[c] >= 0)
+                fpq_active()->read_rows(&data->x, data->rows, rows[c], 1, cb->offsets[j], cb->offsets[j + 1], NULL,
+                                        cb->centroids + (j * k + c) * cb->dsub);
+    }
+    if (!update) memcpy(cb->centroids, start, (size_t)floats * sizeof(float));
+    return status;
+}
+
 static void test_kmeans_step(void) {
     const int large = !below(8);
     const problem p = random_problem(large ? 3 : ANY_OF(1, 2, 5, 16, 17), large ? 7000 : size() + 1);
@@ -688,7 +715,7 @@ static void test_kmeans_step(void) {
         fpq_bounds none = {0, NULL, NULL, NULL};
         cb.centroids = memcpy(centroids[t], p.cb.centroids, (size_t)floats * sizeof(float));
         memcpy(ids[t], before, (size_t)all * sizeof(int32_t));
-        CHECK(!fpq_kmeans_step(&cb, &p.data, active, limit, update, n, ids[t], errors[t], &none, changed[t], counts[t], threads));
+        CHECK(!lloyd(&cb, &p.data, active, limit, update, n, ids[t], errors[t], &none, NULL, 1, changed[t], counts[t], threads));
     }
     CHECK(SAME(centroids[0], centroids[1], floats) && SAME(ids[0], ids[1], all) && SAME(errors[0], errors[1], all));
     CHECK(SAME(changed[0], changed[1], m) && SAME(counts[0], counts[1], m * k) && SAME(ids[0], expected, all));
@@ -736,7 +763,7 @@ static void test_bounds(void) {
     fpq_bounds bounds[3];
     const uint8_t active[3] = {1, 1, 1};
     int32_t *ids[3];
-    float *centroids[3], *errors = OUTPUT(float, all);
+    float *centroids[3], *drifted[3], *errors = OUTPUT(float, all);
     int64_t *changed[3], *counts[3];
     int filled = 1, same = 1;
     for (int t = 0; t < 3; t++) { /* without, with, with and more threads */
@@ -746,6 +773,7 @@ static void test_bounds(void) {
         memset(bounds[t].units, 0, (size_t)m * sizeof(float));
         ids[t] = memset(OUTPUT(int32_t, all), -1, (size_t)all * sizeof(int32_t));
         centroids[t] = memcpy(OUTPUT(float, floats), p.cb.centroids, (size_t)floats * sizeof(float));
+        drifted[t] = OUTPUT(float, floats);
         changed[t] = OUTPUT(int64_t, m);
         counts[t] = OUTPUT(int64_t, m * k);
     }
@@ -755,8 +783,8 @@ static void test_bounds(void) {
         for (int t = 0; t < 3; t++) {
             fpq_codebooks cb = p.cb;
             cb.centroids = centroids[t];
-            CHECK(!fpq_kmeans_step(&cb, &data, active, 0, round < 5, ld, ids[t], errors, bounds + t, changed[t], counts[t],
-                                   t == 2 ? THREADS : 1));
+            CHECK(!lloyd(&cb, &data, active, 0, round < 5, ld, ids[t], errors, bounds + t, drifted[t], !round, changed[t], counts[t],
+                         t == 2 ? THREADS : 1));
             if (!t) continue;
             same &= SAME(ids[0], ids[t], all) && SAME(changed[0], changed[t], m) && SAME(counts[0], counts[t], m * k);
         }
@@ -1066,7 +1094,7 @@ int main(void) {
     static const test tests[] = {
         FPQ_KERNELS(TEST)
         {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"fpq_open_index", test_open_index, ROUNDS},
-        {"fpq_kmeans_step", test_kmeans_step, ROUNDS}, {"bounds", test_bounds, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
+        {"k-means", test_kmeans_step, ROUNDS}, {"bounds", test_bounds, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
         {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_ivf_search", test_ivf_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
         {"fpq_normalize, fpq_project", test_matrix, ROUNDS}, {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},
     };

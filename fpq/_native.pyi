@@ -23,23 +23,29 @@ def assign(
     centroids: Float32, offsets: Int32, x: Array, rows: Int64 | None, ids: Int32, errors: Float32 | None, threads: int
 ) -> None: ...
 def seed(centroids: Float32, offsets: Int32, x: Array, rows: Int64 | None, draws: Float64, threads: int) -> None: ...
-def kmeans_step(
+def kmeans_chunk_rows(m: int, k: int, dsub: int, n: int) -> int: ...
+def kmeans_sums(
     centroids: Float32,
     offsets: Int32,
     x: Array,
     rows: Int64 | None,
     active: UInt8,
     limit: float,
-    update: bool,
+    chunk_rows: int,
     ids: Int32,
     errors: Float32,
     bounds: UInt16,
     drift: UInt16,
     units: Float32,
-    changed: Int64,
-    counts: Int64,
+    drifted: Float32 | None,
+    sums: Float32 | None,
+    changed: Int64 | None,
     threads: int,
 ) -> None: ...
+def kmeans_means(
+    centroids: Float32, offsets: Int32, active: UInt8, sums: Float32, counts: Int64, threads: int
+) -> None: ...
+def kmeans_donors(ids: Int32, errors: Float32, counts: Int64, rows: Int64) -> None: ...
 def open_index(
     centroids: Float32,
     offsets: Int32,

@@ -49,9 +49,14 @@ cdef extern from "fpq.h" nogil:
         uint16_t *bounds
         uint16_t *drift
         float *units
-    int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
-                        int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, int64_t *changed, int64_t *counts,
-                        int threads)
+    int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n)
+    int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
+                        int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
+                        const float *drifted, float *sums, int64_t *changed, int threads) nogil
+    int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
+                         int threads) nogil
+    int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors, const int64_t *counts,
+                          int64_t *rows) nogil
     int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
                        int32_t *ids, int64_t *counts, int threads)
 
@@ -263,11 +268,16 @@ def seed(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const
     _done(status)
 
 
-def kmeans_step(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
-                const uint8_t[::1] active, double limit, bint update, int32_t[:, ::1] ids, float[:, ::1] errors,
-                uint16_t[:, :, ::1] bounds, uint16_t[:, ::1] drift, float[::1] units, int64_t[::1] changed,
-                int64_t[:, ::1] counts, int threads):
-    """One Lloyd iteration of the active subspaces; ids, errors and bounds may be of more rows than `rows`."""
+def kmeans_chunk_rows(int m, int k, int dsub, int64_t n):
+    """Rows of a chunk, of which `kmeans_sums` makes sums."""
+    return fpq_kmeans_chunk_rows(m, k, dsub, n)
+
+
+def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
+                const uint8_t[::1] active, double limit, int64_t chunk_rows, int32_t[:, ::1] ids, float[:, ::1] errors,
+                uint16_t[:, :, ::1] bounds, uint16_t[:, ::1] drift, float[::1] units, const float[:, :, ::1] drifted,
+                float[:, :, ::1] sums, int64_t[:, ::1] changed, int threads):
+    """Assign rows and sum them up by chunks; ids, errors, bounds may be of more rows. drifted, sums may be None."""
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
@@ -277,9 +287,34 @@ def kmeans_step(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x
     memory.bounds = &bounds[0, 0, 0] if memory.groups else NULL
     memory.drift = &drift[0, 0] if memory.groups else NULL
     memory.units = &units[0]
+    cdef const float *before = NULL
+    cdef float *tables = NULL
+    cdef int64_t *moved = NULL
+    if drifted is not None:
+        before = &drifted[0, 0, 0]
+    if sums is not None:
+        tables, moved = &sums[0, 0, 0], &changed[0, 0]
     with nogil:
-        status = fpq_kmeans_step(&cb, &data, &active[0], limit, update, ids.shape[1], &ids[0, 0], &errors[0, 0],
-                                 &memory, &changed[0], &counts[0, 0], threads)
+        status = fpq_kmeans_sums(&cb, &data, &active[0], limit, chunk_rows, ids.shape[1], &ids[0, 0], &errors[0, 0],
+                                 &memory, before, tables, moved, threads)
+    _done(status)
+
+
+def kmeans_means(float[:, :, ::1] centroids, const int32_t[::1] offsets, const uint8_t[::1] active,
+                 float[:, :, ::1] sums, int64_t[:, ::1] counts, int threads):
+    """Centroids of the active subspaces become the means of the sums of all chunks."""
+    cdef fpq_codebooks cb = _codebooks(centroids, offsets)
+    cdef int status
+    with nogil:
+        status = fpq_kmeans_means(&cb, &active[0], <int>sums.shape[1], &sums[0, 0, 0], &counts[0, 0], threads)
+    _done(status)
+
+
+def kmeans_donors(const int32_t[::1] ids, const float[::1] errors, const int64_t[::1] counts, int64_t[::1] rows):
+    """The row that each empty cluster takes, or -1."""
+    cdef int status
+    with nogil:
+        status = fpq_kmeans_donors(<int>counts.shape[0], ids.shape[0], &ids[0], &errors[0], &counts[0], &rows[0])
     _done(status)
 
 

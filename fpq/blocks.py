@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from fpq import _checks
+from fpq import _checks, threads
 from fpq._checks import Array
+from fpq.lloyd import LocalRows, TrainingRows
 
 Task = Callable[..., Any]  # (block, where, *more) -> a small result
 
@@ -69,6 +70,9 @@ class Blocks(Protocol):
 
         `name` is what tasks are called on a dashboard or, if `verbose`, by a progress bar.
         """
+
+    def sample(self, task: Task, more: Sequence[Any], *, verbose: bool = False) -> TrainingRows:
+        """What `run` gives, the rows (n_i, d) of some blocks, to learn from."""
 
 
 class Here:
@@ -132,6 +136,10 @@ class Here:
                 results.append(task(block, where, *([] if more is None else [more[number]])))
             start += len(block)
         return results
+
+    def sample(self, task: Task, more: Sequence[Any], *, verbose: bool = False) -> TrainingRows:
+        """As `Blocks.sample`."""
+        return LocalRows(np.concatenate(self.run("sample", task, more, verbose=verbose)), None, threads.resolve(None))
 
 
 def dask_array(x: Any) -> Any:

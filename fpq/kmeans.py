@@ -1,35 +1,18 @@
-"""k-means, for one set of vectors (KMeans) or all subspaces of a product quantizer at once (train_codebooks)."""
+"""k-means: where iterations start, and clustering of one set of vectors (KMeans)."""
 
 from __future__ import annotations
 
-import sys
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fpq import _checks, _native, threads
-from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
+from fpq._checks import Array, Float32, Int32, Int64
+from fpq.lloyd import LocalRows, TrainingRows, iterate, train_codebooks
 from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
 
 SEED_ROWS = 16  # rows a centroid that k-means++ looks at
-LONG, SHORT = 16, 8  # iterations; fewer all go over all rows
-PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # of long trainings: an eighth of the rows for 0.32 of the iterations, ...
-SHORT_PARTS = ((2, 0.6),)
-PART_ROWS_PER_CENTROID = 24
-LEAST_PART = 4096
-BOUNDS_BYTES = 1 << 26  # most memory for bounds
-LEAST_CENTROIDS, LEAST_DIM = 128, 8  # fewer are not worth bounds
-
-
-class Training(NamedTuple):
-    """What `train_codebooks` learned."""
-
-    centroids: Float32  # (m, k, dsub), zero-padded where a subspace is narrower
-    ids: Int32  # (m, n), the nearest centroid of each training row
-    errors: Float32  # (m, n), its squared distance
-    n_iter_run: int
 
 
 def sample_rows(n: int, size: int, rng: np.random.Generator) -> Int64 | None:
@@ -42,118 +25,35 @@ def even_offsets(d: int, m: int) -> Int32:
     return np.cumsum([0] + [d // m + (j < d % m) for j in range(m)]).astype(np.int32)
 
 
-def spread_centroids(
-    x: Array, rows: Int64 | None, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int
-) -> Float32:
+def spread_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int) -> Float32:
     """Starting centroids (m, k, dsub) of all subspaces by k-means++ on a few rows a centroid."""
-    n = len(x) if rows is None else len(rows)
-    sample = sample_rows(n, max(2 * k, min(SEED_ROWS * k, 1 << 16)), rng)
-    if sample is not None:
-        rows = sample if rows is None else rows[sample]
+    x = rows.take(sample_rows(rows.n, max(2 * k, min(SEED_ROWS * k, 1 << 16)), rng))
     centroids = np.zeros((len(offsets) - 1, k, np.diff(offsets).max()), dtype=np.float32)
     draws = rng.random((len(centroids), -(-k // _native.SEED_PICKS), _native.SEED_DRAWS))
-    _native.seed(centroids, offsets, x, rows, draws, n_threads)
+    _native.seed(centroids, offsets, x, None, draws, n_threads)
     return centroids
 
 
-def random_centroids(x: Array, rows: Int64 | None, k: int, rng: np.random.Generator) -> Float32:
+def random_centroids(rows: TrainingRows, k: int, rng: np.random.Generator) -> Float32:
     """Random rows as starting centroids (1, k, d), each row once as long as there are enough."""
-    n = len(x) if rows is None else len(rows)
-    drawn = rng.choice(n, k, replace=False) if n >= k else np.resize(rng.permutation(n), k)
-    return x[drawn if rows is None else rows[drawn]].astype(np.float32)[None]
+    drawn = rng.choice(rows.n, k, replace=False) if rows.n >= k else np.resize(rng.permutation(rows.n), k)
+    return rows.take(drawn).astype(np.float32)[None]
 
 
-def train_codebooks(
-    x: Array,
-    rows: Int64 | None,
-    offsets: Int32,
-    centroids: Float32,
-    *,
-    n_iter: int,
-    rng: np.random.Generator,
-    capacity: float | None = None,
-    n_threads: int,
-    verbose: bool = False,
-) -> Training:
-    """Lloyd iterations of all subspaces at once, until no row changes its centroid or `n_iter` is reached.
-
-    With many rows the first iterations go over random parts of them, drawn from `rng`.
-
-    `x` (n, d) of any kernel type is read in place, `rows` (None: all) picks the training rows. `centroids` (m, k,
-    dsub) is where they start and is not changed. PKMeans of the FPQ paper.
-    """
-    m, k, _ = centroids.shape
-    n = len(x) if rows is None else len(rows)
-    parts = _parts(n, k, n_iter)
-    order = _nested(n, [size for size, _ in parts[:-1]], rng)
-    if order is not None:
-        rows = order if rows is None else rows[order]
-    centroids = centroids.copy()
-    ids, errors = np.full((m, n), -1, dtype=np.int32), np.zeros((m, n), dtype=np.float32)
-    bounds = Bounds.of(centroids, n, capacity)
-    changed, counts = np.zeros(m, np.int64), np.zeros((m, k), np.int64)
-    n_iter_run = 0
-
-    def step(size: int, active: UInt8, limit: float, update: bool) -> None:
-        here = rows if rows is None else rows[:size]
-        _native.kmeans_step(
-            centroids, offsets, x, here, active, limit, update, ids, errors, *bounds, changed, counts, n_threads
-        )
-
-    quiet = not (verbose and sys.stderr.isatty())
-    with tqdm(total=n_iter, desc="k-means", unit="iteration", disable=quiet, leave=False, delay=1) as bar:
-        for size, iterations in parts:
-            active = np.ones(m, np.uint8)
-            while iterations and active.any():
-                step(size, active, 0.0 if capacity is None else capacity * size / k, True)
-                active &= changed > 0
-                iterations -= 1
-                n_iter_run += 1
-                bar.update()
-    step(n, np.ones(m, np.uint8), 0.0, False)
-    if order is not None:
-        ids[:, order], errors[:, order] = ids.copy(), errors.copy()
-    return Training(centroids, ids, errors, n_iter_run)
-
-
-class Bounds(NamedTuple):
-    """What a search for the nearest centroids leaves for the next one (csrc/kmeans/bounds.h)."""
-
-    bounds: UInt16
-    drift: UInt16
-    units: Float32
-
-    @staticmethod
-    def of(centroids: Float32, n: int, capacity: float | None) -> Bounds:
-        """For as many groups of centroids (m, k, dsub) as there is memory for, if any."""
-        m, k, dsub = centroids.shape
-        worth = capacity is None and k >= LEAST_CENTROIDS and dsub >= LEAST_DIM
-        groups = 16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if worth else 0
-        return Bounds(np.zeros((m, n, groups), np.uint16), np.zeros((m, groups), np.uint16), np.zeros(m, np.float32))
-
-
-def _parts(n: int, k: int, n_iter: int) -> list[tuple[int, int]]:
-    """How many rows how many iterations go over: growing parts, as long as they have rows enough.
-
-    Early iterations move centroids far and learn as much from a part of the rows (nested mini-batches, Newling and
-    Fleuret 2016).
-    """
-    parts = []
-    left, waiting = n_iter, 0
-    for divisor, share in PARTS if n_iter >= LONG else SHORT_PARTS if n_iter >= SHORT else ():
-        waiting += int(share * n_iter)
-        if waiting and n // divisor >= max(PART_ROWS_PER_CENTROID * k, LEAST_PART):
-            parts.append((n // divisor, waiting))
-            left, waiting = left - waiting, 0
-    return [*parts, (n, left)]
-
-
-def _nested(n: int, sizes: list[int], rng: np.random.Generator) -> Int64 | None:
-    """An order of n rows in which the first sizes[0], sizes[1], ... are random, in rising pieces; None: any."""
-    if not sizes:
-        return None
-    pieces = np.split(rng.permutation(n), sizes)
-    return np.concatenate([np.sort(piece) for piece in pieces])
+def learn_centroids(
+    rows: TrainingRows, k: int, *, n_iter: int, rows_per_centroid: int, capacity: float | None, seed: int,
+    n_threads: int, verbose: bool = False,
+) -> Float32:  # fmt: skip
+    """The centroids (k, d) that `KMeans` would learn of the rows."""
+    rng = np.random.default_rng(seed)
+    rows = rows.sampled(sample_rows(rows.n, k * rows_per_centroid, rng))
+    start = random_centroids(rows, k, rng)
+    offsets = even_offsets(rows.dim, 1)
+    done = iterate(
+        rows, offsets, start, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, verbose=verbose
+    )
+    centroids: Float32 = done.centroids[0]
+    return centroids
 
 
 def warn_of_few_rows(n: int, k: int) -> None:
@@ -265,20 +165,20 @@ class KMeans(Storable, kind="KMeans"):
         k, d = self.n_clusters, x.shape[1]
         warn_of_few_rows(len(x), k)
         rng = np.random.default_rng(self.seed)
-        rows = sample_rows(len(x), k * self.max_points_per_centroid, rng)
+        rows = LocalRows(x, sample_rows(len(x), k * self.max_points_per_centroid, rng), n_threads)
         offsets = even_offsets(d, 1)
         if isinstance(self.init, str) and self.init == "random":
-            start = random_centroids(x, rows, k, rng)
+            start = random_centroids(rows, k, rng)
         elif isinstance(self.init, str):
-            start = spread_centroids(x, rows, offsets, k, rng, n_threads)
+            start = spread_centroids(rows, offsets, k, rng, n_threads)
         else:
             given = _checks.vectors("init", self.init, dim=d, min_rows=k)
             if len(given) != k:
                 raise ValueError(f"init: expected {k} centroids, got {len(given)}")
             start = given.astype(np.float32)[None]
         trained = train_codebooks(
-            x, rows, offsets, start,
-            n_iter=self.n_iter, rng=rng, capacity=self.capacity, n_threads=n_threads, verbose=self.verbose,
+            rows, offsets, start, n_iter=self.n_iter, rng=rng, capacity=self.capacity, n_threads=n_threads,
+            verbose=self.verbose,
         )  # fmt: skip
         inertia = float(trained.errors.sum(dtype=np.float64))
         vars(self).update(centroids=trained.centroids[0], inertia=inertia, n_iter_run=trained.n_iter_run)

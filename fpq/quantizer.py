@@ -12,14 +12,8 @@ from fpq import _checks, _native, threads
 from fpq import rotation as rotations
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
-from fpq.kmeans import (
-    Training,
-    even_offsets,
-    sample_rows,
-    spread_centroids,
-    train_codebooks,
-    warn_of_few_rows,
-)
+from fpq.kmeans import even_offsets, sample_rows, spread_centroids, warn_of_few_rows
+from fpq.lloyd import LocalRows, Training, TrainingRows, train_codebooks
 from fpq.open_indexing import OpenIndexing
 from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 
@@ -35,8 +29,9 @@ def group_centroids(trained: Training, offsets: Int32) -> Training:
     m, k, _ = trained.centroids.shape
     points = np.hstack([c[:, : e - s] for c, s, e in zip(trained.centroids, offsets, offsets[1:], strict=False)])
     rng = np.random.default_rng(0)
-    start = spread_centroids(points, None, offsets, 16, rng, 1)
-    groups = train_codebooks(points, None, offsets, start, n_iter=10, rng=rng, capacity=1.0, n_threads=1)
+    rows = LocalRows(points, None, 1)
+    start = spread_centroids(rows, offsets, 16, rng, 1)
+    groups = train_codebooks(rows, offsets, start, n_iter=10, rng=rng, capacity=1.0, n_threads=1)
     policy = OpenIndexing(c=1.0, candidates=16)
     policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, 16), k, 1)
     centroids, ids = trained.centroids.copy(), trained.ids.copy()
@@ -192,23 +187,20 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         self.check_dim(x.shape[1])
         warn_of_few_rows(len(x), 1 << self.nbits)
         rng = np.random.default_rng(self.seed)
-        self._train(x, sample_rows(len(x), self.max_training_rows, rng), rng, n_threads)
+        self._train(LocalRows(x, sample_rows(len(x), self.max_training_rows, rng), n_threads), rng, n_threads)
         return self
 
     def drawn(self, n: int) -> Int64 | None:
         """Which of n rows `fit` draws; None for all."""
         return sample_rows(n, self.max_training_rows, np.random.default_rng(self.seed))
 
-    def fit_drawn(self, X: Any, n: int) -> ProductQuantizer:
+    def fit_drawn(self, rows: TrainingRows, n: int) -> None:
         """Learn from the rows that `fit` would draw of n: the same bits."""
-        n_threads = threads.resolve(self.n_threads)
-        x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
-        self.check_dim(x.shape[1])
-        warn_of_few_rows(len(x), 1 << self.nbits)
+        self.check_dim(rows.dim)
+        warn_of_few_rows(rows.n, 1 << self.nbits)
         rng = np.random.default_rng(self.seed)
         sample_rows(n, self.max_training_rows, rng)  # moves rng on
-        self._train(x, None, rng, n_threads)
-        return self
+        self._train(rows, rng, threads.resolve(self.n_threads))
 
     def check_dim(self, d: int) -> None:
         """Whether vectors of `d` dimensions can be learned from."""
@@ -222,27 +214,29 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         """On how many rows `fit` trains at most."""
         return self.max_points_per_centroid << self.nbits
 
-    def _train(self, x: Array, rows: Int64 | None, rng: np.random.Generator, n_threads: int) -> None:
+    def _train(self, rows: TrainingRows, rng: np.random.Generator, n_threads: int) -> None:
         k = 1 << self.nbits
-        dim = x.shape[1]
-        rotation = None
-        if self.rotation == "pca":
-            rotation = rotations.pca(x, rows, self.m, self.rotation_dim or dim, n_threads)
-        elif self.rotation == "opq":
-            rotation = rotations.opq(x, rows, self.m, k, self.rotation_dim or dim, rng, n_threads)
-        if rotation is not None:
-            x, rows = rotation.apply(x, n_threads, rows), None
-        offsets = even_offsets(x.shape[1], self.m)
-        start = spread_centroids(x, rows, offsets, k, rng, n_threads)
+        dim = rows.dim
+        rotation, here = None, rows.here() if self.rotation or self.open_indexing else None
+        if here is not None and self.rotation == "pca":
+            rotation = rotations.pca(here.x, here.rows, self.m, self.rotation_dim or dim, n_threads)
+        elif here is not None and self.rotation == "opq":
+            rotation = rotations.opq(here.x, here.rows, self.m, k, self.rotation_dim or dim, rng, n_threads)
+        if here is not None:
+            rows = here
+        if here is not None and rotation:
+            rows = here = LocalRows(rotation.apply(here.x, n_threads, here.rows), None, n_threads)
+        offsets = even_offsets(rows.dim, self.m)
+        start = spread_centroids(rows, offsets, k, rng, n_threads)
         trained = train_codebooks(
-            x, rows, offsets, start, n_iter=self.n_iter, rng=rng, n_threads=n_threads, verbose=self.verbose
+            rows, offsets, start, n_iter=self.n_iter, rng=rng, n_threads=n_threads, verbose=self.verbose
         )
         if k == 256:
             trained = group_centroids(trained, offsets)
-        if self.open_indexing:
+        if self.open_indexing and here is not None:
             self.open_indexing.apply(
-                trained.centroids, offsets, x, trained.ids, self.open_indexing.new_counts(self.m, k),
-                trained.ids.shape[1], n_threads, rows,
+                trained.centroids, offsets, here.x, trained.ids, self.open_indexing.new_counts(self.m, k),
+                here.n, n_threads, here.rows,
             )  # fmt: skip
         self._learned(
             dim=dim,

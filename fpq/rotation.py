@@ -7,7 +7,8 @@ import numpy as np
 from fpq import _native, threads
 from fpq._arrays import pack
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.kmeans import even_offsets, sample_rows, spread_centroids, train_codebooks
+from fpq.kmeans import even_offsets, sample_rows, spread_centroids
+from fpq.lloyd import LocalRows, train_codebooks
 
 BLOCK_ROWS = 1024  # rows that a thread converts at a time
 OPQ_ROUNDS = 16
@@ -116,7 +117,7 @@ def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.G
         if _error(unrotated, offsets, k, rng, n_threads) < _error(y, offsets, k, rng, n_threads):
             start, y = same, unrotated
     rotation = np.eye(dim, dtype=np.float32)
-    codebooks = spread_centroids(y, None, offsets, k, rng, n_threads)
+    codebooks = spread_centroids(LocalRows(y, None, n_threads), offsets, k, rng, n_threads)
     for _ in range(OPQ_ROUNDS):
         rotation, codebooks = _opq_round(y, rotation, codebooks, offsets, rng, n_threads)
     return Rotation(Rotation(rotation, start.mean).apply(start.matrix, n_threads), start.mean)
@@ -124,9 +125,9 @@ def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.G
 
 def _error(y: Float32, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int) -> float:
     """The squared error of a product quantizer after a little training on a few rows."""
-    few = y[:: max(1, len(y) // (TRIAL_POINTS_PER_CENTROID * k))]
-    start = spread_centroids(few, None, offsets, k, rng, n_threads)
-    trained = train_codebooks(few, None, offsets, start, n_iter=TRIAL_STEPS, rng=rng, n_threads=n_threads)
+    few = LocalRows(y[:: max(1, len(y) // (TRIAL_POINTS_PER_CENTROID * k))], None, n_threads)
+    start = spread_centroids(few, offsets, k, rng, n_threads)
+    trained = train_codebooks(few, offsets, start, n_iter=TRIAL_STEPS, rng=rng, n_threads=n_threads)
     return float(trained.errors.sum(dtype=np.float64))
 
 
@@ -134,7 +135,8 @@ def _opq_round(
     y: Float32, rotation: Float32, codebooks: Float32, offsets: Int32, rng: np.random.Generator, n_threads: int
 ) -> tuple[Float32, Float32]:
     rotated = Rotation(rotation, np.zeros(len(rotation), np.float32)).apply(y, n_threads)
-    trained = train_codebooks(rotated, None, offsets, codebooks, n_iter=OPQ_STEPS, rng=rng, n_threads=n_threads)
+    rows = LocalRows(rotated, None, n_threads)
+    trained = train_codebooks(rows, offsets, codebooks, n_iter=OPQ_STEPS, rng=rng, n_threads=n_threads)
 
     def correlation(block: slice) -> Float32:
         parts = zip(trained.centroids, trained.ids[:, block], np.diff(offsets), strict=True)

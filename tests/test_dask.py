@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import pickle
 import signal
 import threading
 import time
@@ -16,7 +18,7 @@ import pytest
 
 import fpq
 import fpq.dask
-from fpq.dask import serve
+from fpq.dask import serve, training
 
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
@@ -99,6 +101,17 @@ def test_fit_on_a_cluster(client: Any, tmp_path: Path) -> None:
         x = sources(tmp_path, BYTES)[source]
         same_learned(fpq.dask.fit(pq(metric="cosine"), x, client=client), pq(metric="cosine").fit(BYTES))
         same_learned(fpq.dask.fit(ivf(), x, client=client), ivf().fit(BYTES))
+
+
+@pytest.mark.parametrize("options", [{}, {"rotation": "pca"}, {"list_capacity": 1.3}, {"metric": "cosine"}])
+def test_many_iterations_on_a_cluster(client: Any, options: dict[str, Any]) -> None:
+    x = np.random.default_rng(1).gamma(1, size=(30_000, D)).astype(np.float32)  # grow in parts, have bounds
+    x[:9000] = x[0]  # so that lists come out empty
+    make = functools.partial(fpq.IVFPQIndex, 150, 3, 5, **options)
+    learned = fpq.dask.fit(make(), da.from_array(x, chunks=(4700, D)), client=client)
+    same_learned(learned, make().fit(x))
+    if not options:
+        assert {"fpq-part", "fpq-lloyd", "fpq-assignment"} <= client.run_on_scheduler(_prefixes)
 
 
 def test_fit_of_a_stream_does_not_depend_on_its_blocks() -> None:
@@ -242,6 +255,36 @@ def test_a_worker_is_killed_while_fitting(mortal: Any, tmp_path: Path) -> None:
     index = fpq.dask.fit(ivf(), x, client=mortal)
     assert (tmp_path / "marker").exists()
     same_learned(index, ivf().fit(X))
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_a_worker_is_killed_between_iterations(after: int, mortal: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, steps = training.ClusterSteps.sums, []
+
+    def sums(*arguments: Any) -> Any:
+        steps.append(step(*arguments))
+        if len(steps) == after:
+            os.kill(next(iter(mortal.run(os.getpid).values())), signal.SIGKILL)
+        return steps[-1]
+
+    monkeypatch.setattr(training.ClusterSteps, "sums", sums)
+    index = fpq.dask.fit(ivf(), da.from_array(X, chunks=(200, D)), client=mortal)
+    assert len(steps) > 9
+    same_learned(index, ivf().fit(X))
+
+
+def test_a_part_that_has_moved_gives_the_same_answer() -> None:
+    part = training.Part(X)
+    moved = part
+    before, active, offsets = None, np.ones(1, np.uint8), np.array([0, D], np.int32)
+    for number in range(1, 5):
+        centroids = X[None, number : 200 + number].copy()
+        question = training.Question(number, offsets, centroids, before, active, 1536)
+        moved = pickle.loads(pickle.dumps(moved)) if number in (2, 3) else moved
+        same(training.assign_and_sum(part, question), training.assign_and_sum(moved, question))
+        moved = pickle.loads(pickle.dumps(moved)) if number == 3 else moved
+        same(training.assignment(part, question, 0), training.assignment(moved, question, 0))
+        before = centroids
 
 
 def test_a_build_goes_on_where_it_was(tmp_path: Path) -> None:

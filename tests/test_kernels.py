@@ -11,7 +11,8 @@ import pytest
 import fpq
 from fpq import _native
 from fpq._arrays import aligned_empty, pack
-from fpq.kmeans import Bounds, even_offsets
+from fpq.kmeans import even_offsets
+from fpq.lloyd import LocalRows
 
 KERNEL_TYPES = [np.float32, np.float64, np.float16, np.uint8, np.int8]
 LAYOUTS = ["C", "F", "strided", "reversed", "one row", "read-only"]
@@ -135,10 +136,12 @@ def test_a_step_of_k_means(isa: str, k: int) -> None:
     for d, n in itertools.product([1, 2, 7, 8, 15, 16, 17, 33], [1, 96, 97, 3200]):
         x, centroids = rng.integers(-4, 5, (n, d)).astype(np.float32), centred(rng, 1, k, d)
         before = centroids.copy()
-        ids, errors = np.full((1, n), -1, np.int32), np.empty((1, n), np.float32)
-        changed, counts = np.empty(1, np.int64), np.empty((1, k), np.int64)
-        active, offsets, bounds = np.ones(1, np.uint8), np.array([0, d], np.int32), Bounds.of(centroids, n, None)
-        _native.kmeans_step(centroids, offsets, x, None, active, 0.0, True, ids, errors, *bounds, changed, counts, 2)
+        counts, active, offsets = np.empty((1, k), np.int64), np.ones(1, np.uint8), np.array([0, d], np.int32)
+        chunk_rows = _native.kmeans_chunk_rows(1, k, d, n)
+        steps = LocalRows(x, None, 2).steps(offsets, (1, k, d), False)
+        sums, changed = steps.sums(centroids, active, n, chunk_rows, 0.0)
+        _native.kmeans_means(centroids, offsets, active, sums, counts, 2)
+        ids = steps.assignment(0, n)[0][None].copy()
         np.testing.assert_array_equal(ids[0], ((x[:, None] - before[0]) ** 2).sum(2).argmin(1))
         np.testing.assert_array_equal(counts[0], np.bincount(ids[0], minlength=k))
         assert changed[0] == n
@@ -146,8 +149,10 @@ def test_a_step_of_k_means(isa: str, k: int) -> None:
             np.testing.assert_array_equal(centroids[0, c], x[ids[0] == c].mean(0, np.float64).astype(np.float32))
         active[0] = 0  # a subspace that has come to rest is left alone
         rested = centroids.copy()
-        _native.kmeans_step(centroids, offsets, x, None, active, 0.0, True, ids, errors, *bounds, changed, counts, 2)
+        sums, _ = steps.sums(centroids, active, n, chunk_rows, 0.0)
+        _native.kmeans_means(centroids, offsets, active, sums, counts, 2)
         np.testing.assert_array_equal(centroids, rested)
+        np.testing.assert_array_equal(steps.assignment(0, n)[0], ids[0])
 
 
 @pytest.mark.parametrize("nbits", range(1, 9))

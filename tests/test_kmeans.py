@@ -11,7 +11,8 @@ import pytest
 
 import fpq
 from fpq import _native
-from fpq.kmeans import Bounds, even_offsets, sample_rows, train_codebooks
+from fpq.kmeans import even_offsets, sample_rows
+from fpq.lloyd import LocalRows, train_codebooks
 from fpq.open_indexing import OpenIndexing
 
 RNG = np.random.default_rng(1)
@@ -110,7 +111,7 @@ def test_subspaces_are_trained_as_if_alone(isa: str) -> None:
     start = np.zeros((3, 12, 3), np.float32)
     for j in range(3):
         start[j, :, : offsets[j + 1] - offsets[j]] = X[:12, offsets[j] : offsets[j + 1]]
-    trained = train_codebooks(X, None, offsets, start, n_iter=30, rng=RNG, n_threads=2)
+    trained = train_codebooks(LocalRows(X, None, 2), offsets, start, n_iter=30, rng=RNG, n_threads=2)
     for j in range(3):
         piece = X[:, offsets[j] : offsets[j + 1]]
         alone = fpq.KMeans(12, init=piece[:12], n_iter=30).fit(piece)
@@ -197,9 +198,8 @@ def test_capacity(isa: str, limit: float) -> None:
     k, n = 30, 1500
     offsets = even_offsets(7, 1)
     centroids = X[None, :k].copy()
-    ids, errors = np.full((1, n), -1, np.int32), np.zeros((1, n), np.float32)
-    changed, counts = np.zeros(1, np.int64), np.zeros((1, k), np.int64)
-    bounds = Bounds.of(centroids, n, limit)
+    ids, counts = np.full((1, n), -1, np.int32), np.zeros((1, k), np.int64)
+    steps = LocalRows(X, None, 2).steps(offsets, centroids.shape, True)
     expected = np.empty((1, n), np.int32)
     for _ in range(4):
         before, start = ids.copy(), centroids.copy()
@@ -207,7 +207,9 @@ def test_capacity(isa: str, limit: float) -> None:
         policy_counts = np.zeros((1, k), np.int64)
         OpenIndexing(c=limit * k / n, candidates=k).apply(start, offsets, X, expected, policy_counts, n, 1)
         active = np.ones(1, np.uint8)
-        _native.kmeans_step(centroids, offsets, X, None, active, limit, True, ids, errors, *bounds, changed, counts, 2)
+        sums, changed = steps.sums(centroids, active, n, _native.kmeans_chunk_rows(*centroids.shape, n), limit)
+        _native.kmeans_means(centroids, offsets, active, sums, counts, 2)
+        ids, errors = (array[None].copy() for array in steps.assignment(0, n))
         np.testing.assert_array_equal(ids, expected)
         np.testing.assert_array_equal(counts, [np.bincount(ids[0], minlength=k)])
         assert counts.max() <= np.ceil(limit)
@@ -249,7 +251,7 @@ def test_no_rows_to_predict() -> None:
 def test_bounds_change_nothing_but_the_time(isa: str, monkeypatch: pytest.MonkeyPatch, k: int, n: int) -> None:
     x = np.random.default_rng(k).gamma(1, size=(n, 21))
     bounded = fpq.KMeans(k, n_iter=16).fit(x)
-    monkeypatch.setattr("fpq.kmeans.BOUNDS_BYTES", 0)
+    monkeypatch.setattr("fpq.lloyd.BOUNDS_BYTES", 0)
     plain = fpq.KMeans(k, n_iter=16).fit(x)
     np.testing.assert_array_equal(bounded.centroids, plain.centroids)
     np.testing.assert_array_equal(bounded.predict(x), plain.predict(x))

@@ -6,13 +6,18 @@
 #include "portable.h"
 #include "threads.h"
 
-static void pack_one(const fpq_codebooks *cb, int j, fpq_packed_codebook *out) {
+void fpq_centre(const fpq_codebooks *cb, int j, float *centre) {
     const float *c = cb->centroids + (ptrdiff_t)j * cb->k * cb->dsub;
-    for (int t = 0; t < out->d; t++) {
+    for (int t = 0; t < cb->offsets[j + 1] - cb->offsets[j]; t++) {
         double sum = 0;
         for (int i = 0; i < cb->k; i++) sum += c[(ptrdiff_t)i * cb->dsub + t];
-        out->offset[t] = (float)(sum / cb->k);
+        centre[t] = (float)(sum / cb->k);
     }
+}
+
+static void pack_one(const fpq_codebooks *cb, int j, fpq_packed_codebook *out) {
+    const float *c = cb->centroids + (ptrdiff_t)j * cb->k * cb->dsub;
+    fpq_centre(cb, j, out->offset);
     fpq_pack(c, cb->k, out->d, cb->dsub, out->offset, out->packed);
     for (int i = 0; i < FPQ_BLOCKS(cb->k) * FPQ_BLOCK; i++) {
         float norm = 0;

@@ -18,6 +18,9 @@ typedef struct {
 /* One packed codebook a subspace, in one piece of memory: free it with fpq_free. NULL when memory ran out. */
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads);
 
+/* The mean of the centroids of a subspace, which rows and centroids are moved by. */
+void fpq_centre(const fpq_codebooks *cb, int j, float *centre);
+
 int fpq_assign_blocks(int64_t n);          /* blocks of FPQ_ASSIGN_ROWS rows in n rows */
 
 /* Rows first .. first + n - 1 of data (at most FPQ_ASSIGN_ROWS), all dimensions, centred, to x (n, d). */

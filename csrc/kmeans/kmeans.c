@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Lloyd iterations of all subspaces at once (PKMeans of the FPQ paper). The unit of work is a chunk of rows. Sums are kept for each chunk and added in the order of chunks; the number of chunks depends on the data alone,
- * so any number of threads gives the same bits. */
+ * Lloyd iterations of all subspaces at once (PKMeans of the FPQ paper), as a map over chunks of rows and a reduction. Sums
+ * are kept for each chunk and added in the order of chunks; where chunks begin depends on the data alone, so any number
+ * of threads, and any machines that share the chunks, give the same bits. */
 #include <math.h>
 #include <string.h>
 
@@ -11,12 +12,6 @@
 enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20 };
 
 typedef struct {
-    float *sum;       /* (k, d), centred */
-    int32_t *count;   /* (k) */
-    int64_t changed;
-} chunk_sums;
-
-typedef struct {
     const fpq_codebooks *cb;
     const fpq_rows *data;
     const fpq_packed_codebook *packed;
@@ -25,7 +20,8 @@ typedef struct {
     const uint8_t *active;
     int chunks;
     int64_t chunk_rows;
-    chunk_sums *sums; /* (m, chunks) */
+    float *sums;           /* NULL: assignment only */
+    int64_t *changed;      /* (m, chunks) */
     int64_t ld;
     int32_t *ids;
     const int32_t *before; /* with a limit: the ids of the iteration before */
@@ -33,14 +29,22 @@ typedef struct {
     fpq_poll *poll;
 } step;
 
-static void plan_chunks(step *s) {
-    const int64_t bytes = (int64_t)s->cb->m * s->cb->k * (s->cb->dsub + 1) * (int64_t)sizeof(float), n = s->data->n;
+int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n) {
+    const int64_t bytes = (int64_t)m * k * (dsub + 1) * (int64_t)sizeof(float);
     int64_t chunks = (n + CHUNK_ROWS - 1) / CHUNK_ROWS;
     if (chunks > SUMS_BYTES / bytes) chunks = SUMS_BYTES / bytes;
     if (chunks < 2) chunks = 2;
-    s->chunk_rows = (n + chunks - 1) / chunks;
-    s->chunk_rows = (s->chunk_rows + FPQ_ASSIGN_ROWS - 1) / FPQ_ASSIGN_ROWS * FPQ_ASSIGN_ROWS;
-    s->chunks = (int)((n + s->chunk_rows - 1) / s->chunk_rows);
+    const int64_t rows = (n + chunks - 1) / chunks;
+    return (rows + FPQ_ASSIGN_ROWS - 1) / FPQ_ASSIGN_ROWS * FPQ_ASSIGN_ROWS;
+}
+
+static int count_chunks(int64_t n, int64_t chunk_rows) { return (int)((n + chunk_rows - 1) / chunk_rows); }
+
+/* The table of a chunk: centred sums (k, d), and from k * dsub on k sizes of clusters as int32. */
+static size_t table_floats(const fpq_codebooks *cb) { return (size_t)cb->k * (size_t)(cb->dsub + 1); }
+
+static int32_t *sizes_in(const fpq_codebooks *cb, float *table) {
+    return (int32_t *)(void *)(table + (ptrdiff_t)cb->k * cb->dsub);
 }
 
 static int64_t chunk_end(const step *s, int chunk) {
@@ -69,7 +73,6 @@ static void do_chunk(const step *s, int chunk, int work, float *x) {
         fpq_read_centred(kern, s->packed, s->data, i, n, x);
         for (int j = 0; j < s->cb->m; j++) {
             const fpq_packed_codebook *packed = s->packed + j;
-            chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks + chunk;
             int32_t *ids = s->ids + j * s->ld + i;
             if (!s->active[j]) continue;
             float *errors = s->errors + j * s->ld + i;
@@ -86,8 +89,12 @@ static void do_chunk(const step *s, int chunk, int work, float *x) {
                 for (int r = 0; r < n; r++) errors[r] = squared_distance(packed, x + r * d + packed->from, ids[r]);
             }
             if (!(work & SUM)) continue;
-            for (int r = 0; r < n; r++) sums->changed += ids[r] != before[r];
-            kern->accumulate(x + packed->from, d, n, packed->d, ids, sums->sum, sums->count);
+            const size_t pair = (size_t)j * (size_t)s->chunks + (size_t)chunk;
+            float *table = s->sums + pair * table_floats(s->cb);
+            int changed = 0;
+            for (int r = 0; r < n; r++) changed += ids[r] != before[r];
+            s->changed[pair] += changed;
+            kern->accumulate(x + packed->from, d, n, packed->d, ids, table, sizes_in(s->cb, table));
         }
     }
 }
@@ -99,84 +106,30 @@ static void do_chunks(const step *s, int work, float *scratch, int threads) {
         do_chunk(s, chunk, work, scratch + (size_t)FPQ_THREAD_NUMBER() * each);
 }
 
-/* An empty cluster takes the worst row of the cluster with the largest squared error; a cluster gives once an iteration.
- * When every row sits on a centroid there is nothing to gain, and the centroid stays where it is. */
-static void refill_empty(const step *s, int j, const int64_t *counts, double *error, int64_t *worst) {
-    const fpq_packed_codebook *packed = s->packed + j;
-    const int k = packed->k;
-    const int32_t *ids = s->ids + j * s->ld;
-    const float *errors = s->errors + j * s->ld;
-    for (int c = 0; c < k; c++) {
-        error[c] = 0;
-        worst[c] = -1;
-    }
-    for (int64_t i = 0; i < s->data->n; i++) {
-        const int32_t c = ids[i];
-        error[c] += errors[i];
-        if (worst[c] < 0 || errors[i] > errors[worst[c]]) worst[c] = i;
-    }
-    for (int c = 0; c < k; c++) {
-        if (counts[c]) continue;
-        int donor = 0;
-        for (int other = 1; other < k; other++)
-            if (error[other] > error[donor]) donor = other;
-        if (!(error[donor] > 0)) return;
-        error[donor] = 0;
-        fpq_active()->read_rows(&s->data->x, s->data->rows, worst[donor], 1, packed->from, packed->from + packed->d, NULL,
-                                s->cb->centroids + ((ptrdiff_t)j * k + c) * s->cb->dsub);
-    }
-}
-
-static void means(const step *s, int j, int update, int64_t *changed, int64_t *counts, double *error, int64_t *worst) {
-    const fpq_codebooks *cb = s->cb;
-    const int d = s->packed[j].d;
-    const chunk_sums *sums = s->sums + (ptrdiff_t)j * s->chunks;
-    int empty = 0;
-    *changed = 0;
-    for (int chunk = 0; chunk < s->chunks; chunk++) *changed += sums[chunk].changed;
-    for (int c = 0; c < cb->k; c++) {
-        float *centroid = cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub;
-        counts[c] = 0;
-        for (int chunk = 0; chunk < s->chunks; chunk++) counts[c] += sums[chunk].count[c];
-        empty += !counts[c];
-        for (int t = 0; update && counts[c] && t < d; t++) {
-            double sum = 0;
-            for (int chunk = 0; chunk < s->chunks; chunk++) sum += sums[chunk].sum[(ptrdiff_t)c * d + t];
-            centroid[t] = (float)(s->packed[j].offset[t] + sum / (double)counts[c]);
-        }
-    }
-    if (update && empty) refill_empty(s, j, counts, error, worst);
-}
-
-int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
-                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, int64_t *changed, int64_t *counts,
-                    int threads) {
+int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int64_t chunk_rows,
+                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, const float *drifted, float *sums,
+                    int64_t *changed, int threads) {
+    const int m = cb->m, k = cb->k, chunks = count_chunks(data->n, chunk_rows);
+    const size_t pairs = (size_t)m * (size_t)chunks, each = (size_t)k * (size_t)cb->dsub;
     fpq_poll poll = {0};
-    step s = {.cb = cb, .data = data, .active = active, .ld = ld, .ids = ids, .errors = errors, .bounds = bounds, .poll = &poll};
-    const int m = cb->m, k = cb->k;
     int status = -1;
-    plan_chunks(&s);
-    threads = fpq_threads(threads, s.chunks > m ? s.chunks : m);
+    threads = fpq_threads(threads, chunks > m ? chunks : m);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
-    const size_t table = (size_t)k * (size_t)(cb->dsub + 1), pairs = (size_t)m * (size_t)s.chunks;
-    float *tables = fpq_alloc(pairs * table * sizeof(float));
-    float *scratch = fpq_alloc(2 * (size_t)threads * FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float));
-    double *refill = fpq_alloc((size_t)threads * (size_t)k * 2 * sizeof(double));
-    s.sums = fpq_alloc(pairs * sizeof *s.sums);
-    int32_t *before = limit > 0 ? fpq_alloc((size_t)m * (size_t)data->n * sizeof *ids) : NULL;
-    const size_t size = (size_t)m * (size_t)k * (size_t)cb->dsub;
-    float *old = bounds->groups ? fpq_alloc(size * sizeof(float)) : NULL;
     fpq_grouped_codebook *grouped = bounds->groups && packed ? fpq_group_codebooks(cb, packed, bounds, threads) : NULL;
-    s.packed = packed;
-    s.grouped = grouped;
-    s.before = before;
-    if ((limit > 0 && !before) || !packed || !tables || !scratch || !refill || !s.sums) goto done;
-    if (bounds->groups && (!old || !grouped)) goto done;
-    if (old) memcpy(old, cb->centroids, size * sizeof(float));
-    memset(tables, 0, pairs * table * sizeof(float));
-    for (size_t p = 0; p < pairs; p++)
-        s.sums[p] = (chunk_sums){.sum = tables + p * table, .count = (int32_t *)(void *)(tables + p * table + table - k)};
-
+    float *scratch = fpq_alloc(2 * (size_t)threads * FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float));
+    int32_t *before = limit > 0 ? fpq_alloc((size_t)m * (size_t)data->n * sizeof *ids) : NULL;
+    int64_t *counts = fpq_alloc((size_t)m * (size_t)k * sizeof *counts);
+    step s = {.cb = cb, .data = data, .packed = packed, .grouped = grouped, .bounds = bounds, .active = active, .chunks = chunks,
+              .chunk_rows = chunk_rows, .sums = sums, .changed = changed, .ld = ld, .ids = ids, .before = before,
+              .errors = errors, .poll = &poll};
+    if (!packed || !scratch || !counts || (limit > 0 && !before) || (bounds->groups && !grouped)) goto done;
+    if (sums) {
+        memset(sums, 0, pairs * table_floats(cb) * sizeof(float));
+        memset(changed, 0, pairs * sizeof *changed);
+    }
+    for (int j = 0; j < m && grouped && drifted; j++)
+        fpq_add_drift(grouped + j, drifted + (size_t)j * each, cb->centroids + (size_t)j * each, cb->dsub,
+                      bounds->drift + j * bounds->groups);
     if (limit > 0) {
         memcpy(before, ids, (size_t)m * (size_t)data->n * sizeof *ids);
         do_chunks(&s, ASSIGN, scratch, threads);
@@ -184,26 +137,72 @@ int fpq_kmeans_step(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
         if (poll.stop || fpq_open_index(cb, data, limit, k, 0, ids, counts, threads)) goto done;
         do_chunks(&s, SUM, scratch, threads);
     } else {
-        do_chunks(&s, ASSIGN | SUM, scratch, threads);
+        do_chunks(&s, sums ? ASSIGN | SUM : ASSIGN, scratch, threads);
     }
-    if (poll.stop) goto done;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int j = 0; j < m; j++)
-        if (active[j]) {
-            double *error = refill + (size_t)FPQ_THREAD_NUMBER() * (size_t)k * 2;
-            means(&s, j, update, changed + j, counts + (ptrdiff_t)j * k, error, (int64_t *)(void *)(error + k));
-            const ptrdiff_t first = (ptrdiff_t)j * k * cb->dsub;
-            if (grouped) fpq_add_drift(grouped + j, old + first, cb->centroids + first, cb->dsub, bounds->drift + j * bounds->groups);
-        }
-    status = 0;
+    if (!poll.stop) status = 0;
 done:
     fpq_free(packed);
     fpq_free(grouped);
-    fpq_free(old);
-    fpq_free(before);
-    fpq_free(tables);
     fpq_free(scratch);
-    fpq_free(refill);
-    fpq_free(s.sums);
+    fpq_free(before);
+    fpq_free(counts);
+    return status;
+}
+
+static void means(const fpq_codebooks *cb, int j, int chunks, float *sums, const float *offset, int64_t *counts) {
+    const size_t each = table_floats(cb);
+    const int d = cb->offsets[j + 1] - cb->offsets[j];
+    for (int c = 0; c < cb->k; c++) {
+        float *centroid = cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub;
+        counts[c] = 0;
+        for (int chunk = 0; chunk < chunks; chunk++) counts[c] += sizes_in(cb, sums + (size_t)chunk * each)[c];
+        for (int t = 0; counts[c] && t < d; t++) {
+            double sum = 0;
+            for (int chunk = 0; chunk < chunks; chunk++) sum += sums[(size_t)chunk * each + (size_t)c * (size_t)d + (size_t)t];
+            centroid[t] = (float)(offset[t] + sum / (double)counts[c]);
+        }
+    }
+}
+
+int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
+                     int threads) {
+    float *offset = fpq_alloc((size_t)cb->offsets[cb->m] * sizeof(float));
+    if (!offset) return -1;
+    threads = fpq_threads(threads, cb->m);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int j = 0; j < cb->m; j++) {
+        if (!active[j]) continue;
+        fpq_centre(cb, j, offset + cb->offsets[j]);
+        means(cb, j, chunks, sums + (size_t)j * (size_t)chunks * table_floats(cb), offset + cb->offsets[j],
+              counts + (ptrdiff_t)j * cb->k);
+    }
+    fpq_free(offset);
+    return 0;
+}
+
+int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors, const int64_t *counts, int64_t *rows) {
+    double *error = fpq_alloc((size_t)k * sizeof *error);
+    int64_t *worst = fpq_alloc((size_t)k * sizeof *worst);
+    const int status = error && worst ? 0 : -1;
+    for (int c = 0; !status && c < k; c++) {
+        error[c] = 0;
+        worst[c] = rows[c] = -1;
+    }
+    for (int64_t i = 0; !status && i < n; i++) {
+        const int32_t c = ids[i];
+        error[c] += errors[i];
+        if (worst[c] < 0 || errors[i] > errors[worst[c]]) worst[c] = i;
+    }
+    for (int c = 0; !status && c < k; c++) {
+        if (counts[c]) continue;
+        int donor = 0;
+        for (int other = 1; other < k; other++)
+            if (error[other] > error[donor]) donor = other;
+        if (!(error[donor] > 0)) break;
+        error[donor] = 0;
+        rows[c] = worst[donor];
+    }
+    fpq_free(error);
+    fpq_free(worst);
     return status;
 }

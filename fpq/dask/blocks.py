@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fpq import threads
 from fpq._checks import Array
 from fpq.blocks import Blocks, Here, Task, Where, dask_array
 from fpq.dask.client import answering, default_client
+from fpq.dask.training import ClusterRows
+from fpq.lloyd import LocalRows, TrainingRows
 
 
 def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:
@@ -59,20 +62,36 @@ class OnCluster:
         """As `Blocks.run`."""
         import dask
 
+        client = self._client
+        with answering(client):
+            tasks = self._tasks(name, task, more)
+            return list(dask.compute(*tasks, **({} if client is None else {"scheduler": client})))
+
+    def sample(self, task: Task, more: Sequence[Any], *, verbose: bool = False) -> TrainingRows:
+        """As `Blocks.sample`; the rows stay with the workers of a cluster."""
+        client = self._client
+        if client is None:
+            return LocalRows(np.concatenate(self.run("sample", task, more)), None, threads.resolve(None))
+        starts = np.cumsum([0, *(len(rows) for rows in more if rows is not None)])
+        assert self.dim is not None
+        with answering(client):
+            return ClusterRows(client, client.compute(self._tasks("sample", task, more)), starts, self.dim)
+
+    def _tasks(self, name: str, task: Task, more: Sequence[Any] | None) -> list[Any]:
+        import dask
+
         assert self.sizes is not None
         number = uuid.uuid4().hex
-        client = self._client
         starts = np.concatenate([[0], np.cumsum(self.sizes)]).tolist()
         do = dask.delayed(_on_piece, pure=False)
         tasks = []
-        with answering(client):
-            shared = dask.delayed(task, name=f"fpq-task-{number}")  # scattered, it would be lost with its worker
-            for i, block in enumerate(self._blocks):
-                if more is None or more[i] is not None:
-                    where = Where(i, starts[i], self.sizes[i], self.dim, self._dtype)
-                    rest = [] if more is None else [more[i]]
-                    tasks.append(do(shared, block, where, *rest, dask_key_name=f"fpq-{name}-{number}-{i}"))
-            return list(dask.compute(*tasks, **({} if client is None else {"scheduler": client})))
+        shared = dask.delayed(task, name=f"fpq-task-{number}")  # scattered, it would be lost with its worker
+        for i, block in enumerate(self._blocks):
+            if more is None or more[i] is not None:
+                where = Where(i, starts[i], self.sizes[i], self.dim, self._dtype)
+                rest = [] if more is None else [more[i]]
+                tasks.append(do(shared, block, where, *rest, dask_key_name=f"fpq-{name}-{number}-{i}"))
+        return tasks
 
 
 class FilePiece(NamedTuple):

@@ -113,11 +113,7 @@ class Index(Storable, ABC):
 
     def _prepare(self, x: Array, n_threads: int) -> Array:
         """Rows as the metric wants them: of length 1 for "cosine"."""
-        if self.metric != "cosine":
-            return x
-        out = np.empty(x.shape, dtype=np.float32)
-        _native.normalize(x, out, n_threads)
-        return out
+        return normalized(x, n_threads) if self.metric == "cosine" else x
 
     def _queries(self, Q: Any, n_threads: int) -> tuple[Float32, bool]:
         self._require_trained()
@@ -219,3 +215,10 @@ class Index(Storable, ABC):
 def bits_to_mask(bits: Bits) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """A boolean for each bit, the lowest first."""
     return np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), bitorder="little").view(np.bool_)
+
+
+def normalized(x: Array, n_threads: int) -> Float32:
+    """Rows scaled to length 1."""
+    out = np.empty(x.shape, dtype=np.float32)
+    _native.normalize(x, out, n_threads)
+    return out

@@ -9,7 +9,8 @@ import numpy as np
 from fpq import _native
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.indexes.groups import LEAST_LISTS, Groups, learn, refined
-from fpq.kmeans import KMeans, even_offsets
+from fpq.kmeans import even_offsets, learn_centroids
+from fpq.lloyd import TrainingRows
 
 MAX_ROWS_PER_LIST = 128
 N_ITER = 10
@@ -38,20 +39,21 @@ class CoarseQuantizer:
 
     @classmethod
     def train(
-        cls, x: Array, n_lists: int, *, capacity: float | None, seed: int, n_threads: int, verbose: bool
+        cls, rows: TrainingRows, n_lists: int, *, capacity: float | None, seed: int, n_threads: int, verbose: bool
     ) -> CoarseQuantizer:
-        """Learn the centroids of `n_lists` <= n lists from the rows of `x`."""
+        """Learn the centroids of `n_lists` <= n lists."""
         if n_lists >= LEAST_LISTS:
+            x = rows.here().take(None)
             coarse = cls(learn(x, n_lists, capacity=capacity, seed=seed, n_threads=n_threads), n_threads)
             for _ in range(REFINEMENTS if capacity is None else 0):  # which heeds no capacity
                 assert coarse._groups is not None
                 coarse = cls(refined(x, coarse._groups, n_threads), n_threads)
             return coarse
-        kmeans = KMeans(
-            n_lists, n_iter=N_ITER, max_points_per_centroid=MAX_ROWS_PER_LIST, capacity=capacity,
+        centroids = learn_centroids(
+            rows, n_lists, n_iter=N_ITER, rows_per_centroid=MAX_ROWS_PER_LIST, capacity=capacity,
             seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
-        return cls(kmeans.fit(x).centroids, n_threads)
+        return cls(centroids, n_threads)
 
     @property
     def nbytes(self) -> int:
@@ -87,6 +89,11 @@ class CoarseQuantizer:
             self.centroids, self._norms, queries, None, None, inner_product, distances, lists, n_threads
         )
         return lists
+
+
+def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int) -> Float32:
+    """Differences of rows to the centroids of their lists."""
+    return np.subtract(x, coarse.centroids[coarse.nearest(x, n_threads)], dtype=np.float32)
 
 
 def list_limit(capacity: float, n: int, n_lists: int) -> int:

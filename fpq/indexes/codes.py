@@ -16,6 +16,7 @@ from fpq.indexes.base import Index, Nearest, SearchResult
 from fpq.indexes.lock import reads
 from fpq.indexes.vector_file import VectorFile
 from fpq.indexes.vectors import Vectors
+from fpq.lloyd import TrainingRows
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import Check, Stored
@@ -93,7 +94,7 @@ class CodeIndex(Index):
         """Which of n rows `fit` learns from; None for all."""
 
     @abstractmethod
-    def _fit_drawn(self, x: Array, n: int) -> None:
+    def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
         """As `fit`, from the rows that it would draw of n: the same bits."""
 
     def _forget_vectors(self) -> None:

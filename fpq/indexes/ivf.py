@@ -11,14 +11,15 @@ import numpy as np
 
 from fpq import _checks, threads, tuning
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
-from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult
+from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, normalized
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
-from fpq.indexes.coarse import MAX_ROWS_PER_LIST, CoarseQuantizer, list_limit
+from fpq.indexes.coarse import MAX_ROWS_PER_LIST, CoarseQuantizer, list_limit, residuals
 from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
 from fpq.indexes.lists import InvertedLists
 from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.probing import Probing
+from fpq.lloyd import LocalRows, TrainingRows
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
@@ -154,25 +155,28 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             If X is not a finite 2-d array of at least n_lists rows and m dimensions, or the index holds vectors
             already. The index is then as before.
         """
+        x = self._training_rows(X, self._training_size)
+        self._learn(LocalRows(x, None, threads.resolve(self.n_threads)))
+        return self
+
+    def _learn(self, rows: TrainingRows) -> None:
+        """Learn from rows as the metric wants them."""
         n_threads = threads.resolve(self.n_threads)
         pq = self.quantizer
-        x = self._training_rows(X, self._training_size)
-        if len(x) < self.n_lists:
-            raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {len(x)} row(s)")
-        pq.check_dim(x.shape[1])
-        self._require_file_fits(x.shape[1])
+        if rows.n < self.n_lists:
+            raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {rows.n} row(s)")
+        pq.check_dim(rows.dim)
+        self._require_file_fits(rows.dim)
         coarse = CoarseQuantizer.train(
-            x, self.n_lists, capacity=self.list_capacity, seed=pq.seed, n_threads=n_threads, verbose=pq.verbose
+            rows, self.n_lists, capacity=self.list_capacity, seed=pq.seed, n_threads=n_threads, verbose=pq.verbose
         )
-        if pq.max_training_rows < len(x):
-            x = x[np.sort(np.random.default_rng(pq.seed).choice(len(x), pq.max_training_rows, replace=False))]
+        rows = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:
-            x = np.subtract(x, coarse.centroids[coarse.nearest(x, n_threads)], dtype=np.float32)
+            rows = rows.changed(partial(residuals, coarse))
         self._reset()  # an empty index loses nothing if fit fails
-        pq.fit(x)
+        pq.fit_drawn(rows, rows.n)
         self._coarse = coarse
         self._rotated = pq.rotate(coarse.centroids, n_threads)
-        return self
 
     @property
     def _training_size(self) -> int:
@@ -189,8 +193,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _drawn(self, n: int) -> Int64 | None:
         return self._choose(n, self._training_size)
 
-    def _fit_drawn(self, x: Array, n: int) -> None:
-        self.fit(x)
+    @writes
+    def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
+        self._learn(rows.changed(normalized) if self.metric == "cosine" else rows)
 
     @writes
     @adds_blocks

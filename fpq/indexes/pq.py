@@ -9,13 +9,14 @@ import numpy as np
 
 from fpq import _checks, _native, threads, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64, UInt8
-from fpq.indexes.base import Bits, Nearest, SearchResult
+from fpq._checks import Float32, Int64, UInt8
+from fpq.indexes.base import Bits, Nearest, SearchResult, normalized
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vector_file import VectorFile
+from fpq.lloyd import TrainingRows
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored
@@ -131,12 +132,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return self._choose(n, self._training_size) if self.metric == "cosine" else self.quantizer.drawn(n)
 
     @writes
-    def _fit_drawn(self, x: Array, n: int) -> None:
-        if self.metric == "cosine" or len(self):
-            self.fit(x)
-        else:
-            self._reset()
-            self.quantizer.fit_drawn(x, n)
+    def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
+        self._require_file_fits(rows.dim)
+        if self.metric == "cosine":
+            rows, n = rows.changed(normalized), rows.n
+        self._reset()
+        self.quantizer.fit_drawn(rows, n)
 
     @writes
     @adds_blocks

@@ -9,6 +9,7 @@ import numpy as np
 from fpq._checks import Array, Int64
 from fpq.blocks import Blocks, Where
 from fpq.indexes.codes import CodeIndex
+from fpq.lloyd import TrainingRows
 
 
 def learn(index: Any, source: Blocks) -> None:
@@ -29,7 +30,7 @@ def learn(index: Any, source: Blocks) -> None:
         index._fit_drawn(*_from_known(index, source, source.sizes))
 
 
-def _from_known(index: CodeIndex, source: Blocks, sizes: list[int]) -> tuple[Array, int]:
+def _from_known(index: CodeIndex, source: Blocks, sizes: list[int]) -> tuple[TrainingRows, int]:
     """The rows that the index draws of all, and how many there are."""
     ends = np.cumsum(sizes, dtype=np.int64)
     n = int(ends[-1]) if len(ends) else 0
@@ -41,7 +42,7 @@ def _from_known(index: CodeIndex, source: Blocks, sizes: list[int]) -> tuple[Arr
     pieces = np.split(rows, np.searchsorted(rows, ends[:-1]))
     starts = ends - np.asarray(sizes)
     wanted = [piece - start if len(piece) else None for piece, start in zip(pieces, starts, strict=True)]
-    return np.concatenate(source.run("sample", take, wanted, verbose=index.verbose)), n
+    return source.sample(take, wanted, verbose=index.verbose), n
 
 
 def take(block: Any, where: Where, rows: Int64) -> Array:

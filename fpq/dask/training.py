@@ -1,0 +1,209 @@
+"""Training on the workers of a cluster: each holds a part of the rows, assigns them and sums them up."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fpq import threads
+from fpq._checks import Array, Float32, Int32, Int64, UInt8
+from fpq.dask.client import answering
+from fpq.lloyd import Change, LocalRows, LocalSteps, Shape
+
+
+class ClusterRows:
+    """Rows to learn from that are drawn from blocks and stay with the workers.
+
+    The parts that workers hold begin where chunks of `csrc/kmeans` do: the sums, and all that is learned, have the same
+    bits as on one machine, however many workers there are.
+    """
+
+    def __init__(
+        self, client: Any, samples: list[Any], starts: Int64, dim: int, places: Int64 | None = None,
+        changes: tuple[Change, ...] = (),
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._samples = samples  # futures of arrays, in the order of the blocks
+        self._starts = starts  # the places of their first rows, and how many rows there are
+        self._places = np.arange(starts[-1]) if places is None else places
+        self._changes = changes
+        self.n = len(self._places)
+        self.dim = dim
+
+    def sampled(self, numbers: Int64 | None) -> ClusterRows:
+        """As `TrainingRows.sampled`."""
+        places = self._places if numbers is None else self._places[numbers]
+        return ClusterRows(self._client, self._samples, self._starts, self.dim, places, self._changes)
+
+    def changed(self, change: Change) -> ClusterRows:
+        """As `TrainingRows.changed`."""
+        changes = (*self._changes, change)
+        return ClusterRows(self._client, self._samples, self._starts, self.dim, self._places, changes)
+
+    def take(self, numbers: Int64 | None) -> Array:
+        """As `TrainingRows.take`."""
+        rows: Array = self.answers("take", [self.collected(self.sampled(numbers)._places, _rows)])[0]
+        return rows
+
+    def here(self) -> LocalRows:
+        """As `TrainingRows.here`."""
+        return LocalRows(self.take(None), None, threads.resolve(None))
+
+    def steps(self, offsets: Int32, shape: Shape, limited: bool) -> ClusterSteps:
+        """As `TrainingRows.steps`."""
+        return ClusterSteps(self, offsets, shape, limited)
+
+    def parts(self, size: int, chunk_rows: int) -> list[Any]:
+        """Futures of the first `size` rows in parts of some chunks, about one for each thread of the cluster."""
+        starts = np.arange(0, size, chunk_rows)
+        count = min(len(starts), max(1, sum(self._client.nthreads().values())))
+        ends = [*(pieces[0] for pieces in np.array_split(starts, count)[1:]), size]
+        begins = [0, *ends[:-1]]
+        number = uuid.uuid4().hex
+        calls = [self.collected(self._places[i:j], Part) for i, j in zip(begins, ends, strict=True)]
+        return [self.submit(f"part-{number}-{i}", *call) for i, call in enumerate(calls)]
+
+    def collected(self, places: Int64, make: Callable[[Array], Any]) -> tuple[Any, ...]:
+        """What to submit to have these rows on one worker."""
+        blocks = np.searchsorted(self._starts, places, side="right") - 1
+        order = np.argsort(blocks, kind="stable")
+        used, begins = np.unique(blocks[order], return_index=True)
+        rows = [piece - self._starts[b] for b, piece in zip(used, np.split(places[order], begins[1:]), strict=True)]
+        return collect, [self._samples[b] for b in used], rows, order, self._changes, make
+
+    def submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A future."""
+        with answering(self._client):
+            return self._client.submit(function, *arguments, key=f"fpq-{name}", pure=False)
+
+    def answers(self, name: str, calls: list[tuple[Any, ...]]) -> list[Any]:
+        """What these tasks, each a function and its arguments, come to."""
+        number = uuid.uuid4().hex
+        futures = [self.submit(f"{name}-{number}-{i}", *call) for i, call in enumerate(calls)]
+        with answering(self._client):
+            answers: list[Any] = self._client.gather(futures)
+        return answers
+
+
+class Question(NamedTuple):
+    """An iteration."""
+
+    number: int
+    offsets: Int32
+    centroids: Float32
+    before: Float32 | None  # the centroids of the iteration before, unless the parts are new
+    active: UInt8
+    chunk_rows: int
+
+
+class ClusterSteps:
+    """The iterations so far, for `iterate`."""
+
+    def __init__(self, rows: ClusterRows, offsets: Int32, shape: Shape, limited: bool) -> None:
+        assert not limited, "limits need all rows together"
+        self._rows = rows
+        self._offsets = offsets
+        self._parts: list[Any] = []
+        self._size = 0
+        self._number = 0
+        self._before: Float32 | None = None
+        self._question: Any = None
+
+    def sums(
+        self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float
+    ) -> tuple[Float32, Int64]:
+        """As `Steps.sums`."""
+        if size != self._size:
+            self._parts, self._size, self._before = self._rows.parts(size, chunk_rows), size, None
+        self._number += 1
+        question = Question(self._number, self._offsets, centroids.copy(), self._before, active.copy(), chunk_rows)
+        self._before = question.centroids
+        self._question = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _same, question)
+        answers = self._ask("lloyd", assign_and_sum)
+        sums, changed = zip(*answers, strict=True)
+        return np.concatenate(sums, axis=1), np.sum(changed, axis=0)
+
+    def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
+        """As `Steps.assignment`."""
+        ids, errors = zip(*self._ask("assignment", assignment, j), strict=True)
+        return np.concatenate(ids), np.concatenate(errors)
+
+    def assigned(self, centroids: Float32) -> tuple[Int32, Float32]:
+        """As `Steps.assigned`."""
+        self._question = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _same, centroids)
+        ids, errors = zip(*self._ask("assigned", assigned, self._offsets), strict=True)
+        return np.concatenate(ids, axis=1), np.concatenate(errors, axis=1)
+
+    def _ask(self, name: str, function: Callable[..., Any], *more: Any) -> list[Any]:
+        return self._rows.answers(name, [(function, part, self._question, *more) for part in self._parts])
+
+
+class Part:
+    """Rows that a worker holds, and what they know of the iteration before.
+
+    That spares work only: it is not pickled, and what is asked of a part elsewhere, after its worker has died, gets the
+    same answer.
+    """
+
+    def __init__(self, x: Array) -> None:
+        self.rows = LocalRows(x, None, threads.resolve(None))
+        self.number = -1
+        self.steps: LocalSteps | None = None
+
+    def __reduce__(self) -> Any:
+        return Part, (self.rows.x,)
+
+    def __sizeof__(self) -> int:
+        return self.rows.x.nbytes
+
+    def before(self, question: Question) -> LocalSteps:
+        """The steps until the iteration that is asked for; they do not count until that is done."""
+        number, self.number = self.number, -1
+        if self.steps is None or number != question.number - 1:
+            self.steps = LocalSteps(self.rows, question.offsets, question.centroids.shape, False)
+            if question.before is not None:
+                self.steps.sums(question.before, question.active, self.rows.n, question.chunk_rows, 0.0)
+        return self.steps
+
+
+def assign_and_sum(part: Part, question: Question) -> tuple[Float32, Int64]:
+    """An iteration of a part: its sums by chunks, and how many ids changed."""
+    steps = part.before(question)
+    answer = steps.sums(question.centroids, question.active, part.rows.n, question.chunk_rows, 0.0)
+    part.number = question.number
+    return answer
+
+
+def assignment(part: Part, question: Question, j: int) -> tuple[Int32, Float32]:
+    """The ids and errors of a subspace in the iteration."""
+    if part.number != question.number:
+        assign_and_sum(part, question)
+    assert part.steps is not None
+    return part.steps.assignment(j, part.rows.n)
+
+
+def assigned(part: Part, centroids: Float32, offsets: Int32) -> tuple[Int32, Float32]:
+    """The ids and errors of all subspaces with the centroids that were learned."""
+    steps = part.steps or LocalSteps(part.rows, offsets, centroids.shape, False)
+    return steps.assigned(centroids)
+
+
+def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: tuple[Change, ...], make: Any) -> Any:
+    """Rows of samples, changed, of which row i belongs at order[i]."""
+    found = np.concatenate([sample[some] for sample, some in zip(samples, rows, strict=True)])
+    x = np.empty_like(found)
+    x[order] = found
+    for change in changes:
+        x = change(x, threads.resolve(None))
+    return make(x)
+
+
+def _rows(x: Array) -> Array:
+    return x
+
+
+def _same(question: Any) -> Any:
+    return question

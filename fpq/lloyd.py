@@ -1,0 +1,277 @@
+"""Lloyd iterations of all subspaces (PKMeans of the FPQ paper): a map over rows, here or elsewhere, and means."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from fpq import _native
+from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
+
+LONG, SHORT = 16, 8  # iterations; fewer all go over all rows
+PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # of long trainings: an eighth of the rows for 0.32 of the iterations, ...
+SHORT_PARTS = ((2, 0.6),)
+PART_ROWS_PER_CENTROID = 24
+LEAST_PART = 4096
+BOUNDS_BYTES = 1 << 26  # most memory for bounds
+LEAST_CENTROIDS, LEAST_DIM = 128, 8  # fewer are not worth bounds
+
+Shape = tuple[int, ...]  # of centroids, (m, k, dsub)
+Change = Callable[[Array, int], Array]  # of rows, by so many threads
+
+
+class Steps(Protocol):
+    """What rows know of the iterations so far."""
+
+    def sums(
+        self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float
+    ) -> tuple[Float32, Int64]:
+        """Assign the first `size` rows: sums by chunks (m, chunks, k * (dsub + 1)), and how many ids changed (m,)."""
+
+    def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
+        """The latest ids and errors (size,) of a subspace."""
+
+    def assigned(self, centroids: Float32) -> tuple[Int32, Float32]:
+        """Assign all rows: ids and errors (m, n)."""
+
+
+class TrainingRows(Protocol):
+    """Rows to learn from."""
+
+    n: int
+    dim: int
+
+    def take(self, numbers: Int64 | None) -> Array:
+        """Some of the rows, or all."""
+
+    def sampled(self, numbers: Int64 | None) -> TrainingRows:
+        """Some of the rows, or all, as rows to learn from."""
+
+    def changed(self, change: Change) -> TrainingRows:
+        """The rows after a change that may give them another type."""
+
+    def here(self) -> LocalRows:
+        """The same rows in memory."""
+
+    def steps(self, offsets: Int32, shape: Shape, limited: bool) -> Steps:
+        """Before the first iteration."""
+
+
+class LocalRows:
+    """Rows of an array, all or some of them; it is read in place."""
+
+    def __init__(self, x: Array, rows: Int64 | None, n_threads: int) -> None:
+        self.x = x
+        self.rows = rows
+        self.n_threads = n_threads
+        self.n = len(x) if rows is None else len(rows)
+        self.dim: int = x.shape[1]
+
+    def take(self, numbers: Int64 | None) -> Array:
+        """As `TrainingRows.take`."""
+        rows = self._of(numbers)
+        return self.x if rows is None else self.x[rows]
+
+    def sampled(self, numbers: Int64 | None) -> LocalRows:
+        """As `TrainingRows.sampled`."""
+        return LocalRows(self.x, self._of(numbers), self.n_threads)
+
+    def changed(self, change: Change) -> LocalRows:
+        """As `TrainingRows.changed`."""
+        return LocalRows(change(self.take(None), self.n_threads), None, self.n_threads)
+
+    def here(self) -> LocalRows:
+        """As `TrainingRows.here`."""
+        return self
+
+    def steps(self, offsets: Int32, shape: Shape, limited: bool) -> LocalSteps:
+        """As `TrainingRows.steps`."""
+        return LocalSteps(self, offsets, shape, limited)
+
+    def _of(self, numbers: Int64 | None) -> Int64 | None:
+        return self.rows if numbers is None else numbers if self.rows is None else self.rows[numbers]
+
+
+class Bounds(NamedTuple):
+    """What a search for the nearest centroids leaves for the next one (csrc/kmeans/bounds.h)."""
+
+    bounds: UInt16
+    drift: UInt16
+    units: Float32
+
+    @staticmethod
+    def of(shape: Shape, n: int, limited: bool) -> Bounds:
+        """For as many groups of centroids as there is memory for, if any."""
+        m, k, dsub = shape
+        worth = not limited and k >= LEAST_CENTROIDS and dsub >= LEAST_DIM
+        groups = 16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if worth else 0
+        return Bounds(np.zeros((m, n, groups), np.uint16), np.zeros((m, groups), np.uint16), np.zeros(m, np.float32))
+
+
+class LocalSteps:
+    """Assignments and bounds of rows in memory."""
+
+    def __init__(self, rows: LocalRows, offsets: Int32, shape: Shape, limited: bool) -> None:
+        self._rows = rows
+        self._offsets = offsets
+        m, self._k, self._dsub = shape
+        self._ids, self._errors = np.full((m, rows.n), -1, dtype=np.int32), np.zeros((m, rows.n), dtype=np.float32)
+        self._bounds = Bounds.of(shape, rows.n, limited)
+        self._drifted: Float32 | None = None
+
+    def sums(
+        self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float
+    ) -> tuple[Float32, Int64]:
+        """As `Steps.sums`."""
+        m, chunks = len(active), -(-size // chunk_rows)
+        sums = np.empty((m, chunks, self._k * (self._dsub + 1)), np.float32)
+        changed = np.empty((m, chunks), np.int64)
+        self._assign(centroids, active, size, chunk_rows, limit, sums, changed)
+        return sums, changed.sum(axis=1)
+
+    def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
+        """As `Steps.assignment`."""
+        return self._ids[j, :size], self._errors[j, :size]
+
+    def assigned(self, centroids: Float32) -> tuple[Int32, Float32]:
+        """As `Steps.assigned`."""
+        n, m = self._rows.n, len(centroids)
+        chunk_rows = _native.kmeans_chunk_rows(m, self._k, self._dsub, n)
+        self._assign(centroids, np.ones(m, np.uint8), n, chunk_rows, 0.0, None, None)
+        return self._ids, self._errors
+
+    def _assign(
+        self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float, sums: Float32 | None,
+        changed: Int64 | None,
+    ) -> None:  # fmt: skip
+        x, rows = self._rows.x, self._rows.rows
+        if size < self._rows.n:
+            x, rows = (x[:size], None) if rows is None else (x, rows[:size])
+        _native.kmeans_sums(
+            centroids, self._offsets, x, rows, active, limit, chunk_rows, self._ids, self._errors, *self._bounds,
+            self._drifted, sums, changed, self._rows.n_threads,
+        )  # fmt: skip
+        self._drifted = centroids.copy()
+
+
+class Training(NamedTuple):
+    """What `train_codebooks` learned."""
+
+    centroids: Float32  # (m, k, dsub), zero-padded where a subspace is narrower
+    ids: Int32  # (m, n), the nearest centroid of each training row
+    errors: Float32  # (m, n), its squared distance
+    n_iter_run: int
+
+
+class Iterated(NamedTuple):
+    """Where Lloyd iterations came to."""
+
+    centroids: Float32
+    steps: Steps
+    order: Int64 | None  # of the rows that `steps` knows
+    n_iter_run: int
+
+
+def train_codebooks(
+    rows: TrainingRows,
+    offsets: Int32,
+    centroids: Float32,
+    *,
+    n_iter: int,
+    rng: np.random.Generator,
+    capacity: float | None = None,
+    n_threads: int,
+    verbose: bool = False,
+) -> Training:
+    """As `iterate`, and where the rows belong in the end."""
+    done = iterate(
+        rows, offsets, centroids, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, verbose=verbose
+    )
+    ids, errors = done.steps.assigned(done.centroids)
+    if done.order is not None:
+        ids[:, done.order], errors[:, done.order] = ids.copy(), errors.copy()
+    return Training(done.centroids, ids, errors, done.n_iter_run)
+
+
+def iterate(
+    rows: TrainingRows,
+    offsets: Int32,
+    centroids: Float32,
+    *,
+    n_iter: int,
+    rng: np.random.Generator,
+    capacity: float | None = None,
+    n_threads: int,
+    verbose: bool = False,
+) -> Iterated:
+    """Lloyd iterations of all subspaces at once, until no row changes its centroid or `n_iter` is reached.
+
+    With many rows the first iterations go over random parts of them, drawn from `rng`. `centroids` (m, k, dsub) is
+    where they start and is not changed. An empty cluster takes the row farthest from its centroid in the cluster of the
+    largest squared error.
+    """
+    m, k, dsub = centroids.shape
+    if capacity is not None:
+        rows = rows.here()  # where a row belongs depends on all others
+    parts = _parts(rows.n, k, n_iter)
+    order = _nested(rows.n, [size for size, _ in parts[:-1]], rng)
+    rows = rows.sampled(order)
+    steps = rows.steps(offsets, centroids.shape, capacity is not None)
+    centroids = centroids.copy()
+    counts = np.zeros((m, k), np.int64)
+    n_iter_run = 0
+    quiet = not (verbose and sys.stderr.isatty())
+    with tqdm(total=n_iter, desc="k-means", unit="iteration", disable=quiet, leave=False, delay=1) as bar:
+        for size, iterations in parts:
+            active = np.ones(m, np.uint8)
+            chunk_rows = _native.kmeans_chunk_rows(m, k, dsub, size)
+            limit = 0.0 if capacity is None else capacity * size / k
+            while iterations and active.any():
+                sums, changed = steps.sums(centroids, active, size, chunk_rows, limit)
+                _native.kmeans_means(centroids, offsets, active, sums, counts, n_threads)
+                for j in np.flatnonzero(active & (counts == 0).any(axis=1)):
+                    _refill(centroids[j], rows, slice(*offsets[j : j + 2]), steps.assignment(int(j), size), counts[j])
+                active &= changed > 0
+                iterations -= 1
+                n_iter_run += 1
+                bar.update()
+    return Iterated(centroids, steps, order, n_iter_run)
+
+
+def _refill(
+    centroids: Float32, rows: TrainingRows, here: slice, assignment: tuple[Int32, Float32], counts: Int64
+) -> None:
+    """Give empty clusters a row."""
+    donors = np.empty(len(counts), np.int64)
+    _native.kmeans_donors(*assignment, counts, donors)
+    empty = np.flatnonzero(donors >= 0)
+    if len(empty):
+        centroids[empty, : here.stop - here.start] = rows.take(donors[empty])[:, here]
+
+
+def _parts(n: int, k: int, n_iter: int) -> list[tuple[int, int]]:
+    """How many rows how many iterations go over: growing parts, as long as they have rows enough.
+
+    Early iterations move centroids far and learn as much from a part of the rows (nested mini-batches, Newling and
+    Fleuret 2016).
+    """
+    parts = []
+    left, waiting = n_iter, 0
+    for divisor, share in PARTS if n_iter >= LONG else SHORT_PARTS if n_iter >= SHORT else ():
+        waiting += int(share * n_iter)
+        if waiting and n // divisor >= max(PART_ROWS_PER_CENTROID * k, LEAST_PART):
+            parts.append((n // divisor, waiting))
+            left, waiting = left - waiting, 0
+    return [*parts, (n, left)]
+
+
+def _nested(n: int, sizes: list[int], rng: np.random.Generator) -> Int64 | None:
+    """An order of n rows in which the first sizes[0], sizes[1], ... are random, in rising pieces; None: any."""
+    if not sizes:
+        return None
+    pieces = np.split(rng.permutation(n), sizes)
+    return np.concatenate([np.sort(piece) for piece in pieces])
