@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpq import _checks, _native, metrics
 from fpq._checks import Array, Float32, Int64
+from fpq.blocks import Blocks, Where
+from fpq.lloyd import Change
 
 REPEATS = 3
 SLOWER = 2.0  # times the fastest setting that serves: where `fastest` stops going on to dearer ones
@@ -67,6 +69,34 @@ def exact(
     found = np.empty((len(queries), k), dtype=np.int64)
     _native.flat_search(rows, norms, queries, ids, None, inner_product, distances, found, n_threads)
     return distances, found
+
+
+def exact_in_blocks(
+    source: Blocks, prepare: Change, queries: Float32, k: int, ids: Int64, inner_product: bool, n_threads: int
+) -> Int64:
+    """As `exact`, of rows that come in blocks: row i is the vector with id i, rows of other ids are passed over."""
+    distances = np.empty((len(queries), 0), dtype=np.float32)
+    found = np.empty((len(queries), 0), dtype=np.int64)
+    wanted = np.sort(ids)
+    seen = 0
+
+    def see(block: Any, where: Where) -> None:
+        nonlocal distances, found, seen
+        x = where.shaped(block)
+        here = wanted[slice(*np.searchsorted(wanted, [where.start, where.start + len(x)]))]
+        if not len(here):
+            return
+        rows = prepare(where.finite(x[here - where.start]), n_threads)
+        more, names = exact(rows, queries, min(k, len(here)), here, inner_product, n_threads)
+        distances, found = np.hstack([distances, more]), np.hstack([found, names])
+        order = np.lexsort((found, distances), axis=-1)[:, :k]
+        distances, found = np.take_along_axis(distances, order, -1), np.take_along_axis(found, order, -1)
+        seen += len(here)
+
+    source.run("exact", see)
+    if seen < len(wanted):
+        raise ValueError(f"X: expected a row for each id up to {wanted[-1]}, got too few rows")
+    return found
 
 
 def tune(

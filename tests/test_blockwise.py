@@ -170,3 +170,21 @@ def test_memory_is_that_of_the_index_and_a_block() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     more, index, rows = map(int, done.stdout.split())
     assert more < 3 * index + (24 << 20) < rows  # while an array grows, the old and the new one are there
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_tune_with_rows_and_queries_in_blocks(metric: str, tmp_path: Path) -> None:
+    index = fpq.IVFPQIndex(9, 4, 8, metric=metric).fit(X).add(X[::-2], ids=np.arange(N)[::-2])
+    expected = index.tune(Q, 5, 0.1, X=X)
+    queries = index._queries(Q, 1)[0]
+    truth = index._truth(queries, 5, X, None, 1)
+    for make in sources(tmp_path, X).values():
+        np.testing.assert_array_equal(index._truth(queries, 5, make(), None, 1), truth)
+        tuned = index.tune(blocks(Q, 7), 5, 0.1, X=make())
+        assert tuned.trials[0].recall in {trial.recall for trial in expected.trials}
+    with pytest.raises(ValueError, match="a row for each id up to 1999"):
+        index.tune(Q, 5, X=blocks(X[:1500]))
+    with pytest.raises(ValueError, match="dimension 12, got dimension 5"):
+        index.tune(Q, 5, X=blocks(X[:, :5]))
+    with pytest.raises(ValueError, match="at least one query"):
+        index.tune(iter([]), 5, X=X)

@@ -273,14 +273,22 @@ def test_a_worker_is_killed_between_iterations(after: int, mortal: Any, monkeypa
     same_learned(index, ivf().fit(X))
 
 
+def _at_an_odd_address(x: np.ndarray) -> np.ndarray:
+    """As arrays come over the network."""
+    array = np.frombuffer(b"." + x.tobytes(), x.dtype, offset=1).reshape(x.shape)
+    assert not array.flags.aligned
+    return array
+
+
 def test_a_part_that_has_moved_gives_the_same_answer() -> None:
-    part = training.Part(X)
+    part = training.Part(_at_an_odd_address(X))
     moved = part
     before, active, offsets = None, np.ones(1, np.uint8), np.array([0, D], np.int32)
     for number in range(1, 5):
         centroids = X[None, number : 200 + number].copy()
         question = training.Question(number, offsets, centroids, before, active, 1536)
         moved = pickle.loads(pickle.dumps(moved)) if number in (2, 3) else moved
+        question = question._replace(centroids=_at_an_odd_address(centroids))
         same(training.assign_and_sum(part, question), training.assign_and_sum(moved, question))
         moved = pickle.loads(pickle.dumps(moved)) if number == 3 else moved
         same(training.assignment(part, question, 0), training.assignment(moved, question, 0))

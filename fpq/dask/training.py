@@ -45,8 +45,7 @@ class ClusterRows:
 
     def take(self, numbers: Int64 | None) -> Array:
         """As `TrainingRows.take`."""
-        rows: Array = self.answers("take", [self.collected(self.sampled(numbers)._places, _rows)])[0]
-        return rows
+        return aligned(self.answers("take", [self.collected(self.sampled(numbers)._places, _rows)])[0])
 
     def here(self) -> LocalRows:
         """As `TrainingRows.here`."""
@@ -97,6 +96,11 @@ class Question(NamedTuple):
     before: Float32 | None  # the centroids of the iteration before, unless the parts are new
     active: UInt8
     chunk_rows: int
+
+    def aligned(self) -> Question:
+        """The same, for kernels to read."""
+        fields: Any = [aligned(each) if isinstance(each, np.ndarray) else each for each in self]
+        return Question(*fields)
 
 
 class ClusterSteps:
@@ -149,7 +153,7 @@ class Part:
     """
 
     def __init__(self, x: Array) -> None:
-        self.rows = LocalRows(x, None, threads.resolve(None))
+        self.rows = LocalRows(aligned(x), None, threads.resolve(None))
         self.number = -1
         self.steps: LocalSteps | None = None
 
@@ -171,6 +175,7 @@ class Part:
 
 def assign_and_sum(part: Part, question: Question) -> tuple[Float32, Int64]:
     """An iteration of a part: its sums by chunks, and how many ids changed."""
+    question = question.aligned()
     steps = part.before(question)
     answer = steps.sums(question.centroids, question.active, part.rows.n, question.chunk_rows, 0.0)
     part.number = question.number
@@ -187,8 +192,8 @@ def assignment(part: Part, question: Question, j: int) -> tuple[Int32, Float32]:
 
 def assigned(part: Part, centroids: Float32, offsets: Int32) -> tuple[Int32, Float32]:
     """The ids and errors of all subspaces with the centroids that were learned."""
-    steps = part.steps or LocalSteps(part.rows, offsets, centroids.shape, False)
-    return steps.assigned(centroids)
+    steps = part.steps or LocalSteps(part.rows, aligned(offsets), centroids.shape, False)
+    return steps.assigned(aligned(centroids))
 
 
 def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: tuple[Change, ...], make: Any) -> Any:
@@ -199,6 +204,11 @@ def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: tupl
     for change in changes:
         x = change(x, threads.resolve(None))
     return make(x)
+
+
+def aligned(x: Array) -> Array:
+    """An array that may have come over the network, at an address of any kind."""
+    return np.require(x, requirements="A")
 
 
 def _rows(x: Array) -> Array:

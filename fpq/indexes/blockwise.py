@@ -1,4 +1,4 @@
-"""`fit`, `add` and `search` of rows that are never in memory together, block by block.
+"""`fit`, `add`, `search` and `tune` of rows that are never in memory together, block by block.
 
 Rows come from a memory-mapped array, a Dask array or an iterable of arrays (n_i, d). One block at a time is in memory,
 or, of a memory-mapped array, `ROWS` rows; an iterable may make its blocks while they are read.
@@ -30,6 +30,14 @@ def in_blocks(X: Any) -> bool:
         return bool(X) and isinstance(X[0], np.ndarray) and X[0].ndim == 2
     made_on_the_way = isinstance(X, Iterable) and not hasattr(X, "__len__") and not hasattr(X, "__array__")
     return made_on_the_way or hasattr(X, "__dask_graph__")
+
+
+def gathered(Q: Any, dim: int | None) -> Any:
+    """Queries that may come in blocks, together."""
+    if not in_blocks(Q):
+        return Q
+    found = Here.of(Q, ROWS).run("queries", lambda block, where: where.finite(where.shaped(block)))
+    return np.concatenate(found) if found else np.empty((0, dim or 1), np.float32)
 
 
 def fits_blocks(method: F) -> F:

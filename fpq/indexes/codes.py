@@ -12,7 +12,9 @@ import numpy as np
 from fpq import _checks, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
+from fpq.blocks import Here
 from fpq.indexes.base import Index, Nearest, SearchResult
+from fpq.indexes.blockwise import ROWS, gathered, in_blocks
 from fpq.indexes.lock import reads
 from fpq.indexes.vector_file import VectorFile
 from fpq.indexes.vectors import Vectors
@@ -185,7 +187,7 @@ class CodeIndex(Index):
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         recall = tuning.recall_target(recall)
-        queries, _ = self._queries(Q, count)
+        queries, _ = self._queries(gathered(Q, self.dim), count)
         if not len(queries):
             raise ValueError("Q: expected at least one query, got none")
         if not len(self):
@@ -216,6 +218,14 @@ class CodeIndex(Index):
                 )
             return given[:, :k].astype(np.int64)
         ids = self._ids.native
+        if X is not None and in_blocks(X):
+            source = Here.of(X, ROWS)
+            if source.dim not in (None, self.dim):
+                raise ValueError(f"X: expected vectors of dimension {self.dim}, got dimension {source.dim}")
+            source.dim = self.dim
+            return tuning.exact_in_blocks(
+                source, self._prepare, queries, k, self._ids.values, self._similarity, n_threads
+            )
         if X is not None:
             x = _checks.vectors("X", X, dim=self.dim, min_rows=int(self._ids.values.max()) + 1, n_threads=n_threads)
             whole = ids is None and len(x) == len(self)

@@ -347,12 +347,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
         Parameters
         ----------
-        Q : array (nq, d)
+        Q : array (nq, d), or in blocks as the rows of `add`
             Queries like those to come; not the rows in the index, which find themselves.
         k : int, default 10
         recall : float, default 0.95
             Share of the k true neighbours that must be found.
-        X : array (n, d), optional
+        X : array (n, d), or in blocks as the rows of `add`, optional
             For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are passed over.
         neighbors : int array (nq, >= k), optional
             Instead of X: the ids of the true neighbours, nearest first.
