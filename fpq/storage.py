@@ -103,7 +103,7 @@ class Storable:
                 begun = {name: digests.begin(piece) for name, piece in pieces.items()}
                 blank = dict.fromkeys(pieces, _format.BLANK)
                 for piece in _cut([_format.header(self._kind, params, arrays, blank), *pieces.values()]):
-                    file.write(piece)
+                    _write_through(file, piece)
                 file.seek(0)
                 found = {name: digests.end(chunks) for name, chunks in begun.items()}
                 file.write(_format.header(self._kind, params, arrays, found))
@@ -430,6 +430,16 @@ def _replacing(path: Path) -> Iterator[Any]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _write_through(file: Any, piece: memoryview) -> None:
+    """Write, and have the disk begin with it while digests are worked out: what `fsync` is to wait for grows less."""
+    start = file.tell()
+    file.write(piece)
+    if hasattr(os, "posix_fadvise"):
+        file.flush()
+        with contextlib.suppress(OSError):  # a hint
+            os.posix_fadvise(file.fileno(), start, len(piece), os.POSIX_FADV_DONTNEED)
 
 
 def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
