@@ -18,7 +18,7 @@ from setuptools.modified import newer_group
 X86, ARM = ("x86_64", "amd64", "universal2"), ("aarch64", "arm64", "universal2")
 AVX2 = "-mavx2 -mfma -mf16c -mbmi2 -mpopcnt"
 AVX512BW = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
-AVX512 = f"{AVX512BW} -mavx512vbmi"
+AVX512 = f"{AVX512BW} -mavx512vbmi -mavx512vnni"
 # csrc/isa/NAME.c: platforms, flags for GCC and Clang (.ci/selftest repeats them), flags for MSVC.
 ISAS = {
     "scalar": (("",), "", ""),

@@ -69,7 +69,7 @@ static void initialise(void) {
 #if defined(FPQ_X86)
     if (features.avx2) runnable[n++] = &fpq_kernels_avx2;
     if (features.avx512) runnable[n++] = &fpq_kernels_avx512bw;
-    if (features.vbmi) runnable[n++] = &fpq_kernels_avx512;
+    if (features.vbmi && features.vnni) runnable[n++] = &fpq_kernels_avx512;
 #elif defined(FPQ_ARM64)
     runnable[n++] = &fpq_kernels_neon;
 #endif
@@ -94,9 +94,9 @@ const char *fpq_isa_at(int i) {
     return i >= 0 && i < (int)(sizeof runnable / sizeof *runnable) - 1 && runnable[i] ? runnable[i]->isa : NULL;
 }
 
-/* "avx512" is the fastest there is of AVX-512: with VBMI where the CPU has it. */
+/* "avx512" is the fastest there is of AVX-512: with VBMI and VNNI where the CPU has them. */
 int fpq_use_isa(const char *name) {
-    if (!strcmp(name, "avx512") && fpq_cpu_features()->avx512 && !features.vbmi) name = "avx512bw";
+    if (!strcmp(name, "avx512") && fpq_cpu_features()->avx512 && !(features.vbmi && features.vnni)) name = "avx512bw";
     for (int i = 0; fpq_isa_at(i); i++)
         if (!strcmp(name, fpq_isa_at(i))) {
             active = runnable[i];

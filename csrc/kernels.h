@@ -29,6 +29,14 @@ typedef struct {
     float per_unit;                        /* times a distance: units */
 } fpq_ruler;
 
+/* Columns in bytes: scale times whole numbers up to 127 in size. */
+typedef struct {
+    const int8_t *packed;                  /* (blocks, d / 4, 16, 4) */
+    const int32_t *start;                  /* -128 times the sum of a column's numbers */
+    const float *scale, *bias;
+    int d;                                 /* a multiple of 4 */
+} fpq_byte_columns;
+
 enum { FPQ_ROUGH = 4 };
 
 /* Sums of bytes up to this pass the sieve. */
@@ -61,6 +69,18 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     /* out[i][c] = x.c + bias[c]: the same sums, bit for bit, that nearest compares. */                              \
     X(void, project, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,            \
                       float *out, ptrdiff_t ld_out))                                                                 \
+    /* x[t] = step * (bytes[t] - 128) + rest[t] but for rounding, bytes from 1 to 255; returns step. */                \
+    X(float, to_bytes, (const float *x, int d, uint8_t *bytes, float *rest))                                         \
+    /* Products of the n listed rows r of bytes, x[r * d], with the columns of n_blocks blocks: out[i * ld_out + c] = the sum over \
+     * t of (x[r][t] - 128) * c[t], times scale, times step[r], plus bias. lanes[r * 16 + l] is raised to those of columns  \
+     * c = l modulo 16. */                                                                                           \
+    X(void, project_bytes, (const uint8_t *x, const float *step, const uint8_t *rows, int n, const fpq_byte_columns *columns, \
+                            int block, int n_blocks, float *out, ptrdiff_t ld_out, float *lanes))                    \
+    /* Of the same products of n_blocks <= 4 blocks, but for column own[r] - first: bit c of near[i] is set where the one of \
+     * column c is at least least[r]; out[r * 16] = the largest of the others. */                                    \
+    X(void, largest_bytes, (const uint8_t *x, const float *step, const uint8_t *rows, int n, const fpq_byte_columns *columns, \
+                            int block, int n_blocks, const int32_t *own, int32_t first, const float *least, float *out, \
+                            uint64_t *near))                                                                         \
     /* sum[id[i]][:] += x[i][:], count[id[i]] += 1. */                                                               \
     X(void, accumulate, (const float *x, ptrdiff_t ldx, int n, int d, const int32_t *id, float *sum, int32_t *count))               \
     /* left[i] = min(left[i], distance[i][keep]) unless keep < 0, then sum[t] = sum over i < n of min(left[i], distance[i][t]); \
@@ -114,6 +134,7 @@ typedef struct {
     const char *isa;
     int fast_sieve;                        /* whether sieve4 and sieve8 are faster than adc */
     int sieve_minima;                      /* whether sieve8 reads minima, not entries */
+    int fast_bytes;                        /* whether products of bytes are faster than those of floats */
     FPQ_KERNELS(FPQ_MEMBER)
 } fpq_kernels;
 

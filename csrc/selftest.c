@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "assign/assign.h"
 #include "kernels.h"
 #include "kmeans/units.h"
 #include "portable.h"
@@ -241,6 +242,101 @@ static void test_largest(void) {
         kern->project(x + rows[i] * ld, 1, d, columns, bias, blocks, scores, 0);
         for (int c = 0; c < k; c++) most = c != own[rows[i]] - first && scores[c] > most ? scores[c] : most;
         right &= out[0][rows[i] * 16] == most;
+    }
+    CHECK(right);
+}
+
+static void test_to_bytes(void) {
+    const int d = size() + 1;
+    float *x = numbers(d), largest = 0;
+    if (!below(8)) memset(x, 0, (size_t)d * sizeof *x);
+    OUTPUTS(uint8_t, bytes, d);
+    OUTPUTS(float, rest, d);
+    float step[2];
+    FOR_BOTH step[WAY] = (*use)->to_bytes(x, d, bytes[WAY], rest[WAY]);
+    CHECK(step[0] == step[1] && SAME(bytes[0], bytes[1], d) && SAME(rest[0], rest[1], d));
+    int right = 1;
+    for (int t = 0; t < d; t++) largest = fmaxf(largest, fabsf(x[t]));
+    for (int t = 0; t < d; t++) {
+        right &= bytes[0][t] >= 1 && fabsf(rest[0][t]) <= step[0] * 0.5001f;
+        right &= fabsf(step[0] * (float)(bytes[0][t] - 128) + rest[0][t] - x[t]) <= 4 * FLT_EPSILON * largest;
+    }
+    CHECK(right);
+}
+
+/* Rows (100, d) and columns of bytes, any steps and scales. */
+typedef struct {
+    fpq_byte_columns columns;
+    uint8_t *x;
+    float *step;
+    int blocks;
+} byte_problem;
+
+static byte_problem random_bytes(int rows, int blocks) {
+    const int d = 4 * (1 + size() / 4), k = blocks * 16;
+    int8_t *packed = INPUT(int8_t, k * d);
+    int32_t *start = INPUT(int32_t, k);
+    const byte_problem p = {{packed, start, numbers(k), numbers(k), d}, INPUT(uint8_t, rows * d), numbers(rows), blocks};
+    for (int i = 0; i < rows * d; i++) p.x[i] = (uint8_t)(1 + below(255));
+    for (int c = 0; c < k; c++) {
+        start[c] = 0;
+        for (int t = 0; t < d; t++) {
+            const int number = below(255) - 127;
+            packed[(c / 16 * d + t / 4 * 4) * 16 + c % 16 * 4 + t % 4] = (int8_t)number;
+            start[c] -= 128 * number;
+        }
+    }
+    return p;
+}
+
+static float byte_product_of(const byte_problem *p, int row, int c) {
+    int sum = 0;
+    for (int t = 0; t < p->columns.d; t++)
+        sum += (p->x[row * p->columns.d + t] - 128) * p->columns.packed[(c / 16 * p->columns.d + t / 4 * 4) * 16 + c % 16 * 4 + t % 4];
+    return (float)sum * p->columns.scale[c] * p->step[row] + p->columns.bias[c];
+}
+
+static void test_project_bytes(void) {
+    const int n = size(), blocks = 1 + below(9), from = below(blocks), some = 1 + below(blocks - from), ld = some * 16 + below(3);
+    const byte_problem p = random_bytes(n, blocks);
+    int count, right = 1;
+    const uint8_t *rows = some_of(n, &count);
+    OUTPUTS(float, out, n * ld);
+    OUTPUTS(float, lanes, n * 16);
+    for (int i = 0; i < n * 16; i++) lanes[0][i] = lanes[1][i] = below(2) ? -INFINITY : 1;
+    FOR_BOTH (*use)->project_bytes(p.x, p.step, rows, count, &p.columns, from, some, out[WAY], ld, lanes[WAY]);
+    CHECK(SAME(out[0], out[1], n * ld) && SAME(lanes[0], lanes[1], n * 16));
+    for (int i = 0; i < count; i++)
+        for (int c = 0; c < some * 16; c++) {
+            right &= out[0][i * ld + c] == byte_product_of(&p, rows[i], from * 16 + c);
+            right &= lanes[0][rows[i] * 16 + c % 16] >= out[0][i * ld + c];
+        }
+    CHECK(right);
+}
+
+static void test_largest_bytes(void) {
+    const int n = size(), blocks = 1 + below(6), from = below(blocks), most = blocks - from < 4 ? blocks - from : 4, first = below(99);
+    const int some = 1 + below(most);
+    const byte_problem p = random_bytes(n, blocks);
+    const float *least = numbers(n);
+    int32_t *own = INPUT(int32_t, n);
+    int count, right = 1;
+    const uint8_t *rows = some_of(n, &count);
+    for (int i = 0; i < n; i++) own[i] = first + below(some * 16 + 4) - 2;
+    OUTPUTS(float, out, n * 16);
+    OUTPUTS(uint64_t, near, n);
+    FOR_BOTH(*use)->largest_bytes(p.x, p.step, rows, count, &p.columns, from, some, own, first, least, out[WAY], near[WAY]);
+    CHECK(SAME(out[0], out[1], n * 16) && SAME(near[0], near[1], n));
+    for (int i = 0; i < count; i++) {
+        const int r = rows[i];
+        float largest = -INFINITY;
+        for (int c = 0; c < some * 16; c++) {
+            const float product = byte_product_of(&p, r, from * 16 + c);
+            const int is_near = c != own[r] - first && product >= least[r];
+            right &= (near[0][i] >> c & 1) == (uint64_t)is_near;
+            if (c != own[r] - first && !is_near && product > largest) largest = product;
+        }
+        right &= out[0][r * 16] == largest;
     }
     CHECK(right);
 }
@@ -585,7 +681,7 @@ static problem random_problem(int k, int n) {
     int64_t *rows = by_rows ? INPUT(int64_t, n) : NULL;
     offsets[0] = 0;
     for (int j = 0; j < m; j++) {
-        const int width = 1 + below(7);
+        const int width = below(4) ? 1 + below(7) : 30 + below(40); /* products of bytes from 32 on */
         offsets[j + 1] = offsets[j] + width;
         dsub = width > dsub ? width : dsub;
     }
@@ -636,6 +732,31 @@ static void test_assign(void) {
         right &= fabs((double)errors[0][i] - least) <= slack && (!p.exact || ids[0][i] == expected);
     }
     CHECK(right);
+}
+
+/* What fpq_assign chooses is what the products of floats choose, also where it goes by bytes. */
+static void test_bytes(void) {
+    const problem p = random_problem(ANY_OF(64, 65, 100, 256, 300), size());
+    const int all = p.m * p.n, d = (int)p.data.x.d;
+    int32_t *ids = OUTPUT(int32_t, all), id[FPQ_ASSIGN_ROWS];
+    float *x = OUTPUT(float, FPQ_ASSIGN_ROWS * d), best[FPQ_ASSIGN_ROWS];
+    fpq_packed_codebook *packed = fpq_pack_codebooks(&p.cb, 1);
+    int same = 1;
+    CHECK(packed && !fpq_assign(&p.cb, &p.data, ids, NULL, 1));
+    for (int64_t i = 0; i < p.n; i += FPQ_ASSIGN_ROWS) {
+        const int n = p.n - i < FPQ_ASSIGN_ROWS ? (int)(p.n - i) : FPQ_ASSIGN_ROWS;
+        fpq_read_centred(kern, packed, &p.data, i, n, x);
+        for (int j = 0; j < p.m; j++) {
+            for (int r = 0; r < n; r++) {
+                best[r] = -INFINITY;
+                id[r] = 0;
+            }
+            kern->nearest(x + packed[j].from, d, n, packed[j].d, packed[j].packed, packed[j].bias, FPQ_BLOCKS(p.k), 0, best, id, NULL);
+            same &= SAME(id, ids + j * p.n + i, n);
+        }
+    }
+    CHECK(same);
+    fpq_free(packed);
 }
 
 static void test_open_index(void) {
@@ -724,7 +845,7 @@ static void test_kmeans_step(void) {
         const float *got = centroids[0] + j * k * p.cb.dsub, *start = p.cb.centroids + j * k * p.cb.dsub;
         if (!active[j] || !update) CHECK(SAME(got, start, k * p.cb.dsub));
         if (!active[j]) continue;
-        double sum[17][7] = {{0}}, error[17] = {0};
+        double sum[17][70] = {{0}}, error[17] = {0};
         int count[17] = {0}, worst[17] = {0}, differ = 0, near_errors = 1, right_counts = 1, right = 1;
         for (int i = 0; i < n; i++) {
             const int id = ids[0][j * n + i];
@@ -1093,7 +1214,8 @@ typedef struct {
 int main(void) {
     static const test tests[] = {
         FPQ_KERNELS(TEST)
-        {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"fpq_open_index", test_open_index, ROUNDS},
+        {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"bytes", test_bytes, ROUNDS},
+        {"fpq_open_index", test_open_index, ROUNDS},
         {"k-means", test_kmeans_step, ROUNDS}, {"bounds", test_bounds, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
         {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_ivf_search", test_ivf_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
         {"fpq_normalize, fpq_project", test_matrix, ROUNDS}, {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},

@@ -6,6 +6,7 @@
 #define FPQ_ISA avx512
 #include "isa/vec_avx512.h"
 #define FPQ_OWN_SIEVE8
+#define FPQ_OWN_BYTES
 #include "scan/sieve_vbmi.inc"
 #include "isa/vector.inc"
 #endif

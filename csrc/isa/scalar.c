@@ -8,7 +8,9 @@
 #define FPQ_ISA scalar
 #define FPQ_FAST_SIEVE 0
 #define FPQ_SIEVE_MINIMA 0
+#define FPQ_FAST_BYTES 0
 #include "isa/plain.inc"
+#include "assign/bytes_plain.inc"
 
 /* Products with one block of columns, with and without rounding the products first as table_l2 asks: plain C rounds. */
 static void project(const float *x, int n, int d, const float *packed, const float *bias, int n_blocks, float *out,

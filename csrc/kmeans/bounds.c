@@ -11,7 +11,7 @@
 /* In units of an eighth of the codebook's radius: the longest distances still fit, and so does a long way of the centroids. */
 #define UNITS (65535.f / 8)
 
-enum { MOST_GROUPS = 64 };
+enum { MOST_GROUPS = 64, MOST_BYTE_BLOCKS = 4 }; /* columns of a group in the bits of a word */
 
 typedef fpq_grouped_codebook grouped;
 
@@ -21,22 +21,22 @@ static int32_t member(const grouped *g, int group, int32_t i) {
     return (group / FPQ_BLOCK * g->span + i) * FPQ_BLOCK + group % FPQ_BLOCK;
 }
 
-static void group_one(grouped *g, float *unit) {
+static void group_one(grouped *g, float *unit, float *scratch) {
     const fpq_packed_codebook *packed = g->packed;
     const int d = packed->d;
     float largest = 0;
-    for (int c = 0; c < packed->k; c++) {
-        const float *from = packed->packed + (ptrdiff_t)(c / FPQ_BLOCK) * d * FPQ_BLOCK + c % FPQ_BLOCK;
-        for (int t = 0; t < d; t++) g->rows[(ptrdiff_t)c * d + t] = from[t * FPQ_BLOCK];
+    for (int c = 0; c < packed->k; c++)
         if (-2 * packed->bias[c] > largest) largest = -2 * packed->bias[c];
-    }
     for (int group = 0; group < g->groups; group++)
         for (int i = 0; i < g->blocks * FPQ_BLOCK; i++) {
             const int block = group * g->blocks + i / FPQ_BLOCK;
             const int32_t c = i < g->span ? member(g, group, i) : packed->k;
             float *to = g->packed_groups + (ptrdiff_t)block * d * FPQ_BLOCK + i % FPQ_BLOCK;
             g->bias[block * FPQ_BLOCK + i % FPQ_BLOCK] = c < packed->k ? packed->bias[c] : -INFINITY;
-            for (int t = 0; t < d; t++) to[t * FPQ_BLOCK] = c < packed->k ? g->rows[(ptrdiff_t)c * d + t] : 0;
+            for (int t = 0; t < d; t++) to[t * FPQ_BLOCK] = c < packed->k ? packed->rows[(ptrdiff_t)c * d + t] : 0;
+            if (g->has_bytes && c < packed->k)
+                fpq_byte_codebook_put(fpq_active(), &g->bytes, block * FPQ_BLOCK + i % FPQ_BLOCK, packed->rows + (ptrdiff_t)c * d, d,
+                                      scratch);
         }
     g->ruler.radius = largest;
     if (!(*unit > 0)) *unit = largest > 0 && largest < INFINITY ? UNITS / sqrtf(largest) : 0;
@@ -50,17 +50,20 @@ grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook 
     const int blocks = FPQ_BLOCKS(span);
     const size_t columns = (size_t)groups * (size_t)blocks * FPQ_BLOCK, dsub = (size_t)cb->dsub;
     const size_t head = round_up((size_t)cb->m * sizeof(grouped) / sizeof(float) + 1);
-    const size_t each = columns * (dsub + 1) + round_up((size_t)cb->k * dsub);
+    const int has_bytes = packed->has_bytes && blocks <= MOST_BYTE_BLOCKS;
+    const size_t bytes = has_bytes ? fpq_byte_codebook_size(groups * blocks, cb->dsub) / sizeof(float) + 2 * dsub : 0;
+    const size_t each = columns * (dsub + 1) + round_up(bytes);
     float *memory = fpq_alloc((head + (size_t)cb->m * each) * sizeof(float));
     if (!memory) return NULL;
     grouped *out = (grouped *)(void *)memory;
     threads = fpq_threads(threads, cb->m);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int j = 0; j < cb->m; j++) {
-        float *piece = memory + head + (size_t)j * each;
+        float *piece = memory + head + (size_t)j * each, *behind = piece + columns * (dsub + 1);
         out[j] = (grouped){.packed = packed + j, .groups = groups, .span = span, .blocks = blocks, .bias = piece,
-                           .packed_groups = piece + columns, .rows = piece + columns * (dsub + 1)};
-        group_one(out + j, bounds->units + j);
+                           .packed_groups = piece + columns, .has_bytes = has_bytes};
+        if (has_bytes) fpq_byte_codebook_place((char *)(behind + 2 * dsub), groups * blocks, packed[j].d, piece, &out[j].bytes);
+        group_one(out + j, bounds->units + j, behind);
     }
     return out;
 }
@@ -76,10 +79,21 @@ typedef struct {
     float *errors, *square;
     uint16_t *bounds;                      /* (n, groups) */
     const uint16_t *drift;
+    float *found, *products;               /* scratch: (n, d), (FPQ_BYTE_TILE, fpq_products_ld(k)) */
+    const fpq_byte_rows *bytes;            /* NULL: not in use */
 } chunk;
 
-/* All centroids for `count` listed rows, that stand in x, ldx apart. */
-static void search_all(const chunk *c, const float *x, ptrdiff_t ldx, const uint8_t *rows, int count) {
+static void take(const chunk *c, int row, int32_t id) {
+    const grouped *g = c->codebook;
+    const int d = g->packed->d;
+    c->bounds[row * g->groups + group_of(g, id)] = 0; /* not known without the own centroid */
+    if (id == c->ids[row]) return;
+    c->ids[row] = id;
+    c->errors[row] = c->kern->l2_f32(c->x + row * c->ldx, g->packed->rows + (ptrdiff_t)id * d, d);
+}
+
+/* All centroids for `count` listed rows. */
+static void search_all(const chunk *c, const uint8_t *rows, int count) {
     const grouped *g = c->codebook;
     const fpq_packed_codebook *packed = g->packed;
     const int d = packed->d, all = FPQ_BLOCKS(packed->k), fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * d) / 4 * 4;
@@ -89,6 +103,7 @@ static void search_all(const chunk *c, const float *x, ptrdiff_t ldx, const uint
     uint16_t every[FPQ_ASSIGN_ROWS];
     for (int i = 0; i < c->n; i++) every[i] = 0xffff;
     for (int i = 0; i < count; i++) {
+        memcpy(c->found + (ptrdiff_t)i * d, c->x + rows[i] * c->ldx, (size_t)d * sizeof(float));
         best[i] = -INFINITY;
         ids[i] = 0;
     }
@@ -96,18 +111,59 @@ static void search_all(const chunk *c, const float *x, ptrdiff_t ldx, const uint
         const int end = first + g->span < all ? first + g->span : all;
         for (int i = 0; i < count * FPQ_BLOCK; i++) lanes[i] = -INFINITY;
         for (int b = first; b < end; b += step)
-            c->kern->nearest(x, ldx, count, d, packed->packed + (ptrdiff_t)b * d * FPQ_BLOCK, packed->bias + b * FPQ_BLOCK,
+            c->kern->nearest(c->found, d, count, d, packed->packed + (ptrdiff_t)b * d * FPQ_BLOCK, packed->bias + b * FPQ_BLOCK,
                              end - b < step ? end - b : step, b * FPQ_BLOCK, best, ids, lanes);
         for (int i = count - 1; i >= 0 && rows[i] > i; i--) /* each to the place of its row */
             memcpy(lanes + rows[i] * FPQ_BLOCK, lanes + i * FPQ_BLOCK, FPQ_BLOCK * sizeof *lanes);
         c->kern->bound(lanes, rows, count, d, &g->ruler, c->square, every, c->drift + group, c->bounds + group, g->groups, most);
     }
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++) take(c, rows[i], ids[i]);
+}
+
+/* The same by bytes. Bounds are lower by the margin of the row. */
+static void search_all_bytes(const chunk *c, const uint8_t *rows, int count) {
+    const grouped *g = c->codebook;
+    const fpq_packed_codebook *packed = g->packed;
+    const int d = packed->d, all = FPQ_BLOCKS(packed->k), ld = fpq_products_ld(packed->k);
+    float lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK], most[FPQ_ASSIGN_ROWS] = {0};
+    uint16_t every[FPQ_ASSIGN_ROWS];
+    for (int i = 0; i < c->n; i++) every[i] = 0xffff;
+    for (; count > 0; count -= FPQ_BYTE_TILE, rows += FPQ_BYTE_TILE) {
+        const int some = count < FPQ_BYTE_TILE ? count : FPQ_BYTE_TILE;
+        for (int first = 0, group = 0; group < g->groups; first += g->span, group += FPQ_BLOCK) {
+            const int end = first + g->span < all ? first + g->span : all;
+            for (int i = 0; i < some; i++)
+                for (int t = 0; t < FPQ_BLOCK; t++) lanes[rows[i] * FPQ_BLOCK + t] = -INFINITY;
+            c->kern->project_bytes(c->bytes->bytes, c->bytes->step, rows, some, &packed->bytes.columns, first, end - first,
+                                   c->products + first * FPQ_BLOCK, ld, lanes);
+            for (int i = 0; i < some; i++)
+                for (int t = 0; t < FPQ_BLOCK; t++) lanes[rows[i] * FPQ_BLOCK + t] += c->bytes->margin[rows[i]];
+            c->kern->bound(lanes, rows, some, d, &g->ruler, c->square, every, c->drift + group, c->bounds + group, g->groups, most);
+        }
+        for (int i = 0; i < some; i++)
+            take(c, rows[i], fpq_nearest_by_bytes(c->kern, packed, c->bytes, rows[i], c->x + rows[i] * c->ldx, c->products + i * ld));
+    }
+}
+
+/* The largest products of listed rows with the centroids of a group, to lanes[row * 16], or more; as large as they are where
+ * they are at least least[row]. */
+static void largest_of_bytes(const chunk *c, int group, const uint8_t *rows, int n, const int32_t *own, int32_t first,
+                             const float *least, float *lanes) {
+    const grouped *g = c->codebook;
+    const int d = g->packed->d;
+    uint64_t near[FPQ_ASSIGN_ROWS];
+    c->kern->largest_bytes(c->bytes->bytes, c->bytes->step, rows, n, &g->bytes.columns, group * g->blocks, g->blocks, own, first,
+                           least, lanes, near);
+    for (int i = 0; i < n; i++) {
         const int row = rows[i];
-        c->bounds[row * g->groups + group_of(g, ids[i])] = 0; /* not known without the own centroid */
-        if (ids[i] == c->ids[row]) continue;
-        c->ids[row] = ids[i];
-        c->errors[row] = c->kern->l2_f32(x + i * ldx, g->rows + (ptrdiff_t)ids[i] * d, d);
+        float *most = lanes + row * FPQ_BLOCK;
+        *most += c->bytes->margin[row];
+        for (uint64_t left = near[i]; left; left &= left - 1) {
+            const int32_t id = member(g, group, fpq_lowest_bit(left));
+            if (id >= g->packed->k) continue; /* everything is near a row whose margin is infinite */
+            const float product = c->kern->ip_f32(c->x + row * c->ldx, g->packed->rows + (ptrdiff_t)id * d, d);
+            *most = fmaxf(*most, product + g->packed->bias[id] + c->bytes->rounding[row]);
+        }
     }
 }
 
@@ -117,7 +173,7 @@ static int search_groups(const chunk *c, const uint64_t *doubts, uint8_t *nearer
     const int d = g->packed->d, size = g->blocks * FPQ_BLOCK;
     uint8_t rows[FPQ_BLOCK][FPQ_ASSIGN_ROWS], some[FPQ_ASSIGN_ROWS];
     uint16_t searched[FPQ_ASSIGN_ROWS];
-    float lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK], most[FPQ_ASSIGN_ROWS];
+    float lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK], most[FPQ_ASSIGN_ROWS], least[FPQ_ASSIGN_ROWS];
     int32_t own[FPQ_ASSIGN_ROWS];
     int n_some = 0, found = 0;
     for (int i = 0; i < c->n; i++) {
@@ -125,11 +181,14 @@ static int search_groups(const chunk *c, const uint64_t *doubts, uint8_t *nearer
         n_some += doubts[i] != 0;
     }
     for (int s = 0; s < n_some; s++) {
-        const int32_t id = c->ids[some[s]];
+        const int row = some[s];
+        const int32_t id = c->ids[row];
         int panel = 0, member = id / FPQ_BLOCK;
         for (; member >= g->span; member -= g->span) panel++;
-        own[some[s]] = (panel * FPQ_BLOCK + id % FPQ_BLOCK) * size + member;
-        most[some[s]] = -INFINITY;
+        own[row] = (panel * FPQ_BLOCK + id % FPQ_BLOCK) * size + member;
+        most[row] = -INFINITY;
+        least[row] = (c->square[row] - fpq_slack(c->square[row], d, &g->ruler) - c->errors[row]) / 2;
+        if (c->bytes) least[row] -= c->bytes->margin[row];
     }
     for (int panel = 0; panel < g->groups; panel += FPQ_BLOCK) {
         int count[FPQ_BLOCK] = {0};
@@ -144,8 +203,11 @@ static int search_groups(const chunk *c, const uint64_t *doubts, uint8_t *nearer
         }
         for (int group = 0; group < FPQ_BLOCK; group++) {
             const int first = (panel + group) * size;
-            c->kern->largest(c->x, c->ldx, rows[group], count[group], d, g->packed_groups + (ptrdiff_t)first * d, g->bias + first,
-                             g->blocks, own, first, lanes + group);
+            if (c->bytes)
+                largest_of_bytes(c, panel + group, rows[group], count[group], own, first, least, lanes + group);
+            else
+                c->kern->largest(c->x, c->ldx, rows[group], count[group], d, g->packed_groups + (ptrdiff_t)first * d,
+                                 g->bias + first, g->blocks, own, first, lanes + group);
         }
         c->kern->bound(lanes, some, n_some, d, &g->ruler, c->square, searched, c->drift + panel, c->bounds + panel, g->groups,
                        most);
@@ -159,30 +221,51 @@ static int search_groups(const chunk *c, const uint64_t *doubts, uint8_t *nearer
     return found;
 }
 
+/* Whether the bytes of the listed rows can tell centroids at the rows' distances apart. */
+static int tell_apart(const float *margins, const float *errors, const uint8_t *rows, int n) {
+    float margin = 0, error = 0;
+    for (int i = 0; i < n; i++) {
+        margin += margins[rows[i]];
+        error += errors[rows[i]];
+    }
+    return 8 * margin < error;
+}
+
+size_t fpq_doubt_scratch(const fpq_codebooks *cb) {
+    return (size_t)FPQ_ASSIGN_ROWS * (size_t)cb->dsub * sizeof(float) + fpq_nearest_scratch(cb);
+}
+
 void fpq_nearest_in_doubt(const fpq_kernels *kern, const grouped *g, const float *x, ptrdiff_t ldx, int n, int32_t *ids,
-                          float *errors, uint16_t *bounds, const uint16_t *drift, float *scratch) {
+                          float *errors, uint16_t *bounds, const uint16_t *drift, char *scratch) {
     const int d = g->packed->d;
-    float square[FPQ_ASSIGN_ROWS];
+    float square[FPQ_ASSIGN_ROWS], *products = (float *)(void *)scratch + FPQ_ASSIGN_ROWS * (ptrdiff_t)d;
     uint64_t doubts[FPQ_ASSIGN_ROWS];
     uint8_t rows[FPQ_ASSIGN_ROWS];
-    int known = 1, pairs = 0;
+    int known = 1, pairs = 0, count = 0;
     x += g->packed->from;
-    const chunk c = {kern, g, x, ldx, n, ids, errors, square, bounds, drift};
+    chunk c = {kern, g, x, ldx, n, ids, errors, square, bounds, drift, (float *)(void *)scratch, products, NULL};
     for (int i = 0; i < n; i++) known &= ids[i] >= 0;
     if (known) {
-        kern->doubt(x, ldx, n, d, &g->ruler, g->rows, ids, bounds, drift, g->groups, square, errors, doubts);
+        kern->doubt(x, ldx, n, d, &g->ruler, g->packed->rows, ids, bounds, drift, g->groups, square, errors, doubts);
         for (int i = 0; i < n; i++) pairs += fpq_popcount(doubts[i]);
     } else {
         for (int i = 0; i < n; i++) square[i] = kern->ip_f32(x + i * ldx, x + i * ldx, d);
     }
-    if (known && pairs <= n * g->groups * 5 / 8) {
-        const int found = search_groups(&c, doubts, rows);
-        for (int i = 0; i < found; i++) memcpy(scratch + (ptrdiff_t)i * d, x + rows[i] * ldx, (size_t)d * sizeof(float));
-        search_all(&c, scratch, d, rows, found);
-    } else {
-        for (int i = 0; i < n; i++) rows[i] = (uint8_t)i;
-        search_all(&c, x, ldx, rows, n);
+    const int by_group = known && pairs <= n * g->groups * 5 / 8;
+    for (int i = 0; i < n; i++) {
+        rows[count] = (uint8_t)i;
+        count += !by_group || doubts[i];
     }
+    fpq_byte_rows bytes;
+    if (g->has_bytes) {
+        fpq_byte_rows_place((char *)(products + FPQ_BYTE_TILE * fpq_products_ld(g->packed->k)), FPQ_ASSIGN_ROWS, &g->packed->bytes,
+                            &bytes);
+        fpq_products_start(products, g->packed->k);
+        for (int i = 0; i < count; i++) fpq_byte_rows_put(kern, &bytes, rows[i], x + rows[i] * ldx, d);
+        if (!known || tell_apart(bytes.margin, errors, rows, count)) c.bytes = &bytes;
+    }
+    if (by_group) count = search_groups(&c, doubts, rows);
+    (c.bytes ? search_all_bytes : search_all)(&c, rows, count);
 }
 
 void fpq_add_drift(const grouped *g, const float *before, const float *centroids, int dsub, uint16_t *drift) {

@@ -20,7 +20,8 @@ typedef struct {
     const fpq_packed_codebook *packed;
     int groups, span, blocks;              /* blocks: of 16 columns that hold a group */
     float *packed_groups, *bias;           /* (groups, blocks, d, 16), (groups, blocks, 16) */
-    float *rows;                           /* (k, d), centred */
+    int has_bytes;
+    fpq_byte_codebook bytes;               /* of the groups */
     fpq_ruler ruler;
 } fpq_grouped_codebook;
 
@@ -29,9 +30,10 @@ fpq_grouped_codebook *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_pac
                                           int threads);
 
 /* Nearest centroids and squared distances of n <= FPQ_ASSIGN_ROWS centred rows x (n, d) in one subspace; ids are those of the
- * iteration before, or -1. scratch: n * d floats. */
+ * iteration before, or -1. scratch: fpq_doubt_scratch(cb) bytes. */
+size_t fpq_doubt_scratch(const fpq_codebooks *cb);
 void fpq_nearest_in_doubt(const fpq_kernels *kern, const fpq_grouped_codebook *codebook, const float *x, ptrdiff_t d, int n,
-                          int32_t *ids, float *errors, uint16_t *bounds, const uint16_t *drift, float *scratch);
+                          int32_t *ids, float *errors, uint16_t *bounds, const uint16_t *drift, char *scratch);
 
 /* Adds the ways from `before` to the centroids (k, dsub) of a subspace to its drift. */
 void fpq_add_drift(const fpq_grouped_codebook *codebook, const float *before, const float *centroids, int dsub,

@@ -60,10 +60,10 @@ static float squared_distance(const fpq_packed_codebook *packed, const float *x,
 }
 
 /* What a chunk of rows goes through in all active subspaces: assignment to the nearest centroids and sums at once or, when a
- * limit moves rows in between, one after the other. x is scratch for 2 FPQ_ASSIGN_ROWS rows. */
+ * limit moves rows in between, one after the other. x is scratch for FPQ_ASSIGN_ROWS rows, scratch for the search. */
 enum { ASSIGN = 1, SUM = 2 };
 
-static void do_chunk(const step *s, int chunk, int work, float *x) {
+static void do_chunk(const step *s, int chunk, int work, float *x, char *scratch) {
     const fpq_kernels *kern = fpq_active();
     const ptrdiff_t d = s->data->x.d;
     const int64_t end = chunk_end(s, chunk);
@@ -81,9 +81,9 @@ static void do_chunk(const step *s, int chunk, int work, float *x) {
                 if (s->grouped)
                     fpq_nearest_in_doubt(kern, s->grouped + j, x, d, n, ids, errors,
                                          s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
-                                         s->bounds->drift + (ptrdiff_t)j * s->bounds->groups, x + FPQ_ASSIGN_ROWS * d);
+                                         s->bounds->drift + (ptrdiff_t)j * s->bounds->groups, scratch);
                 else
-                    fpq_nearest_rows(kern, packed, x, d, n, ids, errors);
+                    fpq_nearest_rows(kern, packed, x, d, n, ids, errors, scratch);
             } else {
                 memcpy(before, s->before + j * s->ld + i, (size_t)n * sizeof *ids);
                 for (int r = 0; r < n; r++) errors[r] = squared_distance(packed, x + r * d + packed->from, ids[r]);
@@ -99,11 +99,17 @@ static void do_chunk(const step *s, int chunk, int work, float *x) {
     }
 }
 
-static void do_chunks(const step *s, int work, float *scratch, int threads) {
-    const size_t each = 2 * (size_t)FPQ_ASSIGN_ROWS * (size_t)s->data->x.d;
+static size_t rows_size(const fpq_rows *data) {
+    return (size_t)FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float);
+}
+
+static void do_chunks(const step *s, int work, char *scratch, int threads) {
+    const size_t rows = rows_size(s->data), each = rows + fpq_doubt_scratch(s->cb);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int chunk = 0; chunk < s->chunks; chunk++)
-        do_chunk(s, chunk, work, scratch + (size_t)FPQ_THREAD_NUMBER() * each);
+    for (int chunk = 0; chunk < s->chunks; chunk++) {
+        char *mine = scratch + (size_t)FPQ_THREAD_NUMBER() * each;
+        do_chunk(s, chunk, work, (float *)(void *)mine, mine + rows);
+    }
 }
 
 int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int64_t chunk_rows,
@@ -116,7 +122,7 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
     threads = fpq_threads(threads, chunks > m ? chunks : m);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
     fpq_grouped_codebook *grouped = bounds->groups && packed ? fpq_group_codebooks(cb, packed, bounds, threads) : NULL;
-    float *scratch = fpq_alloc(2 * (size_t)threads * FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float));
+    char *scratch = fpq_alloc((size_t)threads * (rows_size(data) + fpq_doubt_scratch(cb)));
     int32_t *before = limit > 0 ? fpq_alloc((size_t)m * (size_t)data->n * sizeof *ids) : NULL;
     int64_t *counts = fpq_alloc((size_t)m * (size_t)k * sizeof *counts);
     step s = {.cb = cb, .data = data, .packed = packed, .grouped = grouped, .bounds = bounds, .active = active, .chunks = chunks,
@@ -149,32 +155,32 @@ done:
     return status;
 }
 
-static void means(const fpq_codebooks *cb, int j, int chunks, float *sums, const float *offset, int64_t *counts) {
+static void mean(const fpq_codebooks *cb, int j, int c, int chunks, float *sums, const float *offset, int64_t *count) {
     const size_t each = table_floats(cb);
     const int d = cb->offsets[j + 1] - cb->offsets[j];
-    for (int c = 0; c < cb->k; c++) {
-        float *centroid = cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub;
-        counts[c] = 0;
-        for (int chunk = 0; chunk < chunks; chunk++) counts[c] += sizes_in(cb, sums + (size_t)chunk * each)[c];
-        for (int t = 0; counts[c] && t < d; t++) {
-            double sum = 0;
-            for (int chunk = 0; chunk < chunks; chunk++) sum += sums[(size_t)chunk * each + (size_t)c * (size_t)d + (size_t)t];
-            centroid[t] = (float)(offset[t] + sum / (double)counts[c]);
-        }
+    float *centroid = cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub;
+    *count = 0;
+    for (int chunk = 0; chunk < chunks; chunk++) *count += sizes_in(cb, sums + (size_t)chunk * each)[c];
+    for (int t = 0; *count && t < d; t++) {
+        double sum = 0;
+        for (int chunk = 0; chunk < chunks; chunk++) sum += sums[(size_t)chunk * each + (size_t)c * (size_t)d + (size_t)t];
+        centroid[t] = (float)(offset[t] + sum / (double)*count);
     }
 }
 
 int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
                      int threads) {
+    const int all = cb->m * cb->k;
     float *offset = fpq_alloc((size_t)cb->offsets[cb->m] * sizeof(float));
     if (!offset) return -1;
-    threads = fpq_threads(threads, cb->m);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int j = 0; j < cb->m; j++) {
-        if (!active[j]) continue;
-        fpq_centre(cb, j, offset + cb->offsets[j]);
-        means(cb, j, chunks, sums + (size_t)j * (size_t)chunks * table_floats(cb), offset + cb->offsets[j],
-              counts + (ptrdiff_t)j * cb->k);
+    for (int j = 0; j < cb->m; j++)
+        if (active[j]) fpq_centre(cb, j, offset + cb->offsets[j]);
+    threads = fpq_threads(threads, all);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int p = 0; p < all; p++) {
+        const int j = p / cb->k;
+        if (active[j])
+            mean(cb, j, p % cb->k, chunks, sums + (size_t)j * (size_t)chunks * table_floats(cb), offset + cb->offsets[j], counts + p);
     }
     fpq_free(offset);
     return 0;
