@@ -4,6 +4,7 @@
  * same kernel for one query and for many. So the answer and its bits do not depend on the batch. */
 #include <float.h>
 
+#include "distance/few.h"
 #include "distance/stored.h"
 #include "kernels.h"
 #include "portable.h"
@@ -79,6 +80,7 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
 
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
                     int inner_product, int k, float *distances, int64_t *ids, int threads) {
+    if (fpq_are_few(x, nq, pop, k)) return fpq_few_search(x, queries, nq, pop, inner_product, k, distances, ids, threads);
     const int d = (int)x->d, group = nq < DIRECT ? DIRECT : QUERIES;
     const flat f = {.kern = fpq_active(), .x = x, .norms = norms, .queries = queries, .pop = pop,
                     .inner_product = inner_product, .slack = (float)(d + 16) * FLT_EPSILON};
