@@ -15,7 +15,7 @@ typedef struct {
 } fpq_features;
 
 const fpq_features *fpq_cpu_features(void);
-const char *fpq_isa(void);                 /* name of the table in use: scalar, avx2, avx512bw, avx512 (with VBMI), neon */
+const char *fpq_isa(void);                 /* name of the table in use: scalar, avx2, avx512bw, avx512 (with VBMI and VNNI), neon */
 const char *fpq_isa_at(int i);             /* i-th instruction set that runs here, slowest first; NULL past the end */
 int fpq_use_isa(const char *name);         /* 0, or -1 if it is unknown or does not run here */
 int fpq_has_openmp(void);

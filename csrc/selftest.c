@@ -681,7 +681,7 @@ static problem random_problem(int k, int n) {
     int64_t *rows = by_rows ? INPUT(int64_t, n) : NULL;
     offsets[0] = 0;
     for (int j = 0; j < m; j++) {
-        const int width = below(4) ? 1 + below(7) : 30 + below(40); /* products of bytes from 32 on */
+        const int width = below(4) ? 1 + below(7) : 50 + below(50); /* products of bytes from 64 on */
         offsets[j + 1] = offsets[j] + width;
         dsub = width > dsub ? width : dsub;
     }
@@ -845,7 +845,7 @@ static void test_kmeans_step(void) {
         const float *got = centroids[0] + j * k * p.cb.dsub, *start = p.cb.centroids + j * k * p.cb.dsub;
         if (!active[j] || !update) CHECK(SAME(got, start, k * p.cb.dsub));
         if (!active[j]) continue;
-        double sum[17][70] = {{0}}, error[17] = {0};
+        double sum[17][100] = {{0}}, error[17] = {0};
         int count[17] = {0}, worst[17] = {0}, differ = 0, near_errors = 1, right_counts = 1, right = 1;
         for (int i = 0; i < n; i++) {
             const int id = ids[0][j * n + i];
@@ -878,7 +878,7 @@ static void test_kmeans_step(void) {
 
 /* Some iterations with bounds and without: the same bits, as long as no cluster is empty. */
 static void test_bounds(void) {
-    const problem p = random_problem(ANY_OF(8, 16, 17, 40, 65, 130, 300), below(4) ? size() + 400 : 2000);
+    const problem p = random_problem(ANY_OF(8, 16, 17, 40, 65, 130, 600), below(4) ? size() + 700 : 2000);
     const int n = p.n, m = p.m, k = p.k, ld = n + below(3), all = m * ld, floats = m * k * p.cb.dsub;
     const int groups = 16 * (1 + below(FPQ_BLOCKS(k) < 4 ? FPQ_BLOCKS(k) : 4)), known = below(n + 1);
     fpq_bounds bounds[3];
@@ -1134,7 +1134,7 @@ static void test_ivf_search(void) {
 
 static void test_flat(void) {
     origin = (float)ANY_OF(0, 0, 100);
-    const int n = ANY_OF(0, 1, 63, 65, 200, 3000), d = ANY_OF(1, 7, 16, 33), nq = ANY_OF(1, 3, 4, 5, 64, 65, 130);
+    const int n = ANY_OF(0, 1, 63, 65, 200, 3000), d = ANY_OF(1, 7, 16, 33, 70), nq = ANY_OF(1, 3, 4, 5, 64, 65, 130);
     const int top = ANY_OF(1, 3, 10, 100), inner_product = below(2);
     const fpq_matrix x = matrix(n, d, below(5));
     const fpq_population pop = random_population(n);

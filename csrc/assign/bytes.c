@@ -6,7 +6,7 @@
 
 #include "portable.h"
 
-enum { LEAST_D = 32, LEAST_K = 64 };
+enum { LEAST_D = 64, LEAST_K = 64 };
 
 static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 

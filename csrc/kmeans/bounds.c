@@ -11,7 +11,9 @@
 /* In units of an eighth of the codebook's radius: the longest distances still fit, and so does a long way of the centroids. */
 #define UNITS (65535.f / 8)
 
-enum { MOST_GROUPS = 64, MOST_BYTE_BLOCKS = 4 }; /* columns of a group in the bits of a word */
+enum { MOST_GROUPS = 64 };
+/* Bytes pay where a row meets many centroids again; a word has a bit for each of a group. */
+enum { LEAST_BYTE_K = 512, MOST_BYTE_BLOCKS = 4 };
 
 typedef fpq_grouped_codebook grouped;
 
@@ -50,7 +52,7 @@ grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook 
     const int blocks = FPQ_BLOCKS(span);
     const size_t columns = (size_t)groups * (size_t)blocks * FPQ_BLOCK, dsub = (size_t)cb->dsub;
     const size_t head = round_up((size_t)cb->m * sizeof(grouped) / sizeof(float) + 1);
-    const int has_bytes = packed->has_bytes && blocks <= MOST_BYTE_BLOCKS;
+    const int has_bytes = packed->has_bytes && cb->k >= LEAST_BYTE_K && blocks <= MOST_BYTE_BLOCKS;
     const size_t bytes = has_bytes ? fpq_byte_codebook_size(groups * blocks, cb->dsub) / sizeof(float) + 2 * dsub : 0;
     const size_t each = columns * (dsub + 1) + round_up(bytes);
     float *memory = fpq_alloc((head + (size_t)cb->m * each) * sizeof(float));
