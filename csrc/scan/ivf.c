@@ -10,7 +10,9 @@
 #include "scan/terms.h"
 #include "threads.h"
 
-enum { TERMS_PROBES = 16 };                /* from which on terms are faster than rough tables */
+/* TERMS_PROBES: from which on terms are faster than rough tables. CHUNK: queries whose answers lie side by side go to one
+ * thread, as heaps that share a cache line hold up two. */
+enum { TERMS_PROBES = 16, CHUNK = 16 };
 
 typedef struct {
     const fpq_adc *adc;
@@ -140,6 +142,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     /* Few queries share their probes among the threads: every ranges-th list each. */
     const int ranges = nq < threads ? threads : 1, tasks = (int)nq * ranges;
     threads = fpq_threads(threads, tasks);
+    const int share = tasks / threads / 4, chunk = share < 1 ? 1 : share < CHUNK ? share : CHUNK;
     char *memory = fpq_alloc((size_t)threads * each);
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
     fpq_terms terms = {.adc = adc};
@@ -149,7 +152,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
         status = fpq_terms_make(adc, lists, probes, nq * n_probe, &terms, threads);
     if (status) goto done;
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(dynamic, chunk) num_threads(threads)
     for (int task = 0; task < tasks; task++) {
         if (fpq_stopped(&poll)) continue;
         const int64_t i = task / ranges, at = (int64_t)task * k;
