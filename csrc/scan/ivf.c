@@ -12,7 +12,7 @@
 
 /* TERMS_PROBES: from which on terms are faster than rough tables. CHUNK: queries whose answers lie side by side go to one
  * thread, as heaps that share a cache line hold up two. */
-enum { TERMS_PROBES = 16, CHUNK = 16 };
+enum { TERMS_PROBES = 8, CHUNK = 16 };
 
 typedef struct {
     const fpq_adc *adc;
