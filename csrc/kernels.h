@@ -115,6 +115,8 @@ enum { FPQ_SIEVE_LIMIT = 254 };
                      uint8_t *sums, uint64_t *near))                                                                 \
     /* Bit i is set where x[i] <= limit, 64 numbers. */                                                              \
     X(uint64_t, at_most, (const float *x, float limit))                                                              \
+    /* The same of 64 bytes; limit < 255. */                                                                         \
+    X(uint64_t, bytes_at_most, (const uint8_t *x, int limit))                                                        \
     /* Bit i is set where x[i] + shift >= least[i], 64 numbers. */                                                   \
     X(uint64_t, at_least, (const float *x, float shift, const float *least))                                         \
     /* Bit i of n <= 64 is set where the sum over t of (q[t] - 4 codes[i * size + t])^2 is at most limit. */          \

@@ -593,6 +593,13 @@ static void test_at_most(void) {
     for (int i = 0; i < 64; i++) CHECK((kern->at_most(x, limit) >> i & 1) == (x[i] <= limit));
 }
 
+static void test_bytes_at_most(void) {
+    uint8_t *x = INPUT(uint8_t, 64);
+    const int limit = below(255);
+    for (int i = 0; i < 64; i++) x[i] = (uint8_t)(below(2) ? below(256) : limit + below(2));
+    CHECK(kern->bytes_at_most(x, limit) == spec->bytes_at_most(x, limit));
+}
+
 static void test_at_least(void) {
     float *x = numbers(64), *least = numbers(64), shift = number();
     for (int i = 0; i < 16; i++) least[i] = x[i] + shift;

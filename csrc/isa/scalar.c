@@ -136,6 +136,12 @@ static void sieve4(const fpq_sieve *sieve, const uint8_t *blocks, int code_size,
     }
 }
 
+static uint64_t bytes_at_most(const uint8_t *x, int limit) {
+    uint64_t bits = 0;
+    for (int i = 0; i < 64; i++) bits |= (uint64_t)(x[i] <= limit) << i;
+    return bits;
+}
+
 static uint64_t at_most(const float *x, float limit) {
     uint64_t bits = 0;
     for (int i = 0; i < 64; i++) bits |= (uint64_t)(x[i] <= limit) << i;

@@ -54,6 +54,7 @@ typedef __m256i vb; /* bytes */
 #define BYTES 32
 #define BLOCK_MASK 0xffffffffull
 
+FPQ_INLINE vb vb_set(uint8_t x) { return _mm256_set1_epi8((char)x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 FPQ_INLINE void vb_store(uint8_t *p, vb x) { _mm256_storeu_si256((__m256i *)p, x); }
 FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p)); }

@@ -42,6 +42,7 @@ typedef __m512i vb;
 #define BYTES 64
 #define BLOCK_MASK 0xffffffffffffffffull
 
+FPQ_INLINE vb vb_set(uint8_t x) { return _mm512_set1_epi8((char)x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 FPQ_INLINE void vb_store(uint8_t *p, vb x) { _mm512_storeu_si512(p, x); }
 FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }

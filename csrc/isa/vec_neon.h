@@ -51,6 +51,7 @@ typedef uint8x16_t vb;
 #define BYTES 16
 #define BLOCK_MASK 0xffffull
 
+FPQ_INLINE vb vb_set(uint8_t x) { return vdupq_n_u8(x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return vld1q_u8(p); }
 FPQ_INLINE void vb_store(uint8_t *p, vb x) { vst1q_u8(p, x); }
 FPQ_INLINE vb vb_table(const uint8_t *p) { return vld1q_u8(p); }

@@ -5,12 +5,14 @@
 
 #include "portable.h"
 
-enum { MANY = 24, FEW = 16 }; /* rows of a block that are worth looking at all; rows that are not worth a table */
+/* MANY: rows of a block that are worth looking at all. FEW: rows that are not worth a table. SAMPLE: blocks. */
+enum { MANY = 24, FEW = 16, SAMPLE = 4 };
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks, const int64_t *ids) {
     const fpq_kernels *kern = fpq_active();
     return (fpq_scan){.kern = kern, .adc = adc, .blocks = blocks, .ids = ids, .code_size = fpq_code_size(adc->m, adc->nbits),
-                      .sieves = kern->fast_sieve && (adc->nbits == 8 || adc->nbits == 4)};
+                      .sieves = kern->fast_sieve && (adc->nbits == 8 || adc->nbits == 4),
+                      .counts = adc->nbits == 4 || !kern->sieve_minima};
 }
 
 static void push(const fpq_scan *s, fpq_topk *top, float distance, int64_t row) {
@@ -45,6 +47,10 @@ static void scan_rows(const fpq_scan *s, const fpq_query *query, int64_t block, 
     }
 }
 
+static void add_bytes(const fpq_scan *s, const fpq_sieve *tables, const int32_t *which, int n, uint8_t *sums, uint64_t *near) {
+    (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(tables, s->blocks, s->code_size, which, n, sums, near);
+}
+
 /* In stages, as many blocks have no near row left after some of the subquantizers. */
 static int sieve(const fpq_scan *s, const fpq_query *query, int32_t *which, uint64_t *rows, int n) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
@@ -55,7 +61,7 @@ static int sieve(const fpq_scan *s, const fpq_query *query, int32_t *which, uint
         const fpq_sieve tables = {.entries = query->entries, .minima = query->minima, .order = query->order + ends[stage],
                                   .n = ends[stage + 1] - ends[stage]};
         if (!tables.n) continue;
-        (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(&tables, s->blocks, s->code_size, which, n, sums, near);
+        add_bytes(s, &tables, which, n, sums, near);
         int alive = 0;
         for (int i = 0; i < n; i++) {
             which[alive] = which[i];
@@ -68,9 +74,70 @@ static int sieve(const fpq_scan *s, const fpq_query *query, int32_t *which, uint
     return n;
 }
 
+/* A distance that at least k rows of the first blocks do not exceed, and not many more; INFINITY if there are too few rows. */
+static float within(const fpq_scan *s, const fpq_query *query, const int32_t *which, const uint64_t *rows, int n, int k) {
+    FPQ_ALIGN(64) float sums[SAMPLE * 64];
+    float survey[3];
+    int sampled = 0, blocks = 0;
+    for (; sampled < 2 * k; blocks++) {
+        if (blocks == n / 2 || blocks == SAMPLE) return INFINITY;
+        const uint8_t *codes = s->blocks + (ptrdiff_t)which[blocks] * 64 * s->code_size;
+        s->kern->adc(query->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, codes, sums + blocks * 64);
+        sampled += fpq_popcount(rows[blocks]);
+    }
+    s->kern->survey(sums, blocks * 64, survey);
+    float low = survey[0], high = survey[1];
+    for (int step = 0; step < 8; step++) {
+        const float middle = low + (high - low) / 2;
+        int count = 0;
+        for (int b = 0; b < blocks; b++) count += fpq_popcount(rows[b] & s->kern->at_most(sums + b * 64, middle));
+        if (count < k)
+            low = middle;
+        else
+            high = middle;
+        if (count >= k && count <= k + k / 8) break;
+    }
+    return high + query->offset;
+}
+
+/* While k rows are not known: leaves in rows those that may be among the k nearest, by bytes alone. 0: too few rows. */
+static int choose(const fpq_scan *s, fpq_query *query, const int32_t *which, uint64_t *rows, int n, int k) {
+    FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
+    uint64_t near[FPQ_RUN];
+    const fpq_sieve tables = {.entries = query->entries, .minima = query->minima, .order = query->order, .n = s->adc->m};
+    const float limit = s->counts ? within(s, query, which, rows, n, k) : INFINITY;
+    if (!(limit < INFINITY) || !fpq_query_tighten(s->kern, s->adc, limit, query)) return 0;
+    memset(sums, 0, (size_t)n * 64);
+    add_bytes(s, &tables, which, n, sums, near);
+    int low = -1, high = FPQ_SIEVE_LIMIT; /* k rows are within high, as they are within limit */
+    while (high - low > 1) {
+        const int middle = (low + high) / 2;
+        int count = 0;
+        for (int b = 0; b < n; b++) count += fpq_popcount(rows[b] & s->kern->bytes_at_most(sums + b * 64, middle));
+        if (count < k)
+            low = middle;
+        else
+            high = middle;
+    }
+    const int most = high + fpq_query_spare(s->adc, query);
+    for (int b = 0; b < n; b++) rows[b] &= s->kern->bytes_at_most(sums + b * 64, most < FPQ_SIEVE_LIMIT ? most : FPQ_SIEVE_LIMIT);
+    return 1;
+}
+
+/* Exact sums of what the sieve has left. */
+static void scan_left(const fpq_scan *s, const fpq_query *query, const int32_t *which, const uint64_t *rows, int n, fpq_topk *top) {
+    for (int i = 0; i < n; i++) (fpq_popcount(rows[i]) > MANY ? scan_block : scan_rows)(s, query, which[i], rows[i], top);
+}
+
 void fpq_scan_run(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
     int i = 0;
-    if (n && (!s->sieves || fpq_topk_limit(top) == INFINITY)) fpq_query_make_exact(s->adc, query);
+    if (n && (!s->sieves || fpq_topk_limit(top) == INFINITY)) {
+        fpq_query_make_exact(s->adc, query);
+        if (s->sieves && choose(s, query, which, rows, n, top->k)) {
+            scan_left(s, query, which, rows, n, top);
+            return;
+        }
+    }
     for (; i < n && (!s->sieves || fpq_topk_limit(top) == INFINITY); i++) scan_block(s, query, which[i], rows[i], top);
     if (i == n) return;
     const float limit = fpq_topk_limit(top);
@@ -81,5 +148,5 @@ void fpq_scan_run(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t 
     int left = 0;
     for (int b = i; b < n; b++) left += fpq_popcount(rows[b]);
     if (left > FEW) fpq_query_make_exact(s->adc, query);
-    for (; i < n; i++) (fpq_popcount(rows[i]) > MANY ? scan_block : scan_rows)(s, query, which[i], rows[i], top);
+    scan_left(s, query, which + i, rows + i, n - i, top);
 }

@@ -118,11 +118,16 @@ void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
 /* Terms are rounded in float32, which may put each of two a little above the number of steps that it has. */
 #define STEP_ERROR 0.05f
 
+/* Bounds the rounding errors of distances in float32 of at most limit. */
+static float slack_of(const fpq_adc *adc, const fpq_query *query, float limit) {
+    return (query->magnitude + fabsf(limit)) * (float)(2 * adc->m + adc->dsub + 8) * FLT_EPSILON;
+}
+
 /* A row whose distance in float32 is at most limit has, in exact arithmetic and by rough tables, entries above the least of their
  * tables that add up to at most limit - offset - base + slack; so its bytes, rounded down, add up to at most FPQ_SIEVE_LIMIT. */
 int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query) {
     const int ld = fpq_ld_table(adc);
-    const float slack = (query->magnitude + fabsf(limit)) * (float)(2 * adc->m + adc->dsub + 8) * FLT_EPSILON;
+    const float slack = slack_of(adc, query, limit);
     const float cut = query->terms[0] ? STEP_ERROR * query->step * (float)adc->m : 0;
     const float width = limit - query->offset - query->base + slack + cut;
     const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / (width * 1.0001f) : width <= 1e-30f ? 1e30f : 0;
@@ -143,4 +148,11 @@ int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, 
     }
     query->limit = limit;
     return 1;
+}
+
+/* Each byte is less than one step too low. */
+int fpq_query_spare(const fpq_adc *adc, const fpq_query *query) {
+    const float slack = slack_of(adc, query, query->limit), width = query->limit - query->offset - query->base + slack;
+    const float steps = width > 1e-30f ? 2 * slack / width * FPQ_SIEVE_LIMIT : FPQ_SIEVE_LIMIT;
+    return adc->m + 1 + (int)steps;
 }

@@ -34,5 +34,7 @@ void fpq_query_sort(const fpq_adc *adc, fpq_query *query); /* tables that rule r
 
 /* Make the bytes for rows with distances of at most limit; 0 if there can be none. */
 int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query);
+/* Of exact tables: the bytes of rows that are no farther than a row whose bytes add up to b add up to at most b and this. */
+int fpq_query_spare(const fpq_adc *adc, const fpq_query *query);
 
 #endif
