@@ -87,9 +87,9 @@ static int out_of_reach(const visitor *v, int64_t list, float limit) {
     return gap > 0 && margin * gap * gap > limit;
 }
 
-/* Call up what the first stage of the sieve will read of a list. */
-static void fetch_list(const fpq_scan *s, const visitor *v, int64_t list) {
-    const int planes = s->code_size < 8 ? s->code_size : s->code_size / 2;
+/* Call up what will be read of a list: all codes, or by the first stage of the sieve. */
+static void fetch_list(const fpq_scan *s, const visitor *v, int64_t list, int all) {
+    const int planes = all || s->code_size < 8 ? s->code_size : s->code_size / 2;
     for (int64_t b = v->lists->first[list]; b < v->lists->first[list + 1]; b++) {
         const uint8_t *codes = s->blocks + (ptrdiff_t)v->lists->chain[b] * 64 * s->code_size;
         for (int o = 0; o < planes; o++) FPQ_PREFETCH(codes + v->queries->order[o] * s->adc->nbits / 8 * 64);
@@ -126,7 +126,7 @@ static void scan_probes(const fpq_scan *s, const visitor *v, const int64_t *prob
             if (is_wanted(v, probes[p], fpq_topk_limit(top))) {
                 lists[found++] = probes[p];
                 const int ahead = v->per_list ? p : p + step; /* to be there when tables are made, or one list later */
-                if (ahead < n) fetch_list(s, v, probes[ahead]);
+                if (ahead < n) fetch_list(s, v, probes[ahead], !rough);
             }
         if (found) enter_lists(v, lists, found, rough, probes[p < n ? p : 0]);
         for (int i = 0; i < found; i++) scan_list(s, v->lists, lists[i], v->queries + i, top);

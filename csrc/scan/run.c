@@ -126,6 +126,8 @@ static int choose(const fpq_scan *s, fpq_query *query, const int32_t *which, uin
 
 /* Exact sums of what the sieve has left. */
 static void scan_left(const fpq_scan *s, const fpq_query *query, const int32_t *which, const uint64_t *rows, int n, fpq_topk *top) {
+    for (int i = 0; i < n && s->ids; i++)
+        for (uint64_t left = rows[i]; left; left &= left - 1) FPQ_PREFETCH(s->ids + (ptrdiff_t)which[i] * 64 + fpq_lowest_bit(left));
     for (int i = 0; i < n; i++) (fpq_popcount(rows[i]) > MANY ? scan_block : scan_rows)(s, query, which[i], rows[i], top);
 }
 
