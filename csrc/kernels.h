@@ -37,7 +37,7 @@ typedef struct {
     int d;                                 /* a multiple of 4 */
 } fpq_byte_columns;
 
-enum { FPQ_ROUGH = 4 };
+enum { FPQ_TABLES = 4 };                   /* tables that are made in one pass */
 
 /* Sums of bytes up to this pass the sieve. */
 enum { FPQ_SIEVE_LIMIT = 254 };
@@ -86,15 +86,14 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     /* left[i] = min(left[i], distance[i][keep]) unless keep < 0, then sum[t] = sum over i < n of min(left[i], distance[i][t]); \
      * distance (n, 16). */                                                                                          \
     X(void, lower, (const float *distance, int n, int keep, float *left, float *sum))                                \
-    /* out[c] = sum over t of (q[t] - c[t])^2, added in the order of t, each product rounded (no fused multiply-add), \
-     * so that every instruction set gives the same bits. */                                                         \
-    X(void, table_l2, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
-    /* table_l2 of n <= FPQ_ROUGH queries, ldq apart, up to rounding, in any order and with fused multiply-adds; and the \
-     * least entry of each. */                                                                                       \
+    /* Tables of n <= FPQ_TABLES queries, ldq apart: out[i][c] = sum over t of (q[i][t] - c[t])^2, added in the order of t, each \
+     * product rounded (no fused multiply-add), so that every instruction set gives the same bits. */                \
+    X(void, table_l2, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out)) \
+    /* out[i][c] = -(sum over t of q[i][t] * c[t]), in the same way. */                                              \
+    X(void, table_ip, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out)) \
+    /* table_l2 up to rounding, in any order and with fused multiply-adds; and the least entry of each. */            \
     X(void, rough_l2, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out, \
                        float *least))                                                                                \
-    /* out[c] = -(sum over t of q[t] * c[t]), in the same way. */                                                    \
-    X(void, table_ip, (const float *q, int d, const float *packed, int n_blocks, float *out))                        \
     /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \
     X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))             \
     /* The least and the largest of n >= 1 numbers, and their sum, added in any order. */                             \

@@ -446,12 +446,15 @@ static void test_accumulate(void) {
 
 #define TEST_TABLE(name, inner_product)                                                       \
     static void test_##name(void) {                                                           \
-        const int d = size() + 1, k = size() + 1, width = FPQ_BLOCKS(k) * 16;                 \
-        const float *q = numbers(d), *c = numbers(k * d), *columns = packed(c, k, d, d);      \
-        OUTPUTS(float, out, width);                                                           \
-        FOR_BOTH (*use)->name(q, d, columns, FPQ_BLOCKS(k), out[WAY]);                        \
-        CHECK(SAME(out[0], out[1], width));                                                   \
-        for (int j = 0; j < k; j++) CHECK(is_distance(out[0][j], inner_product, q, c + j * d, d)); \
+        const int d = size() + 1, k = size() + 1, width = FPQ_BLOCKS(k) * 16, n = 1 + below(FPQ_TABLES), ldq = d + below(3); \
+        const float *q = numbers(n * ldq), *c = numbers(k * d), *columns = packed(c, k, d, d); \
+        float *out[2][FPQ_TABLES];                                                            \
+        for (int i = 0; i < n; i++) out[0][i] = OUTPUT(float, width), out[1][i] = OUTPUT(float, width); \
+        FOR_BOTH (*use)->name(q, ldq, n, d, columns, FPQ_BLOCKS(k), out[WAY]);                \
+        for (int i = 0; i < n; i++) {                                                         \
+            CHECK(SAME(out[0][i], out[1][i], width));                                         \
+            for (int j = 0; j < k; j++) CHECK(is_distance(out[0][i][j], inner_product, q + i * ldq, c + j * d, d)); \
+        }                                                                                     \
     }
 TEST_TABLE(table_l2, 0)
 TEST_TABLE(table_ip, 1)
@@ -521,15 +524,15 @@ static void test_quantize_sums(void) {
 }
 
 static void test_rough_l2(void) {
-    const int d = size(), blocks = 1 + below(17), columns = blocks * FPQ_BLOCK, n = 1 + below(FPQ_ROUGH), ldq = d + below(3);
+    const int d = size(), blocks = 1 + below(17), columns = blocks * FPQ_BLOCK, n = 1 + below(FPQ_TABLES), ldq = d + below(3);
     const float *q = numbers(n * ldq), *c = packed(numbers(columns * d), columns, d, d);
-    float *exact = OUTPUT(float, columns), *out[FPQ_ROUGH], *least = OUTPUT(float, n);
+    float *exact = OUTPUT(float, columns), *out[FPQ_TABLES], *least = OUTPUT(float, n);
     int right = 1;
     for (int i = 0; i < n; i++) out[i] = OUTPUT(float, columns);
     kern->rough_l2(q, ldq, n, d, c, blocks, out, least);
     for (int i = 0; i < n; i++) {
         float lowest = INFINITY;
-        spec->table_l2(q + i * ldq, d, c, blocks, exact);
+        spec->table_l2(q + i * ldq, ldq, 1, d, c, blocks, &exact);
         for (int e = 0; e < columns; e++) {
             right &= fabsf(out[i][e] - exact[e]) <= (kind == REALS ? (float)(d + 2) * FLT_EPSILON * exact[e] : 0);
             lowest = out[i][e] < lowest ? out[i][e] : lowest;

@@ -66,34 +66,36 @@ static void lower(const float *distance, int n, int keep, float *FPQ_RESTRICT le
     for (int t = 0; t < 16; t++) sum[t] = sums[t];
 }
 
-static void table_l2(const float *q, int d, const float *packed, int n_blocks, float *out) {
-    for (int b = 0; b < n_blocks; b++)
-        for (int c = 0; c < FPQ_BLOCK; c++) {
+static void table_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out) {
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < n_blocks * FPQ_BLOCK; c++) {
+            const float *column = packed + (ptrdiff_t)(c / FPQ_BLOCK) * d * FPQ_BLOCK + c % FPQ_BLOCK;
             float sum = 0;
             for (int t = 0; t < d; t++) {
-                const float difference = q[t] - packed[((ptrdiff_t)b * d + t) * FPQ_BLOCK + c];
+                const float difference = q[i * ldq + t] - column[t * FPQ_BLOCK];
                 sum += difference * difference;
             }
-            out[b * FPQ_BLOCK + c] = sum;
+            out[i][c] = sum;
+        }
+}
+
+static void table_ip(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out) {
+    for (int i = 0; i < n; i++)
+        for (int c = 0; c < n_blocks * FPQ_BLOCK; c++) {
+            const float *column = packed + (ptrdiff_t)(c / FPQ_BLOCK) * d * FPQ_BLOCK + c % FPQ_BLOCK;
+            float sum = 0;
+            for (int t = 0; t < d; t++) sum += q[i * ldq + t] * column[t * FPQ_BLOCK];
+            out[i][c] = 0 - sum;
         }
 }
 
 static void rough_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out,
                      float *least) {
+    table_l2(q, ldq, n, d, packed, n_blocks, out);
     for (int i = 0; i < n; i++) {
-        table_l2(q + i * ldq, d, packed, n_blocks, out[i]);
         least[i] = out[i][0];
         for (int c = 1; c < n_blocks * FPQ_BLOCK; c++) least[i] = out[i][c] < least[i] ? out[i][c] : least[i];
     }
-}
-
-static void table_ip(const float *q, int d, const float *packed, int n_blocks, float *out) {
-    for (int b = 0; b < n_blocks; b++)
-        for (int c = 0; c < FPQ_BLOCK; c++) {
-            float sum = 0;
-            for (int t = 0; t < d; t++) sum += q[t] * packed[((ptrdiff_t)b * d + t) * FPQ_BLOCK + c];
-            out[b * FPQ_BLOCK + c] = 0 - sum;
-        }
 }
 
 static void survey(const float *x, int n, float *out) {

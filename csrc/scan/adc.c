@@ -71,12 +71,13 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         fpq_topk top[GROUP];
         for (int i = 0; i < n; i++) {
             fpq_query_place(adc, mine + (size_t)i * query_size, query + i);
-            fpq_query_tables(adc, queries + (first_query + i) * d, 0, query + i);
-            fpq_query_sort(adc, query + i);
             top[i] = ranges == 1 ? (fpq_topk){distances + (first_query + i) * k, ids + (first_query + i) * k, k}
                                  : (fpq_topk){part_distances + (ptrdiff_t)task * k, parts + (ptrdiff_t)task * k, k};
             fpq_topk_init(top + i);
         }
+        for (int i = 0; i < n; i += FPQ_TABLES)
+            fpq_query_tables(adc, queries + (first_query + i) * d, n - i < FPQ_TABLES ? n - i : FPQ_TABLES, query + i);
+        for (int i = 0; i < n; i++) fpq_query_sort(adc, query + i);
         int64_t end = (range + 1) * range_blocks;
         if (end > n_blocks) end = n_blocks;
         for (int64_t first = range * range_blocks; first < end && !fpq_stopped(&poll); first += tile)

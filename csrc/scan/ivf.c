@@ -10,89 +10,106 @@
 #include "scan/terms.h"
 #include "threads.h"
 
-/* TERMS_PROBES: from which on terms are faster than rough tables. CHUNK: queries whose answers lie side by side go to one
+/* TERMS_PROBES: from which on terms are faster than rough tables. CHUNK: groups whose answers lie side by side go to one
  * thread, as heaps that share a cache line hold up two. */
-enum { TERMS_PROBES = 8, CHUNK = 16 };
+enum { TERMS_PROBES = 8, CHUNK = 4 };
 
 typedef struct {
-    const fpq_adc *adc;
-    const fpq_lists *lists;
     const float *q;
-    int d, per_list;                       /* whether each list has tables of its own */
-    float q_length, magnitude;
-    float *residuals;                      /* (FPQ_ROUGH, d) */
-    fpq_query *queries;                    /* FPQ_ROUGH of them, or one where one serves all lists */
-    const fpq_terms *terms;                /* NULL: none */
+    float length, magnitude;
+    const int64_t *probes;
+    int at;                                /* of the probes: which one is next */
+    fpq_topk top;
     fpq_term own;
 } visitor;
 
+/* Queries that visit their lists side by side, so that tables are made in one pass over the codebooks. */
+typedef struct {
+    const fpq_scan *scan;
+    const fpq_lists *lists;
+    const fpq_terms *terms;                /* NULL: none */
+    int d, per_list;                       /* whether each list has tables of its own */
+    int n_probe, step, n;
+    visitor visitors[FPQ_TABLES];
+    float *residuals;                      /* (FPQ_TABLES, d) */
+    fpq_query queries[FPQ_TABLES];         /* of the lists that are visited now, or of visitors whose tables serve all lists */
+} group;
+
 static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-static size_t visitor_size(const fpq_adc *adc) {
-    return FPQ_ROUGH * (fpq_query_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float))) + fpq_term_size(adc);
+static size_t group_size(const fpq_adc *adc) {
+    return FPQ_TABLES * (fpq_query_size(adc) + fpq_term_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float)));
 }
 
-static visitor visit_query(const fpq_adc *adc, const fpq_lists *lists, const fpq_terms *terms, const float *q, char *memory,
-                           fpq_query *queries) {
-    visitor v = {.adc = adc, .lists = lists, .q = q, .d = adc->offsets[adc->m], .queries = queries,
-                 .per_list = lists->residual && !adc->inner_product};
-    for (int i = 0; i < FPQ_ROUGH; i++) fpq_query_place(adc, memory + (size_t)i * fpq_query_size(adc), queries + i);
-    memory += FPQ_ROUGH * fpq_query_size(adc);
-    v.residuals = (float *)(void *)memory;
-    if (terms && terms->lists) {
-        v.terms = terms;
-        v.own.steps = (uint16_t *)(void *)(memory + FPQ_ROUGH * up((size_t)v.d * sizeof(float)));
-        fpq_term_of_query(terms, q, v.residuals, queries->table, &v.own);
-    }
-    v.q_length = (float)sqrt(fpq_dot(q, q, v.d));
-    if (!v.per_list) {
-        fpq_query_tables(adc, q, 0, queries);
-        fpq_query_sort(adc, queries);
-    }
-    v.magnitude = queries->magnitude;
-    return v;
+static group group_of(const fpq_scan *s, const fpq_lists *lists, const fpq_terms *terms, char *memory) {
+    const fpq_adc *adc = s->adc;
+    group g = {.scan = s, .lists = lists, .terms = terms && terms->lists ? terms : NULL, .d = adc->offsets[adc->m],
+               .per_list = lists->residual && !adc->inner_product};
+    for (int i = 0; i < FPQ_TABLES; i++, memory += fpq_query_size(adc)) fpq_query_place(adc, memory, g.queries + i);
+    for (int i = 0; i < FPQ_TABLES; i++, memory += fpq_term_size(adc)) g.visitors[i].own.steps = (uint16_t *)(void *)memory;
+    g.residuals = (float *)(void *)memory;
+    return g;
 }
 
-/* Tables for the codes of n <= FPQ_ROUGH lists, in queries[0], queries[1], ... Rough ones do where most lists have no near
- * row. For inner products q.(c + r) = q.c + q.r: n is 1 and only the offset changes. */
-static void enter_lists(const visitor *v, const int64_t *lists, int n, int rough, int64_t next) {
-    if (!v->lists->residual) return;
-    if (v->adc->inner_product) {
-        v->queries->offset = (float)-fpq_dot(v->q, v->lists->centroids + lists[0] * v->d, v->d);
-        v->queries->magnitude = v->magnitude + fabsf(v->queries->offset);
-        v->queries->limit = INFINITY;
-        return;
+/* Begin with n <= FPQ_TABLES queries (n, d). */
+static void start(group *g, const float *q, int n) {
+    g->n = n;
+    if (!g->per_list) fpq_query_tables(g->scan->adc, q, n, g->queries);
+    for (int i = 0; i < n; i++) {
+        visitor *v = g->visitors + i;
+        v->q = q + (ptrdiff_t)i * g->d;
+        v->length = (float)sqrt(fpq_dot(v->q, v->q, g->d));
+        if (g->terms) fpq_term_of_query(g->terms, v->q, g->residuals, g->queries->table, &v->own);
+        if (!g->per_list) fpq_query_sort(g->scan->adc, g->queries + i);
+        v->magnitude = g->queries[i].magnitude;
     }
-    for (int i = 0; i < n; i++)
-        for (int t = 0; t < v->d; t++)
-            v->residuals[i * v->d + t] = v->q[t] - v->lists->centroids[lists[i] * v->d + t];
-    if (rough && v->terms)
-        for (int i = 0; i < n; i++)
-            fpq_query_term_tables(v->terms, &v->own, lists[i], next, v->residuals + (ptrdiff_t)i * v->d, v->queries + i);
-    else if (rough)
-        fpq_query_rough_tables(v->adc, v->residuals, n, v->queries);
-    for (int i = 0; i < n && !rough; i++) fpq_query_tables(v->adc, v->residuals + (ptrdiff_t)i * v->d, 0, v->queries + i);
+}
+
+/* For the codes of a list, of residuals: the residual of a visitor in place i, for tables to be made of it. For inner products
+ * q.(c + r) = q.c + q.r: only the offset changes. */
+static void enter(group *g, const visitor *v, int64_t list, int i) {
+    const float *centroid = g->lists->centroids + list * g->d;
+    if (g->per_list) {
+        for (int t = 0; t < g->d; t++) g->residuals[i * g->d + t] = v->q[t] - centroid[t];
+    } else if (g->lists->residual) {
+        g->queries[i].offset = (float)-fpq_dot(v->q, centroid, g->d);
+        g->queries[i].magnitude = v->magnitude + fabsf(g->queries[i].offset);
+        g->queries[i].limit = INFINITY;
+    }
 }
 
 /* Whether every code of a list is farther than limit, by the triangle inequality. */
-static int out_of_reach(const visitor *v, int64_t list, float limit) {
-    const float margin = 1 - 1e-4f, *centroid = v->lists->centroids + list * v->d;
-    if (!v->lists->radius || !(limit < INFINITY)) return 0;
-    const float radius = v->lists->radius[list];
-    if (v->adc->inner_product) {
-        const float reach = v->q_length * radius, product = (float)fpq_dot(v->q, centroid, v->d);
+static int out_of_reach(const group *g, const visitor *v, int64_t list, float limit) {
+    const float margin = 1 - 1e-4f, *centroid = g->lists->centroids + list * g->d;
+    if (!g->lists->radius || !(limit < INFINITY)) return 0;
+    const float radius = g->lists->radius[list];
+    if (g->scan->adc->inner_product) {
+        const float reach = v->length * radius, product = (float)fpq_dot(v->q, centroid, g->d);
         return -product - reach > limit + 1e-4f * (reach + fabsf(product) + fabsf(limit));
     }
-    const float gap = margin * sqrtf(fpq_active()->l2_f32(v->q, centroid, v->d)) - radius;
+    const float gap = margin * sqrtf(g->scan->kern->l2_f32(v->q, centroid, g->d)) - radius;
     return gap > 0 && margin * gap * gap > limit;
 }
 
+/* The list that a visitor has to look into next; -1: none. */
+static int64_t next_list(const group *g, visitor *v) {
+    while (v->at < g->n_probe) {
+        const int64_t list = v->probes[v->at];
+        uint64_t any = 0;
+        v->at += g->step;
+        for (int64_t b = g->lists->first[list]; b < g->lists->first[list + 1]; b++) any |= g->lists->rows[g->lists->chain[b]];
+        if (any && !out_of_reach(g, v, list, fpq_topk_limit(&v->top))) return list;
+    }
+    return -1;
+}
+
 /* Call up what will be read of a list: all codes, or by the first stage of the sieve. */
-static void fetch_list(const fpq_scan *s, const visitor *v, int64_t list, int all) {
+static void fetch_list(const group *g, const fpq_query *query, int64_t list, int all) {
+    const fpq_scan *s = g->scan;
     const int planes = all || s->code_size < 8 ? s->code_size : s->code_size / 2;
-    for (int64_t b = v->lists->first[list]; b < v->lists->first[list + 1]; b++) {
-        const uint8_t *codes = s->blocks + (ptrdiff_t)v->lists->chain[b] * 64 * s->code_size;
-        for (int o = 0; o < planes; o++) FPQ_PREFETCH(codes + v->queries->order[o] * s->adc->nbits / 8 * 64);
+    for (int64_t b = g->lists->first[list]; b < g->lists->first[list + 1]; b++) {
+        const uint8_t *codes = s->blocks + (ptrdiff_t)g->lists->chain[b] * 64 * s->code_size;
+        for (int o = 0; o < planes; o++) FPQ_PREFETCH(codes + query->order[o] * s->adc->nbits / 8 * 64);
     }
 }
 
@@ -110,27 +127,51 @@ static void scan_list(const fpq_scan *s, const fpq_lists *lists, int64_t list, f
     }
 }
 
-static int is_wanted(const visitor *v, int64_t list, float limit) {
-    uint64_t any = 0;
-    for (int64_t b = v->lists->first[list]; b < v->lists->first[list + 1]; b++) any |= v->lists->rows[v->lists->chain[b]];
-    return any && !out_of_reach(v, list, limit);
+/* One set of tables serves all lists of a visitor. */
+static void visit_by_one(group *g, int i) {
+    visitor *v = g->visitors + i;
+    for (int64_t list = next_list(g, v); list >= 0; list = next_list(g, v)) {
+        if (v->at < g->n_probe) fetch_list(g, g->queries + i, v->probes[v->at], fpq_topk_limit(&v->top) == INFINITY);
+        enter(g, v, list, i);
+        scan_list(g->scan, g->lists, list, g->queries + i, &v->top);
+    }
 }
 
-/* Every step-th of n probed lists from the first on, some at a time as soon as the k best so far say what is near. */
-static void scan_probes(const fpq_scan *s, const visitor *v, const int64_t *probes, int n, int step, fpq_topk *top) {
-    for (int p = 0; p < n;) {
-        const int rough = s->sieves && fpq_topk_limit(top) < INFINITY;
-        int64_t lists[FPQ_ROUGH];
-        int found = 0;
-        for (; p < n && found < (rough && v->per_list && !v->terms ? FPQ_ROUGH : 1); p += step)
-            if (is_wanted(v, probes[p], fpq_topk_limit(top))) {
-                lists[found++] = probes[p];
-                const int ahead = v->per_list ? p : p + step; /* to be there when tables are made, or one list later */
-                if (ahead < n) fetch_list(s, v, probes[ahead], !rough);
-            }
-        if (found) enter_lists(v, lists, found, rough, probes[p < n ? p : 0]);
-        for (int i = 0; i < found; i++) scan_list(s, v->lists, lists[i], v->queries + i, top);
+/* Tables for each list: some lists at a time, one of each visitor and more where visitors are few. Rough tables do where most
+ * lists have no near row, once the k best so far say what is near. Exact ones take places from the front, rough ones from the
+ * back. 0 when all visits are made. */
+static int visit_some(group *g) {
+    int64_t lists[FPQ_TABLES];
+    visitor *of[FPQ_TABLES];
+    int exact = 0, rough = 0, found = 1;
+    unsigned waiting = 0;                  /* bit i: visitor i has to see what is near */
+    while (found) {
+        found = 0;
+        for (int i = 0; i < g->n && exact + rough < FPQ_TABLES; i++) {
+            visitor *v = g->visitors + i;
+            const int is_rough = g->scan->sieves && fpq_topk_limit(&v->top) < INFINITY;
+            const int64_t list = waiting >> i & 1 ? -1 : next_list(g, v);
+            if (list < 0) continue;
+            const int place = is_rough ? FPQ_TABLES - ++rough : exact++;
+            found = 1;
+            if (!is_rough) waiting |= 1u << i;
+            lists[place] = list;
+            of[place] = v;
+            enter(g, v, list, place);
+            fetch_list(g, g->queries + place, list, !is_rough);
+        }
     }
+    const int from = FPQ_TABLES - rough;
+    if (exact) fpq_query_tables(g->scan->adc, g->residuals, exact, g->queries);
+    if (rough && !g->terms) fpq_query_rough_tables(g->scan->adc, g->residuals + (ptrdiff_t)from * g->d, rough, g->queries + from);
+    for (int i = 0; i < exact; i++) scan_list(g->scan, g->lists, lists[i], g->queries + i, &of[i]->top);
+    for (int i = from; i < FPQ_TABLES; i++) {
+        if (g->terms)
+            fpq_query_term_tables(g->terms, &of[i]->own, lists[i], lists[i + 1 < FPQ_TABLES ? i + 1 : i],
+                                  g->residuals + (ptrdiff_t)i * g->d, g->queries + i);
+        scan_list(g->scan, g->lists, lists[i], g->queries + i, &of[i]->top);
+    }
+    return exact + rough;
 }
 
 int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
@@ -138,9 +179,10 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
                    int threads) {
     const fpq_scan s = fpq_scan_of(adc, blocks, slot_ids);
     const int d = adc->offsets[adc->m];
-    const size_t each = visitor_size(adc);
+    const size_t each = group_size(adc);
     /* Few queries share their probes among the threads: every ranges-th list each. */
-    const int ranges = nq < threads ? threads : 1, tasks = (int)nq * ranges;
+    const int ranges = nq < threads ? threads : 1, size = nq < FPQ_TABLES * threads ? 1 : FPQ_TABLES;
+    const int tasks = (int)((nq + size - 1) / size) * ranges;
     threads = fpq_threads(threads, tasks);
     const int share = tasks / threads / 4, chunk = share < 1 ? 1 : share < CHUNK ? share : CHUNK;
     char *memory = fpq_alloc((size_t)threads * each);
@@ -155,13 +197,22 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
 #pragma omp parallel for schedule(dynamic, chunk) num_threads(threads)
     for (int task = 0; task < tasks; task++) {
         if (fpq_stopped(&poll)) continue;
-        const int64_t i = task / ranges, at = (int64_t)task * k;
-        fpq_query mine[FPQ_ROUGH];
-        const visitor v = visit_query(adc, lists, &terms, queries + i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, mine);
-        fpq_topk top = parts ? (fpq_topk){part_distances + at, parts + at, k} : (fpq_topk){distances + at, ids + at, k};
-        fpq_topk_init(&top);
-        scan_probes(&s, &v, probes + i * n_probe + task % ranges, n_probe - task % ranges, ranges, &top);
-        if (!parts) fpq_topk_sort(&top);
+        const int64_t first = (int64_t)(task / ranges) * size;
+        group g = group_of(&s, lists, &terms, memory + (size_t)FPQ_THREAD_NUMBER() * each);
+        g.n_probe = n_probe;
+        g.step = ranges;
+        start(&g, queries + first * d, nq - first < size ? (int)(nq - first) : size);
+        for (int i = 0; i < g.n; i++) {
+            visitor *v = g.visitors + i;
+            const int64_t at = parts ? (int64_t)task * k : (first + i) * k;
+            v->top = (fpq_topk){(parts ? part_distances : distances) + at, (parts ? parts : ids) + at, k};
+            v->probes = probes + (first + i) * n_probe;
+            v->at = task % ranges;
+            fpq_topk_init(&v->top);
+        }
+        for (int i = 0; i < g.n && !g.per_list; i++) visit_by_one(&g, i);
+        while (g.per_list && visit_some(&g)) continue;
+        for (int i = 0; i < g.n && !parts; i++) fpq_topk_sort(&g.visitors[i].top);
     }
     for (int64_t i = 0; i < nq && parts; i++)
         fpq_topk_merge((fpq_topk){distances + i * k, ids + i * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
@@ -176,9 +227,9 @@ done:
 
 int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes, int n_probe,
                 const uint8_t *blocks, const int64_t *starts, float *out, int threads) {
-    const fpq_kernels *kern = fpq_active();
-    const int d = adc->offsets[adc->m], code_size = fpq_code_size(adc->m, adc->nbits), tasks = (int)nq;
-    const size_t each = visitor_size(adc);
+    const fpq_scan s = fpq_scan_of(adc, blocks, NULL);
+    const int d = adc->offsets[adc->m], tasks = (int)nq;
+    const size_t each = group_size(adc);
     threads = fpq_threads(threads, tasks);
     char *memory = fpq_alloc((size_t)threads * each);
     if (!memory) return -1;
@@ -186,17 +237,17 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int i = 0; i < tasks; i++) {
         if (fpq_stopped(&poll)) continue;
-        fpq_query mine[FPQ_ROUGH];
-        const visitor v =
-            visit_query(adc, lists, NULL, queries + (ptrdiff_t)i * d, memory + (size_t)FPQ_THREAD_NUMBER() * each, mine);
+        group g = group_of(&s, lists, NULL, memory + (size_t)FPQ_THREAD_NUMBER() * each);
         float *sums = out + starts[i] * 64;
+        start(&g, queries + (ptrdiff_t)i * d, 1);
         for (int p = 0; p < n_probe; p++) {
             const int64_t list = probes[(ptrdiff_t)i * n_probe + p];
-            enter_lists(&v, &list, 1, 0, list);
+            enter(&g, g.visitors, list, 0);
+            if (g.per_list) fpq_query_tables(adc, g.residuals, 1, g.queries);
             for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++, sums += 64) {
-                kern->adc(mine->table, fpq_ld_table(adc), adc->m, adc->nbits,
-                          blocks + (ptrdiff_t)lists->chain[b] * 64 * code_size, sums);
-                for (int r = 0; r < 64 && mine->offset != 0; r++) sums[r] += mine->offset;
+                s.kern->adc(g.queries->table, fpq_ld_table(adc), adc->m, adc->nbits,
+                            blocks + (ptrdiff_t)lists->chain[b] * 64 * s.code_size, sums);
+                for (int r = 0; r < 64 && g.queries->offset != 0; r++) sums[r] += g.queries->offset;
             }
         }
     }

@@ -15,16 +15,21 @@ size_t fpq_query_size(const fpq_adc *adc) {
     return up(entries * sizeof(float)) + 2 * up(m * sizeof(float)) + up(entries) + up(m * 16) + 2 * up(m * sizeof(int32_t));
 }
 
-void fpq_adc_table(const fpq_adc *adc, const float *q, float *table) {
+/* Tables of n <= FPQ_TABLES queries q (n, d). */
+static void make_tables(const fpq_adc *adc, const float *q, int n, float *const *tables) {
     const fpq_kernels *kern = fpq_active();
-    const int k = 1 << adc->nbits;
+    const int k = 1 << adc->nbits, d = adc->offsets[adc->m];
     const int64_t each = fpq_packed_size(k, adc->dsub);
     for (int j = 0; j < adc->m; j++) {
-        const int from = adc->offsets[j], d = adc->offsets[j + 1] - from;
-        (adc->inner_product ? kern->table_ip : kern->table_l2)(q + from, d, adc->packed + j * each, FPQ_BLOCKS(k),
-                                                               table + (ptrdiff_t)j * fpq_ld_table(adc));
+        const int from = adc->offsets[j];
+        float *out[FPQ_TABLES];
+        for (int i = 0; i < n; i++) out[i] = tables[i] + (ptrdiff_t)j * fpq_ld_table(adc);
+        (adc->inner_product ? kern->table_ip : kern->table_l2)(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each,
+                                                               FPQ_BLOCKS(k), out);
     }
 }
+
+void fpq_adc_table(const fpq_adc *adc, const float *q, float *table) { make_tables(adc, q, 1, &table); }
 
 void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query) {
     const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc);
@@ -38,26 +43,32 @@ void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query) {
     for (int j = 0; j < adc->m; j++) query->order[j] = j;
 }
 
-void fpq_query_tables(const fpq_adc *adc, const float *q, float offset, fpq_query *query) {
-    const fpq_kernels *kern = fpq_active();
+/* What there is to know of its exact tables. */
+static void survey(const fpq_adc *adc, fpq_query *query) {
     const int k = 1 << adc->nbits, ld = fpq_ld_table(adc);
     double base = 0, magnitude = 0;
-    fpq_adc_table(adc, q, query->table);
     for (int j = 0; j < adc->m; j++) {
         float survey[3];
-        kern->survey(query->table + (ptrdiff_t)j * ld, k, survey);
+        fpq_active()->survey(query->table + (ptrdiff_t)j * ld, k, survey);
         query->least[j] = survey[0];
         query->spread[j] = survey[2] / (float)k - survey[0];
         base += (double)survey[0];
         magnitude += fmax(fabs((double)survey[0]), fabs((double)survey[1]));
     }
-    query->offset = offset;
+    query->offset = 0;
     query->base = (float)base;
     /* Entries that are not negative never add up to more than the limit in a row within the limit. */
-    query->magnitude = adc->inner_product ? (float)magnitude + fabsf(offset) : 0;
+    query->magnitude = adc->inner_product ? (float)magnitude : 0;
     query->limit = INFINITY;
     query->rough_of = NULL;
     query->terms[0] = NULL;
+}
+
+void fpq_query_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries) {
+    float *tables[FPQ_TABLES];
+    for (int i = 0; i < n; i++) tables[i] = queries[i].table;
+    make_tables(adc, q, n, tables);
+    for (int i = 0; i < n; i++) survey(adc, queries + i);
 }
 
 void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries) {
@@ -73,7 +84,7 @@ void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query
     }
     for (int j = 0; j < adc->m; j++) {
         const int from = adc->offsets[j];
-        float *out[FPQ_ROUGH], least[FPQ_ROUGH];
+        float *out[FPQ_TABLES], least[FPQ_TABLES];
         for (int i = 0; i < n; i++) out[i] = queries[i].table + (ptrdiff_t)j * ld;
         kern->rough_l2(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each, blocks, out, least);
         for (int i = 0; i < n; i++) {
@@ -86,7 +97,7 @@ void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query
 void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query) {
     const float limit = query->limit;
     if (!query->rough_of) return;
-    fpq_query_tables(adc, query->rough_of, 0, query);
+    fpq_query_tables(adc, query->rough_of, 1, query);
     query->limit = limit;
 }
 

@@ -24,8 +24,8 @@ typedef struct {
 size_t fpq_query_size(const fpq_adc *adc);                 /* bytes of memory for a query */
 int fpq_ld_table(const fpq_adc *adc);
 void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query);
-void fpq_query_tables(const fpq_adc *adc, const float *q, float offset, fpq_query *query);
-/* For squared L2, of n <= FPQ_ROUGH queries q (n, d), which must stay. */
+void fpq_query_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries); /* of n <= FPQ_TABLES queries q (n, d) */
+/* The same up to rounding, for squared L2; q must stay. */
 void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries);
 void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query); /* keeps the bytes */
 /* Of rough tables: the exact distance of one row of a block, 4- or 8-bit codes 64 bytes apart; the bits of the exact table. */

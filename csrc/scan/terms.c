@@ -26,8 +26,9 @@ static void make_table(const fpq_adc *adc, const float *x, int of_query, float *
     for (int t = 0; t < d; t++) scaled[t] = (of_query ? 2 : -1) * x[t];
     for (int j = 0; j < adc->m; j++) {
         const int from = adc->offsets[j];
-        (of_query ? kern->table_ip : kern->table_l2)(scaled + from, adc->offsets[j + 1] - from, adc->packed + j * each, blocks,
-                                                     table + (ptrdiff_t)j * fpq_ld_table(adc));
+        float *out = table + (ptrdiff_t)j * fpq_ld_table(adc);
+        (of_query ? kern->table_ip : kern->table_l2)(scaled + from, d, 1, adc->offsets[j + 1] - from, adc->packed + j * each,
+                                                     blocks, &out);
     }
 }
 
