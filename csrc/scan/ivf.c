@@ -12,7 +12,7 @@
 
 /* TERMS_PROBES: from which on terms are faster than rough tables. CHUNK: groups whose answers lie side by side go to one
  * thread, as heaps that share a cache line hold up two. */
-enum { TERMS_PROBES = 8, CHUNK = 4 };
+enum { TERMS_PROBES = 12, CHUNK = 4 };
 
 typedef struct {
     const float *q;
