@@ -2,6 +2,7 @@
  * Search in inverted lists: the codes of the probed lists, nearest list first, each with the tables of the query's residual.
  * Exact among the probed lists. A list is passed over when its radius says that none of its codes can be near enough. */
 #include <math.h>
+#include <string.h>
 
 #include "dot.h"
 #include "kernels.h"
@@ -51,13 +52,16 @@ static group group_of(const fpq_scan *s, const fpq_lists *lists, const fpq_terms
     return g;
 }
 
-/* Begin with n <= FPQ_TABLES queries (n, d). */
-static void start(group *g, const float *q, int n) {
+/* Begin with the n <= FPQ_TABLES listed queries. */
+static void start(group *g, const float *queries, const int64_t *list, int n) {
     g->n = n;
-    if (!g->per_list) fpq_query_tables(g->scan->adc, q, n, g->queries);
+    for (int i = 0; i < n; i++) {
+        g->visitors[i].q = queries + list[i] * g->d;
+        memcpy(g->residuals + i * g->d, g->visitors[i].q, (size_t)g->d * sizeof(float));
+    }
+    if (!g->per_list) fpq_query_tables(g->scan->adc, g->residuals, n, g->queries);
     for (int i = 0; i < n; i++) {
         visitor *v = g->visitors + i;
-        v->q = q + (ptrdiff_t)i * g->d;
         v->length = (float)sqrt(fpq_dot(v->q, v->q, g->d));
         if (g->terms) fpq_term_of_query(g->terms, v->q, g->residuals, g->queries->table, &v->own);
         if (!g->per_list) fpq_query_sort(g->scan->adc, g->queries + i);
@@ -174,11 +178,18 @@ static int visit_some(group *g) {
     return exact + rough;
 }
 
+/* The queries in the order of their nearest lists: what neighbours read is in the cache. starts: n_lists + 1 numbers. */
+static void put_in_order(const int64_t *probes, int64_t nq, int n_probe, int64_t n_lists, int64_t *starts, int64_t *order) {
+    memset(starts, 0, (size_t)(n_lists + 1) * sizeof *starts);
+    for (int64_t i = 0; i < nq; i++) starts[probes[i * n_probe] + 1]++;
+    for (int64_t list = 0; list < n_lists; list++) starts[list + 1] += starts[list];
+    for (int64_t i = 0; i < nq; i++) order[starts[probes[i * n_probe]]++] = i;
+}
+
 int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
                    int n_probe, const uint8_t *blocks, const int64_t *slot_ids, int k, float *distances, int64_t *ids,
                    int threads) {
     const fpq_scan s = fpq_scan_of(adc, blocks, slot_ids);
-    const int d = adc->offsets[adc->m];
     const size_t each = group_size(adc);
     /* Few queries share their probes among the threads: every ranges-th list each. */
     const int ranges = nq < threads ? threads : 1, size = nq < FPQ_TABLES * threads ? 1 : FPQ_TABLES;
@@ -186,13 +197,15 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     threads = fpq_threads(threads, tasks);
     const int share = tasks / threads / 4, chunk = share < 1 ? 1 : share < CHUNK ? share : CHUNK;
     char *memory = fpq_alloc((size_t)threads * each);
+    int64_t *order = fpq_alloc((size_t)(nq + lists->n + 1) * sizeof *order);
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
     fpq_terms terms = {.adc = adc};
-    int status = memory && (parts || ranges == 1) ? 0 : -1;
+    int status = memory && order && (parts || ranges == 1) ? 0 : -1;
     fpq_poll poll = {0};
     if (!status && s.sieves && lists->residual && !adc->inner_product && n_probe >= TERMS_PROBES)
         status = fpq_terms_make(adc, lists, probes, nq * n_probe, &terms, threads);
     if (status) goto done;
+    put_in_order(probes, nq, n_probe, lists->n, order + nq, order);
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
 #pragma omp parallel for schedule(dynamic, chunk) num_threads(threads)
     for (int task = 0; task < tasks; task++) {
@@ -201,12 +214,12 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
         group g = group_of(&s, lists, &terms, memory + (size_t)FPQ_THREAD_NUMBER() * each);
         g.n_probe = n_probe;
         g.step = ranges;
-        start(&g, queries + first * d, nq - first < size ? (int)(nq - first) : size);
+        start(&g, queries, order + first, nq - first < size ? (int)(nq - first) : size);
         for (int i = 0; i < g.n; i++) {
             visitor *v = g.visitors + i;
-            const int64_t at = parts ? (int64_t)task * k : (first + i) * k;
+            const int64_t query = order[first + i], at = (parts ? task : query) * k;
             v->top = (fpq_topk){(parts ? part_distances : distances) + at, (parts ? parts : ids) + at, k};
-            v->probes = probes + (first + i) * n_probe;
+            v->probes = probes + query * n_probe;
             v->at = task % ranges;
             fpq_topk_init(&v->top);
         }
@@ -215,12 +228,13 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
         for (int i = 0; i < g.n && !parts; i++) fpq_topk_sort(&g.visitors[i].top);
     }
     for (int64_t i = 0; i < nq && parts; i++)
-        fpq_topk_merge((fpq_topk){distances + i * k, ids + i * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
+        fpq_topk_merge((fpq_topk){distances + order[i] * k, ids + order[i] * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
                        (int64_t)ranges * k);
     if (poll.stop) status = -1;
 done:
     fpq_terms_free(&terms);
     fpq_free(memory);
+    fpq_free(order);
     fpq_free(parts);
     return status;
 }
@@ -228,7 +242,7 @@ done:
 int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes, int n_probe,
                 const uint8_t *blocks, const int64_t *starts, float *out, int threads) {
     const fpq_scan s = fpq_scan_of(adc, blocks, NULL);
-    const int d = adc->offsets[adc->m], tasks = (int)nq;
+    const int tasks = (int)nq;
     const size_t each = group_size(adc);
     threads = fpq_threads(threads, tasks);
     char *memory = fpq_alloc((size_t)threads * each);
@@ -239,7 +253,8 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
         if (fpq_stopped(&poll)) continue;
         group g = group_of(&s, lists, NULL, memory + (size_t)FPQ_THREAD_NUMBER() * each);
         float *sums = out + starts[i] * 64;
-        start(&g, queries + (ptrdiff_t)i * d, 1);
+        const int64_t query = i;
+        start(&g, queries, &query, 1);
         for (int p = 0; p < n_probe; p++) {
             const int64_t list = probes[(ptrdiff_t)i * n_probe + p];
             enter(&g, g.visitors, list, 0);
