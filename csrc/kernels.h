@@ -91,9 +91,10 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     X(void, table_l2, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out)) \
     /* out[i][c] = -(sum over t of q[i][t] * c[t]), in the same way. */                                              \
     X(void, table_ip, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out)) \
-    /* table_l2 up to rounding, in any order and with fused multiply-adds; and the least entry of each. */            \
-    X(void, rough_l2, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out, \
-                       float *least))                                                                                \
+    /* out[i][c] = 2 (half[c] - the sum over t of q[i][t] * c[t]), in any order and with fused multiply-adds; and the least of each: \
+     * where half[c] = |c|^2 / 2, table_l2 less |q[i]|^2 but for rounding. */                                        \
+    X(void, rough_l2, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, const float *half, int n_blocks, \
+                       float *const *out, float *least))                                                             \
     /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \
     X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))             \
     /* The least and the largest of n >= 1 numbers, and their sum, added in any order. */                             \

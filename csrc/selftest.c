@@ -525,18 +525,21 @@ static void test_quantize_sums(void) {
 
 static void test_rough_l2(void) {
     const int d = size(), blocks = 1 + below(17), columns = blocks * FPQ_BLOCK, n = 1 + below(FPQ_TABLES), ldq = d + below(3);
-    const float *q = numbers(n * ldq), *c = packed(numbers(columns * d), columns, d, d);
-    float *exact = OUTPUT(float, columns), *out[FPQ_TABLES], *least = OUTPUT(float, n);
+    const float *q = numbers(n * ldq), *half = numbers(columns), *c = packed(numbers(columns * d), columns, d, d);
+    float *exact = OUTPUT(float, columns), *sizes = OUTPUT(float, columns), *out[FPQ_TABLES], *least = OUTPUT(float, n);
     int right = 1;
     for (int i = 0; i < n; i++) out[i] = OUTPUT(float, columns);
-    kern->rough_l2(q, ldq, n, d, c, blocks, out, least);
+    kern->rough_l2(q, ldq, n, d, c, half, blocks, out, least);
     for (int i = 0; i < n; i++) {
         float lowest = INFINITY;
-        spec->table_l2(q + i * ldq, ldq, 1, d, c, blocks, &exact);
+        spec->rough_l2(q + i * ldq, ldq, 1, d, c, half, blocks, &exact, &lowest);
         for (int e = 0; e < columns; e++) {
-            right &= fabsf(out[i][e] - exact[e]) <= (kind == REALS ? (float)(d + 2) * FLT_EPSILON * exact[e] : 0);
-            lowest = out[i][e] < lowest ? out[i][e] : lowest;
+            sizes[e] = fabsf(half[e]);
+            for (int t = 0; t < d; t++) sizes[e] += fabsf(q[i * ldq + t] * c[(e / FPQ_BLOCK * d + t) * FPQ_BLOCK + e % FPQ_BLOCK]);
+            right &= fabsf(out[i][e] - exact[e]) <= (kind == REALS ? 2 * (float)(d + 2) * FLT_EPSILON * sizes[e] : 0);
         }
+        lowest = INFINITY;
+        for (int e = 0; e < columns; e++) lowest = out[i][e] < lowest ? out[i][e] : lowest;
         right &= lowest == least[i];
     }
     CHECK(right);

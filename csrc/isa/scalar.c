@@ -89,12 +89,15 @@ static void table_ip(const float *q, ptrdiff_t ldq, int n, int d, const float *p
         }
 }
 
-static void rough_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out,
-                     float *least) {
-    table_l2(q, ldq, n, d, packed, n_blocks, out);
+static void rough_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, const float *half, int n_blocks,
+                     float *const *out, float *least) {
+    table_ip(q, ldq, n, d, packed, n_blocks, out);
     for (int i = 0; i < n; i++) {
-        least[i] = out[i][0];
-        for (int c = 1; c < n_blocks * FPQ_BLOCK; c++) least[i] = out[i][c] < least[i] ? out[i][c] : least[i];
+        least[i] = INFINITY;
+        for (int c = 0; c < n_blocks * FPQ_BLOCK; c++) {
+            out[i][c] = 2 * (half[c] + out[i][c]);
+            least[i] = out[i][c] < least[i] ? out[i][c] : least[i];
+        }
     }
 }
 

@@ -22,6 +22,7 @@ FPQ_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); } /* c - a b */
 FPQ_INLINE float vf_sum(vf x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

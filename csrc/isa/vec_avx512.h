@@ -20,6 +20,7 @@ FPQ_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a b */
 FPQ_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 FPQ_INLINE vf vf_sqrt(vf x) { return _mm512_sqrt_ps(x); }
 FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); }

@@ -25,6 +25,7 @@ FPQ_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); } /* c - a b */
 FPQ_INLINE float vf_sum(vf x) { return vaddvq_f32(x); }
 FPQ_INLINE vf vf_sqrt(vf x) { return vsqrtq_f32(x); }
 FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminq_f32(a, b); }

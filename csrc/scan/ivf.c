@@ -29,6 +29,7 @@ typedef struct {
     const fpq_scan *scan;
     const fpq_lists *lists;
     const fpq_terms *terms;                /* NULL: none */
+    const fpq_squares *squares;
     int d, per_list;                       /* whether each list has tables of its own */
     int n_probe, step, n;
     visitor visitors[FPQ_TABLES];
@@ -42,9 +43,9 @@ static size_t group_size(const fpq_adc *adc) {
     return FPQ_TABLES * (fpq_query_size(adc) + fpq_term_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float)));
 }
 
-static group group_of(const fpq_scan *s, const fpq_lists *lists, const fpq_terms *terms, char *memory) {
+static group group_of(const fpq_scan *s, const fpq_lists *lists, const fpq_squares *squares, const fpq_terms *terms, char *memory) {
     const fpq_adc *adc = s->adc;
-    group g = {.scan = s, .lists = lists, .terms = terms && terms->lists ? terms : NULL, .d = adc->offsets[adc->m],
+    group g = {.scan = s, .lists = lists, .squares = squares, .terms = terms && terms->lists ? terms : NULL, .d = adc->offsets[adc->m],
                .per_list = lists->residual && !adc->inner_product};
     for (int i = 0; i < FPQ_TABLES; i++, memory += fpq_query_size(adc)) fpq_query_place(adc, memory, g.queries + i);
     for (int i = 0; i < FPQ_TABLES; i++, memory += fpq_term_size(adc)) g.visitors[i].own.steps = (uint16_t *)(void *)memory;
@@ -167,7 +168,7 @@ static int visit_some(group *g) {
     }
     const int from = FPQ_TABLES - rough;
     if (exact) fpq_query_tables(g->scan->adc, g->residuals, exact, g->queries);
-    if (rough && !g->terms) fpq_query_rough_tables(g->scan->adc, g->residuals + (ptrdiff_t)from * g->d, rough, g->queries + from);
+    if (rough && !g->terms) fpq_query_rough_tables(g->scan->adc, g->squares, g->residuals + (ptrdiff_t)from * g->d, rough, g->queries + from);
     for (int i = 0; i < exact; i++) scan_list(g->scan, g->lists, lists[i], g->queries + i, &of[i]->top);
     for (int i = from; i < FPQ_TABLES; i++) {
         if (g->terms)
@@ -196,14 +197,17 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     const int tasks = (int)((nq + size - 1) / size) * ranges;
     threads = fpq_threads(threads, tasks);
     const int share = tasks / threads / 4, chunk = share < 1 ? 1 : share < CHUNK ? share : CHUNK;
-    char *memory = fpq_alloc((size_t)threads * each);
+    char *memory = fpq_alloc((size_t)threads * each + fpq_squares_size(adc) * sizeof(float));
     int64_t *order = fpq_alloc((size_t)(nq + lists->n + 1) * sizeof *order);
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
+    fpq_squares squares = {.half = NULL};
     fpq_terms terms = {.adc = adc};
     int status = memory && order && (parts || ranges == 1) ? 0 : -1;
     fpq_poll poll = {0};
-    if (!status && s.sieves && lists->residual && !adc->inner_product && n_probe >= TERMS_PROBES)
-        status = fpq_terms_make(adc, lists, probes, nq * n_probe, &terms, threads);
+    if (status) goto done;
+    if (s.sieves && lists->residual && !adc->inner_product && n_probe > 1)
+        squares = fpq_squares_of(adc, (float *)(void *)(memory + (size_t)threads * each));
+    if (squares.half && n_probe >= TERMS_PROBES) status = fpq_terms_make(adc, &squares, lists, probes, nq * n_probe, &terms, threads);
     if (status) goto done;
     put_in_order(probes, nq, n_probe, lists->n, order + nq, order);
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
@@ -211,7 +215,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     for (int task = 0; task < tasks; task++) {
         if (fpq_stopped(&poll)) continue;
         const int64_t first = (int64_t)(task / ranges) * size;
-        group g = group_of(&s, lists, &terms, memory + (size_t)FPQ_THREAD_NUMBER() * each);
+        group g = group_of(&s, lists, &squares, &terms, memory + (size_t)FPQ_THREAD_NUMBER() * each);
         g.n_probe = n_probe;
         g.step = ranges;
         start(&g, queries, order + first, nq - first < size ? (int)(nq - first) : size);
@@ -251,7 +255,7 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int i = 0; i < tasks; i++) {
         if (fpq_stopped(&poll)) continue;
-        group g = group_of(&s, lists, NULL, memory + (size_t)FPQ_THREAD_NUMBER() * each);
+        group g = group_of(&s, lists, NULL, NULL, memory + (size_t)FPQ_THREAD_NUMBER() * each);
         float *sums = out + starts[i] * 64;
         const int64_t query = i;
         start(&g, queries, &query, 1);

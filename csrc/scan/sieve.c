@@ -3,6 +3,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <string.h>
 
 #include "portable.h"
 
@@ -71,22 +72,42 @@ void fpq_query_tables(const fpq_adc *adc, const float *q, int n, fpq_query *quer
     for (int i = 0; i < n; i++) survey(adc, queries + i);
 }
 
-void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries) {
+size_t fpq_squares_size(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc) + (size_t)adc->offsets[adc->m]; }
+
+fpq_squares fpq_squares_of(const fpq_adc *adc, float *memory) {
+    const int ld = fpq_ld_table(adc);
+    fpq_squares squares = {.half = memory};
+    float *origin = memory + adc->m * ld;
+    memset(origin, 0, (size_t)adc->offsets[adc->m] * sizeof(float));
+    fpq_adc_table(adc, origin, memory);
+    for (int j = 0; j < adc->m; j++) {
+        float survey[3];
+        fpq_active()->survey(memory + (ptrdiff_t)j * ld, 1 << adc->nbits, survey);
+        squares.longest += survey[1];
+    }
+    for (int e = 0; e < adc->m * ld; e++) memory[e] /= 2;
+    return squares;
+}
+
+void fpq_query_rough_tables(const fpq_adc *adc, const fpq_squares *squares, const float *q, int n, fpq_query *queries) {
     const fpq_kernels *kern = fpq_active();
-    const int blocks = FPQ_BLOCKS(1 << adc->nbits), ld = fpq_ld_table(adc);
-    const ptrdiff_t d = adc->offsets[adc->m];
+    const int blocks = FPQ_BLOCKS(1 << adc->nbits), ld = fpq_ld_table(adc), d = adc->offsets[adc->m];
     const int64_t each = fpq_packed_size(1 << adc->nbits, adc->dsub);
     for (int i = 0; i < n; i++) {
-        queries[i].offset = queries[i].magnitude = queries[i].base = 0;
+        queries[i].base = kern->ip_f32(q + (ptrdiff_t)i * d, q + (ptrdiff_t)i * d, d);
+        /* Bounds what the parts of an entry add up to in size: (|q| + |p|)^2, with what the root would take. */
+        queries[i].magnitude = 3 * (queries[i].base + squares->longest);
+        queries[i].offset = 0;
         queries[i].limit = INFINITY;
-        queries[i].rough_of = q + i * d;
+        queries[i].rough_of = q + (ptrdiff_t)i * d;
         queries[i].terms[0] = NULL;
     }
     for (int j = 0; j < adc->m; j++) {
         const int from = adc->offsets[j];
         float *out[FPQ_TABLES], least[FPQ_TABLES];
         for (int i = 0; i < n; i++) out[i] = queries[i].table + (ptrdiff_t)j * ld;
-        kern->rough_l2(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each, blocks, out, least);
+        kern->rough_l2(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each, squares->half + (ptrdiff_t)j * ld, blocks,
+                       out, least);
         for (int i = 0; i < n; i++) {
             queries[i].least[j] = least[i];
             queries[i].base += least[i];

@@ -21,12 +21,20 @@ typedef struct {
     float step;
 } fpq_query;
 
+/* Squared lengths of codewords. */
+typedef struct {
+    float *half;                           /* (m, ld_table), half of them */
+    float longest;                         /* no code stands for a vector with a larger one */
+} fpq_squares;
+
+size_t fpq_squares_size(const fpq_adc *adc);               /* floats of memory */
+fpq_squares fpq_squares_of(const fpq_adc *adc, float *memory);
 size_t fpq_query_size(const fpq_adc *adc);                 /* bytes of memory for a query */
 int fpq_ld_table(const fpq_adc *adc);
 void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query);
 void fpq_query_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries); /* of n <= FPQ_TABLES queries q (n, d) */
-/* The same up to rounding, for squared L2; q must stay. */
-void fpq_query_rough_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries);
+/* The same but for |q|^2 and rounding, for squared L2; q must stay. */
+void fpq_query_rough_tables(const fpq_adc *adc, const fpq_squares *squares, const float *q, int n, fpq_query *queries);
 void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query); /* keeps the bytes */
 /* Of rough tables: the exact distance of one row of a block, 4- or 8-bit codes 64 bytes apart; the bits of the exact table. */
 float fpq_query_distance(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes);

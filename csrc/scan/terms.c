@@ -72,28 +72,19 @@ static float range_of(const fpq_adc *adc, const float *table) {
 /* Steps so long that most entries fit; one that is cut is still a lower bound. */
 static void measure(fpq_terms *terms, const fpq_lists *lists, float *scratch) {
     const fpq_adc *adc = terms->adc;
-    const int ld = fpq_ld_table(adc), d = adc->offsets[adc->m];
+    const int d = adc->offsets[adc->m];
     float range = 0;
     for (int64_t i = 0; i < SAMPLE; i++) {
         make_table(adc, lists->centroids + i * lists->n / SAMPLE * d, 0, scratch + n_entries(adc), scratch);
         range = fmaxf(range, range_of(adc, scratch));
     }
     terms->step = range > FLT_MIN * MOST_STEPS ? range * 1.5f / MOST_STEPS : 1;
-    float *origin = scratch + n_entries(adc);
-    memset(origin, 0, (size_t)d * sizeof(float));
-    make_table(adc, origin, 0, origin, scratch);
-    terms->longest = 0;
-    for (int j = 0; j < adc->m; j++) {
-        float survey[3];
-        fpq_active()->survey(scratch + (ptrdiff_t)j * ld, 1 << adc->nbits, survey);
-        terms->longest += survey[1];
-    }
 }
 
-int fpq_terms_make(const fpq_adc *adc, const fpq_lists *lists, const int64_t *probes, int64_t n_probes, fpq_terms *terms,
-                   int threads) {
+int fpq_terms_make(const fpq_adc *adc, const fpq_squares *squares, const fpq_lists *lists, const int64_t *probes,
+                   int64_t n_probes, fpq_terms *terms, int threads) {
     const size_t each = fpq_term_size(adc), heads = ((size_t)lists->n * sizeof(fpq_term) + 63) / 64 * 64;
-    *terms = (fpq_terms){.adc = adc};
+    *terms = (fpq_terms){.adc = adc, .longest = squares->longest};
     if (n_probes / SHARED < lists->n || (size_t)lists->n > MOST_BYTES / each) return 0;
     float *scratch = fpq_alloc((size_t)threads * scratch_size(adc) * sizeof(float));
     char *memory = fpq_alloc(heads + (size_t)lists->n * each);

@@ -18,13 +18,13 @@ typedef struct {
     const fpq_adc *adc;
     fpq_term *lists;                       /* set for those that are probed; NULL: no terms */
     float step;
-    float longest;                         /* no code stands for a vector with a larger squared length */
+    float longest;                         /* that of fpq_squares */
 } fpq_terms;
 
 /* Terms for the lists of n_probes probes in all, if so many probes share them that they pay, and memory is not too much.
  * 0, or -1 when memory ran out. */
-int fpq_terms_make(const fpq_adc *adc, const fpq_lists *lists, const int64_t *probes, int64_t n_probes, fpq_terms *terms,
-                   int threads);
+int fpq_terms_make(const fpq_adc *adc, const fpq_squares *squares, const fpq_lists *lists, const int64_t *probes,
+                   int64_t n_probes, fpq_terms *terms, int threads);
 void fpq_terms_free(fpq_terms *terms);
 
 size_t fpq_term_size(const fpq_adc *adc);  /* bytes of steps */
