@@ -115,7 +115,9 @@ enum { FPQ_SIEVE_LIMIT = 254 };
                      uint8_t *sums, uint64_t *near))                                                                 \
     /* Bit i is set where x[i] <= limit, 64 numbers. */                                                              \
     X(uint64_t, at_most, (const float *x, float limit))                                                              \
-    /* The same of 64 bytes; limit < 255. */                                                                         \
+    /* The k-th smallest of 64 n bytes without those whose bit in rows (n) is not set. */                            \
+    X(int, kth_byte, (const uint8_t *x, const uint64_t *rows, int n, int k))                                         \
+    /* Bit i is set where x[i] <= limit < 255, 64 bytes. */                                                          \
     X(uint64_t, bytes_at_most, (const uint8_t *x, int limit))                                                        \
     /* Bit i is set where x[i] + shift >= least[i], 64 numbers. */                                                   \
     X(uint64_t, at_least, (const float *x, float shift, const float *least))                                         \

@@ -59,9 +59,13 @@ FPQ_INLINE int fpq_popcount(uint64_t x) {
     return (int)(((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu) * 0x0101010101010101u >> 56);
 }
 
+/* Bytes, or floats, of whole cache lines. */
+FPQ_INLINE size_t fpq_lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
+FPQ_INLINE size_t fpq_float_lines(size_t floats) { return (floats + 15) / 16 * 16; }
+
 /* Memory on a cache line's boundary, so that no vector load straddles two lines. NULL when there is none. */
 FPQ_INLINE void *fpq_alloc(size_t bytes) {
-    bytes = (bytes + 63) / 64 * 64 + 64;
+    bytes = fpq_lines(bytes) + 64;
 #if defined(_WIN32)
     return _aligned_malloc(bytes, 64);
 #else

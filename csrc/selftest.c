@@ -264,19 +264,18 @@ static void test_to_bytes(void) {
     CHECK(right);
 }
 
-/* Rows (100, d) and columns of bytes, any steps and scales. */
+/* Rows (rows, d) and columns of bytes, any steps and scales. */
 typedef struct {
     fpq_byte_columns columns;
     uint8_t *x;
     float *step;
-    int blocks;
 } byte_problem;
 
 static byte_problem random_bytes(int rows, int blocks) {
     const int d = 4 * (1 + size() / 4), k = blocks * 16;
     int8_t *packed = INPUT(int8_t, k * d);
     int32_t *start = INPUT(int32_t, k);
-    const byte_problem p = {{packed, start, numbers(k), numbers(k), d}, INPUT(uint8_t, rows * d), numbers(rows), blocks};
+    const byte_problem p = {{packed, start, numbers(k), numbers(k), d}, INPUT(uint8_t, rows * d), numbers(rows)};
     for (int i = 0; i < rows * d; i++) p.x[i] = (uint8_t)(1 + below(255));
     for (int c = 0; c < k; c++) {
         start[c] = 0;
@@ -325,7 +324,7 @@ static void test_largest_bytes(void) {
     for (int i = 0; i < n; i++) own[i] = first + below(some * 16 + 4) - 2;
     OUTPUTS(float, out, n * 16);
     OUTPUTS(uint64_t, near, n);
-    FOR_BOTH(*use)->largest_bytes(p.x, p.step, rows, count, &p.columns, from, some, own, first, least, out[WAY], near[WAY]);
+    FOR_BOTH (*use)->largest_bytes(p.x, p.step, rows, count, &p.columns, from, some, own, first, least, out[WAY], near[WAY]);
     CHECK(SAME(out[0], out[1], n * 16) && SAME(near[0], near[1], n));
     for (int i = 0; i < count; i++) {
         const int r = rows[i];
@@ -604,6 +603,18 @@ static void test_bytes_at_most(void) {
     const int limit = below(255);
     for (int i = 0; i < 64; i++) x[i] = (uint8_t)(below(2) ? below(256) : limit + below(2));
     CHECK(kern->bytes_at_most(x, limit) == spec->bytes_at_most(x, limit));
+}
+
+static void test_kth_byte(void) {
+    const int n = 1 + below(9), range = 1 + below(256);
+    uint8_t *x = INPUT(uint8_t, 64 * n);
+    uint64_t *rows = INPUT(uint64_t, n);
+    int wanted = 0;
+    for (int b = 0; b < n; b++) wanted += fpq_popcount(rows[b] = below(3) ? next() : ~(uint64_t)0);
+    for (int i = 0; i < 64 * n; i++) x[i] = (uint8_t)below(range);
+    if (!wanted) return;
+    const int k = 1 + below(wanted);
+    CHECK(kern->kth_byte(x, rows, n, k) == spec->kth_byte(x, rows, n, k));
 }
 
 static void test_at_least(void) {

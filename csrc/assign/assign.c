@@ -30,15 +30,13 @@ static void pack_one(const fpq_codebooks *cb, int j, fpq_packed_codebook *out, f
     }
 }
 
-static size_t round_up(size_t floats) { return (floats + 15) / 16 * 16; }
-
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
     const int has_bytes = fpq_bytes_pay(fpq_active(), cb->k, cb->dsub);
     const size_t columns = (size_t)FPQ_BLOCKS(cb->k) * FPQ_BLOCK, dsub = (size_t)cb->dsub;
-    const size_t head = round_up((size_t)cb->m * sizeof(fpq_packed_codebook) / sizeof(float) + 1);
-    const size_t offsets = round_up((size_t)cb->offsets[cb->m]), rows = round_up((size_t)cb->k * dsub);
+    const size_t head = fpq_float_lines((size_t)cb->m * sizeof(fpq_packed_codebook) / sizeof(float) + 1);
+    const size_t offsets = fpq_float_lines((size_t)cb->offsets[cb->m]), rows = fpq_float_lines((size_t)cb->k * dsub);
     const size_t bytes = has_bytes ? fpq_byte_codebook_size(FPQ_BLOCKS(cb->k), cb->dsub) / sizeof(float) + 2 * dsub : 0;
-    const size_t each = columns + columns * dsub + rows + round_up(bytes);
+    const size_t each = columns + columns * dsub + rows + fpq_float_lines(bytes);
     float *memory = fpq_alloc((head + offsets + (size_t)cb->m * each) * sizeof(float));
     if (!memory) return NULL;
     fpq_packed_codebook *out = (fpq_packed_codebook *)(void *)memory;
@@ -154,7 +152,7 @@ void fpq_nearest_rows(const fpq_kernels *kern, const fpq_packed_codebook *codebo
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads) {
     const int blocks = fpq_assign_blocks(data->n);
     const ptrdiff_t d = data->x.d;
-    const size_t rows = round_up((size_t)FPQ_ASSIGN_ROWS * ((size_t)d + 1)), scratch = rows + fpq_nearest_scratch(cb) / sizeof(float);
+    const size_t rows = fpq_float_lines((size_t)FPQ_ASSIGN_ROWS * ((size_t)d + 1)), scratch = rows + fpq_nearest_scratch(cb) / sizeof(float);
     const fpq_kernels *kern = fpq_active();
     threads = fpq_threads(threads, blocks);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);

@@ -6,9 +6,7 @@
 
 #include "portable.h"
 
-enum { LEAST_D = 64, LEAST_K = 64 };
-
-static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
+enum { LEAST_D = 64, LEAST_K = 64 };       /* with fewer, writing a row in bytes costs what it saves */
 
 static int padded(int d) { return (d + 3) / 4 * 4; }
 
@@ -20,12 +18,12 @@ size_t fpq_byte_codebook_size(int blocks, int d) {
 }
 
 size_t fpq_byte_rows_size(int n, int d) {
-    return up((size_t)n * (size_t)padded(d)) + 3 * up((size_t)n * sizeof(float)) + up((size_t)d * sizeof(float));
+    return fpq_lines((size_t)n * (size_t)padded(d)) + 3 * fpq_lines((size_t)n * sizeof(float)) + fpq_lines((size_t)d * sizeof(float));
 }
 
 void fpq_byte_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_byte_codebook *codebook) {
     const size_t columns = (size_t)blocks * FPQ_BLOCK;
-    *codebook = (fpq_byte_codebook){.packed = (int8_t *)memory, .blocks = blocks, .slack = (float)(d + 16) * 0x1p-23f};
+    *codebook = (fpq_byte_codebook){.packed = (int8_t *)memory, .slack = (float)(d + 16) * 0x1p-23f};
     memset(memory, 0, fpq_byte_codebook_size(blocks, d));
     codebook->start = (int32_t *)(void *)(memory += columns * (size_t)padded(d));
     codebook->scale = (float *)(void *)(memory + columns * sizeof(int32_t));
@@ -35,10 +33,10 @@ void fpq_byte_codebook_place(char *memory, int blocks, int d, const float *bias,
 void fpq_byte_rows_place(char *memory, int n, const fpq_byte_codebook *codebook, fpq_byte_rows *rows) {
     rows->codebook = codebook;
     rows->bytes = (uint8_t *)memory;
-    rows->step = (float *)(void *)(memory += up((size_t)n * (size_t)codebook->columns.d));
-    rows->margin = (float *)(void *)(memory += up((size_t)n * sizeof(float)));
-    rows->rounding = (float *)(void *)(memory += up((size_t)n * sizeof(float)));
-    rows->rest = (float *)(void *)(memory + up((size_t)n * sizeof(float)));
+    rows->step = (float *)(void *)(memory += fpq_lines((size_t)n * (size_t)codebook->columns.d));
+    rows->margin = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
+    rows->rounding = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
+    rows->rest = (float *)(void *)(memory + fpq_lines((size_t)n * sizeof(float)));
 }
 
 void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook, int at, const float *c, int d, float *scratch) {

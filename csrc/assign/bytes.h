@@ -13,7 +13,6 @@ typedef struct {
     int8_t *packed;
     int32_t *start;
     float *scale;
-    int blocks;
     float length, error, slack;            /* most |c| and |f| of a column; relative rounding error of sums of floats */
 } fpq_byte_codebook;
 

@@ -26,8 +26,6 @@ int fpq_are_few(const fpq_matrix *x, int64_t nq, const fpq_population *pop, int 
            fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d);
 }
 
-static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 static void find_centre(const fpq_matrix *x, const fpq_kernels *kern, float *row, float *centre) {
     const int d = (int)x->d;
     for (int t = 0; t < d; t++) centre[t] = 0;
@@ -81,7 +79,7 @@ static float reached_by(const few *f, const float *x, int words, int k, float wi
 /* Bytes of scratch a thread needs. */
 static size_t scratch_size(const few *f) {
     const size_t products = TILE * (size_t)f->ld, maxima = products / 4 + WORD * 4;
-    return up((products + 2 * maxima + (TILE + 1) * (size_t)f->d) * sizeof(float)) + fpq_byte_rows_size(TILE, f->d);
+    return fpq_lines((products + 2 * maxima + (TILE + 1) * (size_t)f->d) * sizeof(float)) + fpq_byte_rows_size(TILE, f->d);
 }
 
 static void search_tile(const few *f, const float *queries, int n, fpq_topk *top, char *scratch) {
@@ -136,8 +134,8 @@ int fpq_few_search(const fpq_matrix *x, const float *queries, int64_t nq, const 
     few f = {.kern = fpq_active(), .x = x, .pop = pop, .n = (int)x->n, .d = d, .blocks = blocks, .words = (blocks + 3) / 4};
     f.ld = f.words * WORD;
     threads = fpq_threads(threads, tasks);
-    const size_t columns = up(fpq_byte_codebook_size(blocks, d)), each = scratch_size(&f);
-    const size_t head = up(((size_t)f.ld + 4 * (size_t)d) * sizeof(float));
+    const size_t columns = fpq_lines(fpq_byte_codebook_size(blocks, d)), each = scratch_size(&f);
+    const size_t head = fpq_lines(((size_t)f.ld + 4 * (size_t)d) * sizeof(float));
     char *memory = fpq_alloc(columns + head + (size_t)threads * each);
     fpq_poll poll = {0};
     if (!memory) return -1;

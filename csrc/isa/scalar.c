@@ -147,6 +147,13 @@ static uint64_t bytes_at_most(const uint8_t *x, int limit) {
     return bits;
 }
 
+static int kth_byte(const uint8_t *x, const uint64_t *rows, int n, int k) {
+    int counts[256] = {0}, byte = 0;
+    for (int i = 0; i < 64 * n; i++) counts[x[i]] += (int)(rows[i / 64] >> i % 64 & 1);
+    for (int seen = counts[0]; seen < k; seen += counts[byte]) byte++;
+    return byte;
+}
+
 static uint64_t at_most(const float *x, float limit) {
     uint64_t bits = 0;
     for (int i = 0; i < 64; i++) bits |= (uint64_t)(x[i] <= limit) << i;

@@ -45,16 +45,14 @@ static void group_one(grouped *g, float *unit, float *scratch) {
     g->ruler.per_unit = *unit;
 }
 
-static size_t round_up(size_t floats) { return (floats + 15) / 16 * 16; }
-
 grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook *packed, fpq_bounds *bounds, int threads) {
     const int groups = bounds->groups, panels = groups / FPQ_BLOCK, span = (FPQ_BLOCKS(cb->k) + panels - 1) / panels;
     const int blocks = FPQ_BLOCKS(span);
     const size_t columns = (size_t)groups * (size_t)blocks * FPQ_BLOCK, dsub = (size_t)cb->dsub;
-    const size_t head = round_up((size_t)cb->m * sizeof(grouped) / sizeof(float) + 1);
+    const size_t head = fpq_float_lines((size_t)cb->m * sizeof(grouped) / sizeof(float) + 1);
     const int has_bytes = packed->has_bytes && cb->k >= LEAST_BYTE_K && blocks <= MOST_BYTE_BLOCKS;
     const size_t bytes = has_bytes ? fpq_byte_codebook_size(groups * blocks, cb->dsub) / sizeof(float) + 2 * dsub : 0;
-    const size_t each = columns * (dsub + 1) + round_up(bytes);
+    const size_t each = columns * (dsub + 1) + fpq_float_lines(bytes);
     float *memory = fpq_alloc((head + (size_t)cb->m * each) * sizeof(float));
     if (!memory) return NULL;
     grouped *out = (grouped *)(void *)memory;

@@ -17,17 +17,15 @@ typedef struct {
     float *sum;                               /* (stripes, DRAWS) of the distances that would be left */
 } work;
 
-static size_t up(size_t floats) { return (floats + 15) / 16 * 16; }
-
 static size_t work_size(size_t n, size_t d) {
-    return up(n * d) + 2 * up(n) + d * DRAWS + n * DRAWS + (n / STRIPE + 1) * DRAWS; /* multiples of 16 */
+    return fpq_float_lines(n * d) + 2 * fpq_float_lines(n) + d * DRAWS + n * DRAWS + (n / STRIPE + 1) * DRAWS; /* multiples of 16 */
 }
 
 static work layout(float *memory, size_t n, size_t d) {
     work w = {.x = memory};
-    w.norm = w.x + up(n * d);
-    w.left = w.norm + up(n);
-    w.packed = w.left + up(n);
+    w.norm = w.x + fpq_float_lines(n * d);
+    w.left = w.norm + fpq_float_lines(n);
+    w.packed = w.left + fpq_float_lines(n);
     w.distance = w.packed + d * DRAWS;
     w.sum = w.distance + n * DRAWS;
     return w;

@@ -37,10 +37,8 @@ typedef struct {
     fpq_query queries[FPQ_TABLES];         /* of the lists that are visited now, or of visitors whose tables serve all lists */
 } group;
 
-static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 static size_t group_size(const fpq_adc *adc) {
-    return FPQ_TABLES * (fpq_query_size(adc) + fpq_term_size(adc) + up((size_t)adc->offsets[adc->m] * sizeof(float)));
+    return FPQ_TABLES * (fpq_query_size(adc) + fpq_term_size(adc) + fpq_lines((size_t)adc->offsets[adc->m] * sizeof(float)));
 }
 
 static group group_of(const fpq_scan *s, const fpq_lists *lists, const fpq_squares *squares, const fpq_terms *terms, char *memory) {

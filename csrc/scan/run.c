@@ -109,18 +109,9 @@ static int choose(const fpq_scan *s, fpq_query *query, const int32_t *which, uin
     if (!(limit < INFINITY) || !fpq_query_tighten(s->kern, s->adc, limit, query)) return 0;
     memset(sums, 0, (size_t)n * 64);
     add_bytes(s, &tables, which, n, sums, near);
-    int low = -1, high = FPQ_SIEVE_LIMIT; /* k rows are within high, as they are within limit */
-    while (high - low > 1) {
-        const int middle = (low + high) / 2;
-        int count = 0;
-        for (int b = 0; b < n; b++) count += fpq_popcount(rows[b] & s->kern->bytes_at_most(sums + b * 64, middle));
-        if (count < k)
-            low = middle;
-        else
-            high = middle;
-    }
-    const int most = high + fpq_query_spare(s->adc, query);
-    for (int b = 0; b < n; b++) rows[b] &= s->kern->bytes_at_most(sums + b * 64, most < FPQ_SIEVE_LIMIT ? most : FPQ_SIEVE_LIMIT);
+    int most = s->kern->kth_byte(sums, rows, n, k) + fpq_query_spare(s->adc, query);
+    if (most > FPQ_SIEVE_LIMIT) most = FPQ_SIEVE_LIMIT; /* as limit says */
+    for (int b = 0; b < n; b++) rows[b] &= s->kern->bytes_at_most(sums + b * 64, most);
     return 1;
 }
 

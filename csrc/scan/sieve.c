@@ -9,11 +9,9 @@
 
 int fpq_ld_table(const fpq_adc *adc) { return 1 << adc->nbits < FPQ_BLOCK ? FPQ_BLOCK : 1 << adc->nbits; }
 
-static size_t up(size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 size_t fpq_query_size(const fpq_adc *adc) {
     const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc);
-    return up(entries * sizeof(float)) + 2 * up(m * sizeof(float)) + up(entries) + up(m * 16) + 2 * up(m * sizeof(int32_t));
+    return fpq_lines(entries * sizeof(float)) + 2 * fpq_lines(m * sizeof(float)) + fpq_lines(entries) + fpq_lines(m * 16) + 2 * fpq_lines(m * sizeof(int32_t));
 }
 
 /* Tables of n <= FPQ_TABLES queries q (n, d). */
@@ -35,12 +33,12 @@ void fpq_adc_table(const fpq_adc *adc, const float *q, float *table) { make_tabl
 void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query) {
     const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc);
     *query = (fpq_query){.table = (float *)(void *)memory};
-    query->least = (float *)(void *)(memory += up(entries * sizeof(float)));
-    query->spread = (float *)(void *)(memory += up(m * sizeof(float)));
-    query->entries = (uint8_t *)(memory += up(m * sizeof(float)));
-    query->minima = (uint8_t *)(memory += up(entries));
-    query->order = (int32_t *)(void *)(memory += up(m * 16));
-    query->lowest = (int32_t *)(void *)(memory + up(m * sizeof(int32_t)));
+    query->least = (float *)(void *)(memory += fpq_lines(entries * sizeof(float)));
+    query->spread = (float *)(void *)(memory += fpq_lines(m * sizeof(float)));
+    query->entries = (uint8_t *)(memory += fpq_lines(m * sizeof(float)));
+    query->minima = (uint8_t *)(memory += fpq_lines(entries));
+    query->order = (int32_t *)(void *)(memory += fpq_lines(m * 16));
+    query->lowest = (int32_t *)(void *)(memory + fpq_lines(m * sizeof(int32_t)));
     for (int j = 0; j < adc->m; j++) query->order[j] = j;
 }
 

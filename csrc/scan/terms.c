@@ -14,7 +14,7 @@ static const size_t MOST_BYTES = (size_t)64 << 20;
 
 static size_t n_entries(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc); }
 
-size_t fpq_term_size(const fpq_adc *adc) { return (n_entries(adc) * sizeof(uint16_t) + 63) / 64 * 64; }
+size_t fpq_term_size(const fpq_adc *adc) { return fpq_lines(n_entries(adc) * sizeof(uint16_t)); }
 
 static size_t scratch_size(const fpq_adc *adc) { return n_entries(adc) + (size_t)adc->offsets[adc->m]; }
 
@@ -83,7 +83,7 @@ static void measure(fpq_terms *terms, const fpq_lists *lists, float *scratch) {
 
 int fpq_terms_make(const fpq_adc *adc, const fpq_squares *squares, const fpq_lists *lists, const int64_t *probes,
                    int64_t n_probes, fpq_terms *terms, int threads) {
-    const size_t each = fpq_term_size(adc), heads = ((size_t)lists->n * sizeof(fpq_term) + 63) / 64 * 64;
+    const size_t each = fpq_term_size(adc), heads = fpq_lines((size_t)lists->n * sizeof(fpq_term));
     *terms = (fpq_terms){.adc = adc, .longest = squares->longest};
     if (n_probes / SHARED < lists->n || (size_t)lists->n > MOST_BYTES / each) return 0;
     float *scratch = fpq_alloc((size_t)threads * scratch_size(adc) * sizeof(float));
