@@ -108,6 +108,7 @@ void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int co
 /* ---- exact search over codes by asymmetric distances (ADC) ---- */
 typedef struct {
     const float *packed;                   /* (m, fpq_packed_size(k, dsub)), not centred */
+    const float *codebooks;                /* (m, k, dsub), the same in order */
     const int32_t *offsets;
     int m, nbits, dsub;
     int inner_product;                     /* distances are negated inner products */
@@ -154,6 +155,8 @@ int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads); /* squared l
 /* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a row of -1 gives +inf. */
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                        int inner_product, float *out, int threads);
+/* The k smallest (distance, id) of each row of n >= k, ascending; an id of -1 is none, NaN counts as +inf. */
+int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids, int threads);
 
 /* ---- LSH ---- */
 /* Hash j of table t of a vector x is floor(v), v = (x - centre) . column t * n_hashes + j + shift, columns in units of

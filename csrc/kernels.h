@@ -17,8 +17,8 @@
 
 /* A query's tables in bytes, for the sieve: floor((entry - least of its table) * scale), at most 255. */
 typedef struct {
-    const uint8_t *entries;                /* (m, 256) for 8-bit codes, (m, 16) for 4-bit codes */
-    const uint8_t *minima;                 /* (m, 16), 8-bit codes: the least entry of the 16 that share a high nibble */
+    const uint8_t *entries;                /* (m, groups) */
+    int groups;                            /* 8-bit codes: 256, or 64: FPQ_GROUP; 4-bit codes: 16 */
     const int32_t *order;                  /* the subquantizers to add up */
     int n;                                 /* how many */
 } fpq_sieve;
@@ -36,6 +36,9 @@ typedef struct {
     const float *scale, *bias;
     int d;                                 /* a multiple of 4 */
 } fpq_byte_columns;
+
+/* The group of an 8-bit code: the four that are alike but for bits 4 and 5 may share an entry. */
+#define FPQ_GROUP(code, groups) ((groups) == 64 ? ((code) & 15) | ((code) >> 2 & 48) : (code))
 
 enum { FPQ_TABLES = 4 };                   /* tables that are made in one pass */
 
@@ -103,12 +106,14 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     X(void, quantize, (const float *x, int n, float least, float scale, uint8_t *out))                               \
     /* out[i] = floor((x[i] - least) * scale), at most 32767; x[i] >= least. */                                       \
     X(void, steps, (const float *x, int n, float least, float scale, uint16_t *out))                                 \
-    /* The least x[i] + y[i], sums below 65536. */                                                                   \
-    X(int, least_sum, (const uint16_t *x, const uint16_t *y, int n))                                                 \
-    /* out[i] = (x[i] + y[i] - least) * factor / 65536 rounded down, at most 255; factor < 65536. */                 \
-    X(void, quantize_sums, (const uint16_t *x, const uint16_t *y, int n, int least, int factor, uint8_t *out))       \
+    /* out[FPQ_GROUP(c)] = the least x[c] of the group; 4 members a group, or 1. */                                  \
+    X(void, group_least, (const float *x, int groups, int members, float *out))                                      \
+    /* The same of x[c] + y[c], sums below 65536; the least of all is returned. */                                   \
+    X(int, group_sums, (const uint16_t *x, const uint16_t *y, int groups, int members, uint16_t *out))               \
+    /* out[i] = (x[i] - least) * factor / 65536 rounded down, at most 255; x[i] >= least, factor < 65536. */         \
+    X(void, quantize_steps, (const uint16_t *x, int n, int least, int factor, uint8_t *out))                         \
     /* For each of n blocks of 64 codes, blocks[which[i]]: sums[i] (64 bytes) += the entries of its codes, saturating at  \
-     * 255, or += lower bounds of them; bit r of near[i] is set where the sum of row r is at most FPQ_SIEVE_LIMIT. */  \
+     * 255; bit r of near[i] is set where the sum of row r is at most FPQ_SIEVE_LIMIT. */                            \
     X(void, sieve8, (const fpq_sieve *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n,      \
                      uint8_t *sums, uint64_t *near))                                                                 \
     X(void, sieve4, (const fpq_sieve *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n,      \
@@ -137,7 +142,7 @@ enum { FPQ_SIEVE_LIMIT = 254 };
 typedef struct {
     const char *isa;
     int fast_sieve;                        /* whether sieve4 and sieve8 are faster than adc */
-    int sieve_minima;                      /* whether sieve8 reads minima, not entries */
+    int groups;                            /* entries of sieve8's tables */
     int fast_bytes;                        /* whether products of bytes are faster than those of floats */
     FPQ_KERNELS(FPQ_MEMBER)
 } fpq_kernels;

@@ -501,25 +501,36 @@ static void test_steps(void) {
     for (int i = 0; i < n; i++) CHECK(out[0][i] == (int)fminf(floorf((x[i] - least) * scale), 32767));
 }
 
-static void test_least_sum(void) {
-    const int n = size() + 1;
+static void test_group_least(void) {
+    const int members = ANY_OF(1, 4, 4), groups = members == 4 ? 64 : ANY_OF(16, 256, 256), n = groups * members;
+    const float *x = numbers(n);
+    OUTPUTS(float, out, groups);
+    FOR_BOTH (*use)->group_least(x, groups, members, out[WAY]);
+    CHECK(SAME(out[0], out[1], groups));
+    for (int c = 0; c < n; c++) CHECK(x[c] >= out[0][FPQ_GROUP(c, groups)]);
+}
+
+static void test_group_sums(void) {
+    const int members = ANY_OF(1, 4, 4), groups = members == 4 ? 64 : ANY_OF(16, 256, 256), n = groups * members;
     uint16_t *x = INPUT(uint16_t, n), *y = INPUT(uint16_t, n);
     int least = 65535;
     for (int i = 0; i < n; i++) {
         x[i] = (uint16_t)below(32768), y[i] = (uint16_t)below(32768);
         least = x[i] + y[i] < least ? x[i] + y[i] : least;
     }
-    FOR_BOTH CHECK((*use)->least_sum(x, y, n) == least);
+    OUTPUTS(uint16_t, out, groups);
+    FOR_BOTH CHECK((*use)->group_sums(x, y, groups, members, out[WAY]) == least);
+    CHECK(SAME(out[0], out[1], groups));
 }
 
-static void test_quantize_sums(void) {
+static void test_quantize_steps(void) {
     const int n = size(), least = below(100), factor = ANY_OF(0, 1, 300, 40000, 65535);
-    uint16_t *x = INPUT(uint16_t, n), *y = INPUT(uint16_t, n);
-    for (int i = 0; i < n; i++) x[i] = (uint16_t)(100 + below(32668)), y[i] = (uint16_t)below(32768);
+    uint16_t *x = INPUT(uint16_t, n);
+    for (int i = 0; i < n; i++) x[i] = (uint16_t)(100 + below(65436));
     OUTPUTS(uint8_t, out, n);
-    FOR_BOTH (*use)->quantize_sums(x, y, n, least, factor, out[WAY]);
+    FOR_BOTH (*use)->quantize_steps(x, n, least, factor, out[WAY]);
     CHECK(SAME(out[0], out[1], n));
-    for (int i = 0; i < n; i++) CHECK(out[0][i] == fmin(floor((double)(x[i] + y[i] - least) * factor / 65536), 255));
+    for (int i = 0; i < n; i++) CHECK(out[0][i] == fmin(floor((double)(x[i] - least) * factor / 65536), 255));
 }
 
 static void test_rough_l2(void) {
@@ -555,36 +566,23 @@ static void test_survey(void) {
     CHECK(fabs((double)out[0][2] - sum) <= n * (double)FLT_EPSILON * scale);
 }
 
-/* Sums over all entries as in the specification or, of 8-bit codes, over the least entries of the high nibbles. */
 static void test_sieve(int nbits) {
-    const int m = size() + 1, k = 1 << nbits, size_of_code = fpq_code_size(m, nbits), n_blocks = 9, n = below(n_blocks + 1);
-    uint8_t *entries = INPUT(uint8_t, m * k), *minima = INPUT(uint8_t, m * 16), *spread = INPUT(uint8_t, m * k);
-    uint8_t *blocks = INPUT(uint8_t, n_blocks * 64 * size_of_code), *start = INPUT(uint8_t, n * 64);
+    const int m = size() + 1, groups = nbits == 4 ? 16 : kern->groups, size_of_code = fpq_code_size(m, nbits), n_blocks = 9, n = below(n_blocks + 1);
+    uint8_t *entries = INPUT(uint8_t, m * groups), *blocks = INPUT(uint8_t, n_blocks * 64 * size_of_code), *start = INPUT(uint8_t, n * 64);
     int32_t *order = INPUT(int32_t, m), which[9];
     OUTPUTS(uint8_t, sums, n * 64);
     OUTPUTS(uint64_t, near, n);
-    for (int i = 0; i < m * k; i++) entries[i] = (uint8_t)below(m < 20 ? 40 : 9);
+    for (int i = 0; i < m * groups; i++) entries[i] = (uint8_t)below(m < 20 ? 40 : 9);
     for (int i = 0; i < n_blocks * 64 * size_of_code; i++) blocks[i] = (uint8_t)next();
     for (int i = 0; i < n * 64; i++) start[i] = (uint8_t)below(60);
     for (int i = 0; i < n; i++) which[i] = below(n_blocks);
     for (int j = 0; j < m; j++) order[j] = below(m);
-    for (int g = 0; g < m * 16; g++) {
-        minima[g] = 255;
-        for (int c = 0; c < k / 16; c++) minima[g] = entries[g * (k / 16) + c] < minima[g] ? entries[g * (k / 16) + c] : minima[g];
-    }
-    for (int i = 0; i < m * k; i++) spread[i] = minima[i / (k / 16)];
-    const fpq_sieve sieve = {entries, minima, order, below(m + 1)}, bounds = {spread, minima, order, sieve.n};
+    const fpq_sieve sieve = {entries, groups, order, below(m + 1)};
     FOR_BOTH {
         if (n) memcpy(sums[WAY], start, (size_t)n * 64);
         (nbits == 8 ? (*use)->sieve8 : (*use)->sieve4)(&sieve, blocks, size_of_code, which, n, sums[WAY], near[WAY]);
     }
-    int same = SAME(sums[0], sums[1], n * 64) && SAME(near[0], near[1], n);
-    if (!same && nbits == 8) {
-        memcpy(sums[1], start, (size_t)n * 64);
-        spec->sieve8(&bounds, blocks, size_of_code, which, n, sums[1], near[1]);
-        same = SAME(sums[0], sums[1], n * 64) && SAME(near[0], near[1], n);
-    }
-    CHECK(same);
+    CHECK(SAME(sums[0], sums[1], n * 64) && SAME(near[0], near[1], n));
 }
 
 static void test_sieve8(void) { test_sieve(8); }
@@ -1051,7 +1049,7 @@ static void test_adc_search(void) {
     float *columns = OUTPUT(float, p.m * each), *table = OUTPUT(float, p.m * width), *queries = numbers(nq * d);
     uint8_t *blocks = INPUT(uint8_t, (n + 63) / 64 * 64 * bytes);
     const fpq_population pop = random_population(n);
-    const fpq_adc adc = {columns, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
+    const fpq_adc adc = {columns, p.cb.centroids, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
     float *expected = INPUT(float, nq * n);
     OUTPUTS(float, all, nq * n);
     OUTPUTS(float, part, nq * (n - first));
@@ -1089,7 +1087,7 @@ static void test_adc_search(void) {
 /* All lists probed, in a random order: distances to the lists' codes by definition, and the smallest of them. */
 static void test_ivf_search(void) {
     const int nbits = ANY_OF(8, 4, 1 + below(8)), k = 1 << nbits, width = k < 16 ? 16 : k, n_blocks = ANY_OF(1, 2, 7, 60);
-    const int nq = ANY_OF(1, 2, 9), top = ANY_OF(1, 10, 100), n_lists = 1 + below(n_blocks + 2), n = n_blocks * 64;
+    const int nq = ANY_OF(1, 2, 9, 70), top = ANY_OF(1, 10, 100), n_lists = 1 + below(n_blocks + 2), n = n_blocks * 64;
     const problem p = random_problem(k, nq);
     const int d = p.cb.offsets[p.m], bytes = fpq_code_size(p.m, nbits), each = (int)fpq_packed_size(k, p.cb.dsub);
     float *columns = OUTPUT(float, p.m * each), *table = OUTPUT(float, p.m * width), *queries = numbers(nq * d);
@@ -1103,7 +1101,7 @@ static void test_ivf_search(void) {
     OUTPUTS(float, distances, nq * top);
     OUTPUTS(int64_t, ids, nq * top);
     float *by_slot = INPUT(float, nq * n);
-    const fpq_adc adc = {columns, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
+    const fpq_adc adc = {columns, p.cb.centroids, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
     const fpq_lists lists = {centroids, first, chain, rows, below(2) ? radius : NULL, below(2), n_lists};
     for (int i = 0; i < n * bytes; i++) blocks[i] = (uint8_t)next();
     for (int i = 0; i < n; i++) slot_ids[i] = (int64_t)(n - i) * 3;

@@ -61,11 +61,11 @@ FPQ_INLINE void fpq_topk_sort(fpq_topk *top) {
     }
 }
 
-/* The best of n pairs that other places have found; ids of -1 are none. */
+/* The best of n pairs that other places have found; ids of -1 are none, NaN counts as +inf. */
 FPQ_INLINE void fpq_topk_merge(fpq_topk top, const float *distance, const int64_t *id, int64_t n) {
     fpq_topk_init(&top);
     for (int64_t p = 0; p < n; p++)
-        if (id[p] >= 0) fpq_topk_push(&top, distance[p], id[p]);
+        if (id[p] >= 0) fpq_topk_push(&top, distance[p] <= INFINITY ? distance[p] : INFINITY, id[p]);
     fpq_topk_sort(&top);
 }
 

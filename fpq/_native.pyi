@@ -64,18 +64,18 @@ def put_codes(codes: UInt8, rows: Int64, blocks: UInt8) -> None: ...
 def get_codes(blocks: UInt8, rows: Int64, codes: UInt8) -> None: ...
 def adc_tables(
     packed: Float32,
+    codebooks: Float32,
     offsets: Int32,
     nbits: int,
-    dsub: int,
     inner_product: bool,
     queries: Float32,
     tables: Float32,
 ) -> None: ...
 def adc_search(
     packed: Float32,
+    codebooks: Float32,
     offsets: Int32,
     nbits: int,
-    dsub: int,
     inner_product: bool,
     queries: Float32,
     blocks: UInt8,
@@ -88,9 +88,9 @@ def adc_search(
 ) -> None: ...
 def adc_all(
     packed: Float32,
+    codebooks: Float32,
     offsets: Int32,
     nbits: int,
-    dsub: int,
     inner_product: bool,
     queries: Float32,
     blocks: UInt8,
@@ -100,9 +100,9 @@ def adc_all(
 ) -> None: ...
 def ivf_search(
     packed: Float32,
+    codebooks: Float32,
     offsets: Int32,
     nbits: int,
-    dsub: int,
     inner_product: bool,
     centroids: Float32,
     first: Int64,
@@ -120,9 +120,9 @@ def ivf_search(
 ) -> None: ...
 def ivf_all(
     packed: Float32,
+    codebooks: Float32,
     offsets: Int32,
     nbits: int,
-    dsub: int,
     inner_product: bool,
     centroids: Float32,
     first: Int64,
@@ -152,6 +152,7 @@ def flat_search(
 def flat_distances(
     x: Array, queries: Float32, rows: Int64, inner_product: bool, out: Float32, threads: int
 ) -> None: ...
+def smallest(distances: Float32, ids: Int64, out: Float32, out_ids: Int64, threads: int) -> None: ...
 
 @final
 class LSHHashes:

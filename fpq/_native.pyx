@@ -67,6 +67,7 @@ cdef extern from "fpq.h" nogil:
 
     ctypedef struct fpq_adc:
         const float *packed
+        const float *codebooks
         const int32_t *offsets
         int m, nbits, dsub, inner_product
     ctypedef struct fpq_population:
@@ -100,6 +101,8 @@ cdef extern from "fpq.h" nogil:
     int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
     int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                            int inner_product, float *out, int threads)
+    int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out,
+                     int64_t *out_ids, int threads)
 
 
 cdef extern from "Python.h":
@@ -363,9 +366,10 @@ def get_codes(const uint8_t[:, :, ::1] blocks, const int64_t[::1] rows, uint8_t[
 
 # ---- search. ids int64 (n) or None for row numbers, allowed uint64 (ceil(n / 64)) or None for all ----
 
-cdef fpq_adc _adc(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub,
+cdef fpq_adc _adc(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
                   bint inner_product) noexcept:
-    return fpq_adc(&packed[0, 0], &offsets[0], <int>offsets.shape[0] - 1, nbits, dsub, inner_product)
+    return fpq_adc(&packed[0, 0], &codebooks[0, 0, 0], &offsets[0], <int>codebooks.shape[0], nbits,
+                   <int>codebooks.shape[2], inner_product)
 
 
 cdef fpq_population _population(const int64_t[::1] ids, const uint64_t[::1] allowed, int64_t n) noexcept:
@@ -377,21 +381,23 @@ cdef fpq_population _population(const int64_t[::1] ids, const uint64_t[::1] allo
     return pop
 
 
-def adc_tables(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+def adc_tables(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
+               bint inner_product,
                const float[:, ::1] queries, float[:, :, ::1] tables):
     """Distance tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""
-    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
     cdef Py_ssize_t i
     with nogil:
         for i in range(queries.shape[0]):
             fpq_adc_table(&adc, &queries[i, 0], &tables[i, 0, 0])
 
 
-def adc_search(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+def adc_search(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
+               bint inner_product,
                const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, const int64_t[::1] ids,
                const uint64_t[::1] allowed, int64_t n, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
     """The k nearest codes of each query, exactly by table sums; k is the width of distances and found."""
-    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
     cdef fpq_population pop = _population(ids, allowed, n)
     cdef int status
     with nogil:
@@ -400,11 +406,12 @@ def adc_search(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits
     _done(status)
 
 
-def adc_all(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+def adc_all(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
+            bint inner_product,
             const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, int64_t first, float[:, ::1] out,
             int threads):
     """The distances of all rows from row `first` (a multiple of 64) on, as many as out is wide."""
-    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
     cdef int status
     with nogil:
         status = fpq_adc_all(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], first, out.shape[1],
@@ -421,13 +428,14 @@ cdef fpq_lists _lists(const float[:, ::1] centroids, const int64_t[::1] first, c
     return lists
 
 
-def ivf_search(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+def ivf_search(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
+               bint inner_product,
                const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
                const uint64_t[::1] rows, const float[::1] radius, bint residual, const float[:, ::1] queries,
                const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks, const int64_t[:, ::1] slot_ids,
                float[:, ::1] distances, int64_t[:, ::1] found, int threads):
     """The k nearest codes of each query in its probed lists (nq, n_probe)."""
-    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
     cdef fpq_lists lists = _lists(centroids, first, chain, rows, radius, residual)
     cdef int status
     with nogil:
@@ -437,13 +445,14 @@ def ivf_search(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits
     _done(status)
 
 
-def ivf_all(const float[:, ::1] packed, const int32_t[::1] offsets, int nbits, int dsub, bint inner_product,
+def ivf_all(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
+            bint inner_product,
             const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
             const uint64_t[::1] rows, const float[::1] radius, bint residual, const float[:, ::1] queries,
             const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks, const int64_t[::1] starts,
             float[:, ::1] out, int threads):
     """All distances of the probed lists, (blocks, 64); query i's blocks begin at starts[i]."""
-    cdef fpq_adc adc = _adc(packed, offsets, nbits, dsub, inner_product)
+    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
     cdef fpq_lists lists = _lists(centroids, first, chain, rows, radius, residual)
     cdef int status = 0
     if out.size:
@@ -485,6 +494,17 @@ def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] 
         with nogil:
             status = fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
                                         inner_product, &out[0, 0], threads)
+    _done(status)
+
+
+def smallest(const float[:, ::1] distances, const int64_t[:, ::1] ids, float[:, ::1] out, int64_t[:, ::1] out_ids,
+             int threads):
+    """The k smallest (distance, id) of each row, k being the width of out and out_ids; ids of -1 are none."""
+    cdef int status = 0
+    if out.size:
+        with nogil:
+            status = fpq_smallest(&distances[0, 0], &ids[0, 0], ids.shape[0], ids.shape[1], <int>out.shape[1],
+                                  &out[0, 0], &out_ids[0, 0], threads)
     _done(status)
 
 

@@ -21,22 +21,22 @@ CHUNK_ROWS = 1 << 16
 
 
 def group_centroids(trained: Training, offsets: Int32) -> Training:
-    """Number the 256 centroids of each subspace so that 16 near ones share the high nibble of their code.
+    """Number the 256 centroids of each subspace so that four near ones differ in bits 4 and 5 only.
 
     Scans without 256-entry look-ups bound a group by its least entry: the nearer its centroids, the tighter the bound.
-    Groups of exactly 16 come from k-means and OpenIndexing with ``c = 1``.
+    Groups of exactly four come from k-means and OpenIndexing with ``c = 1``.
     """
     m, k, _ = trained.centroids.shape
     points = np.hstack([c[:, : e - s] for c, s, e in zip(trained.centroids, offsets, offsets[1:], strict=False)])
     rng = np.random.default_rng(0)
     rows = LocalRows(points, None, 1)
-    start = spread_centroids(rows, offsets, 16, rng, 1)
+    start = spread_centroids(rows, offsets, k // 4, rng, 1)
     groups = train_codebooks(rows, offsets, start, n_iter=10, rng=rng, capacity=1.0, n_threads=1)
-    policy = OpenIndexing(c=1.0, candidates=16)
-    policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, 16), k, 1)
+    policy = OpenIndexing(c=1.0, candidates=k // 4)
+    policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, k // 4), k, 1)
     centroids, ids = trained.centroids.copy(), trained.ids.copy()
     for j in range(m):
-        order = np.argsort(groups.ids[j], kind="stable")
+        order = np.argsort(groups.ids[j], kind="stable").reshape(-1, 16, 4).swapaxes(1, 2).ravel()
         centroids[j] = trained.centroids[j, order]
         ids[j] = np.argsort(order)[trained.ids[j]]
     return trained._replace(centroids=centroids, ids=ids)
@@ -411,9 +411,9 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         """Float32 rows in the space of the codebooks."""
         return self._rotation.apply(x, n_threads) if self._rotation else x
 
-    def adc(self, inner_product: bool) -> tuple[Float32, Int32, int, int, bool]:
+    def adc(self, inner_product: bool) -> tuple[Float32, Float32, Int32, int, bool]:
         """The first arguments of the native scans."""
-        return self._packed, self.offsets, self.nbits, self.codebooks.shape[2], inner_product
+        return self._packed, self.codebooks, self.offsets, self.nbits, inner_product
 
     def __repr__(self) -> str:
         state = f"dim={self.dim}" if self.is_trained else "not trained"

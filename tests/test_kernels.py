@@ -176,7 +176,7 @@ def test_tables_and_their_sums_have_the_same_bits_everywhere(isa: str, nbits: in
         packed = aligned_empty(m, _native.packed_size(k, dsub))
         for j in range(m):
             packed[j] = pack(codebooks[j], dsub)
-        arguments = packed, offsets, nbits, dsub, inner_product
+        arguments = packed, codebooks, offsets, nbits, inner_product
         tables = aligned_empty(3, m, max(k, 16))
         _native.adc_tables(*arguments, queries, tables)
         expected = np.zeros((3, m, k), np.float32)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq import tuning
-from fpq.indexes.codes import first_places
+from fpq import _native, tuning
 
 D, LISTS = 16, 24
 
@@ -152,15 +151,21 @@ def test_refused(call: Any, message: str) -> None:
     assert (index.n_probe, index.rerank) == (3, 2)
 
 
+@pytest.mark.parametrize("n_queries", [1, 50, 500])
 @pytest.mark.parametrize("k", [1, 5, 40])
-def test_first_places(k: int) -> None:
+def test_smallest(k: int, n_queries: int) -> None:
     rng = np.random.default_rng(0)
-    distances = rng.integers(-3, 4, size=(50, 40)).astype(np.float32)
+    distances = rng.integers(-3, 4, size=(n_queries, 40)).astype(np.float32)
     distances[distances == 3] = np.inf
     distances[0, :20] = -0.0
     distances[0, 20:] = 0.0
-    distances[1, ::2] = [-1e30, -1e-30] * 10
-    distances[2, ::3] = np.nan
-    distances[3] = -np.float32(np.nan)
-    expected = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(first_places(distances, k), expected)
+    distances[-1, ::3] = np.nan
+    ids = rng.permuted(np.tile(np.arange(40), (n_queries, 1)), axis=1)
+    ids[:, 7] = -1
+    found, chosen = np.empty((n_queries, k), np.float32), np.empty((n_queries, k), np.int64)
+    _native.smallest(distances, ids, found, chosen, 2)
+    known = np.nan_to_num(distances, nan=np.inf, posinf=np.inf)
+    order = np.lexsort((ids, known, ids < 0))[:, :k]
+    np.testing.assert_array_equal(chosen, np.take_along_axis(ids, order, 1))
+    expected = np.take_along_axis(known, order, 1)
+    np.testing.assert_array_equal(found, np.where(chosen < 0, np.inf, expected))

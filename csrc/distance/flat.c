@@ -11,7 +11,8 @@
 #include "threads.h"
 #include "topk.h"
 
-enum { ROWS = 96, QUERIES = 64, DIRECT = 4 };
+/* SMALL: distances that one thread looks through before another has begun. */
+enum { ROWS = 96, QUERIES = 64, DIRECT = 4, SMALL = 1 << 14 };
 
 typedef struct {
     const fpq_kernels *kern;
@@ -170,5 +171,16 @@ int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, co
         }
     }
     fpq_free(scratch);
+    return 0;
+}
+
+int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids, int threads) {
+    const int tasks = (int)nq;
+    threads = fpq_threads(nq * n < SMALL ? 1 : threads, tasks);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int i = 0; i < tasks; i++) {
+        const ptrdiff_t from = (ptrdiff_t)i * n;
+        fpq_topk_merge((fpq_topk){out + (ptrdiff_t)i * k, out_ids + (ptrdiff_t)i * k, k}, distances + from, ids + from, n);
+    }
     return 0;
 }

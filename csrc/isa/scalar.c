@@ -7,7 +7,7 @@
 
 #define FPQ_ISA scalar
 #define FPQ_FAST_SIEVE 0
-#define FPQ_SIEVE_MINIMA 0
+#define FPQ_GROUPS 256
 #define FPQ_FAST_BYTES 0
 #include "isa/plain.inc"
 #include "assign/bytes_plain.inc"
@@ -125,7 +125,7 @@ static void sieve8(const fpq_sieve *sieve, const uint8_t *blocks, int code_size,
         const uint8_t *codes = blocks + (ptrdiff_t)which[i] * 64 * code_size;
         for (int o = 0; o < sieve->n; o++)
             for (int r = 0, j = sieve->order[o]; r < 64; r++)
-                add_saturating(sums + i * 64 + r, sieve->entries[j * 256 + codes[j * 64 + r]]);
+                add_saturating(sums + i * 64 + r, sieve->entries[j * sieve->groups + FPQ_GROUP(codes[j * 64 + r], sieve->groups)]);
         near[i] = near_rows(sums + i * 64);
     }
 }
@@ -139,6 +139,26 @@ static void sieve4(const fpq_sieve *sieve, const uint8_t *blocks, int code_size,
                 add_saturating(sums + i * 64 + r, sieve->entries[j * 16 + (codes[j / 2 * 64 + r] >> j % 2 * 4 & 15)]);
         near[i] = near_rows(sums + i * 64);
     }
+}
+
+static void group_least(const float *x, int groups, int members, float *out) {
+    for (int g = 0; g < groups; g++) out[g] = INFINITY;
+    for (int c = 0; c < groups * members; c++) {
+        float *least = out + FPQ_GROUP(c, groups);
+        *least = x[c] < *least ? x[c] : *least;
+    }
+}
+
+static int group_sums(const uint16_t *x, const uint16_t *y, int groups, int members, uint16_t *out) {
+    int all = 65535;
+    for (int g = 0; g < groups; g++) out[g] = 65535;
+    for (int c = 0; c < groups * members; c++) {
+        uint16_t *least = out + FPQ_GROUP(c, groups);
+        const int sum = x[c] + y[c];
+        *least = (uint16_t)(sum < *least ? sum : *least);
+        all = sum < all ? sum : all;
+    }
+    return all;
 }
 
 static uint64_t bytes_at_most(const uint8_t *x, int limit) {

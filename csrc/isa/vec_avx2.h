@@ -62,9 +62,32 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm256_broadcastsi128_si256(_m
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return _mm256_shuffle_epi8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+typedef struct {
+    __m256i part[4];
+} vt; /* a table of 64 bytes */
+FPQ_INLINE vt vt_load(const uint8_t *p) {
+    const vt x = {{vb_table(p), vb_table(p + 16), vb_table(p + 32), vb_table(p + 48)}};
+    return x;
+}
+/* The entry of each code's group: the two top bits choose among four look-ups. */
+FPQ_INLINE vb vt_look_up(vt table, vb code) {
+    const vb low = vb_low_nibbles(code);
+    const vb a = _mm256_blendv_epi8(vb_look_up(table.part[0], low), vb_look_up(table.part[2], low), code);
+    const vb b = _mm256_blendv_epi8(vb_look_up(table.part[1], low), vb_look_up(table.part[3], low), code);
+    return _mm256_blendv_epi8(a, b, _mm256_add_epi8(code, code));
+}
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm256_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
+}
+
+typedef __m256i vh; /* 16 unsigned 16-bit integers */
+FPQ_INLINE vh vh_load(const uint16_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+FPQ_INLINE void vh_store(uint16_t *p, vh x) { _mm256_storeu_si256((__m256i *)p, x); }
+FPQ_INLINE vh vh_add(vh a, vh b) { return _mm256_add_epi16(a, b); }
+FPQ_INLINE vh vh_lesser(vh a, vh b) { return _mm256_min_epu16(a, b); }
+FPQ_INLINE int vh_least(vh x) {
+    return _mm_extract_epi16(_mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1))), 0);
 }
 
 typedef __m256i vs; /* 16 16-bit integers */

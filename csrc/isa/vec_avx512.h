@@ -50,8 +50,32 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm512_broadcast_i32x4(_mm_loa
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return _mm512_shuffle_epi8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+typedef struct {
+    __m512i part[4];
+} vt; /* a table of 64 bytes */
+FPQ_INLINE vt vt_load(const uint8_t *p) {
+    const vt x = {{vb_table(p), vb_table(p + 16), vb_table(p + 32), vb_table(p + 48)}};
+    return x;
+}
+/* The entry of each code's group: the two top bits choose among four look-ups. */
+FPQ_INLINE vb vt_look_up(vt table, vb code) {
+    const vb low = vb_low_nibbles(code);
+    const __mmask64 top = _mm512_movepi8_mask(code), next = _mm512_movepi8_mask(_mm512_add_epi8(code, code));
+    const vb a = _mm512_mask_shuffle_epi8(vb_look_up(table.part[0], low), top, table.part[2], low);
+    const vb b = _mm512_mask_shuffle_epi8(vb_look_up(table.part[1], low), top, table.part[3], low);
+    return _mm512_mask_blend_epi8(next, a, b);
+}
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }
+
+typedef __m256i vh; /* 16 unsigned 16-bit integers */
+FPQ_INLINE vh vh_load(const uint16_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+FPQ_INLINE void vh_store(uint16_t *p, vh x) { _mm256_storeu_si256((__m256i *)p, x); }
+FPQ_INLINE vh vh_add(vh a, vh b) { return _mm256_add_epi16(a, b); }
+FPQ_INLINE vh vh_lesser(vh a, vh b) { return _mm256_min_epu16(a, b); }
+FPQ_INLINE int vh_least(vh x) {
+    return _mm_extract_epi16(_mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1))), 0);
+}
 
 typedef __m256i vs; /* 16 16-bit integers */
 typedef __m256i vq; /* 8 32-bit integers */

@@ -59,12 +59,38 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return vld1q_u8(p); }
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return vqtbl1q_u8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return vandq_u8(x, vdupq_n_u8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return vshrq_n_u8(x, 4); }
+typedef uint8x16x4_t vt; /* a table of 64 bytes */
+FPQ_INLINE vt vt_load(const uint8_t *p) {
+    const vt x = {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
+    return x;
+}
+/* The entry of each code's group: bits 0 to 3, and the two top bits beside them. */
+FPQ_INLINE vb vt_look_up(vt table, vb code) { return vqtbl4q_u8(table, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 2))); }
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return vqaddq_u8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) {
     const uint8_t weights[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
     const uint8x16_t bits = vandq_u8(vceqq_u8(x, vdupq_n_u8(255)), vld1q_u8(weights));
     return vaddv_u8(vget_low_u8(bits)) | (uint64_t)vaddv_u8(vget_high_u8(bits)) << 8;
 }
+
+typedef uint16x8x2_t vh; /* 16 unsigned 16-bit integers */
+FPQ_INLINE vh vh_load(const uint16_t *p) {
+    const vh x = {{vld1q_u16(p), vld1q_u16(p + 8)}};
+    return x;
+}
+FPQ_INLINE void vh_store(uint16_t *p, vh x) {
+    vst1q_u16(p, x.val[0]);
+    vst1q_u16(p + 8, x.val[1]);
+}
+FPQ_INLINE vh vh_add(vh a, vh b) {
+    const vh x = {{vaddq_u16(a.val[0], b.val[0]), vaddq_u16(a.val[1], b.val[1])}};
+    return x;
+}
+FPQ_INLINE vh vh_lesser(vh a, vh b) {
+    const vh x = {{vminq_u16(a.val[0], b.val[0]), vminq_u16(a.val[1], b.val[1])}};
+    return x;
+}
+FPQ_INLINE int vh_least(vh x) { return vminvq_u16(vminq_u16(x.val[0], x.val[1])); }
 
 typedef int16x8x2_t vs; /* 16 16-bit integers */
 typedef int32x4_t vq;

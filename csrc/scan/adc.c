@@ -75,8 +75,10 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
                                  : (fpq_topk){part_distances + (ptrdiff_t)task * k, parts + (ptrdiff_t)task * k, k};
             fpq_topk_init(top + i);
         }
+        fpq_query *of[GROUP];
+        for (int i = 0; i < n; i++) of[i] = query + i;
         for (int i = 0; i < n; i += FPQ_TABLES)
-            fpq_query_tables(adc, queries + (first_query + i) * d, n - i < FPQ_TABLES ? n - i : FPQ_TABLES, query + i);
+            fpq_query_tables(adc, queries + (first_query + i) * d, n - i < FPQ_TABLES ? n - i : FPQ_TABLES, of + i);
         for (int i = 0; i < n; i++) fpq_query_sort(adc, query + i);
         int64_t end = (range + 1) * range_blocks;
         if (end > n_blocks) end = n_blocks;

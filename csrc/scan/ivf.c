@@ -11,73 +11,93 @@
 #include "scan/terms.h"
 #include "threads.h"
 
-/* TERMS_PROBES: from which on terms are faster than rough tables. CHUNK: groups whose answers lie side by side go to one
- * thread, as heaps that share a cache line hold up two. */
-enum { TERMS_PROBES = 12, CHUNK = 4 };
+/* TERMS_PROBES: from which on terms are faster than rough tables. GROUP: queries that share what they read of a list.
+ * MOST_VISITS: of a group, and answers. */
+enum { TERMS_PROBES = 8, GROUP = 16, MOST_VISITS = 1 << 20 };
 
 typedef struct {
     const float *q;
     float length, magnitude;
-    const int64_t *probes;
-    int at;                                /* of the probes: which one is next */
     fpq_topk top;
     fpq_term own;
+    fpq_query query;                       /* where one set of tables serves all lists */
 } visitor;
 
-/* Queries that visit their lists side by side, so that tables are made in one pass over the codebooks. */
+/* Neighbouring queries. A list that several of them probe is visited by one after the other, while it is in the cache. */
 typedef struct {
     const fpq_scan *scan;
     const fpq_lists *lists;
     const fpq_terms *terms;                /* NULL: none */
     const fpq_squares *squares;
     int d, per_list;                       /* whether each list has tables of its own */
-    int n_probe, step, n;
-    visitor visitors[FPQ_TABLES];
+    int n;
+    visitor visitors[GROUP];
+    /* Visits that wait for tables, which are made for some in one pass over the codebooks: exact ones from the front, rough
+     * ones, which do once a visitor knows what is near, from the back. */
+    int exact, rough;
+    visitor *of[FPQ_TABLES];
+    int64_t waiting[FPQ_TABLES];           /* their lists */
     float *residuals;                      /* (FPQ_TABLES, d) */
-    fpq_query queries[FPQ_TABLES];         /* of the lists that are visited now, or of visitors whose tables serve all lists */
+    fpq_query queries[FPQ_TABLES];
+    int32_t *head;                         /* (n_lists): the first visit of a list, -1: none */
+    int32_t *next;                         /* (GROUP, n_probe): after each visit the one that follows in its list */
+    int32_t *touched;                      /* (GROUP, n_probe): lists that are visited */
 } group;
 
-static size_t group_size(const fpq_adc *adc) {
-    return FPQ_TABLES * (fpq_query_size(adc) + fpq_term_size(adc) + fpq_lines((size_t)adc->offsets[adc->m] * sizeof(float)));
+static int group_most(int n_probe, int k) {
+    const int most = MOST_VISITS / (n_probe > k ? n_probe : k);
+    return most < 1 ? 1 : most < GROUP ? most : GROUP;
 }
 
-static group group_of(const fpq_scan *s, const fpq_lists *lists, const fpq_squares *squares, const fpq_terms *terms, char *memory) {
-    const fpq_adc *adc = s->adc;
-    group g = {.scan = s, .lists = lists, .squares = squares, .terms = terms && terms->lists ? terms : NULL, .d = adc->offsets[adc->m],
-               .per_list = lists->residual && !adc->inner_product};
-    for (int i = 0; i < FPQ_TABLES; i++, memory += fpq_query_size(adc)) fpq_query_place(adc, memory, g.queries + i);
-    for (int i = 0; i < FPQ_TABLES; i++, memory += fpq_term_size(adc)) g.visitors[i].own.steps = (uint16_t *)(void *)memory;
-    g.residuals = (float *)(void *)memory;
-    return g;
+/* Bytes of memory of a thread, for groups of at most `most` queries. */
+static size_t group_size(const fpq_adc *adc, const fpq_lists *lists, int most, int n_probe, int k) {
+    const size_t visits = (size_t)most * (size_t)n_probe, m = (size_t)most;
+    return (FPQ_TABLES + m) * fpq_query_size(adc) + m * fpq_term_size(adc) +
+           fpq_lines(FPQ_TABLES * (size_t)adc->offsets[adc->m] * sizeof(float)) +
+           m * (fpq_lines((size_t)k * sizeof(float)) + fpq_lines((size_t)k * sizeof(int64_t))) +
+           fpq_lines((size_t)lists->n * sizeof(int32_t)) + 2 * fpq_lines(visits * sizeof(int32_t));
 }
 
-/* Begin with the n <= FPQ_TABLES listed queries. */
+static void group_place(group *g, const fpq_adc *adc, int most, int n_probe, int k, char *memory) {
+    const size_t visits = fpq_lines((size_t)most * (size_t)n_probe * sizeof(int32_t));
+    for (int i = 0; i < FPQ_TABLES; i++, memory += fpq_query_size(adc)) fpq_query_place(adc, memory, g->queries + i);
+    for (int i = 0; i < most; i++) {
+        visitor *v = g->visitors + i;
+        fpq_query_place(adc, memory, &v->query);
+        v->own.steps = (uint16_t *)(void *)(memory += fpq_query_size(adc));
+        v->top = (fpq_topk){.distance = (float *)(void *)(memory += fpq_term_size(adc)), .k = k};
+        v->top.id = (int64_t *)(void *)(memory += fpq_lines((size_t)k * sizeof(float)));
+        memory += fpq_lines((size_t)k * sizeof(int64_t));
+    }
+    g->residuals = (float *)(void *)memory;
+    g->head = (int32_t *)(void *)(memory += fpq_lines(FPQ_TABLES * (size_t)g->d * sizeof(float)));
+    g->next = (int32_t *)(void *)(memory += fpq_lines((size_t)g->lists->n * sizeof(int32_t)));
+    g->touched = (int32_t *)(void *)(memory + visits);
+}
+
+/* Begin with the n listed queries. */
 static void start(group *g, const float *queries, const int64_t *list, int n) {
+    const fpq_adc *adc = g->scan->adc;
     g->n = n;
     for (int i = 0; i < n; i++) {
-        g->visitors[i].q = queries + list[i] * g->d;
-        memcpy(g->residuals + i * g->d, g->visitors[i].q, (size_t)g->d * sizeof(float));
-    }
-    if (!g->per_list) fpq_query_tables(g->scan->adc, g->residuals, n, g->queries);
-    for (int i = 0; i < n; i++) {
         visitor *v = g->visitors + i;
+        v->q = queries + list[i] * g->d;
         v->length = (float)sqrt(fpq_dot(v->q, v->q, g->d));
+        fpq_topk_init(&v->top);
         if (g->terms) fpq_term_of_query(g->terms, v->q, g->residuals, g->queries->table, &v->own);
-        if (!g->per_list) fpq_query_sort(g->scan->adc, g->queries + i);
-        v->magnitude = g->queries[i].magnitude;
     }
-}
-
-/* For the codes of a list, of residuals: the residual of a visitor in place i, for tables to be made of it. For inner products
- * q.(c + r) = q.c + q.r: only the offset changes. */
-static void enter(group *g, const visitor *v, int64_t list, int i) {
-    const float *centroid = g->lists->centroids + list * g->d;
-    if (g->per_list) {
-        for (int t = 0; t < g->d; t++) g->residuals[i * g->d + t] = v->q[t] - centroid[t];
-    } else if (g->lists->residual) {
-        g->queries[i].offset = (float)-fpq_dot(v->q, centroid, g->d);
-        g->queries[i].magnitude = v->magnitude + fabsf(g->queries[i].offset);
-        g->queries[i].limit = INFINITY;
+    for (int i = 0; i < n && !g->per_list; i += FPQ_TABLES) {
+        fpq_query *of[FPQ_TABLES];
+        int t = 0;
+        for (; t < FPQ_TABLES && i + t < n; t++) {
+            of[t] = &g->visitors[i + t].query;
+            memcpy(g->residuals + t * g->d, g->visitors[i + t].q, (size_t)g->d * sizeof(float));
+        }
+        fpq_query_tables(adc, g->residuals, t, of);
+    }
+    for (int i = 0; i < n && !g->per_list; i++) {
+        fpq_query_sort(adc, &g->visitors[i].query);
+        g->visitors[i].magnitude = g->visitors[i].query.magnitude;
     }
 }
 
@@ -94,26 +114,20 @@ static int out_of_reach(const group *g, const visitor *v, int64_t list, float li
     return gap > 0 && margin * gap * gap > limit;
 }
 
-/* The list that a visitor has to look into next; -1: none. */
-static int64_t next_list(const group *g, visitor *v) {
-    while (v->at < g->n_probe) {
-        const int64_t list = v->probes[v->at];
-        uint64_t any = 0;
-        v->at += g->step;
-        for (int64_t b = g->lists->first[list]; b < g->lists->first[list + 1]; b++) any |= g->lists->rows[g->lists->chain[b]];
-        if (any && !out_of_reach(g, v, list, fpq_topk_limit(&v->top))) return list;
-    }
-    return -1;
+static int is_empty(const fpq_lists *lists, int64_t list) {
+    uint64_t any = 0;
+    for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++) any |= lists->rows[lists->chain[b]];
+    return !any;
 }
 
-/* Call up what will be read of a list: all codes, or by the first stage of the sieve. */
-static void fetch_list(const group *g, const fpq_query *query, int64_t list, int all) {
+/* Call up what will be read of a list. */
+static void fetch_list(const group *g, int64_t list) {
     const fpq_scan *s = g->scan;
-    const int planes = all || s->code_size < 8 ? s->code_size : s->code_size / 2;
     for (int64_t b = g->lists->first[list]; b < g->lists->first[list + 1]; b++) {
         const uint8_t *codes = s->blocks + (ptrdiff_t)g->lists->chain[b] * 64 * s->code_size;
-        for (int o = 0; o < planes; o++) FPQ_PREFETCH(codes + query->order[o] * s->adc->nbits / 8 * 64);
+        for (int o = 0; o < s->code_size; o++) FPQ_PREFETCH(codes + o * 64);
     }
+    if (g->terms) fpq_term_fetch(g->terms, list);
 }
 
 static void scan_list(const fpq_scan *s, const fpq_lists *lists, int64_t list, fpq_query *query, fpq_topk *top) {
@@ -130,54 +144,68 @@ static void scan_list(const fpq_scan *s, const fpq_lists *lists, int64_t list, f
     }
 }
 
-/* One set of tables serves all lists of a visitor. */
-static void visit_by_one(group *g, int i) {
-    visitor *v = g->visitors + i;
-    for (int64_t list = next_list(g, v); list >= 0; list = next_list(g, v)) {
-        if (v->at < g->n_probe) fetch_list(g, g->queries + i, v->probes[v->at], fpq_topk_limit(&v->top) == INFINITY);
-        enter(g, v, list, i);
-        scan_list(g->scan, g->lists, list, g->queries + i, &v->top);
-    }
+/* Make the visits that wait. */
+static void visit_waiting(group *g) {
+    const int from = FPQ_TABLES - g->rough;
+    fpq_query *of[FPQ_TABLES];
+    for (int i = 0; i < FPQ_TABLES; i++) of[i] = g->queries + i;
+    if (g->exact) fpq_query_tables(g->scan->adc, g->residuals, g->exact, of);
+    if (g->rough) fpq_query_rough_tables(g->scan->adc, g->squares, g->residuals + (ptrdiff_t)from * g->d, g->rough, g->queries + from);
+    for (int i = 0; i < FPQ_TABLES; i++)
+        if (i < g->exact || i >= from) scan_list(g->scan, g->lists, g->waiting[i], g->queries + i, &g->of[i]->top);
+    g->exact = g->rough = 0;
 }
 
-/* Tables for each list: some lists at a time, one of each visitor and more where visitors are few. Rough tables do where most
- * lists have no near row, once the k best so far say what is near. Exact ones take places from the front, rough ones from the
- * back. 0 when all visits are made. */
-static int visit_some(group *g) {
-    int64_t lists[FPQ_TABLES];
-    visitor *of[FPQ_TABLES];
-    int exact = 0, rough = 0, found = 1;
-    unsigned waiting = 0;                  /* bit i: visitor i has to see what is near */
-    while (found) {
-        found = 0;
-        for (int i = 0; i < g->n && exact + rough < FPQ_TABLES; i++) {
-            visitor *v = g->visitors + i;
-            const int is_rough = g->scan->sieves && fpq_topk_limit(&v->top) < INFINITY;
-            const int64_t list = waiting >> i & 1 ? -1 : next_list(g, v);
-            if (list < 0) continue;
-            const int place = is_rough ? FPQ_TABLES - ++rough : exact++;
-            found = 1;
-            if (!is_rough) waiting |= 1u << i;
-            lists[place] = list;
-            of[place] = v;
-            enter(g, v, list, place);
-            fetch_list(g, g->queries + place, list, !is_rough);
+static void visit(group *g, visitor *v, int64_t list) {
+    const float *centroid = g->lists->centroids + list * g->d, limit = fpq_topk_limit(&v->top);
+    if (out_of_reach(g, v, list, limit)) return;
+    if (!g->per_list) {
+        if (g->lists->residual) { /* of inner products: q.(c + r) = q.c + q.r, only the offset changes */
+            v->query.offset = (float)-fpq_dot(v->q, centroid, g->d);
+            v->query.magnitude = v->magnitude + fabsf(v->query.offset);
+            v->query.limit = -INFINITY;
         }
+        scan_list(g->scan, g->lists, list, &v->query, &v->top);
+        return;
     }
-    const int from = FPQ_TABLES - rough;
-    if (exact) fpq_query_tables(g->scan->adc, g->residuals, exact, g->queries);
-    if (rough && !g->terms) fpq_query_rough_tables(g->scan->adc, g->squares, g->residuals + (ptrdiff_t)from * g->d, rough, g->queries + from);
-    for (int i = 0; i < exact; i++) scan_list(g->scan, g->lists, lists[i], g->queries + i, &of[i]->top);
-    for (int i = from; i < FPQ_TABLES; i++) {
-        if (g->terms)
-            fpq_query_term_tables(g->terms, &of[i]->own, lists[i], lists[i + 1 < FPQ_TABLES ? i + 1 : i],
-                                  g->residuals + (ptrdiff_t)i * g->d, g->queries + i);
-        scan_list(g->scan, g->lists, lists[i], g->queries + i, &of[i]->top);
+    const int is_rough = g->scan->sieves && limit < INFINITY, place = g->terms ? 0 : is_rough ? FPQ_TABLES - ++g->rough : g->exact++;
+    float *residual = g->residuals + (ptrdiff_t)place * g->d;
+    for (int t = 0; t < g->d; t++) residual[t] = v->q[t] - centroid[t];
+    if (g->terms) {
+        fpq_query_term_tables(g->terms, &v->own, list, residual, g->queries);
+        scan_list(g->scan, g->lists, list, g->queries, &v->top);
+        return;
     }
-    return exact + rough;
+    g->of[place] = v;
+    g->waiting[place] = list;
+    if (g->exact + g->rough == FPQ_TABLES) visit_waiting(g);
 }
 
-/* The queries in the order of their nearest lists: what neighbours read is in the cache. starts: n_lists + 1 numbers. */
+/* Every visitor looks into its nearest list first; then list after list is visited by all that probe it, in the order in which
+ * the first of them comes to it. probes[i]: those of a visitor, `count` of them, `step` apart. */
+static void visit_all(group *g, const int64_t *const *probes, int count, int step) {
+    int n_touched = 0;
+    for (int i = 0; i < g->n && count; i++)
+        if (!is_empty(g->lists, probes[i][0])) visit(g, g->visitors + i, probes[i][0]);
+    if (g->per_list) visit_waiting(g);
+    for (int p = 1; p < count; p++)
+        for (int i = 0; i < g->n; i++) {
+            const int64_t list = probes[i][(ptrdiff_t)p * step];
+            const int32_t visit = p * g->n + i;
+            if (g->head[list] < 0) g->touched[n_touched++] = (int32_t)list;
+            g->next[visit] = g->head[list];
+            g->head[list] = visit;
+        }
+    for (int t = 0; t < n_touched; t++) {
+        const int64_t list = g->touched[t];
+        if (t + 1 < n_touched) fetch_list(g, g->touched[t + 1]);
+        for (int32_t v = is_empty(g->lists, list) ? -1 : g->head[list]; v >= 0; v = g->next[v]) visit(g, g->visitors + v % g->n, list);
+        g->head[list] = -1;
+    }
+    if (g->per_list) visit_waiting(g);
+}
+
+/* The queries in the order of their nearest lists: neighbours probe the same lists. starts: n_lists + 1 numbers. */
 static void put_in_order(const int64_t *probes, int64_t nq, int n_probe, int64_t n_lists, int64_t *starts, int64_t *order) {
     memset(starts, 0, (size_t)(n_lists + 1) * sizeof *starts);
     for (int64_t i = 0; i < nq; i++) starts[probes[i * n_probe] + 1]++;
@@ -189,12 +217,12 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
                    int n_probe, const uint8_t *blocks, const int64_t *slot_ids, int k, float *distances, int64_t *ids,
                    int threads) {
     const fpq_scan s = fpq_scan_of(adc, blocks, slot_ids);
-    const size_t each = group_size(adc);
     /* Few queries share their probes among the threads: every ranges-th list each. */
-    const int ranges = nq < threads ? threads : 1, size = nq < FPQ_TABLES * threads ? 1 : FPQ_TABLES;
+    const int ranges = nq < threads ? threads : 1, most = group_most(n_probe, k);
+    const int64_t fair = nq / (2 * threads), size = ranges > 1 || fair < 1 ? 1 : fair < most ? fair : most;
     const int tasks = (int)((nq + size - 1) / size) * ranges;
     threads = fpq_threads(threads, tasks);
-    const int share = tasks / threads / 4, chunk = share < 1 ? 1 : share < CHUNK ? share : CHUNK;
+    const size_t each = group_size(adc, lists, (int)size, n_probe, k);
     char *memory = fpq_alloc((size_t)threads * each + fpq_squares_size(adc) * sizeof(float));
     int64_t *order = fpq_alloc((size_t)(nq + lists->n + 1) * sizeof *order);
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
@@ -209,25 +237,27 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     if (status) goto done;
     put_in_order(probes, nq, n_probe, lists->n, order + nq, order);
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
-#pragma omp parallel for schedule(dynamic, chunk) num_threads(threads)
-    for (int task = 0; task < tasks; task++) {
-        if (fpq_stopped(&poll)) continue;
-        const int64_t first = (int64_t)(task / ranges) * size;
-        group g = group_of(&s, lists, &squares, &terms, memory + (size_t)FPQ_THREAD_NUMBER() * each);
-        g.n_probe = n_probe;
-        g.step = ranges;
-        start(&g, queries, order + first, nq - first < size ? (int)(nq - first) : size);
-        for (int i = 0; i < g.n; i++) {
-            visitor *v = g.visitors + i;
-            const int64_t query = order[first + i], at = (parts ? task : query) * k;
-            v->top = (fpq_topk){(parts ? part_distances : distances) + at, (parts ? parts : ids) + at, k};
-            v->probes = probes + query * n_probe;
-            v->at = task % ranges;
-            fpq_topk_init(&v->top);
+#pragma omp parallel num_threads(threads)
+    {
+        group g = {.scan = &s, .lists = lists, .squares = &squares, .terms = terms.lists ? &terms : NULL, .d = adc->offsets[adc->m],
+                   .per_list = lists->residual && !adc->inner_product};
+        group_place(&g, adc, (int)size, n_probe, k, memory + (size_t)FPQ_THREAD_NUMBER() * each);
+        for (int64_t list = 0; list < lists->n; list++) g.head[list] = -1;
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < tasks; task++) {
+            if (fpq_stopped(&poll)) continue;
+            const int64_t first = task / ranges * size, *of[GROUP];
+            const int range = task % ranges;
+            start(&g, queries, order + first, nq - first < size ? (int)(nq - first) : (int)size);
+            for (int i = 0; i < g.n; i++) of[i] = probes + order[first + i] * n_probe + range;
+            visit_all(&g, of, (n_probe - range + ranges - 1) / ranges, ranges);
+            for (int i = 0; i < g.n; i++) {
+                const int64_t at = (parts ? task : order[first + i]) * k;
+                if (!parts) fpq_topk_sort(&g.visitors[i].top);
+                memcpy((parts ? part_distances : distances) + at, g.visitors[i].top.distance, (size_t)k * sizeof(float));
+                memcpy((parts ? parts : ids) + at, g.visitors[i].top.id, (size_t)k * sizeof(int64_t));
+            }
         }
-        for (int i = 0; i < g.n && !g.per_list; i++) visit_by_one(&g, i);
-        while (g.per_list && visit_some(&g)) continue;
-        for (int i = 0; i < g.n && !parts; i++) fpq_topk_sort(&g.visitors[i].top);
     }
     for (int64_t i = 0; i < nq && parts; i++)
         fpq_topk_merge((fpq_topk){distances + order[i] * k, ids + order[i] * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
@@ -243,28 +273,29 @@ done:
 
 int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes, int n_probe,
                 const uint8_t *blocks, const int64_t *starts, float *out, int threads) {
-    const fpq_scan s = fpq_scan_of(adc, blocks, NULL);
-    const int tasks = (int)nq;
-    const size_t each = group_size(adc);
+    const fpq_kernels *kern = fpq_active();
+    const int tasks = (int)nq, d = adc->offsets[adc->m], ld = fpq_ld_table(adc), code_size = fpq_code_size(adc->m, adc->nbits);
+    const int per_list = lists->residual && !adc->inner_product;
+    const size_t table = fpq_float_lines((size_t)adc->m * (size_t)ld), each = table + fpq_float_lines((size_t)d);
     threads = fpq_threads(threads, tasks);
-    char *memory = fpq_alloc((size_t)threads * each);
+    float *memory = fpq_alloc((size_t)threads * each * sizeof(float));
     if (!memory) return -1;
     fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int i = 0; i < tasks; i++) {
         if (fpq_stopped(&poll)) continue;
-        group g = group_of(&s, lists, NULL, NULL, memory + (size_t)FPQ_THREAD_NUMBER() * each);
-        float *sums = out + starts[i] * 64;
-        const int64_t query = i;
-        start(&g, queries, &query, 1);
+        const float *q = queries + (ptrdiff_t)i * d;
+        float *tables = memory + (size_t)FPQ_THREAD_NUMBER() * each, *residual = tables + table, *sums = out + starts[i] * 64;
+        if (!per_list) fpq_adc_table(adc, q, tables);
         for (int p = 0; p < n_probe; p++) {
             const int64_t list = probes[(ptrdiff_t)i * n_probe + p];
-            enter(&g, g.visitors, list, 0);
-            if (g.per_list) fpq_query_tables(adc, g.residuals, 1, g.queries);
+            const float *centroid = lists->centroids + list * d;
+            const float offset = lists->residual && !per_list ? (float)-fpq_dot(q, centroid, d) : 0;
+            for (int t = 0; t < d && per_list; t++) residual[t] = q[t] - centroid[t];
+            if (per_list) fpq_adc_table(adc, residual, tables);
             for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++, sums += 64) {
-                s.kern->adc(g.queries->table, fpq_ld_table(adc), adc->m, adc->nbits,
-                            blocks + (ptrdiff_t)lists->chain[b] * 64 * s.code_size, sums);
-                for (int r = 0; r < 64 && g.queries->offset != 0; r++) sums[r] += g.queries->offset;
+                kern->adc(tables, ld, adc->m, adc->nbits, blocks + (ptrdiff_t)lists->chain[b] * 64 * code_size, sums);
+                for (int r = 0; r < 64 && offset != 0; r++) sums[r] += offset;
             }
         }
     }

@@ -5,14 +5,13 @@
 
 #include "portable.h"
 
-/* MANY: rows of a block that are worth looking at all. FEW: rows that are not worth a table. SAMPLE: blocks. */
-enum { MANY = 24, FEW = 16, SAMPLE = 4 };
+/* MANY: rows of a block that are worth looking at all. FEW: rows that are not worth a table. */
+enum { MANY = 24, FEW = 32, SAMPLE = 32, WIDE = 8 };
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks, const int64_t *ids) {
     const fpq_kernels *kern = fpq_active();
     return (fpq_scan){.kern = kern, .adc = adc, .blocks = blocks, .ids = ids, .code_size = fpq_code_size(adc->m, adc->nbits),
-                      .sieves = kern->fast_sieve && (adc->nbits == 8 || adc->nbits == 4),
-                      .counts = adc->nbits == 4 || !kern->sieve_minima};
+                      .sieves = kern->fast_sieve && (adc->nbits == 8 || adc->nbits == 4)};
 }
 
 static void push(const fpq_scan *s, fpq_topk *top, float distance, int64_t row) {
@@ -34,21 +33,37 @@ static void scan_block(const fpq_scan *s, const fpq_query *query, int64_t block,
 /* Exact sums of a few rows of a block. */
 static void scan_rows(const fpq_scan *s, const fpq_query *query, int64_t block, uint64_t rows, fpq_topk *top) {
     const uint8_t *codes = s->blocks + block * 64 * s->code_size;
-    const int ld = fpq_ld_table(s->adc), nbits = s->adc->nbits;
     for (; rows; rows &= rows - 1) {
         const int r = fpq_lowest_bit(rows);
-        float sum = 0;
-        if (query->rough_of) sum = fpq_query_distance(s->adc, query, codes + r);
-        for (int j = 0; j < s->adc->m && !query->rough_of; j++) {
-            const int code = nbits == 8 ? codes[j * 64 + r] : codes[j / 2 * 64 + r] >> j % 2 * 4 & 15;
-            sum += query->table[(ptrdiff_t)j * ld + code];
-        }
-        push(s, top, sum + query->offset, block * 64 + r);
+        push(s, top, (query->rough_of ? fpq_query_distance : fpq_query_estimate)(s->adc, query, codes + r), block * 64 + r);
     }
 }
 
-static void add_bytes(const fpq_scan *s, const fpq_sieve *tables, const int32_t *which, int n, uint8_t *sums, uint64_t *near) {
-    (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(tables, s->blocks, s->code_size, which, n, sums, near);
+static int count(const uint64_t *rows, int n) {
+    int sum = 0;
+    for (int b = 0; b < n; b++) sum += fpq_popcount(rows[b]);
+    return sum;
+}
+
+/* Exact sums of what the sieve has left; of rough tables after a look at their estimates. */
+static void scan_left(const fpq_scan *s, fpq_query *query, const int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
+    const float limit = fpq_topk_limit(top), most = fpq_query_most(s->adc, query, limit);
+    for (int b = 0; b < n && query->rough_of && limit < INFINITY; b++)
+        for (uint64_t left = rows[b]; left; left &= left - 1) {
+            const uint8_t *codes = s->blocks + (ptrdiff_t)which[b] * 64 * s->code_size + fpq_lowest_bit(left);
+            if (fpq_query_estimate(s->adc, query, codes) > most) rows[b] ^= left & (0 - left);
+        }
+    for (int b = 0; b < n && s->ids; b++)
+        for (uint64_t left = rows[b]; left; left &= left - 1) FPQ_PREFETCH(s->ids + (ptrdiff_t)which[b] * 64 + fpq_lowest_bit(left));
+    if (query->rough_of && count(rows, n) > FEW) fpq_query_make_exact(s->adc, query);
+    for (int b = 0; b < n; b++)
+        (!query->rough_of && fpq_popcount(rows[b]) > MANY ? scan_block : scan_rows)(s, query, which[b], rows[b], top);
+}
+
+static void add_bytes(const fpq_scan *s, const fpq_query *query, int from, int to, const int32_t *which, int n, uint8_t *sums,
+                      uint64_t *near) {
+    const fpq_sieve tables = {query->entries, fpq_groups(s->adc), query->order + from, to - from};
+    (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(&tables, s->blocks, s->code_size, which, n, sums, near);
 }
 
 /* In stages, as many blocks have no near row left after some of the subquantizers. */
@@ -58,10 +73,8 @@ static int sieve(const fpq_scan *s, const fpq_query *query, int32_t *which, uint
     const int m = s->adc->m, ends[] = {0, m * 3 / 8, m * 5 / 8, m};
     memset(sums, 0, (size_t)n * 64);
     for (int stage = 0; stage < 3; stage++) {
-        const fpq_sieve tables = {.entries = query->entries, .minima = query->minima, .order = query->order + ends[stage],
-                                  .n = ends[stage + 1] - ends[stage]};
-        if (!tables.n) continue;
-        add_bytes(s, &tables, which, n, sums, near);
+        if (ends[stage] == ends[stage + 1]) continue;
+        add_bytes(s, query, ends[stage], ends[stage + 1], which, n, sums, near);
         int alive = 0;
         for (int i = 0; i < n; i++) {
             which[alive] = which[i];
@@ -74,72 +87,57 @@ static int sieve(const fpq_scan *s, const fpq_query *query, int32_t *which, uint
     return n;
 }
 
-/* A distance that at least k rows of the first blocks do not exceed, and not many more; INFINITY if there are too few rows. */
-static float within(const fpq_scan *s, const fpq_query *query, const int32_t *which, const uint64_t *rows, int n, int k) {
-    FPQ_ALIGN(64) float sums[SAMPLE * 64];
-    float survey[3];
-    int sampled = 0, blocks = 0;
-    for (; sampled < 2 * k; blocks++) {
-        if (blocks == n / 2 || blocks == SAMPLE) return INFINITY;
-        const uint8_t *codes = s->blocks + (ptrdiff_t)which[blocks] * 64 * s->code_size;
-        s->kern->adc(query->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, codes, sums + blocks * 64);
-        sampled += fpq_popcount(rows[blocks]);
+/* A distance within which there may be WIDE times k of so many rows, going by a few of the first block. */
+static float guess(const fpq_scan *s, const fpq_query *query, int32_t block, uint64_t rows, int of, int k) {
+    const uint8_t *codes = s->blocks + (ptrdiff_t)block * 64 * s->code_size;
+    float sample[SAMPLE];
+    int n = 0;
+    for (; rows && n < SAMPLE; rows &= rows - 1, n++) {
+        const float estimate = fpq_query_estimate(s->adc, query, codes + fpq_lowest_bit(rows));
+        int at = n;
+        for (; at && sample[at - 1] > estimate; at--) sample[at] = sample[at - 1];
+        sample[at] = estimate;
     }
-    s->kern->survey(sums, blocks * 64, survey);
-    float low = survey[0], high = survey[1];
-    for (int step = 0; step < 8; step++) {
-        const float middle = low + (high - low) / 2;
-        int count = 0;
-        for (int b = 0; b < blocks; b++) count += fpq_popcount(rows[b] & s->kern->at_most(sums + b * 64, middle));
-        if (count < k)
-            low = middle;
-        else
-            high = middle;
-        if (count >= k && count <= k + k / 8) break;
-    }
-    return high + query->offset;
+    const int64_t rank = (int64_t)WIDE * k * n / of;
+    return sample[rank < n ? rank : n - 1];
 }
 
-/* While k rows are not known: leaves in rows those that may be among the k nearest, by bytes alone. 0: too few rows. */
-static int choose(const fpq_scan *s, fpq_query *query, const int32_t *which, uint64_t *rows, int n, int k) {
+/* While k rows are not known: scores those with the k least sums of bytes, then those that may still be among the k nearest.
+ * Rows that need the sieve stay; 0 if there are none. */
+static int begin(const fpq_scan *s, fpq_query *query, const int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
     uint64_t near[FPQ_RUN];
-    const fpq_sieve tables = {.entries = query->entries, .minima = query->minima, .order = query->order, .n = s->adc->m};
-    const float limit = s->counts ? within(s, query, which, rows, n, k) : INFINITY;
-    if (!(limit < INFINITY) || !fpq_query_tighten(s->kern, s->adc, limit, query)) return 0;
+    const int of = count(rows, n);
+    if (of < top->k) return n;
+    const float limit = guess(s, query, which[0], rows[0], of, top->k);
+    if (!fpq_query_tighten(s->kern, s->adc, limit, query)) return n;
     memset(sums, 0, (size_t)n * 64);
-    add_bytes(s, &tables, which, n, sums, near);
-    int most = s->kern->kth_byte(sums, rows, n, k) + fpq_query_spare(s->adc, query);
-    if (most > FPQ_SIEVE_LIMIT) most = FPQ_SIEVE_LIMIT; /* as limit says */
-    for (int b = 0; b < n; b++) rows[b] &= s->kern->bytes_at_most(sums + b * 64, most);
-    return 1;
-}
-
-/* Exact sums of what the sieve has left. */
-static void scan_left(const fpq_scan *s, const fpq_query *query, const int32_t *which, const uint64_t *rows, int n, fpq_topk *top) {
-    for (int i = 0; i < n && s->ids; i++)
-        for (uint64_t left = rows[i]; left; left &= left - 1) FPQ_PREFETCH(s->ids + (ptrdiff_t)which[i] * 64 + fpq_lowest_bit(left));
-    for (int i = 0; i < n; i++) (fpq_popcount(rows[i]) > MANY ? scan_block : scan_rows)(s, query, which[i], rows[i], top);
+    add_bytes(s, query, 0, s->adc->m, which, n, sums, near);
+    const int byte = s->kern->kth_byte(sums, rows, n, top->k);
+    if (byte > FPQ_SIEVE_LIMIT) return n;
+    for (int b = 0; b < n; b++) {
+        near[b] = rows[b] & s->kern->bytes_at_most(sums + b * 64, byte);
+        rows[b] ^= near[b];
+    }
+    scan_left(s, query, which, near, n, top);
+    if (fpq_topk_limit(top) > limit) return n;
+    for (int b = 0; b < n; b++) {
+        rows[b] &= s->kern->bytes_at_most(sums + b * 64, fpq_query_bytes(query, fpq_topk_limit(top)));
+        scan_left(s, query, which + b, rows + b, 1, top);
+    }
+    return 0;
 }
 
 void fpq_scan_run(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
     int i = 0;
-    if (n && (!s->sieves || fpq_topk_limit(top) == INFINITY)) {
-        fpq_query_make_exact(s->adc, query);
-        if (s->sieves && choose(s, query, which, rows, n, top->k)) {
-            scan_left(s, query, which, rows, n, top);
-            return;
-        }
-    }
+    if (n && s->sieves && fpq_topk_limit(top) == INFINITY) n = begin(s, query, which, rows, n, top);
+    if (n && (!s->sieves || fpq_topk_limit(top) == INFINITY)) fpq_query_make_exact(s->adc, query);
     for (; i < n && (!s->sieves || fpq_topk_limit(top) == INFINITY); i++) scan_block(s, query, which[i], rows[i], top);
     if (i == n) return;
     const float limit = fpq_topk_limit(top);
     /* The bytes are made anew when the limit has come a good way down. */
-    if (query->limit == INFINITY || limit < query->limit - (query->limit - query->offset - query->base) / 16)
+    if (limit > query->limit || limit < query->limit - (query->limit - query->zero) / 16)
         if (!fpq_query_tighten(s->kern, s->adc, limit, query)) return;
     n = i + sieve(s, query, which + i, rows + i, n - i);
-    int left = 0;
-    for (int b = i; b < n; b++) left += fpq_popcount(rows[b]);
-    if (left > FEW) fpq_query_make_exact(s->adc, query);
     scan_left(s, query, which + i, rows + i, n - i, top);
 }

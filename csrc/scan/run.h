@@ -15,7 +15,6 @@ typedef struct {
     const int64_t *ids;                    /* of row r of block b: ids[b * 64 + r]; NULL: that number itself */
     int code_size;
     int sieves;                            /* whether the sieve pays */
-    int counts;                            /* whether its sums are those of the entries, not lower bounds */
 } fpq_scan;
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks, const int64_t *ids);

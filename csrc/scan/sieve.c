@@ -9,9 +9,12 @@
 
 int fpq_ld_table(const fpq_adc *adc) { return 1 << adc->nbits < FPQ_BLOCK ? FPQ_BLOCK : 1 << adc->nbits; }
 
+int fpq_groups(const fpq_adc *adc) { return adc->nbits == 8 ? fpq_active()->groups : fpq_ld_table(adc); }
+
 size_t fpq_query_size(const fpq_adc *adc) {
-    const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc);
-    return fpq_lines(entries * sizeof(float)) + 2 * fpq_lines(m * sizeof(float)) + fpq_lines(entries) + fpq_lines(m * 16) + 2 * fpq_lines(m * sizeof(int32_t));
+    const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc), grouped = m * (size_t)fpq_groups(adc);
+    return fpq_lines(entries * sizeof(float)) + (grouped < entries ? fpq_lines(grouped * sizeof(float)) : 0) +
+           2 * fpq_lines(m * sizeof(float)) + fpq_lines(grouped) + 2 * fpq_lines(m * sizeof(int32_t));
 }
 
 /* Tables of n <= FPQ_TABLES queries q (n, d). */
@@ -31,15 +34,26 @@ static void make_tables(const fpq_adc *adc, const float *q, int n, float *const 
 void fpq_adc_table(const fpq_adc *adc, const float *q, float *table) { make_tables(adc, q, 1, &table); }
 
 void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query) {
-    const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc);
-    *query = (fpq_query){.table = (float *)(void *)memory};
-    query->least = (float *)(void *)(memory += fpq_lines(entries * sizeof(float)));
+    const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc), grouped = m * (size_t)fpq_groups(adc);
+    *query = (fpq_query){.table = (float *)(void *)memory, .grouped = (float *)(void *)memory};
+    memory += fpq_lines(entries * sizeof(float));
+    if (grouped < entries) {
+        query->grouped = (float *)(void *)memory;
+        memory += fpq_lines(grouped * sizeof(float));
+    }
+    query->steps = (uint16_t *)(void *)query->grouped;
+    query->least = (float *)(void *)memory;
     query->spread = (float *)(void *)(memory += fpq_lines(m * sizeof(float)));
     query->entries = (uint8_t *)(memory += fpq_lines(m * sizeof(float)));
-    query->minima = (uint8_t *)(memory += fpq_lines(entries));
-    query->order = (int32_t *)(void *)(memory += fpq_lines(m * 16));
+    query->order = (int32_t *)(void *)(memory += fpq_lines(grouped));
     query->lowest = (int32_t *)(void *)(memory + fpq_lines(m * sizeof(int32_t)));
     for (int j = 0; j < adc->m; j++) query->order[j] = j;
+}
+
+static void group_tables(const fpq_adc *adc, fpq_query *query) {
+    const int groups = fpq_groups(adc), ld = fpq_ld_table(adc);
+    for (int j = 0; j < adc->m && query->grouped != query->table; j++)
+        fpq_active()->group_least(query->table + (ptrdiff_t)j * ld, groups, ld / groups, query->grouped + (ptrdiff_t)j * groups);
 }
 
 /* What there is to know of its exact tables. */
@@ -58,16 +72,17 @@ static void survey(const fpq_adc *adc, fpq_query *query) {
     query->base = (float)base;
     /* Entries that are not negative never add up to more than the limit in a row within the limit. */
     query->magnitude = adc->inner_product ? (float)magnitude : 0;
-    query->limit = INFINITY;
+    query->limit = -INFINITY;
     query->rough_of = NULL;
     query->terms[0] = NULL;
+    group_tables(adc, query);
 }
 
-void fpq_query_tables(const fpq_adc *adc, const float *q, int n, fpq_query *queries) {
-    float *tables[FPQ_TABLES];
-    for (int i = 0; i < n; i++) tables[i] = queries[i].table;
+void fpq_query_tables(const fpq_adc *adc, const float *q, int n, fpq_query *const *queries) {
+    float *tables[FPQ_TABLES] = {NULL};
+    for (int i = 0; i < n; i++) tables[i] = queries[i]->table;
     make_tables(adc, q, n, tables);
-    for (int i = 0; i < n; i++) survey(adc, queries + i);
+    for (int i = 0; i < n; i++) survey(adc, queries[i]);
 }
 
 size_t fpq_squares_size(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc) + (size_t)adc->offsets[adc->m]; }
@@ -92,11 +107,11 @@ void fpq_query_rough_tables(const fpq_adc *adc, const fpq_squares *squares, cons
     const int blocks = FPQ_BLOCKS(1 << adc->nbits), ld = fpq_ld_table(adc), d = adc->offsets[adc->m];
     const int64_t each = fpq_packed_size(1 << adc->nbits, adc->dsub);
     for (int i = 0; i < n; i++) {
-        queries[i].base = kern->ip_f32(q + (ptrdiff_t)i * d, q + (ptrdiff_t)i * d, d);
+        queries[i].offset = kern->ip_f32(q + (ptrdiff_t)i * d, q + (ptrdiff_t)i * d, d);
+        queries[i].base = 0;
         /* Bounds what the parts of an entry add up to in size: (|q| + |p|)^2, with what the root would take. */
-        queries[i].magnitude = 3 * (queries[i].base + squares->longest);
-        queries[i].offset = 0;
-        queries[i].limit = INFINITY;
+        queries[i].magnitude = 3 * (queries[i].offset + squares->longest);
+        queries[i].limit = -INFINITY;
         queries[i].rough_of = q + (ptrdiff_t)i * d;
         queries[i].terms[0] = NULL;
     }
@@ -111,25 +126,47 @@ void fpq_query_rough_tables(const fpq_adc *adc, const fpq_squares *squares, cons
             queries[i].base += least[i];
         }
     }
+    for (int i = 0; i < n; i++) group_tables(adc, queries + i);
 }
 
 void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query) {
     const float limit = query->limit;
     if (!query->rough_of) return;
-    fpq_query_tables(adc, query->rough_of, 1, query);
+    fpq_query_tables(adc, query->rough_of, 1, &query);
     query->limit = limit;
 }
 
+FPQ_INLINE int sub_code(int nbits, const uint8_t *codes, int j) { return nbits == 8 ? codes[j * 64] : codes[j / 2 * 64] >> j % 2 * 4 & 15; }
+
+FPQ_INLINE float estimate(const fpq_query *query, const int m, const int nbits, const uint8_t *codes) {
+    const int ld = nbits == 8 ? 256 : FPQ_BLOCK;
+    float sum = 0;
+    int32_t steps = 0;
+    if (!query->terms[0]) {
+        const float *table = query->table;
+        for (int j = 0; j < m; j++, table += ld) sum += table[sub_code(nbits, codes, j)];
+        return sum + query->offset;
+    }
+    const uint16_t *a = query->terms[0], *b = query->terms[1];
+    for (int j = 0; j < m; j++, a += ld, b += ld) steps += a[sub_code(nbits, codes, j)] + b[sub_code(nbits, codes, j)];
+    return query->offset + query->step * (float)steps;
+}
+
+float fpq_query_estimate(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes) {
+    /* The usual m, for a loop of known length. */
+    if (adc->nbits == 8) return adc->m == 16 ? estimate(query, 16, 8, codes) : estimate(query, adc->m, 8, codes);
+    return estimate(query, adc->m, 4, codes);
+}
+
 float fpq_query_distance(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes) {
-    const int64_t each = fpq_packed_size(1 << adc->nbits, adc->dsub);
+    const ptrdiff_t each = (ptrdiff_t)adc->dsub << adc->nbits;
     float sum = 0;
     for (int j = 0; j < adc->m; j++) {
         const int from = adc->offsets[j], d = adc->offsets[j + 1] - from;
-        const int code = adc->nbits == 8 ? codes[j * 64] : codes[j / 2 * 64] >> j % 2 * 4 & 15;
-        const float *q = query->rough_of + from, *p = adc->packed + j * each + code / FPQ_BLOCK * d * FPQ_BLOCK + code % FPQ_BLOCK;
+        const float *q = query->rough_of + from, *p = adc->codebooks + j * each + (ptrdiff_t)sub_code(adc->nbits, codes, j) * adc->dsub;
         float entry = 0;
         for (int t = 0; t < d; t++) {
-            const float difference = q[t] - p[t * FPQ_BLOCK];
+            const float difference = q[t] - p[t];
             entry += difference * difference;
         }
         sum += entry;
@@ -148,41 +185,41 @@ void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
 /* Terms are rounded in float32, which may put each of two a little above the number of steps that it has. */
 #define STEP_ERROR 0.05f
 
+static float step_error(const fpq_adc *adc, const fpq_query *query) {
+    return query->terms[0] ? STEP_ERROR * query->step * (float)adc->m : 0;
+}
+
 /* Bounds the rounding errors of distances in float32 of at most limit. */
 static float slack_of(const fpq_adc *adc, const fpq_query *query, float limit) {
     return (query->magnitude + fabsf(limit)) * (float)(2 * adc->m + adc->dsub + 8) * FLT_EPSILON;
 }
 
+float fpq_query_most(const fpq_adc *adc, const fpq_query *query, float limit) {
+    return limit + slack_of(adc, query, limit) + step_error(adc, query);
+}
+
 /* A row whose distance in float32 is at most limit has, in exact arithmetic and by rough tables, entries above the least of their
  * tables that add up to at most limit - offset - base + slack; so its bytes, rounded down, add up to at most FPQ_SIEVE_LIMIT. */
 int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query) {
-    const int ld = fpq_ld_table(adc);
-    const float slack = slack_of(adc, query, limit);
-    const float cut = query->terms[0] ? STEP_ERROR * query->step * (float)adc->m : 0;
-    const float width = limit - query->offset - query->base + slack + cut;
+    const int groups = fpq_groups(adc);
+    const float zero = query->offset + query->base - step_error(adc, query) - slack_of(adc, query, limit), width = limit - zero;
     const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / (width * 1.0001f) : width <= 1e-30f ? 1e30f : 0;
     const float factor = fminf(scale * query->step * 65536, 65535);
     if (width < 0) return 0;
     for (int j = 0; j < adc->m; j++) {
-        uint8_t *entries = query->entries + (ptrdiff_t)j * ld;
+        const ptrdiff_t at = (ptrdiff_t)j * groups;
         if (query->terms[0])
-            kern->quantize_sums(query->terms[0] + (ptrdiff_t)j * ld, query->terms[1] + (ptrdiff_t)j * ld, ld, query->lowest[j],
-                                (int)factor, entries);
+            kern->quantize_steps(query->steps + at, groups, query->lowest[j], (int)factor, query->entries + at);
         else
-            kern->quantize(query->table + (ptrdiff_t)j * ld, ld, query->least[j], scale, entries);
-        for (int g = 0; g < 16 && adc->nbits == 8 && kern->sieve_minima; g++) {
-            uint8_t least = 255;
-            for (int c = 0; c < 16; c++) least = entries[g * 16 + c] < least ? entries[g * 16 + c] : least;
-            query->minima[j * 16 + g] = least;
-        }
+            kern->quantize(query->grouped + at, groups, query->least[j], scale, query->entries + at);
     }
     query->limit = limit;
+    query->zero = zero;
+    query->scale = scale;
     return 1;
 }
 
-/* Each byte is less than one step too low. */
-int fpq_query_spare(const fpq_adc *adc, const fpq_query *query) {
-    const float slack = slack_of(adc, query, query->limit), width = query->limit - query->offset - query->base + slack;
-    const float steps = width > 1e-30f ? 2 * slack / width * FPQ_SIEVE_LIMIT : FPQ_SIEVE_LIMIT;
-    return adc->m + 1 + (int)steps;
+int fpq_query_bytes(const fpq_query *query, float limit) {
+    const float most = query->scale * (limit - query->zero) * 1.0001f;
+    return most < FPQ_SIEVE_LIMIT ? (int)fmaxf(most, 0) : FPQ_SIEVE_LIMIT;
 }

@@ -111,24 +111,27 @@ void fpq_terms_free(fpq_terms *terms) {
     terms->lists = NULL;
 }
 
-void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t list, int64_t next, const float *residual,
-                           fpq_query *query) {
+void fpq_term_fetch(const fpq_terms *terms, int64_t list) {
+    const int entries = (int)n_entries(terms->adc);
+    for (int e = 0; e < entries; e += 32) FPQ_PREFETCH(terms->lists[list].steps + e);
+}
+
+void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t list, const float *residual, fpq_query *query) {
     const fpq_kernels *kern = fpq_active();
     const fpq_adc *adc = terms->adc;
-    const int ld = fpq_ld_table(adc);
+    const int ld = fpq_ld_table(adc), groups = fpq_groups(adc), d = adc->offsets[adc->m];
     const fpq_term *term = terms->lists + list;
     int64_t least = 0;
     for (int j = 0; j < adc->m; j++) {
-        for (int c = 0; c < ld; c += 32) FPQ_PREFETCH(terms->lists[next].steps + (ptrdiff_t)j * ld + c);
-        query->lowest[j] = kern->least_sum(term->steps + (ptrdiff_t)j * ld, own->steps + (ptrdiff_t)j * ld, 1 << adc->nbits);
+        const ptrdiff_t at = (ptrdiff_t)j * ld;
+        query->lowest[j] = kern->group_sums(term->steps + at, own->steps + at, groups, ld / groups, query->steps + (ptrdiff_t)j * groups);
         least += query->lowest[j];
     }
-    const double apart = fpq_dot(residual, residual, adc->offsets[adc->m]);
-    query->base = (float)(apart - (double)term->squared + (double)term->base + (double)own->base + (double)terms->step * (double)least);
-    query->offset = 0;
+    query->offset = kern->ip_f32(residual, residual, d) - term->squared + term->base + own->base;
+    query->base = terms->step * (float)least;
     /* Bounds what the parts of an entry add up to in size: (|q| + |c| + |p|)^2, thrice as the root is not taken. */
     query->magnitude = 3 * (own->squared + term->squared + terms->longest);
-    query->limit = INFINITY;
+    query->limit = -INFINITY;
     query->rough_of = residual;
     query->terms[0] = term->steps;
     query->terms[1] = own->steps;

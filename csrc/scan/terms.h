@@ -31,8 +31,8 @@ size_t fpq_term_size(const fpq_adc *adc);  /* bytes of steps */
 /* The term of a query, into term->steps; scaled (d) and table (m, ld_table) are scratch. */
 void fpq_term_of_query(const fpq_terms *terms, const float *q, float *scaled, float *table, fpq_term *term);
 
-/* Rough tables for the codes of a list; the residual q - c must stay. The term of the list that comes next is called up. */
-void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t list, int64_t next, const float *residual,
-                           fpq_query *query);
+void fpq_term_fetch(const fpq_terms *terms, int64_t list); /* call it up */
+/* Rough tables for the codes of a list; the residual q - c must stay. */
+void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t list, const float *residual, fpq_query *query);
 
 #endif

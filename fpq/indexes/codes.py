@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, threads, tuning
+from fpq import _checks, _native, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.blocks import Here
@@ -170,10 +170,10 @@ class CodeIndex(Index):
 
     def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
         """The k nearest of the candidates (nq, r >= k) of prepared queries by their kept vectors."""
-        candidates = np.sort(candidates, axis=-1)  # so that the place settles ties, and memory is read in order
         found = self._exact(queries, candidates, n_threads)
-        order = first_places(found, k)
-        return np.take_along_axis(found, order, -1), np.take_along_axis(candidates, order, -1)
+        distances, ids = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
+        _native.smallest(found, np.ascontiguousarray(candidates), distances, ids, n_threads)
+        return distances, ids
 
     @abstractmethod
     def _find(self, setting: tuning.Setting) -> Nearest:
@@ -264,17 +264,6 @@ class CodeIndex(Index):
         pq = self.quantizer
         parts = [*parameters, f"m={pq.m}", f"nbits={pq.nbits}", f"rotation={pq.rotation!r}", f"metric={self.metric!r}"]
         return f"{type(self).__name__}({', '.join(parts)}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
-
-
-def first_places(distances: Float32, k: int) -> Int64:
-    """The places of the k smallest in each row (nq, r), ascending; ties by place, NaN last."""
-    bits = (distances + np.float32(0)).view(np.int32).astype(np.int64)  # of -0.0 as of 0.0
-    keys = np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)  # in the order of the numbers
-    keys[np.isnan(distances)] = 0x7FFFFFFF
-    keys = keys * (1 << 32) + np.arange(distances.shape[1])
-    if k < distances.shape[1]:
-        keys = np.partition(keys, k - 1, axis=1)[:, :k]
-    return np.sort(keys, axis=1) & 0xFFFFFFFF
 
 
 def stored_counts(stored: Stored, pq: ProductQuantizer, n: int) -> Int64 | None:

@@ -29,7 +29,7 @@ class Probing(NamedTuple):
     n_probe: int
     n_threads: int
 
-    def _adc(self) -> tuple[Float32, Int32, int, int, bool]:
+    def _adc(self) -> tuple[Float32, Float32, Int32, int, bool]:
         return self.quantizer.adc(self.metric != "l2")
 
     def _probes(self, queries: Float32) -> Int64:
