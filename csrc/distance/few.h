@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Exact search of few stored rows for many queries, as in the search for the nearest lists: by products of bytes. */
+ * Exact search of few stored rows for many queries, as in the search for the nearest lists. */
 #ifndef FPQ_FEW_H
 #define FPQ_FEW_H
 
