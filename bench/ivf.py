@@ -2,38 +2,48 @@
 
     python bench/peers.py ivf [--threads 2] [--rounds 3] [--only fpq,faiss] [--json FILE] [--png FILE]
 
-Each index lives in a process of its own; the searches of one effort alternate over all of them, a batch of all
-queries in one call. A row gives the median rate, recall of the true nearest among the first 1 and 100, the share of the
-ten nearest found among ten (10@10), and the bytes a vector that the index takes.
+Each index lives in a process of its own; the searches of one effort alternate over all settings, a batch of queries
+in one call. A row gives the median rate of searches for ten, recall of the true nearest and the share of the ten
+nearest among these ten (R@1, 10@10), the share of queries whose nearest is among 100, where 100 are asked for (R@100),
+and the bytes a vector that the index takes. The last table gives the rate of each at a 10@10, by its best settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 LISTS = 1024
-EFFORTS = (1, 2, 4, 8, 16, 32, 64, 128)  # lists, or 1/16 of efSearch
-LAST_OF_CODES = 64  # for what does not rank by vectors
-Search = Callable[[np.ndarray, int, int], np.ndarray]  # queries, k, effort -> ids
+EFFORTS = (1, 2, 4, 8, 16, 24, 32, 48, 64)  # lists, or 1/8 of efSearch
+TARGETS = (0.8, 0.9, 0.95, 0.99)
+Search = Callable[[np.ndarray, int, int, int], np.ndarray]  # queries, k, effort, candidates a neighbour -> ids
+RERANKS = (3, 5, 8, 12, 16, 24)
+
+
+class Method(NamedTuple):
+    """An index, and how many candidates a neighbour are ranked by their vectors; 0: none."""
+
+    build: Callable[[int, np.ndarray], tuple[Search, int]]
+    reranks: tuple[int, ...] = (0,)
 
 
 def fpq_index(threads: int, base: np.ndarray, **parameters: Any) -> tuple[Search, int]:
-    """IVFPQIndex; `rerank` times as many candidates as neighbours are re-scored by kept vectors."""
+    """IVFPQIndex; uint8 vectors where there is re-ranking."""
     import fpq
 
-    rerank = parameters.pop("rerank", None)
-    index = fpq.IVFPQIndex(LISTS, n_threads=threads, keep_vectors=rerank is not None, **parameters).fit(base).add(base)
-    return lambda q, k, effort: index.search(q, k, n_probe=effort, rerank=rerank).ids, index.nbytes
+    index = fpq.IVFPQIndex(LISTS, n_threads=threads, **parameters).fit(base).add(base)
+    return lambda q, k, effort, rerank: index.search(q, k, n_probe=effort, rerank=rerank or None).ids, index.nbytes
 
 
 def faiss_index(threads: int, base: np.ndarray, factory: str, parameter: str = "nprobe", scale: int = 1) -> Any:
@@ -47,15 +57,15 @@ def faiss_index(threads: int, base: np.ndarray, factory: str, parameter: str = "
     index.add(vectors)
     space = faiss.ParameterSpace()
 
-    def search(queries: np.ndarray, k: int, effort: int) -> np.ndarray:
+    def search(queries: np.ndarray, k: int, effort: int, _: int) -> np.ndarray:
         space.set_index_parameter(index, parameter, effort * scale)
         return index.search(queries, k)[1]
 
     return search, len(faiss.serialize_index(index))
 
 
-def scann_index(threads: int, base: np.ndarray, reorder: int) -> tuple[Search, int]:
-    """ScaNN: a tree, asymmetric hashing in 16 bytes, re-ordering of `reorder` times k by float32 vectors."""
+def scann_index(threads: int, base: np.ndarray) -> tuple[Search, int]:
+    """ScaNN: a tree, asymmetric hashing in 16 bytes, re-ordering by float32 vectors."""
     import scann
 
     vectors = base.astype(np.float32)
@@ -69,60 +79,80 @@ def scann_index(threads: int, base: np.ndarray, reorder: int) -> tuple[Search, i
     )
     index.set_num_threads(threads)
 
-    def search(queries: np.ndarray, k: int, effort: int) -> np.ndarray:
-        return index.search_batched_parallel(queries, k, reorder * k, effort)[0]
+    def search(queries: np.ndarray, k: int, effort: int, rerank: int) -> np.ndarray:
+        return index.search_batched_parallel(queries, k, rerank * k, effort)[0]
 
     return search, len(base) * (16 + 4 * base.shape[1])
 
 
-METHODS: dict[str, Callable[[int, np.ndarray], tuple[Search, int]]] = {
-    "fpq IVF1024,PQ16": fpq_index,
-    "fpq IVF1024,PQ16 plain": lambda threads, base: fpq_index(threads, base, residual=False),
-    "fpq IVF1024,PQ16 + u8 x10": lambda threads, base: fpq_index(threads, base, rerank=10),
-    "fpq IVF1024,PQ16 plain + u8 x3": lambda threads, base: fpq_index(threads, base, residual=False, rerank=3),
-    "fpq IVF1024,PQ16 plain + u8 x5": lambda threads, base: fpq_index(threads, base, residual=False, rerank=5),
-    "fpq IVF1024,PQ16 plain + u8 x20": lambda threads, base: fpq_index(threads, base, residual=False, rerank=20),
-    "faiss IVF1024,PQ16": lambda threads, base: faiss_index(threads, base, "IVF1024,PQ16"),
-    "faiss IVF1024,PQ32x4fs": lambda threads, base: faiss_index(threads, base, "IVF1024,PQ32x4fs"),
-    "faiss IVF1024,PQ32x4fsr": lambda threads, base: faiss_index(threads, base, "IVF1024,PQ32x4fsr"),
-    "faiss IVF1024,RaBitQ": lambda threads, base: faiss_index(threads, base, "IVF1024,RaBitQ"),
-    "faiss HNSW16": lambda threads, base: faiss_index(threads, base, "HNSW16", "efSearch", 16),
-    "scann 1024 + f32 x10": lambda threads, base: scann_index(threads, base, 10),
-    "scann 1024 + f32 x30": lambda threads, base: scann_index(threads, base, 30),
+METHODS = {
+    "fpq IVF1024,PQ16": Method(fpq_index),
+    "fpq IVF1024,PQ16 plain": Method(lambda threads, base: fpq_index(threads, base, residual=False)),
+    "fpq IVF1024,PQ16 + u8": Method(lambda threads, base: fpq_index(threads, base, keep_vectors=True), RERANKS),
+    "fpq IVF1024,PQ16 plain + u8": Method(
+        lambda threads, base: fpq_index(threads, base, residual=False, keep_vectors=True), RERANKS
+    ),
+    "faiss IVF1024,PQ16": Method(lambda threads, base: faiss_index(threads, base, "IVF1024,PQ16")),
+    "faiss IVF1024,PQ32x4fs": Method(lambda threads, base: faiss_index(threads, base, "IVF1024,PQ32x4fs")),
+    "faiss IVF1024,PQ32x4fsr": Method(lambda threads, base: faiss_index(threads, base, "IVF1024,PQ32x4fsr")),
+    "faiss IVF1024,RaBitQ": Method(lambda threads, base: faiss_index(threads, base, "IVF1024,RaBitQ")),
+    "faiss HNSW16": Method(lambda threads, base: faiss_index(threads, base, "HNSW16", "efSearch", 8)),
+    "scann 1024 + f32": Method(scann_index, RERANKS),
 }
-EXACT = (" x", "HNSW")  # in the names of methods that rank by vectors
 
 
 def serve(method: str, threads: int, pipe: Connection) -> None:
-    """Build one index, then search when told: (k, effort) -> seconds, ids."""
+    """Build one index, then search when told: (k, effort, candidates a neighbour) -> seconds, ids."""
     from fpq import datasets
 
     loaded = datasets.load("sift500k")
     base, queries = np.asarray(loaded.base), np.asarray(loaded.query).astype(np.float32)
     try:
         start = time.perf_counter()
-        search, nbytes = METHODS[method](threads, base)
+        search, nbytes = METHODS[method].build(threads, base)
         pipe.send((time.perf_counter() - start, nbytes / len(base)))
     except (ImportError, RuntimeError) as error:  # not installed, or not in this release of faiss
         pipe.send(str(error))
         return
-    for k, effort in iter(pipe.recv, None):
+    for k, effort, rerank in iter(pipe.recv, None):
         start = time.perf_counter()
-        ids = search(queries, k, effort)
+        ids = search(queries, k, effort, rerank)
         pipe.send((time.perf_counter() - start, np.asarray(ids)))
 
 
-def recalls(ids: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Shares of true neighbours among ids (nq, 100)."""
+def recalls(ten: np.ndarray, hundred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Shares of true neighbours among ids (nq, 10) and (nq, 100)."""
     return {
-        "R@1": float((ids[:, :1] == truth[:, :1]).mean()),
-        "10@10": float(np.mean([np.isin(t[:10], i[:10]).mean() for i, t in zip(ids, truth, strict=True)])),
-        "R@100": float((ids == truth[:, :1]).any(1).mean()),
+        "R@1": float((ten[:, :1] == truth[:, :1]).mean()),
+        "10@10": float(np.mean([np.isin(t[:10], i).mean() for i, t in zip(ten, truth, strict=True)])),
+        "R@100": float((hundred == truth[:, :1]).any(1).mean()),
     }
 
 
+def frontier(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
+    """The rows that no other row beats in both, by ascending recall."""
+    best: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (-row[measure], -row["qps"])):
+        if not best or row["qps"] > best[-1]["qps"]:
+            best.append(row)
+    return best[::-1]
+
+
+def rate_at(rows: list[dict[str, Any]], target: float) -> float:
+    """Queries a second at a 10@10, between settings on the line of their logarithms; NaN: not reached."""
+    best = frontier(rows, "10@10")
+    above = next((i for i, row in enumerate(best) if row["10@10"] >= target), None)
+    if above is None:
+        return math.nan
+    if above == 0:
+        return float(best[0]["qps"])
+    low, high = best[above - 1], best[above]
+    share = (target - low["10@10"]) / (high["10@10"] - low["10@10"])
+    return float(low["qps"] * (high["qps"] / low["qps"]) ** share)
+
+
 def plot(rows: list[dict[str, Any]], path: Path, threads: int) -> None:
-    """One curve a method, one panel a measure of recall."""
+    """One curve a method, of its best settings, one panel a measure of recall."""
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 15, "axes.titlesize": 16})
@@ -131,28 +161,29 @@ def plot(rows: list[dict[str, Any]], path: Path, threads: int) -> None:
     labels = {
         "R@1": "R@1: share of queries whose nearest comes first",
         "10@10": "10@10: share of the ten nearest among ten",
-        "R@100": "R@100: share of queries\nwhose nearest is among 100",
+        "R@100": "R@100: share of queries whose nearest\nis among 100 (the rates are of ten)",
     }
     for axes, (measure, label) in zip(panels, labels.items(), strict=True):
         for number, method in enumerate(methods):
-            mine = [row for row in rows if row["method"] == method]
+            mine = frontier([row for row in rows if row["method"] == method], measure)
             axes.plot(
                 [row[measure] for row in mine], [row["qps"] for row in mine],
-                "o-" if method.startswith("fpq") else "s--", color=plt.get_cmap("tab20")(number % 20),
+                "o-" if method.startswith("fpq") else "s--", color=plt.get_cmap("tab10")(number % 10),
                 linewidth=2.5 if method.startswith("fpq") else 1.8, markersize=6,
                 label=f"{method}, {mine[0]['bytes']:.0f} bytes a vector",
             )  # fmt: skip
         axes.set(xlabel=label, yscale="log")
         axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("queries a second (batches of 5,000)")
-    figure.suptitle(f"sift500k: 500,000 vectors of 128 bytes, {threads} threads; by lists looked into or efSearch / 16")
+    figure.suptitle(f"sift500k: 500,000 vectors of 128 bytes, {threads} threads; the best settings of each")
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=14)
     figure.savefig(path, dpi=80)
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table; write JSON and picture if asked to."""
+    """Print the tables; write JSON and picture if asked to."""
+    import fpq
     from fpq import datasets
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,7 +195,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--png", type=Path)
     options = parser.parse_args(arguments)
     context, pipes = multiprocessing.get_context("spawn"), {}
-    print(f"{'':34}{'build s':>8}{'bytes a vector':>16}")
+    isa = os.environ.get("FPQ_ISA", fpq.cpu_info()["isa"])
+    print(f"fpq: {isa}\n{'':34}{'build s':>8}{'bytes a vector':>16}")
     for method in METHODS:
         if not method.startswith(tuple(options.only.split(","))):
             continue
@@ -180,24 +212,28 @@ def main(arguments: list[str]) -> None:
     rows = []
     for effort in options.efforts:
         print(f"\n{'effort ' + str(effort):34}{'queries/s':>10}{'R@1':>8}{'10@10':>8}{'R@100':>8}")
-        here = {
-            method: pipe
-            for method, pipe in pipes.items()
-            if effort <= LAST_OF_CODES or any(word in method for word in EXACT)
-        }
-        seconds: dict[str, list[float]] = {method: [] for method in here}
+        settings = [(method, rerank) for method in pipes for rerank in METHODS[method].reranks]
+        answers: dict[tuple[str, int], list[tuple[float, np.ndarray]]] = {setting: [] for setting in settings}
         for _ in range(options.rounds + 1):
-            for method, (pipe, _) in here.items():
-                pipe.send((10, effort))
-                seconds[method].append(pipe.recv()[0])
-        for method, (pipe, nbytes) in here.items():
-            pipe.send((100, effort))
-            row = {"method": method, "effort": effort, "bytes": nbytes, **recalls(pipe.recv()[1], truth)}
-            row["qps"] = len(truth) / statistics.median(seconds[method][1:])
-            rows.append(row)
-            print(f"{method:34}{row['qps']:10.0f}{row['R@1']:8.3f}{row['10@10']:8.3f}{row['R@100']:8.3f}", flush=True)
+            for method, rerank in settings:
+                pipes[method][0].send((10, effort, rerank))
+                answers[method, rerank].append(pipes[method][0].recv())
+        for method, rerank in settings:
+            pipe, nbytes = pipes[method]
+            pipe.send((100, effort, rerank))
+            found = recalls(answers[method, rerank][-1][1], pipe.recv()[1], truth)
+            seconds = statistics.median(seconds for seconds, _ in answers[method, rerank][1:])
+            row = {"method": method, "effort": effort, "rerank": rerank, "bytes": nbytes, **found}
+            rows.append(row | {"qps": len(truth) / seconds})
+            name = method + (f" x{rerank}" if rerank else "")
+            print(f"{name:34}{len(truth) / seconds:10.0f}{row['R@1']:8.3f}{row['10@10']:8.3f}{row['R@100']:8.3f}",
+                  flush=True)  # fmt: skip
         if options.json:
-            made = {"threads": options.threads, "rounds": options.rounds, "rows": rows}
+            made = {"isa": isa, "threads": options.threads, "rounds": options.rounds, "rows": rows}
             options.json.write_text(json.dumps(made, indent=1))
         if options.png:
             plot(rows, options.png, options.threads)
+    print(f"\n{'queries/s at 10@10':34}" + "".join(f"{target:>10}" for target in TARGETS))
+    for method in pipes:
+        mine = [row for row in rows if row["method"] == method]
+        print(f"{method:34}" + "".join(f"{rate_at(mine, target):10.0f}" for target in TARGETS))
