@@ -81,30 +81,7 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
 }
 
-typedef __m256i vh; /* 16 unsigned 16-bit integers */
-FPQ_INLINE vh vh_load(const uint16_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-FPQ_INLINE void vh_store(uint16_t *p, vh x) { _mm256_storeu_si256((__m256i *)p, x); }
-FPQ_INLINE vh vh_add(vh a, vh b) { return _mm256_add_epi16(a, b); }
-FPQ_INLINE vh vh_lesser(vh a, vh b) { return _mm256_min_epu16(a, b); }
-FPQ_INLINE int vh_least(vh x) {
-    return _mm_extract_epi16(_mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1))), 0);
-}
-
-typedef __m256i vs; /* 16 16-bit integers */
-typedef __m256i vq; /* 8 32-bit integers */
-FPQ_INLINE vs vs_load(const int16_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-FPQ_INLINE vs vs_load_codes(const uint8_t *p) { /* times 4 */
-    return _mm256_slli_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)), 2);
-}
-FPQ_INLINE vs vs_sub(vs a, vs b) { return _mm256_sub_epi16(a, b); }
-FPQ_INLINE vq vq_zero(void) { return _mm256_setzero_si256(); }
-FPQ_INLINE vq vq_add_squares(vs x, vq sum) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, x)); }
-/* Bit i is set where the sum of the i-th is at most limit. */
-FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
-    const __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-    const __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    return 15u ^ (unsigned)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpgt_epi32(sums, _mm_set1_epi32(limit))));
-}
+#include "isa/vec_x86.h"
 
 /* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
 FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
