@@ -29,6 +29,7 @@ typedef struct {
     const fpq_lists *lists;
     const fpq_terms *terms;                /* NULL: none */
     const fpq_squares *squares;
+    fpq_poll *poll;
     int d, per_list;                       /* whether each list has tables of its own */
     int n;
     visitor visitors[GROUP];
@@ -198,8 +199,9 @@ static void visit_all(group *g, const int64_t *const *probes, int count, int ste
         }
     for (int t = 0; t < n_touched; t++) {
         const int64_t list = g->touched[t];
+        const int skip = is_empty(g->lists, list) || fpq_stopped(g->poll);
         if (t + 1 < n_touched) fetch_list(g, g->touched[t + 1]);
-        for (int32_t v = is_empty(g->lists, list) ? -1 : g->head[list]; v >= 0; v = g->next[v]) visit(g, g->visitors + v % g->n, list);
+        for (int32_t v = skip ? -1 : g->head[list]; v >= 0; v = g->next[v]) visit(g, g->visitors + v % g->n, list);
         g->head[list] = -1;
     }
     if (g->per_list) visit_waiting(g);
@@ -239,8 +241,8 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
 #pragma omp parallel num_threads(threads)
     {
-        group g = {.scan = &s, .lists = lists, .squares = &squares, .terms = terms.lists ? &terms : NULL, .d = adc->offsets[adc->m],
-                   .per_list = lists->residual && !adc->inner_product};
+        group g = {.scan = &s, .lists = lists, .squares = &squares, .terms = terms.lists ? &terms : NULL, .poll = &poll,
+                   .d = adc->offsets[adc->m], .per_list = lists->residual && !adc->inner_product};
         group_place(&g, adc, (int)size, n_probe, k, memory + (size_t)FPQ_THREAD_NUMBER() * each);
         for (int64_t list = 0; list < lists->n; list++) g.head[list] = -1;
 #pragma omp for schedule(dynamic)
