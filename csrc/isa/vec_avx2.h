@@ -62,13 +62,9 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm256_broadcastsi128_si256(_m
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return _mm256_shuffle_epi8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
-typedef struct {
-    __m256i part[4];
-} vt; /* a table of 64 bytes */
-FPQ_INLINE vt vt_load(const uint8_t *p) {
-    const vt x = {{vb_table(p), vb_table(p + 16), vb_table(p + 32), vb_table(p + 48)}};
-    return x;
-}
+
+#include "isa/vec_x86.h"
+
 /* The entry of each code's group: the two top bits choose among four look-ups. */
 FPQ_INLINE vb vt_look_up(vt table, vb code) {
     const vb low = vb_low_nibbles(code);
@@ -80,8 +76,6 @@ FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm256_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
 }
-
-#include "isa/vec_x86.h"
 
 /* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
 FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {

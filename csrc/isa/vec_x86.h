@@ -1,4 +1,12 @@
-/* SPDX-License-Identifier: MIT  The words of 16-bit integers, 16 lanes, for AVX2 and AVX-512 alike. */
+/* SPDX-License-Identifier: MIT  The words that AVX2 and AVX-512 have in common; 16-bit integers have 16 lanes on both. */
+typedef struct {
+    vb part[4];
+} vt; /* a table of 64 bytes */
+FPQ_INLINE vt vt_load(const uint8_t *p) {
+    const vt x = {{vb_table(p), vb_table(p + 16), vb_table(p + 32), vb_table(p + 48)}};
+    return x;
+}
+
 typedef __m256i vh; /* 16 unsigned 16-bit integers */
 FPQ_INLINE vh vh_load(const uint16_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 FPQ_INLINE void vh_store(uint16_t *p, vh x) { _mm256_storeu_si256((__m256i *)p, x); }
