@@ -567,7 +567,7 @@ static void test_survey(void) {
 }
 
 static void test_sieve(int nbits) {
-    const int m = size() + 1, groups = nbits == 4 ? 16 : kern->groups, size_of_code = fpq_code_size(m, nbits), n_blocks = 9, n = below(n_blocks + 1);
+    const int m = size() + 1, groups = nbits == 4 ? 16 : below(2) ? 256 : kern->groups, size_of_code = fpq_code_size(m, nbits), n_blocks = 9, n = below(n_blocks + 1);
     uint8_t *entries = INPUT(uint8_t, m * groups), *blocks = INPUT(uint8_t, n_blocks * 64 * size_of_code), *start = INPUT(uint8_t, n * 64);
     int32_t *order = INPUT(int32_t, m), which[9];
     OUTPUTS(uint8_t, sums, n * 64);

@@ -14,10 +14,9 @@ typedef struct {
     int k;
 } fpq_topk;
 
-/* An id of -1 marks a place not taken yet; it is worse than any pair. */
+/* An id of -1 marks a place not taken yet, at a distance of INFINITY; it is worse than any pair. */
 FPQ_INLINE int fpq_worse(float da, int64_t ia, float db, int64_t ib) {
-    if (ia < 0 || ib < 0) return ib >= 0;
-    return da > db || (da == db && ia > ib);
+    return da > db || (da == db && (uint64_t)ia > (uint64_t)ib);
 }
 
 FPQ_INLINE void fpq_topk_init(fpq_topk *top) {

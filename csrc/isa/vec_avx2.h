@@ -65,12 +65,16 @@ FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm256_and_si256(_mm256_srli_epi16(
 
 #include "isa/vec_x86.h"
 
-/* The entry of each code's group: the two top bits choose among four look-ups. */
+FPQ_INLINE vb vb_double(vb x) { return _mm256_add_epi8(x, x); }
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm256_blendv_epi8(no, yes, by); } /* by the top bit */
+
+/* The entry of each code's group: the two top bits choose among four look-ups, which see the top bit, where it gives 0, and
+ * the four lowest. */
 FPQ_INLINE vb vt_look_up(vt table, vb code) {
-    const vb low = vb_low_nibbles(code);
-    const vb a = _mm256_blendv_epi8(vb_look_up(table.part[0], low), vb_look_up(table.part[2], low), code);
-    const vb b = _mm256_blendv_epi8(vb_look_up(table.part[1], low), vb_look_up(table.part[3], low), code);
-    return _mm256_blendv_epi8(a, b, _mm256_add_epi8(code, code));
+    const vb other = _mm256_xor_si256(code, _mm256_set1_epi8(-128));
+    const vb a = _mm256_or_si256(vb_look_up(table.part[0], code), vb_look_up(table.part[2], other));
+    const vb b = _mm256_or_si256(vb_look_up(table.part[1], code), vb_look_up(table.part[3], other));
+    return vb_choose(vb_double(code), b, a);
 }
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm256_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) {

@@ -53,6 +53,9 @@ FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(
 
 #include "isa/vec_x86.h"
 
+FPQ_INLINE vb vb_double(vb x) { return _mm512_add_epi8(x, x); }
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm512_mask_blend_epi8(_mm512_movepi8_mask(by), no, yes); } /* by the top bit */
+
 /* The entry of each code's group: the two top bits choose among four look-ups. */
 FPQ_INLINE vb vt_look_up(vt table, vb code) {
     const vb low = vb_low_nibbles(code);

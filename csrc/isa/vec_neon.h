@@ -60,11 +60,13 @@ FPQ_INLINE vb vb_look_up(vb table, vb at) { return vqtbl1q_u8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return vandq_u8(x, vdupq_n_u8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return vshrq_n_u8(x, 4); }
 typedef uint8x16x4_t vt; /* a table of 64 bytes */
-FPQ_INLINE vt vt_load(const uint8_t *p) {
-    const vt x = {{vld1q_u8(p), vld1q_u8(p + 16), vld1q_u8(p + 32), vld1q_u8(p + 48)}};
+FPQ_INLINE vt vt_load(const uint8_t *p, int apart) { /* in quarters */
+    const vt x = {{vld1q_u8(p), vld1q_u8(p + apart), vld1q_u8(p + 2 * apart), vld1q_u8(p + 3 * apart)}};
     return x;
 }
 /* The entry of each code's group: bits 0 to 3, and the two top bits beside them. */
+FPQ_INLINE vb vb_double(vb x) { return vaddq_u8(x, x); }
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return vbslq_u8(vcgeq_u8(by, vdupq_n_u8(128)), yes, no); } /* by the top bit */
 FPQ_INLINE vb vt_look_up(vt table, vb code) { return vqtbl4q_u8(table, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 2))); }
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return vqaddq_u8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) {

@@ -2,8 +2,8 @@
 typedef struct {
     vb part[4];
 } vt; /* a table of 64 bytes */
-FPQ_INLINE vt vt_load(const uint8_t *p) {
-    const vt x = {{vb_table(p), vb_table(p + 16), vb_table(p + 32), vb_table(p + 48)}};
+FPQ_INLINE vt vt_load(const uint8_t *p, int apart) { /* in quarters */
+    const vt x = {{vb_table(p), vb_table(p + apart), vb_table(p + 2 * apart), vb_table(p + 3 * apart)}};
     return x;
 }
 

@@ -12,8 +12,8 @@
 #include "threads.h"
 
 /* TERMS_PROBES: from which on terms are faster than rough tables. GROUP: queries that share what they read of a list.
- * MOST_VISITS: of a group, and answers. */
-enum { TERMS_PROBES = 8, GROUP = 16, MOST_VISITS = 1 << 20 };
+ * FIRST: times k rows that a visitor begins with, where one set of tables serves all lists. MOST_VISITS: of a group, and answers. */
+enum { TERMS_PROBES = 8, GROUP = 32, FIRST = 16, MOST_VISITS = 1 << 20 };
 
 typedef struct {
     const float *q;
@@ -182,16 +182,40 @@ static void visit(group *g, visitor *v, int64_t list) {
     if (g->exact + g->rough == FPQ_TABLES) visit_waiting(g);
 }
 
-/* Every visitor looks into its nearest list first; then list after list is visited by all that probe it, in the order in which
+/* Visit the first lists, in one run if possible: the first limit is the lower the more rows it is chosen from. How many. */
+static int begin_visits(group *g, visitor *v, const int64_t *probes, int count, int step) {
+    const fpq_lists *lists = g->lists;
+    uint64_t rows[FPQ_RUN];
+    int32_t which[FPQ_RUN];
+    int n = 0, p = 0, n_rows = 0;
+    if (lists->residual || lists->first[probes[0] + 1] - lists->first[probes[0]] > FPQ_RUN) {
+        if (!is_empty(lists, probes[0])) visit(g, v, probes[0]);
+        return 1;
+    }
+    for (; p < count; p++) {
+        const int64_t list = probes[(ptrdiff_t)p * step], end = lists->first[list + 1];
+        if (p && (n_rows >= FIRST * v->top.k || n + end - lists->first[list] > FPQ_RUN)) break;
+        for (int64_t b = lists->first[list]; b < end; b++) {
+            which[n] = lists->chain[b];
+            rows[n] = lists->rows[which[n]];
+            n_rows += fpq_popcount(rows[n]);
+            n += rows[n] != 0;
+        }
+    }
+    fpq_scan_run(g->scan, &v->query, which, rows, n, &v->top);
+    return p;
+}
+
+/* Every visitor looks into its nearest lists first; then list after list is visited by all that probe it, in the order in which
  * the first of them comes to it. probes[i]: those of a visitor, `count` of them, `step` apart. */
 static void visit_all(group *g, const int64_t *const *probes, int count, int step) {
-    int n_touched = 0;
-    for (int i = 0; i < g->n && count; i++)
-        if (!is_empty(g->lists, probes[i][0])) visit(g, g->visitors + i, probes[i][0]);
+    int n_touched = 0, begun[GROUP];
+    for (int i = 0; i < g->n && count; i++) begun[i] = begin_visits(g, g->visitors + i, probes[i], count, step);
     if (g->per_list) visit_waiting(g);
     for (int p = 1; p < count; p++)
         for (int i = 0; i < g->n; i++) {
             const int64_t list = probes[i][(ptrdiff_t)p * step];
+            if (p < begun[i]) continue;
             const int32_t visit = p * g->n + i;
             if (g->head[list] < 0) g->touched[n_touched++] = (int32_t)list;
             g->next[visit] = g->head[list];

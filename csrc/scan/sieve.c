@@ -14,7 +14,7 @@ int fpq_groups(const fpq_adc *adc) { return adc->nbits == 8 ? fpq_active()->grou
 size_t fpq_query_size(const fpq_adc *adc) {
     const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc), grouped = m * (size_t)fpq_groups(adc);
     return fpq_lines(entries * sizeof(float)) + (grouped < entries ? fpq_lines(grouped * sizeof(float)) : 0) +
-           2 * fpq_lines(m * sizeof(float)) + fpq_lines(grouped) + 2 * fpq_lines(m * sizeof(int32_t));
+           2 * fpq_lines(m * sizeof(float)) + fpq_lines(grouped) + (grouped < entries ? fpq_lines(entries) : 0) + 2 * fpq_lines(m * sizeof(int32_t));
 }
 
 /* Tables of n <= FPQ_TABLES queries q (n, d). */
@@ -45,7 +45,13 @@ void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query) {
     query->least = (float *)(void *)memory;
     query->spread = (float *)(void *)(memory += fpq_lines(m * sizeof(float)));
     query->entries = (uint8_t *)(memory += fpq_lines(m * sizeof(float)));
-    query->order = (int32_t *)(void *)(memory += fpq_lines(grouped));
+    memory += fpq_lines(grouped);
+    query->all = query->entries;
+    if (grouped < entries) {
+        query->all = (uint8_t *)memory;
+        memory += fpq_lines(entries);
+    }
+    query->order = (int32_t *)(void *)memory;
     query->lowest = (int32_t *)(void *)(memory + fpq_lines(m * sizeof(int32_t)));
     for (int j = 0; j < adc->m; j++) query->order[j] = j;
 }
@@ -152,13 +158,23 @@ FPQ_INLINE float estimate(const fpq_query *query, const int m, const int nbits, 
     return query->offset + query->step * (float)steps;
 }
 
-float fpq_query_estimate(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes) {
-    /* The usual m, for a loop of known length. */
-    if (adc->nbits == 8) return adc->m == 16 ? estimate(query, 16, 8, codes) : estimate(query, adc->m, 8, codes);
-    return estimate(query, adc->m, 4, codes);
+FPQ_INLINE void estimates(const fpq_query *query, const int m, const int nbits, const uint8_t *blocks, int code_size, const int64_t *rows,
+                          int n, float *out) {
+    for (int i = 0; i < n; i++) out[i] = estimate(query, m, nbits, blocks + rows[i] / 64 * 64 * code_size + rows[i] % 64);
 }
 
-float fpq_query_distance(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes) {
+void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
+    const int code_size = fpq_code_size(adc->m, adc->nbits);
+    /* The usual m, for a loop of known length. */
+    if (adc->nbits == 8 && adc->m == 16)
+        estimates(query, 16, 8, blocks, 16, rows, n, out);
+    else if (adc->nbits == 8)
+        estimates(query, adc->m, 8, blocks, code_size, rows, n, out);
+    else
+        estimates(query, adc->m, 4, blocks, code_size, rows, n, out);
+}
+
+static float distance(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes) {
     const ptrdiff_t each = (ptrdiff_t)adc->dsub << adc->nbits;
     float sum = 0;
     for (int j = 0; j < adc->m; j++) {
@@ -172,6 +188,11 @@ float fpq_query_distance(const fpq_adc *adc, const fpq_query *query, const uint8
         sum += entry;
     }
     return sum;
+}
+
+void fpq_query_distances(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
+    const int code_size = fpq_code_size(adc->m, adc->nbits);
+    for (int i = 0; i < n; i++) out[i] = distance(adc, query, blocks + rows[i] / 64 * 64 * code_size + rows[i] % 64);
 }
 
 void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
@@ -204,19 +225,35 @@ int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, 
     const int groups = fpq_groups(adc);
     const float zero = query->offset + query->base - step_error(adc, query) - slack_of(adc, query, limit), width = limit - zero;
     const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / (width * 1.0001f) : width <= 1e-30f ? 1e30f : 0;
-    const float factor = fminf(scale * query->step * 65536, 65535);
     if (width < 0) return 0;
+    query->factor = (int)fminf(scale * query->step * 65536, 65535);
     for (int j = 0; j < adc->m; j++) {
         const ptrdiff_t at = (ptrdiff_t)j * groups;
         if (query->terms[0])
-            kern->quantize_steps(query->steps + at, groups, query->lowest[j], (int)factor, query->entries + at);
+            kern->quantize_steps(query->steps + at, groups, query->lowest[j], query->factor, query->entries + at);
         else
             kern->quantize(query->grouped + at, groups, query->least[j], scale, query->entries + at);
     }
     query->limit = limit;
     query->zero = zero;
     query->scale = scale;
+    query->has_all = query->all == query->entries;
     return 1;
+}
+
+void fpq_query_fill(const fpq_kernels *kern, const fpq_adc *adc, fpq_query *query) {
+    const int ld = fpq_ld_table(adc);
+    uint16_t sums[256];
+    if (query->has_all) return;
+    for (int j = 0; j < adc->m; j++) {
+        const ptrdiff_t at = (ptrdiff_t)j * ld;
+        if (query->terms[0]) {
+            kern->group_sums(query->terms[0] + at, query->terms[1] + at, ld, 1, sums);
+            kern->quantize_steps(sums, ld, query->lowest[j], query->factor, query->all + at);
+        } else
+            kern->quantize(query->table + at, ld, query->least[j], query->scale, query->all + at);
+    }
+    query->has_all = 1;
 }
 
 int fpq_query_bytes(const fpq_query *query, float limit) {
