@@ -40,7 +40,7 @@ typedef struct {
 /* The group of an 8-bit code: the four that are alike but for bits 4 and 5 may share an entry. */
 #define FPQ_GROUP(code, groups) ((groups) == 64 ? ((code) & 15) | ((code) >> 2 & 48) : (code))
 
-enum { FPQ_TABLES = 4 };                   /* tables that are made in one pass */
+enum { FPQ_TABLES = 4, FPQ_MOST_ENTRIES = 256 }; /* tables that are made in one pass; entries of a table that the sieve knows */
 
 /* Sums of bytes up to this pass the sieve. */
 enum { FPQ_SIEVE_LIMIT = 254 };
@@ -95,7 +95,7 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     /* out[i][c] = -(sum over t of q[i][t] * c[t]), in the same way. */                                              \
     X(void, table_ip, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out)) \
     /* out[i][c] = 2 (half[c] - the sum over t of q[i][t] * c[t]), in any order and with fused multiply-adds; and the least of each: \
-     * where half[c] = |c|^2 / 2, table_l2 less |q[i]|^2 but for rounding. */                                        \
+     * where half[c] = |c|^2 / 2, table_l2 less |q[i]|^2 but for rounding. A half that is NULL is 0. */                                        \
     X(void, rough_l2, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, const float *half, int n_blocks, \
                        float *const *out, float *least))                                                             \
     /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \

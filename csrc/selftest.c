@@ -535,7 +535,7 @@ static void test_quantize_steps(void) {
 
 static void test_rough_l2(void) {
     const int d = size(), blocks = 1 + below(17), columns = blocks * FPQ_BLOCK, n = 1 + below(FPQ_TABLES), ldq = d + below(3);
-    const float *q = numbers(n * ldq), *half = numbers(columns), *c = packed(numbers(columns * d), columns, d, d);
+    const float *q = numbers(n * ldq), *half = below(2) ? numbers(columns) : NULL, *c = packed(numbers(columns * d), columns, d, d);
     float *exact = OUTPUT(float, columns), *sizes = OUTPUT(float, columns), *out[FPQ_TABLES], *least = OUTPUT(float, n);
     int right = 1;
     for (int i = 0; i < n; i++) out[i] = OUTPUT(float, columns);
@@ -544,7 +544,7 @@ static void test_rough_l2(void) {
         float lowest = INFINITY;
         spec->rough_l2(q + i * ldq, ldq, 1, d, c, half, blocks, &exact, &lowest);
         for (int e = 0; e < columns; e++) {
-            sizes[e] = fabsf(half[e]);
+            sizes[e] = half ? fabsf(half[e]) : 0;
             for (int t = 0; t < d; t++) sizes[e] += fabsf(q[i * ldq + t] * c[(e / FPQ_BLOCK * d + t) * FPQ_BLOCK + e % FPQ_BLOCK]);
             right &= fabsf(out[i][e] - exact[e]) <= (kind == REALS ? 2 * (float)(d + 2) * FLT_EPSILON * sizes[e] : 0);
         }

@@ -161,9 +161,9 @@ static void search_tile(const few *f, const float *queries, int n, fpq_topk *top
                 fpq_push_row(f->pop, top + i, fpq_distance_to(kern, f->x, c, query, !f->centre, w.row), c);
             continue;
         }
-        for (int p = 0; p < maxima_words(f) * PANEL; p++)
-            for (int t = 0; t < FPQ_BLOCK; t++)
-                w.maxima[p * FPQ_BLOCK + t] = p < f->panels ? w.lanes[(p * f->tile + i) * FPQ_BLOCK + t] : -INFINITY;
+        for (int p = 0; p < f->panels; p++)
+            memcpy(w.maxima + p * FPQ_BLOCK, w.lanes + (p * f->tile + i) * FPQ_BLOCK, FPQ_BLOCK * sizeof(float));
+        for (int t = f->panels * FPQ_BLOCK; t < maxima_words(f) * WORD; t++) w.maxima[t] = -INFINITY;
         const float least = reached_by(f, by_maxima ? w.maxima : products, by_maxima ? maxima_words(f) : f->panels, k, 4 * margin) - 2 * margin;
         for (int p = 0; p < f->panels; p++)
             for (uint64_t near = kern->at_least(products + p * WORD, -least, zeros); near; near &= near - 1) {

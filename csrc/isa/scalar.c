@@ -95,7 +95,7 @@ static void rough_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *p
     for (int i = 0; i < n; i++) {
         least[i] = INFINITY;
         for (int c = 0; c < n_blocks * FPQ_BLOCK; c++) {
-            out[i][c] = 2 * (half[c] + out[i][c]);
+            out[i][c] = 2 * ((half ? half[c] : 0) + out[i][c]);
             least[i] = out[i][c] < least[i] ? out[i][c] : least[i];
         }
     }
@@ -138,6 +138,27 @@ static void sieve4(const fpq_sieve *sieve, const uint8_t *blocks, int code_size,
             for (int r = 0, j = sieve->order[o]; r < 64; r++)
                 add_saturating(sums + i * 64 + r, sieve->entries[j * 16 + (codes[j / 2 * 64 + r] >> j % 2 * 4 & 15)]);
         near[i] = near_rows(sums + i * 64);
+    }
+}
+
+static void quantize(const float *x, int n, float least, float scale, uint8_t *FPQ_RESTRICT out) {
+    for (int i = 0; i < n; i++) {
+        const float level = (x[i] - least) * scale;
+        out[i] = (uint8_t)(int)(level < 255.f ? level : 255.f);
+    }
+}
+
+static void steps(const float *x, int n, float least, float scale, uint16_t *FPQ_RESTRICT out) {
+    for (int i = 0; i < n; i++) {
+        const float level = (x[i] - least) * scale;
+        out[i] = (uint16_t)(int)(level < 32767.f ? level : 32767.f);
+    }
+}
+
+static void quantize_steps(const uint16_t *x, int n, int least, int factor, uint8_t *FPQ_RESTRICT out) {
+    for (int i = 0; i < n; i++) {
+        const uint16_t above = (uint16_t)(x[i] - least), level = (uint16_t)((uint32_t)above * (uint32_t)factor >> 16);
+        out[i] = (uint8_t)(level < 255 ? level : 255);
     }
 }
 

@@ -29,7 +29,7 @@ FPQ_INLINE float vf_sum(vf x) {
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 FPQ_INLINE vf vf_sqrt(vf x) { return _mm256_sqrt_ps(x); }
-FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm256_min_ps(a, b); }
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm256_min_ps(a, b); } /* b where a is NaN */
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm256_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -96,4 +96,10 @@ FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
     const __m256i whole = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
     const __m256i set = _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((int16_t)bits), each), each);
     _mm256_storeu_si256((__m256i *)to, _mm256_blendv_epi8(_mm256_loadu_si256((const __m256i *)to), whole, set));
+}
+
+/* to[i] = floor(x[i]) of 16 numbers from 0 to 255. */
+FPQ_INLINE void store_bytes(uint8_t *to, const vf *x) {
+    const __m256i words = _mm256_packus_epi32(_mm256_cvttps_epi32(x[0]), _mm256_cvttps_epi32(x[1]));
+    vh_store_bytes(to, _mm256_permute4x64_epi64(words, 0xd8));
 }

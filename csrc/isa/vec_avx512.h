@@ -23,7 +23,7 @@ FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a b */
 FPQ_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 FPQ_INLINE vf vf_sqrt(vf x) { return _mm512_sqrt_ps(x); }
-FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); }
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); } /* b where a is NaN */
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm512_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) { return _mm512_reduce_max_ps(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
@@ -77,4 +77,9 @@ FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, u
 FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
     const __m512i whole = _mm512_cvttps_epi32(_mm512_min_ps(*units, _mm512_set1_ps(65535)));
     _mm256_mask_storeu_epi16(to, (__mmask16)bits, _mm512_cvtepi32_epi16(whole));
+}
+
+/* to[i] = floor(x[i]) of 16 numbers from 0 to 255. */
+FPQ_INLINE void store_bytes(uint8_t *to, const vf *x) {
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(*x)));
 }

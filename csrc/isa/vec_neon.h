@@ -28,7 +28,7 @@ FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); } /* c - a b */
 FPQ_INLINE float vf_sum(vf x) { return vaddvq_f32(x); }
 FPQ_INLINE vf vf_sqrt(vf x) { return vsqrtq_f32(x); }
-FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminq_f32(a, b); }
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminnmq_f32(a, b); } /* b where a is NaN */
 FPQ_INLINE vf vf_larger(vf a, vf b) { return vmaxq_f32(a, b); }
 FPQ_INLINE float vf_max(vf x) { return vmaxvq_f32(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return vcgtq_f32(a, b); }
@@ -83,6 +83,22 @@ FPQ_INLINE vh vh_load(const uint16_t *p) {
 FPQ_INLINE void vh_store(uint16_t *p, vh x) {
     vst1q_u16(p, x.val[0]);
     vst1q_u16(p + 8, x.val[1]);
+}
+FPQ_INLINE vh vh_set(uint16_t x) {
+    const vh y = {{vdupq_n_u16(x), vdupq_n_u16(x)}};
+    return y;
+}
+FPQ_INLINE void vh_store_bytes(uint8_t *p, vh x) { vst1q_u8(p, vcombine_u8(vmovn_u16(x.val[0]), vmovn_u16(x.val[1]))); } /* all at most 255 */
+FPQ_INLINE vh vh_sub(vh a, vh b) {
+    const vh x = {{vsubq_u16(a.val[0], b.val[0]), vsubq_u16(a.val[1], b.val[1])}};
+    return x;
+}
+FPQ_INLINE uint16x8_t upper_halves(uint16x8_t a, uint16x8_t b) {
+    return vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b)), 16), vshrn_n_u32(vmull_u16(vget_high_u16(a), vget_high_u16(b)), 16));
+}
+FPQ_INLINE vh vh_times(vh a, vh b) { /* the upper halves of the products */
+    const vh x = {{upper_halves(a.val[0], b.val[0]), upper_halves(a.val[1], b.val[1])}};
+    return x;
 }
 FPQ_INLINE vh vh_add(vh a, vh b) {
     const vh x = {{vaddq_u16(a.val[0], b.val[0]), vaddq_u16(a.val[1], b.val[1])}};
@@ -142,4 +158,11 @@ FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
         const uint16x8_t set = vtstq_u16(vdupq_n_u16((uint16_t)(bits >> g)), vld1q_u16(weights));
         vst1q_u16(to + g, vbslq_u16(set, whole, vld1q_u16(to + g)));
     }
+}
+
+/* to[i] = floor(x[i]) of 16 numbers from 0 to 255. */
+FPQ_INLINE void store_bytes(uint8_t *to, const vf *x) {
+    const uint16x8_t low = vcombine_u16(vmovn_u32(vcvtq_u32_f32(x[0])), vmovn_u32(vcvtq_u32_f32(x[1])));
+    const uint16x8_t high = vcombine_u16(vmovn_u32(vcvtq_u32_f32(x[2])), vmovn_u32(vcvtq_u32_f32(x[3])));
+    vst1q_u8(to, vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
 }

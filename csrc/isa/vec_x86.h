@@ -10,6 +10,12 @@ FPQ_INLINE vt vt_load(const uint8_t *p, int apart) { /* in quarters */
 typedef __m256i vh; /* 16 unsigned 16-bit integers */
 FPQ_INLINE vh vh_load(const uint16_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
 FPQ_INLINE void vh_store(uint16_t *p, vh x) { _mm256_storeu_si256((__m256i *)p, x); }
+FPQ_INLINE vh vh_set(uint16_t x) { return _mm256_set1_epi16((int16_t)x); }
+FPQ_INLINE void vh_store_bytes(uint8_t *p, vh x) { /* all at most 255 */
+    _mm_storeu_si128((__m128i *)p, _mm_packus_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}
+FPQ_INLINE vh vh_sub(vh a, vh b) { return _mm256_sub_epi16(a, b); }
+FPQ_INLINE vh vh_times(vh a, vh b) { return _mm256_mulhi_epu16(a, b); } /* the upper halves of the products */
 FPQ_INLINE vh vh_add(vh a, vh b) { return _mm256_add_epi16(a, b); }
 FPQ_INLINE vh vh_lesser(vh a, vh b) { return _mm256_min_epu16(a, b); }
 FPQ_INLINE int vh_least(vh x) {

@@ -13,7 +13,7 @@
 
 /* TERMS_PROBES: from which on terms are faster than rough tables. GROUP: queries that share what they read of a list.
  * FIRST: times k rows that a visitor begins with, where one set of tables serves all lists. MOST_VISITS: of a group, and answers. */
-enum { TERMS_PROBES = 8, GROUP = 32, FIRST = 16, MOST_VISITS = 1 << 20 };
+enum { TERMS_PROBES = 3, GROUP = 32, FIRST = 16, MOST_VISITS = 1 << 20 };
 
 typedef struct {
     const float *q;
@@ -83,18 +83,22 @@ static void start(group *g, const float *queries, const int64_t *list, int n) {
     for (int i = 0; i < n; i++) {
         visitor *v = g->visitors + i;
         v->q = queries + list[i] * g->d;
-        v->length = (float)sqrt(fpq_dot(v->q, v->q, g->d));
+        v->length = adc->inner_product ? (float)sqrt(fpq_dot(v->q, v->q, g->d)) : 0;
         fpq_topk_init(&v->top);
-        if (g->terms) fpq_term_of_query(g->terms, v->q, g->residuals, g->queries->table, &v->own);
     }
-    for (int i = 0; i < n && !g->per_list; i += FPQ_TABLES) {
+    for (int i = 0; i < n && (g->terms || !g->per_list); i += FPQ_TABLES) {
         fpq_query *of[FPQ_TABLES];
+        fpq_term *own[FPQ_TABLES];
         int t = 0;
         for (; t < FPQ_TABLES && i + t < n; t++) {
             of[t] = &g->visitors[i + t].query;
+            own[t] = &g->visitors[i + t].own;
             memcpy(g->residuals + t * g->d, g->visitors[i + t].q, (size_t)g->d * sizeof(float));
         }
-        fpq_query_tables(adc, g->residuals, t, of);
+        if (g->terms)
+            fpq_terms_of_queries(g->terms, g->residuals, t, own);
+        else
+            fpq_query_tables(adc, g->residuals, t, of);
     }
     for (int i = 0; i < n && !g->per_list; i++) {
         fpq_query_sort(adc, &g->visitors[i].query);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Rough tables of a query's residuals as sums of a term of the list and a term of the query:
- *   |(q - c) - p|^2 = |q - c|^2 - |c|^2 + |c + p|^2 - 2 q.p   for a centroid c and a codeword p
+ *   |(q - c) - p|^2 = |q - c|^2 + (|p|^2 + 2 c.p) - 2 q.p   for a centroid c and a codeword p
  * (Babenko, Lempitsky, The Inverted Multi-Index, CVPR 2012). Entries of a term are whole steps above the least of their table,
  * rounded down and cut at 15 bits, so that the sum of two fits into 16. */
 #ifndef FPQ_TERMS_H
@@ -16,6 +16,7 @@ typedef struct {
 
 typedef struct {
     const fpq_adc *adc;
+    const float *half;                     /* that of fpq_squares */
     fpq_term *lists;                       /* set for those that are probed; NULL: no terms */
     float step;
     float longest;                         /* that of fpq_squares */
@@ -28,8 +29,8 @@ int fpq_terms_make(const fpq_adc *adc, const fpq_squares *squares, const fpq_lis
 void fpq_terms_free(fpq_terms *terms);
 
 size_t fpq_term_size(const fpq_adc *adc);  /* bytes of steps */
-/* The term of a query, into term->steps; scaled (d) and table (m, ld_table) are scratch. */
-void fpq_term_of_query(const fpq_terms *terms, const float *q, float *scaled, float *table, fpq_term *term);
+/* The terms of n <= FPQ_TABLES queries q (n, d), into out[i]->steps. */
+void fpq_terms_of_queries(const fpq_terms *terms, const float *q, int n, fpq_term *const *out);
 
 void fpq_term_fetch(const fpq_terms *terms, int64_t list); /* call it up */
 /* Rough tables for the codes of a list; the residual q - c must stay. */
