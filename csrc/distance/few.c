@@ -117,6 +117,10 @@ static void place(const few *f, char *scratch, workspace *w) {
     if (!f->floats) fpq_byte_rows_place(scratch + scratch_size(f, 0), f->tile, &f->bytes, &w->rows);
 }
 
+static void raise_lanes(float *FPQ_RESTRICT lanes, const float *products) {
+    for (int l = 0; l < FPQ_BLOCK; l++) lanes[l] = products[l] > lanes[l] ? products[l] : lanes[l];
+}
+
 /* Products of n queries with all columns. */
 static void multiply(const few *f, const float *queries, int n, workspace *w) {
     const int d = f->d;
@@ -140,10 +144,7 @@ static void multiply(const few *f, const float *queries, int n, workspace *w) {
         }
         f->kern->project(w->x, n, d, f->floats + (ptrdiff_t)p * WORD * d, f->bias + p * WORD, blocks, products, f->ld);
         for (int i = 0; i < n; i++)
-            for (int c = 0; c < blocks * FPQ_BLOCK; c++) {
-                float *lane = lanes + i * FPQ_BLOCK + c % FPQ_BLOCK;
-                *lane = products[i * f->ld + c] > *lane ? products[i * f->ld + c] : *lane;
-            }
+            for (int b = 0; b < blocks; b++) raise_lanes(lanes + i * FPQ_BLOCK, products + i * f->ld + b * FPQ_BLOCK);
     }
 }
 
