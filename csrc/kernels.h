@@ -11,6 +11,7 @@
 #define FPQ_KERNELS_H
 
 #include "fpq.h"
+#include "portable.h"
 
 #define FPQ_BLOCK 16
 #define FPQ_BLOCKS(k) (((k) + FPQ_BLOCK - 1) / FPQ_BLOCK)
@@ -36,6 +37,10 @@ typedef struct {
     const float *scale, *bias;
     int d;                                 /* a multiple of 4 */
 } fpq_byte_columns;
+
+FPQ_INLINE int fpq_sub_code(int nbits, const uint8_t *codes, int j) {
+    return nbits == 8 ? codes[j * 64] : codes[j / 2 * 64] >> j % 2 * 4 & 15;
+}
 
 /* The group of an 8-bit code: the four that are alike but for bits 4 and 5 may share an entry. */
 #define FPQ_GROUP(code, groups) ((groups) == 64 ? ((code) & 15) | ((code) >> 2 & 48) : (code))
@@ -100,6 +105,8 @@ enum { FPQ_SIEVE_LIMIT = 254 };
                        float *const *out, float *least))                                                             \
     /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \
     X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))             \
+    /* The sum of entries of table_l2 of one row of 4- or 8-bit codes, 64 bytes apart, added in the order 0..m-1: the same bits. */ \
+    X(float, code_l2, (const fpq_adc *adc, const float *q, const uint8_t *codes))                                    \
     /* The least and the largest of n >= 1 numbers, and their sum, added in any order. */                             \
     X(void, survey, (const float *x, int n, float *least_largest_sum))                                               \
     /* out[i] = floor((x[i] - least) * scale), at most 255; x[i] >= least. */                                         \

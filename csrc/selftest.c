@@ -481,6 +481,28 @@ static void test_adc(void) {
     CHECK(SAME(out[0], out[1], 64));
 }
 
+static void test_code_l2(void) {
+    const int m = ANY_OF(1, 7, 8, 9, 16, 19), nbits = below(2) ? 8 : 4, k = 1 << nbits, even = below(2), most = even ? ANY_OF(4, 8, 16, 24) : 1 + below(11);
+    int32_t *offsets = INPUT(int32_t, m + 1);
+    offsets[0] = 0;
+    for (int j = 0; j < m; j++) offsets[j + 1] = offsets[j] + (j && !even ? 1 + below(most) : most);
+    const float *codebooks = numbers(m * k * most), *q = numbers(offsets[m]);
+    const fpq_adc adc = {NULL, codebooks, offsets, m, nbits, most, 0};
+    uint8_t *codes = INPUT(uint8_t, fpq_code_size(m, nbits) * 64);
+    for (int i = 0; i < fpq_code_size(m, nbits) * 64; i++) codes[i] = (uint8_t)next();
+    for (int r = 0; r < 64; r += 21) {
+        const float out = kern->code_l2(&adc, q, codes + r);
+        float sum = 0;
+        for (int j = 0; j < m; j++) {
+            const float *p = codebooks + (j * k + sub_code(codes + r, 64, j, nbits)) * most;
+            float entry = 0;
+            for (int t = offsets[j]; t < offsets[j + 1]; t++) entry += (q[t] - p[t - offsets[j]]) * (q[t] - p[t - offsets[j]]);
+            sum += entry;
+        }
+        CHECK(SAME(&out, &sum, 1) && out == spec->code_l2(&adc, q, codes + r));
+    }
+}
+
 static void test_quantize(void) {
     const int n = size();
     float *x = numbers(n), least = INFINITY, scale = (float[]){1, 37.5f, 1000, 1e30f}[below(4)];

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT  The words that AVX2 and AVX-512 have in common; 16-bit integers have 16 lanes on both. */
+#define FPQ_OWN_CODE_L2 "scan/code_l2_x86.inc"
+
 typedef struct {
     vb part[4];
 } vt; /* a table of 64 bytes */

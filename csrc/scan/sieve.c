@@ -142,19 +142,17 @@ void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query) {
     query->limit = limit;
 }
 
-FPQ_INLINE int sub_code(int nbits, const uint8_t *codes, int j) { return nbits == 8 ? codes[j * 64] : codes[j / 2 * 64] >> j % 2 * 4 & 15; }
-
 FPQ_INLINE float estimate(const fpq_query *query, const int m, const int nbits, const uint8_t *codes) {
     const int ld = nbits == 8 ? 256 : FPQ_BLOCK;
     float sum = 0;
     int32_t steps = 0;
     if (!query->terms[0]) {
         const float *table = query->table;
-        for (int j = 0; j < m; j++, table += ld) sum += table[sub_code(nbits, codes, j)];
+        for (int j = 0; j < m; j++, table += ld) sum += table[fpq_sub_code(nbits, codes, j)];
         return sum + query->offset;
     }
     const uint16_t *a = query->terms[0], *b = query->terms[1];
-    for (int j = 0; j < m; j++, a += ld, b += ld) steps += a[sub_code(nbits, codes, j)] + b[sub_code(nbits, codes, j)];
+    for (int j = 0; j < m; j++, a += ld, b += ld) steps += a[fpq_sub_code(nbits, codes, j)] + b[fpq_sub_code(nbits, codes, j)];
     return query->offset + query->step * (float)steps;
 }
 
@@ -174,25 +172,10 @@ void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8
         estimates(query, adc->m, 4, blocks, code_size, rows, n, out);
 }
 
-static float distance(const fpq_adc *adc, const fpq_query *query, const uint8_t *codes) {
-    const ptrdiff_t each = (ptrdiff_t)adc->dsub << adc->nbits;
-    float sum = 0;
-    for (int j = 0; j < adc->m; j++) {
-        const int from = adc->offsets[j], d = adc->offsets[j + 1] - from;
-        const float *q = query->rough_of + from, *p = adc->codebooks + j * each + (ptrdiff_t)sub_code(adc->nbits, codes, j) * adc->dsub;
-        float entry = 0;
-        for (int t = 0; t < d; t++) {
-            const float difference = q[t] - p[t];
-            entry += difference * difference;
-        }
-        sum += entry;
-    }
-    return sum;
-}
-
 void fpq_query_distances(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
+    const fpq_kernels *kern = fpq_active();
     const int code_size = fpq_code_size(adc->m, adc->nbits);
-    for (int i = 0; i < n; i++) out[i] = distance(adc, query, blocks + rows[i] / 64 * 64 * code_size + rows[i] % 64);
+    for (int i = 0; i < n; i++) out[i] = kern->code_l2(adc, query->rough_of, blocks + rows[i] / 64 * 64 * code_size + rows[i] % 64);
 }
 
 void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
