@@ -11,52 +11,74 @@
 typedef struct {
     float *distance;
     int64_t *id;
-    int k;
+    int k, n;                              /* n of them are taken */
+    const int64_t *ids;                    /* id holds rows, of which these are the ids, until fpq_topk_name; NULL: it holds ids */
 } fpq_topk;
 
-/* An id of -1 marks a place not taken yet, at a distance of INFINITY; it is worse than any pair. */
-FPQ_INLINE int fpq_worse(float da, int64_t ia, float db, int64_t ib) {
-    return da > db || (da == db && (uint64_t)ia > (uint64_t)ib);
-}
-
+/* What is not taken is +inf, -1. */
 FPQ_INLINE void fpq_topk_init(fpq_topk *top) {
+    top->n = 0;
     for (int i = 0; i < top->k; i++) {
         top->distance[i] = INFINITY;
         top->id[i] = -1;
     }
 }
 
-FPQ_INLINE void fpq_topk_sink(fpq_topk *top, int at, int size, float distance, int64_t id) {
-    for (;;) {
-        int child = 2 * at + 1;
-        if (child >= size) break;
-        if (child + 1 < size &&
-            fpq_worse(top->distance[child + 1], top->id[child + 1], top->distance[child], top->id[child]))
-            child++;
-        if (!fpq_worse(top->distance[child], top->id[child], distance, id)) break;
-        top->distance[at] = top->distance[child];
-        top->id[at] = top->id[child];
-        at = child;
+FPQ_INLINE int fpq_topk_worse(const fpq_topk *top, float da, int64_t a, float db, int64_t b) {
+    if (da == db) return top->ids ? top->ids[a] > top->ids[b] : a > b;
+    return da > db;
+}
+
+/* Put a pair where `at` is free, or further up. */
+FPQ_INLINE void fpq_topk_rise(fpq_topk *top, int at, float distance, int64_t id) {
+    for (int parent; at > 0; at = parent) {
+        parent = (at - 1) / 2;
+        if (!fpq_topk_worse(top, distance, id, top->distance[parent], top->id[parent])) break;
+        top->distance[at] = top->distance[parent];
+        top->id[at] = top->id[parent];
     }
     top->distance[at] = distance;
     top->id[at] = id;
 }
 
+/* Put a pair in place of the first of `size`: down to the bottom, where most belong, then up. Which of two children is worse is no
+ * branch to be guessed. */
+FPQ_INLINE void fpq_topk_replace(fpq_topk *top, int size, float distance, int64_t id) {
+    int at = 0;
+    for (int child; (child = 2 * at + 1) < size; at = child) {
+        if (child + 1 < size) child += fpq_topk_worse(top, top->distance[child + 1], top->id[child + 1], top->distance[child], top->id[child]);
+        top->distance[at] = top->distance[child];
+        top->id[at] = top->id[child];
+    }
+    fpq_topk_rise(top, at, distance, id);
+}
+
 /* Pairs with a distance above this cannot enter. */
-FPQ_INLINE float fpq_topk_limit(const fpq_topk *top) { return top->distance[0]; }
+FPQ_INLINE float fpq_topk_limit(const fpq_topk *top) { return top->n < top->k ? INFINITY : top->distance[0]; }
 
 FPQ_INLINE void fpq_topk_push(fpq_topk *top, float distance, int64_t id) {
-    if (fpq_worse(top->distance[0], top->id[0], distance, id)) fpq_topk_sink(top, 0, top->k, distance, id);
+    if (top->n < top->k)
+        fpq_topk_rise(top, top->n++, distance, id);
+    else if (fpq_topk_worse(top, top->distance[0], top->id[0], distance, id))
+        fpq_topk_replace(top, top->k, distance, id);
+}
+
+/* From rows to ids. */
+FPQ_INLINE void fpq_topk_name(fpq_topk *top) {
+    if (!top->ids) return;
+    for (int i = 0; i < top->n; i++) FPQ_PREFETCH(top->ids + top->id[i]);
+    for (int i = 0; i < top->n; i++) top->id[i] = top->ids[top->id[i]];
+    top->ids = NULL;
 }
 
 /* From a heap to ascending order. */
 FPQ_INLINE void fpq_topk_sort(fpq_topk *top) {
-    for (int size = top->k - 1; size > 0; size--) {
+    for (int size = top->n - 1; size > 0; size--) {
         const float distance = top->distance[size];
         const int64_t id = top->id[size];
         top->distance[size] = top->distance[0];
         top->id[size] = top->id[0];
-        fpq_topk_sink(top, 0, size, distance, id);
+        fpq_topk_replace(top, size, distance, id);
     }
 }
 

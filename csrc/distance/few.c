@@ -207,7 +207,7 @@ int fpq_few_search(const fpq_matrix *x, const float *queries, int64_t nq, const 
         const int n = nq - first < tile ? (int)(nq - first) : tile;
         fpq_topk top[TILE];
         for (int i = 0; i < n; i++) {
-            top[i] = (fpq_topk){distances + (first + i) * k, ids + (first + i) * k, k};
+            top[i] = (fpq_topk){.distance = distances + (first + i) * k, .id = ids + (first + i) * k, .k = k};
             fpq_topk_init(top + i);
         }
         search_tile(&f, queries + first * d, n, top, memory + columns + head + (size_t)FPQ_THREAD_NUMBER() * each);

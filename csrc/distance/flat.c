@@ -110,7 +110,7 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
         fpq_topk top[QUERIES];
         for (int i = 0; i < n; i++) {
             const int64_t at = ((parts ? range * nq : 0) + first_query + i) * k;
-            top[i] = parts ? (fpq_topk){part_distances + at, parts + at, k} : (fpq_topk){distances + at, ids + at, k};
+            top[i] = parts ? (fpq_topk){.distance = part_distances + at, .id = parts + at, .k = k} : (fpq_topk){.distance = distances + at, .id = ids + at, .k = k};
             fpq_topk_init(top + i);
         }
         if (group == DIRECT)
@@ -120,7 +120,7 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
         for (int i = 0; i < n && !parts; i++) fpq_topk_sort(top + i);
     }
     for (int64_t i = 0; i < nq && parts; i++) {
-        fpq_topk top = {distances + i * k, ids + i * k, k};
+        fpq_topk top = {.distance = distances + i * k, .id = ids + i * k, .k = k};
         fpq_topk_init(&top);
         for (int64_t range = 0; range < ranges; range++)
             for (int64_t p = (range * nq + i) * k; p < (range * nq + i + 1) * k; p++)
@@ -180,7 +180,7 @@ int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int i = 0; i < tasks; i++) {
         const ptrdiff_t from = (ptrdiff_t)i * n;
-        fpq_topk_merge((fpq_topk){out + (ptrdiff_t)i * k, out_ids + (ptrdiff_t)i * k, k}, distances + from, ids + from, n);
+        fpq_topk_merge((fpq_topk){.distance = out + (ptrdiff_t)i * k, .id = out_ids + (ptrdiff_t)i * k, .k = k}, distances + from, ids + from, n);
     }
     return 0;
 }

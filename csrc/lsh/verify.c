@@ -78,7 +78,7 @@ void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *qu
     v->kern->project(v->centred, 1, d, hashes->packed, hashes->shifts, FPQ_BLOCKS(columns), v->values,
                      fpq_columns(columns));
     v->query = query;
-    v->top = (fpq_topk){distances, ids, k};
+    v->top = (fpq_topk){.distance = distances, .id = ids, .k = k};
     fpq_topk_init(&v->top);
     v->reach = INT32_MAX;
     v->n = 0;

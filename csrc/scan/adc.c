@@ -41,7 +41,7 @@ static void scan_blocks(const fpq_scan *s, const fpq_population *pop, fpq_query 
 
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, const fpq_population *pop,
                    int k, float *distances, int64_t *ids, int threads) {
-    const fpq_scan s = fpq_scan_of(adc, blocks, pop->ids);
+    const fpq_scan s = fpq_scan_of(adc, blocks);
     const int d = adc->offsets[adc->m];
     const int64_t n_blocks = (pop->n + 63) / 64;
     const size_t query_size = fpq_query_size(adc);
@@ -71,9 +71,10 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         fpq_topk top[GROUP];
         for (int i = 0; i < n; i++) {
             fpq_query_place(adc, mine + (size_t)i * query_size, query + i);
-            top[i] = ranges == 1 ? (fpq_topk){distances + (first_query + i) * k, ids + (first_query + i) * k, k}
-                                 : (fpq_topk){part_distances + (ptrdiff_t)task * k, parts + (ptrdiff_t)task * k, k};
+            top[i] = ranges == 1 ? (fpq_topk){.distance = distances + (first_query + i) * k, .id = ids + (first_query + i) * k, .k = k}
+                                 : (fpq_topk){.distance = part_distances + (ptrdiff_t)task * k, .id = parts + (ptrdiff_t)task * k, .k = k};
             fpq_topk_init(top + i);
+            top[i].ids = pop->ids;
         }
         fpq_query *of[GROUP];
         for (int i = 0; i < n; i++) of[i] = query + i;
@@ -85,10 +86,13 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         for (int64_t first = range * range_blocks; first < end && !fpq_stopped(&poll); first += tile)
             for (int i = 0; i < n; i++)
                 scan_blocks(&s, pop, query + i, first, first + tile < end ? first + tile : end, top + i);
-        for (int i = 0; i < n && ranges == 1; i++) fpq_topk_sort(top + i);
+        for (int i = 0; i < n; i++) {
+            fpq_topk_name(top + i);
+            if (ranges == 1) fpq_topk_sort(top + i);
+        }
     }
     for (int64_t i = 0; i < nq && ranges > 1; i++)
-        fpq_topk_merge((fpq_topk){distances + i * k, ids + i * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
+        fpq_topk_merge((fpq_topk){.distance = distances + i * k, .id = ids + i * k, .k = k}, part_distances + i * ranges * k, parts + i * ranges * k,
                        ranges * k);
     if (poll.stop) status = -1;
 done:

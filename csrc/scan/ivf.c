@@ -29,6 +29,7 @@ typedef struct {
     const fpq_lists *lists;
     const fpq_terms *terms;                /* NULL: none */
     const fpq_squares *squares;
+    const int64_t *slot_ids;
     fpq_poll *poll;
     int d, per_list;                       /* whether each list has tables of its own */
     int n;
@@ -85,6 +86,7 @@ static void start(group *g, const float *queries, const int64_t *list, int n) {
         v->q = queries + list[i] * g->d;
         v->length = adc->inner_product ? (float)sqrt(fpq_dot(v->q, v->q, g->d)) : 0;
         fpq_topk_init(&v->top);
+        v->top.ids = g->slot_ids;
     }
     for (int i = 0; i < n && (g->terms || !g->per_list); i += FPQ_TABLES) {
         fpq_query *of[FPQ_TABLES];
@@ -246,7 +248,7 @@ static void put_in_order(const int64_t *probes, int64_t nq, int n_probe, int64_t
 int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
                    int n_probe, const uint8_t *blocks, const int64_t *slot_ids, int k, float *distances, int64_t *ids,
                    int threads) {
-    const fpq_scan s = fpq_scan_of(adc, blocks, slot_ids);
+    const fpq_scan s = fpq_scan_of(adc, blocks);
     /* Few queries share their probes among the threads: every ranges-th list each. */
     const int ranges = nq < threads ? threads : 1, most = group_most(n_probe, k);
     const int64_t fair = nq / (2 * threads), size = ranges > 1 || fair < 1 ? 1 : fair < most ? fair : most;
@@ -269,7 +271,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
 #pragma omp parallel num_threads(threads)
     {
-        group g = {.scan = &s, .lists = lists, .squares = &squares, .terms = terms.lists ? &terms : NULL, .poll = &poll,
+        group g = {.scan = &s, .lists = lists, .squares = &squares, .terms = terms.lists ? &terms : NULL, .slot_ids = slot_ids, .poll = &poll,
                    .d = adc->offsets[adc->m], .per_list = lists->residual && !adc->inner_product};
         group_place(&g, adc, (int)size, n_probe, k, memory + (size_t)FPQ_THREAD_NUMBER() * each);
         for (int64_t list = 0; list < lists->n; list++) g.head[list] = -1;
@@ -283,6 +285,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
             visit_all(&g, of, (n_probe - range + ranges - 1) / ranges, ranges);
             for (int i = 0; i < g.n; i++) {
                 const int64_t at = (parts ? task : order[first + i]) * k;
+                fpq_topk_name(&g.visitors[i].top);
                 if (!parts) fpq_topk_sort(&g.visitors[i].top);
                 memcpy((parts ? part_distances : distances) + at, g.visitors[i].top.distance, (size_t)k * sizeof(float));
                 memcpy((parts ? parts : ids) + at, g.visitors[i].top.id, (size_t)k * sizeof(int64_t));
@@ -290,7 +293,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
         }
     }
     for (int64_t i = 0; i < nq && parts; i++)
-        fpq_topk_merge((fpq_topk){distances + order[i] * k, ids + order[i] * k, k}, part_distances + i * ranges * k, parts + i * ranges * k,
+        fpq_topk_merge((fpq_topk){.distance = distances + order[i] * k, .id = ids + order[i] * k, .k = k}, part_distances + i * ranges * k, parts + i * ranges * k,
                        (int64_t)ranges * k);
     if (poll.stop) status = -1;
 done:

@@ -9,14 +9,10 @@
  * CROWD: rows of a block that are worth a look at their own bytes. */
 enum { BATCH = 128, FEW = 32, MANY = 64, CROWD = 10, SAMPLE = 32, WIDE = 8 };
 
-fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks, const int64_t *ids) {
+fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
     const fpq_kernels *kern = fpq_active();
-    return (fpq_scan){.kern = kern, .adc = adc, .blocks = blocks, .ids = ids, .code_size = fpq_code_size(adc->m, adc->nbits),
+    return (fpq_scan){.kern = kern, .adc = adc, .blocks = blocks, .code_size = fpq_code_size(adc->m, adc->nbits),
                       .sieves = kern->fast_sieve && (adc->nbits == 8 || adc->nbits == 4)};
-}
-
-static void push(const fpq_scan *s, fpq_topk *top, float distance, int64_t row) {
-    if (distance <= fpq_topk_limit(top)) fpq_topk_push(top, distance, s->ids ? s->ids[row] : row);
 }
 
 /* Exact sums of all 64 rows of a block. */
@@ -27,7 +23,7 @@ static void scan_block(const fpq_scan *s, const fpq_query *query, int64_t block,
         for (int r = 0; r < 64; r++) sums[r] += query->offset;
     for (uint64_t hits = rows & s->kern->at_most(sums, fpq_topk_limit(top)); hits; hits &= hits - 1) {
         const int r = fpq_lowest_bit(hits);
-        push(s, top, sums[r], block * 64 + r);
+        if (sums[r] <= fpq_topk_limit(top)) fpq_topk_push(top, sums[r], block * 64 + r);
     }
 }
 
@@ -61,8 +57,8 @@ static void scan_rows(const fpq_scan *s, fpq_query *query, int64_t *row, int n, 
     if (query->rough_of && n > FEW) fpq_query_make_exact(s->adc, query);
     (query->rough_of ? fpq_query_distances : fpq_query_estimates)(s->adc, query, s->blocks, row, n, distance);
     n = keep_near(row, distance, n, limit);
-    for (int i = 0; i < n && s->ids; i++) FPQ_PREFETCH(s->ids + row[i]);
-    for (int i = 0; i < n; i++) push(s, top, distance[i], row[i]);
+    for (int i = 0; i < n; i++)
+        if (distance[i] <= fpq_topk_limit(top)) fpq_topk_push(top, distance[i], row[i]);
 }
 
 /* Exact sums of what the sieve has left. */
