@@ -38,6 +38,7 @@ typedef struct {
     int d;                                 /* a multiple of 4 */
 } fpq_byte_columns;
 
+/* Sub-code j of a row of 8- or 4-bit codes, 64 bytes apart. */
 FPQ_INLINE int fpq_sub_code(int nbits, const uint8_t *codes, int j) {
     return nbits == 8 ? codes[j * 64] : codes[j / 2 * 64] >> j % 2 * 4 & 15;
 }
@@ -100,7 +101,7 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     /* out[i][c] = -(sum over t of q[i][t] * c[t]), in the same way. */                                              \
     X(void, table_ip, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out)) \
     /* out[i][c] = 2 (half[c] - the sum over t of q[i][t] * c[t]), in any order and with fused multiply-adds; and the least of each: \
-     * where half[c] = |c|^2 / 2, table_l2 less |q[i]|^2 but for rounding. A half that is NULL is 0. */                                        \
+     * where half[c] = |c|^2 / 2, table_l2 less |q[i]|^2 but for rounding. A half that is NULL is 0. */ \
     X(void, rough_l2, (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, const float *half, int n_blocks, \
                        float *const *out, float *least))                                                             \
     /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */ \

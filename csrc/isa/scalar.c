@@ -141,26 +141,11 @@ static void sieve4(const fpq_sieve *sieve, const uint8_t *blocks, int code_size,
     }
 }
 
-static void quantize(const float *x, int n, float least, float scale, uint8_t *FPQ_RESTRICT out) {
-    for (int i = 0; i < n; i++) {
-        const float level = (x[i] - least) * scale;
-        out[i] = (uint8_t)(int)(level < 255.f ? level : 255.f);
-    }
-}
+static void quantize(const float *x, int n, float least, float scale, uint8_t *out) { quantize_from(x, 0, n, least, scale, out); }
 
-static void steps(const float *x, int n, float least, float scale, uint16_t *FPQ_RESTRICT out) {
-    for (int i = 0; i < n; i++) {
-        const float level = (x[i] - least) * scale;
-        out[i] = (uint16_t)(int)(level < 32767.f ? level : 32767.f);
-    }
-}
+static void steps(const float *x, int n, float least, float scale, uint16_t *out) { steps_from(x, 0, n, least, scale, out); }
 
-static void quantize_steps(const uint16_t *x, int n, int least, int factor, uint8_t *FPQ_RESTRICT out) {
-    for (int i = 0; i < n; i++) {
-        const uint16_t above = (uint16_t)(x[i] - least), level = (uint16_t)((uint32_t)above * (uint32_t)factor >> 16);
-        out[i] = (uint8_t)(level < 255 ? level : 255);
-    }
-}
+static void quantize_steps(const uint16_t *x, int n, int least, int factor, uint8_t *out) { quantize_steps_from(x, 0, n, least, factor, out); }
 
 static void group_least(const float *x, int groups, int members, float *out) {
     for (int g = 0; g < groups; g++) out[g] = INFINITY;

@@ -64,9 +64,9 @@ FPQ_INLINE vt vt_load(const uint8_t *p, int apart) { /* in quarters */
     const vt x = {{vld1q_u8(p), vld1q_u8(p + apart), vld1q_u8(p + 2 * apart), vld1q_u8(p + 3 * apart)}};
     return x;
 }
-/* The entry of each code's group: bits 0 to 3, and the two top bits beside them. */
 FPQ_INLINE vb vb_double(vb x) { return vaddq_u8(x, x); }
 FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return vbslq_u8(vcgeq_u8(by, vdupq_n_u8(128)), yes, no); } /* by the top bit */
+/* The entry of each code's group: bits 0 to 3, and the two top bits beside them. */
 FPQ_INLINE vb vt_look_up(vt table, vb code) { return vqtbl4q_u8(table, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 2))); }
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return vqaddq_u8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) {

@@ -137,16 +137,24 @@ static void fetch_list(const group *g, int64_t list) {
     if (g->terms) fpq_term_fetch(g->terms, list);
 }
 
+/* Blocks of a list with rows that may be returned, from the b-th of all lists on, while there is room for them; how many rows. */
+static int gather(const fpq_lists *lists, int64_t *b, int64_t end, int32_t *which, uint64_t *rows, int *n) {
+    int n_rows = 0;
+    for (; *b < end && *n < FPQ_RUN; ++*b) {
+        which[*n] = lists->chain[*b];
+        rows[*n] = lists->rows[which[*n]];
+        n_rows += fpq_popcount(rows[*n]);
+        *n += rows[*n] != 0;
+    }
+    return n_rows;
+}
+
 static void scan_list(const fpq_scan *s, const fpq_lists *lists, int64_t list, fpq_query *query, fpq_topk *top) {
     uint64_t rows[FPQ_RUN];
     int32_t which[FPQ_RUN];
     for (int64_t b = lists->first[list]; b < lists->first[list + 1];) {
         int n = 0;
-        for (; b < lists->first[list + 1] && n < FPQ_RUN; b++) {
-            which[n] = lists->chain[b];
-            rows[n] = lists->rows[which[n]];
-            n += rows[n] != 0;
-        }
+        gather(lists, &b, lists->first[list + 1], which, rows, &n);
         fpq_scan_run(s, query, which, rows, n, top);
     }
 }
@@ -200,13 +208,9 @@ static int begin_visits(group *g, visitor *v, const int64_t *probes, int count, 
     }
     for (; p < count; p++) {
         const int64_t list = probes[(ptrdiff_t)p * step], end = lists->first[list + 1];
-        if (p && (n_rows >= FIRST * v->top.k || n + end - lists->first[list] > FPQ_RUN)) break;
-        for (int64_t b = lists->first[list]; b < end; b++) {
-            which[n] = lists->chain[b];
-            rows[n] = lists->rows[which[n]];
-            n_rows += fpq_popcount(rows[n]);
-            n += rows[n] != 0;
-        }
+        int64_t b = lists->first[list];
+        if (p && (n_rows >= FIRST * v->top.k || n + end - b > FPQ_RUN)) break;
+        n_rows += gather(lists, &b, end, which, rows, &n);
     }
     fpq_scan_run(g->scan, &v->query, which, rows, n, &v->top);
     return p;

@@ -96,7 +96,7 @@ static int keep_blocks(int32_t *which, uint64_t *rows, uint8_t *sums, int n) {
     for (int i = 0; i < n; i++) {
         which[kept] = which[i];
         rows[kept] = rows[i];
-        if (sums && kept < i) memcpy(sums + kept * 64, sums + i * 64, 64);
+        if (kept < i) memcpy(sums + kept * 64, sums + i * 64, 64);
         kept += rows[i] != 0;
     }
     return kept;
@@ -108,6 +108,7 @@ static void thin_out(const fpq_scan *s, fpq_query *query, const int32_t *which, 
     uint64_t near[FPQ_RUN];
     int32_t crowded[FPQ_RUN], at[FPQ_RUN];
     int n_crowded = 0, n_rows = 0;
+    if (query->all == query->entries) return;
     for (int b = 0; b < n; b++) {
         const int here = fpq_popcount(rows[b]);
         if (here < CROWD) continue;
@@ -115,7 +116,7 @@ static void thin_out(const fpq_scan *s, fpq_query *query, const int32_t *which, 
         crowded[n_crowded++] = which[b];
         n_rows += here;
     }
-    if (query->all == query->entries || (!query->has_all && n_rows < MANY)) return;
+    if (!query->has_all && n_rows < MANY) return;
     add_all_bytes(s, query, crowded, n_crowded, sums, near);
     for (int c = 0; c < n_crowded; c++) rows[at[c]] &= s->kern->bytes_at_most(sums + c * 64, most);
 }

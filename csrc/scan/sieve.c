@@ -156,9 +156,11 @@ FPQ_INLINE float estimate(const fpq_query *query, const int m, const int nbits, 
     return query->offset + query->step * (float)steps;
 }
 
+FPQ_INLINE const uint8_t *codes_of(const uint8_t *blocks, int code_size, int64_t row) { return blocks + row / 64 * 64 * code_size + row % 64; }
+
 FPQ_INLINE void estimates(const fpq_query *query, const int m, const int nbits, const uint8_t *blocks, int code_size, const int64_t *rows,
                           int n, float *out) {
-    for (int i = 0; i < n; i++) out[i] = estimate(query, m, nbits, blocks + rows[i] / 64 * 64 * code_size + rows[i] % 64);
+    for (int i = 0; i < n; i++) out[i] = estimate(query, m, nbits, codes_of(blocks, code_size, rows[i]));
 }
 
 void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
@@ -175,7 +177,7 @@ void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8
 void fpq_query_distances(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
     const fpq_kernels *kern = fpq_active();
     const int code_size = fpq_code_size(adc->m, adc->nbits);
-    for (int i = 0; i < n; i++) out[i] = kern->code_l2(adc, query->rough_of, blocks + rows[i] / 64 * 64 * code_size + rows[i] % 64);
+    for (int i = 0; i < n; i++) out[i] = kern->code_l2(adc, query->rough_of, codes_of(blocks, code_size, rows[i]));
 }
 
 void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
@@ -226,7 +228,7 @@ int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, 
 
 void fpq_query_fill(const fpq_kernels *kern, const fpq_adc *adc, fpq_query *query) {
     const int ld = fpq_ld_table(adc);
-    uint16_t sums[256];
+    uint16_t sums[FPQ_MOST_ENTRIES];
     if (query->has_all) return;
     for (int j = 0; j < adc->m; j++) {
         const ptrdiff_t at = (ptrdiff_t)j * ld;
