@@ -34,10 +34,14 @@ def spread_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.
     return centroids
 
 
-def random_centroids(rows: TrainingRows, k: int, rng: np.random.Generator) -> Float32:
-    """Random rows as starting centroids (1, k, d), each row once as long as there are enough."""
+def random_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.Generator) -> Float32:
+    """Random rows as starting centroids (m, k, dsub) of all subspaces, each row once as long as there are enough."""
     drawn = rng.choice(rows.n, k, replace=False) if rows.n >= k else np.resize(rng.permutation(rows.n), k)
-    return rows.take(drawn).astype(np.float32)[None]
+    x = rows.take(drawn)
+    centroids = np.zeros((len(offsets) - 1, k, np.diff(offsets).max()), dtype=np.float32)
+    for j, (start, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+        centroids[j, :, : end - start] = x[:, start:end]
+    return centroids
 
 
 def learn_centroids(
@@ -47,8 +51,8 @@ def learn_centroids(
     """The centroids (k, d) that `KMeans` would learn of the rows."""
     rng = np.random.default_rng(seed)
     rows = rows.sampled(sample_rows(rows.n, k * rows_per_centroid, rng))
-    start = random_centroids(rows, k, rng)
     offsets = even_offsets(rows.dim, 1)
+    start = random_centroids(rows, offsets, k, rng)
     done = iterate(
         rows, offsets, start, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, verbose=verbose
     )
@@ -168,7 +172,7 @@ class KMeans(Storable, kind="KMeans"):
         rows = LocalRows(x, sample_rows(len(x), k * self.max_points_per_centroid, rng), n_threads)
         offsets = even_offsets(d, 1)
         if isinstance(self.init, str) and self.init == "random":
-            start = random_centroids(rows, k, rng)
+            start = random_centroids(rows, offsets, k, rng)
         elif isinstance(self.init, str):
             start = spread_centroids(rows, offsets, k, rng, n_threads)
         else:

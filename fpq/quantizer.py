@@ -12,7 +12,7 @@ from fpq import _checks, _native, threads
 from fpq import rotation as rotations
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
-from fpq.kmeans import even_offsets, sample_rows, spread_centroids, warn_of_few_rows
+from fpq.kmeans import even_offsets, random_centroids, sample_rows, spread_centroids, warn_of_few_rows
 from fpq.lloyd import LocalRows, Training, TrainingRows, train_codebooks
 from fpq.open_indexing import OpenIndexing
 from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
@@ -65,6 +65,9 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         Limit how many rows a code may take; a number is ``OpenIndexing(c=number)``.
     n_iter : int, default 25
         Most Lloyd iterations, as in `KMeans`.
+    init : "k-means++" or "random", default "k-means++"
+        Start from rows spread by k-means++ (lower squared error), or from random rows (more centroids where vectors are
+        dense, so often better neighbours).
     max_points_per_centroid : int, default 256
         Train on a random sample of at most this many rows a centroid.
     seed : int, default 0
@@ -119,6 +122,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
         n_iter: int = 25,
+        init: str = "k-means++",
         max_points_per_centroid: int = 256,
         seed: int = 0,
         n_threads: int | None = None,
@@ -134,6 +138,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         self.rotation_dim = rotation_dim
         self.open_indexing = OpenIndexing.of(open_indexing)
         self.n_iter = _checks.integer("n_iter", n_iter, 1)
+        self.init = _checks.choice("init", init, ("k-means++", "random"))
         self.max_points_per_centroid = _checks.integer("max_points_per_centroid", max_points_per_centroid, 1)
         self.seed = _checks.integer("seed", seed, 0)
         threads.resolve(n_threads)
@@ -227,7 +232,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         if here is not None and rotation:
             rows = here = LocalRows(rotation.apply(here.x, n_threads, here.rows), None, n_threads)
         offsets = even_offsets(rows.dim, self.m)
-        start = spread_centroids(rows, offsets, k, rng, n_threads)
+        if self.init == "random":
+            start = random_centroids(rows, offsets, k, rng)
+        else:
+            start = spread_centroids(rows, offsets, k, rng, n_threads)
         trained = train_codebooks(
             rows, offsets, start, n_iter=self.n_iter, rng=rng, n_threads=n_threads, verbose=self.verbose
         )
@@ -272,6 +280,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     def _state(self) -> State:
         names = ("m", "nbits", "rotation", "rotation_dim", "n_iter", "max_points_per_centroid", "seed")
         params = {name: getattr(self, name) for name in names}
+        if self.init != "k-means++":
+            params["init"] = self.init
         params["open_indexing"] = asdict(self.open_indexing) if self.open_indexing else None
         params["dim"] = self.dim if self.is_trained else None
         if not self.is_trained:
@@ -285,6 +295,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     @classmethod
     def _from_state(cls, stored: Stored) -> ProductQuantizer:
         params = stored.take("m", "nbits", "rotation", "rotation_dim", "n_iter", "max_points_per_centroid", "seed")
+        if "init" in stored.params:
+            params |= stored.take("init")
         policy = stored.take("open_indexing")["open_indexing"]
         params["open_indexing"] = None if policy is None else OpenIndexing(**policy)
         pq = cls(**params, n_threads=stored.n_threads, verbose=stored.verbose)

@@ -107,6 +107,7 @@ def test_empty_training_set(make: Callable[[int], Any]) -> None:
         (lambda: fpq.ProductQuantizer(4.0), "^m: expected an integer, got 4.0"),
         (lambda: fpq.ProductQuantizer(True), "^m: expected an integer, got True"),
         (lambda: fpq.ProductQuantizer(4, 0), "^nbits: expected 1 to 8, got 0"),
+        (lambda: fpq.ProductQuantizer(4, init="any"), "^init: expected one of 'k-means\\+\\+', 'random', got 'any'"),
         (lambda: fpq.PQIndex(4, 9), "^nbits: expected 1 to 8, got 9"),
         (lambda: fpq.PQIndex(4, rotation="svd"), "^rotation: expected one of None, 'pca', 'opq', got 'svd'"),
         (lambda: fpq.PQIndex(4, rotation=np.eye(3)), "^rotation: expected one of None, 'pca', 'opq', got array"),

@@ -139,6 +139,18 @@ def test_four_near_centroids_differ_in_bits_4_and_5() -> None:
         np.testing.assert_array_equal(np.sort(after.centroids[j], 0), np.sort(before.centroids[j], 0))
 
 
+def test_starting_from_random_rows() -> None:
+    half = X.copy()
+    half[: len(X) // 2, :3] = 1  # rows that are drawn more than once in a subspace
+    for nbits in (3, 8):
+        pq, spread = (fpq.ProductQuantizer(3, nbits, init=init).fit(half) for init in ("random", "k-means++"))
+        assert not np.array_equal(pq.codebooks, spread.codebooks)
+        assert pq.inertia == pytest.approx(spread.inertia, rel=0.2)
+        same(fpq.ProductQuantizer(3, nbits, init="random", n_threads=2).fit(half), pq)
+    few = fpq.ProductQuantizer(3, 2, init="random", n_iter=1).fit(X[:4])
+    np.testing.assert_array_equal(few.decode(few.encode(X[:4])), X[:4])
+
+
 @pytest.mark.parametrize("rotation", [None, "pca", "opq"])
 def test_seeds_and_threads(isa: str, rotation: str | None) -> None:
     first = fpq.ProductQuantizer(4, 5, rotation=rotation, open_indexing=1.2, n_threads=1).fit(X)

@@ -36,6 +36,7 @@ MAKERS = {
     "kmeans fitted": lambda: fpq.KMeans(5).fit(X),
     "kmeans with init": lambda: fpq.KMeans(2, init=X[:2].tolist()).fit(X),
     "quantizer": lambda: fpq.ProductQuantizer(4, 6, rotation="opq", rotation_dim=12),
+    "quantizer random": lambda: fpq.ProductQuantizer(5, 4, init="random"),
     "quantizer fitted": lambda: fpq.ProductQuantizer(3, 5, rotation="pca", rotation_dim=11).fit(X),
     "quantizer open": lambda: fpq.ProductQuantizer(
         7, 4, open_indexing=fpq.OpenIndexing(2, candidates=3, scope="shared")

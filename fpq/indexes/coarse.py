@@ -12,7 +12,7 @@ from fpq.indexes.groups import LEAST_LISTS, Groups, learn, refined
 from fpq.kmeans import even_offsets, learn_centroids
 from fpq.lloyd import TrainingRows
 
-MAX_ROWS_PER_LIST = 128
+MAX_ROWS_PER_LIST = 256
 N_ITER = 10
 REFINEMENTS = 2
 AXIS_STEPS = 4
