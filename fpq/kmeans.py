@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from typing import Any
 
@@ -39,7 +40,7 @@ def random_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.
     drawn = rng.choice(rows.n, k, replace=False) if rows.n >= k else np.resize(rng.permutation(rows.n), k)
     x = rows.take(drawn)
     centroids = np.zeros((len(offsets) - 1, k, np.diff(offsets).max()), dtype=np.float32)
-    for j, (start, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
+    for j, (start, end) in enumerate(itertools.pairwise(offsets)):
         centroids[j, :, : end - start] = x[:, start:end]
     return centroids
 
