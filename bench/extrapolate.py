@@ -26,11 +26,11 @@ def coarse_seconds(dim: int) -> tuple[float, float]:
     from fpq.indexes.coarse import CoarseQuantizer
 
     rng = np.random.default_rng(0)
-    coarse = CoarseQuantizer(rng.normal(size=(8192, dim)).astype(np.float32), 1)
+    coarse = CoarseQuantizer(rng.normal(size=(8192, dim)).astype(np.float32), False, 1)
     x = rng.normal(size=(8192, dim)).astype(np.float32)
     best = [np.inf, np.inf]
     for _ in range(3):
-        for i, call in enumerate((lambda: coarse.nearest(x, 1), lambda: coarse.probe(x[:1024], PROBES, False, 1))):
+        for i, call in enumerate((lambda: coarse.nearest(x, 1), lambda: coarse.probe(x[:1024], PROBES, 1))):
             start = time.perf_counter()
             call()
             best[i] = min(best[i], time.perf_counter() - start)

@@ -123,7 +123,7 @@ def scanned_rows(index: Any, folder: Path, shards: list[str], queries: np.ndarra
     """Rows that a query scans, in whole blocks of 64, as the list sizes tell before any search."""
     import fpq
 
-    probed = index._coarse.probe(queries.astype(np.float32), probes, False, 1)
+    probed = index._coarse.probe(queries.astype(np.float32), probes, 1)
     rows = sum(-(-fpq.load(folder / shard, mmap=True).list_sizes // 64) * 64 for shard in shards)
     return float(rows[probed].sum(axis=1).mean())
 
@@ -198,7 +198,7 @@ def scanned_by_lists() -> dict[str, np.ndarray]:
     found = {}
     for name, capacity in (("as they come", None), ("balanced, list_capacity=1.5", 1.5)):
         index: Any = fpq.IVFPQIndex(256, m=16, list_capacity=capacity).fit(x).add(x)
-        probed = index._coarse.probe(queries, 16, False, 1)
+        probed = index._coarse.probe(queries, 16, 1)
         found[name] = index.list_sizes[probed].sum(axis=1).astype(np.float64)
     mean = found["as they come"].mean()
     return {name: rows / mean for name, rows in found.items()}

@@ -151,6 +151,14 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
 /* ---- exact distances to stored vectors; inner_product: negated inner products ---- */
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
                     int inner_product, int k, float *distances, int64_t *ids, int threads);
+/* The rows of a matrix, which must stay, made ready for fpq_flat_search of any number of queries; NULL: no memory. */
+typedef struct fpq_flat_columns fpq_flat_columns;
+int fpq_flat_columns_pay(const fpq_matrix *x); /* whether it is sooner so, for k of at most x->n / 8 */
+fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product);
+void fpq_flat_columns_free(fpq_flat_columns *columns);
+int64_t fpq_flat_columns_bytes(const fpq_flat_columns *columns);
+int fpq_flat_columns_search(const fpq_flat_columns *columns, const float *queries, int64_t nq, const fpq_population *pop, int k,
+                       float *distances, int64_t *ids, int threads); /* of all rows */
 int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads); /* squared lengths of the rows */
 /* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a row of -1 gives +inf. */
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,

@@ -98,6 +98,14 @@ cdef extern from "fpq.h" nogil:
     int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
                         const fpq_population *pop, int inner_product, int k, float *distances, int64_t *ids,
                         int threads)
+    ctypedef struct fpq_flat_columns:
+        pass
+    int fpq_flat_columns_pay(const fpq_matrix *x)
+    fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product)
+    void fpq_flat_columns_free(fpq_flat_columns *columns)
+    int64_t fpq_flat_columns_bytes(const fpq_flat_columns *columns)
+    int fpq_flat_columns_search(const fpq_flat_columns *columns, const float *queries, int64_t nq, const fpq_population *pop, int k,
+                           float *distances, int64_t *ids, int threads)
     int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
     int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                            int inner_product, float *out, int threads)
@@ -483,6 +491,49 @@ def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, c
         status = fpq_flat_search(&matrix.c, &norms[0], &queries[0, 0], queries.shape[0], &pop, inner_product,
                                  <int>found.shape[1], &distances[0, 0], &found[0, 0], threads)
     _done(status)
+
+
+@cython.final
+cdef class Columns:
+    """Few rows made ready for `flat_search` of any number of queries."""
+    cdef _Matrix rows
+    cdef int64_t n
+    cdef fpq_flat_columns *c
+    cdef readonly tuple arguments
+
+    def __cinit__(self, object x, bint inner_product):
+        cdef _Matrix matrix = _Matrix(x)
+        self.rows, self.n = matrix, matrix.c.n
+        if fpq_flat_columns_pay(&matrix.c):
+            self.c = fpq_flat_columns_make(&matrix.c, inner_product)
+            _done(-1 if self.c == NULL else 0)
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __dealloc__(self):
+        fpq_flat_columns_free(self.c)
+
+    def __reduce__(self):
+        return Columns, self.arguments
+
+    @property
+    def nbytes(self):
+        """Bytes that they take, beside the rows."""
+        return 0 if self.c == NULL else fpq_flat_columns_bytes(self.c)
+
+    def serve(self, int k):
+        """Whether they are sooner than `flat_search` for the k nearest."""
+        return self.c != NULL and k <= self.n // 8
+
+    def search(self, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
+        """The k nearest rows, exactly."""
+        cdef fpq_population pop = _population(None, None, self.n)
+        cdef int status
+        with nogil:
+            status = fpq_flat_columns_search(self.c, &queries[0, 0], queries.shape[0], &pop, <int>found.shape[1],
+                                        &distances[0, 0], &found[0, 0], threads)
+        _done(status)
 
 
 def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, bint inner_product,

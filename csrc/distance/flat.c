@@ -4,15 +4,14 @@
  * same kernel for one query and for many. So the answer and its bits do not depend on the batch. */
 #include <float.h>
 
-#include "distance/few.h"
 #include "distance/stored.h"
 #include "kernels.h"
 #include "portable.h"
 #include "threads.h"
 #include "topk.h"
 
-/* SMALL: distances that one thread looks through before another has begun. */
-enum { ROWS = 96, QUERIES = 64, DIRECT = 4, SMALL = 1 << 14 };
+/* SMALL: distances that one thread looks through before another has begun. LEAST_...: that columns are made for. */
+enum { ROWS = 96, QUERIES = 64, DIRECT = 4, SMALL = 1 << 14, LEAST_QUERIES = 64, LEAST_K = 8 };
 
 typedef struct {
     const fpq_kernels *kern;
@@ -79,9 +78,18 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
     }
 }
 
+static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_population *pop, int inner_product, int k,
+                          float *distances, int64_t *ids, int threads) {
+    fpq_flat_columns *columns = fpq_flat_columns_make(x, inner_product);
+    const int status = columns ? fpq_flat_columns_search(columns, queries, nq, pop, k, distances, ids, threads) : -1;
+    fpq_flat_columns_free(columns);
+    return status;
+}
+
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
                     int inner_product, int k, float *distances, int64_t *ids, int threads) {
-    if (fpq_are_few(x, nq, pop, k)) return fpq_few_search(x, queries, nq, pop, inner_product, k, distances, ids, threads);
+    if (nq >= LEAST_QUERIES && k >= LEAST_K && k <= x->n / 8 && !pop->allowed && fpq_flat_columns_pay(x))
+        return search_columns(x, queries, nq, pop, inner_product, k, distances, ids, threads);
     const int d = (int)x->d, group = nq < DIRECT ? DIRECT : QUERIES;
     const flat f = {.kern = fpq_active(), .x = x, .norms = norms, .queries = queries, .pop = pop,
                     .inner_product = inner_product, .slack = (float)(d + 16) * FLT_EPSILON};

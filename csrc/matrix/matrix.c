@@ -13,29 +13,35 @@ static int blocks_of(int64_t n) { return (int)((n + ROWS - 1) / ROWS); }
 
 static int rows_in(int64_t n, int64_t first) { return n - first < ROWS ? (int)(n - first) : ROWS; }
 
-/* A row at a time: finding no row is the rule, and then all is read once. */
+/* A row at a time: finding no row is the rule, and then all is read once. x->n if all rows of a block are finite. */
+static int64_t first_nonfinite_of(const fpq_matrix *x, int64_t first) {
+    enum { PIECE = 1024 };
+    FPQ_ALIGN(64) float piece[PIECE];
+    const fpq_kernels *kern = fpq_active();
+    for (int64_t row = first; row < first + rows_in(x->n, first); row++)
+        for (int from = 0; from < x->d; from += PIECE) {
+            const int to = x->d - from < PIECE ? (int)x->d : from + PIECE;
+            kern->read_rows(x, NULL, row, 1, from, to, NULL, piece);
+            if (kern->has_nonfinite(piece, to - from)) return row;
+        }
+    return x->n;
+}
+
 int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads) {
     if (x->dtype == FPQ_U8 || x->dtype == FPQ_I8) return -1;
-    enum { PIECE = 1024 };
-    const fpq_kernels *kern = fpq_active();
     const int blocks = blocks_of(x->n);
-    int64_t found = x->n;
+    int64_t found = blocks == 1 ? first_nonfinite_of(x, 0) : x->n;
     fpq_poll poll = {0};
+    if (blocks == 1) return found < x->n ? found : -1; /* one query is checked before OpenMP would have begun */
     threads = fpq_threads(threads, blocks);
 #pragma omp parallel for schedule(dynamic, 16) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
-        FPQ_ALIGN(64) float piece[PIECE];
-        const int64_t first = (int64_t)b * ROWS;
         if (fpq_stopped(&poll)) continue;
-        for (int64_t row = first; row < first + rows_in(x->n, first); row++)
-            for (int from = 0; from < x->d; from += PIECE) {
-                const int to = x->d - from < PIECE ? (int)x->d : from + PIECE;
-                kern->read_rows(x, NULL, row, 1, from, to, NULL, piece);
-                if (kern->has_nonfinite(piece, to - from)) {
+        const int64_t row = first_nonfinite_of(x, (int64_t)b * ROWS);
+        if (row < x->n) {
 #pragma omp critical(fpq_nonfinite)
-                    if (row < found) found = row;
-                }
-            }
+            if (row < found) found = row;
+        }
     }
     return poll.stop ? -2 : found < x->n ? found : -1;
 }

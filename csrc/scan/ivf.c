@@ -220,6 +220,8 @@ static int begin_visits(group *g, visitor *v, const int64_t *probes, int count, 
  * the first of them comes to it. probes[i]: those of a visitor, `count` of them, `step` apart. */
 static void visit_all(group *g, const int64_t *const *probes, int count, int step) {
     int n_touched = 0, begun[GROUP];
+    for (int p = 0; p < count; p++)
+        for (int i = 0; i < g->n; i++) g->head[probes[i][(ptrdiff_t)p * step]] = -1;
     for (int i = 0; i < g->n && count; i++) begun[i] = begin_visits(g, g->visitors + i, probes[i], count, step);
     if (g->per_list) visit_waiting(g);
     for (int p = 1; p < count; p++)
@@ -236,17 +238,45 @@ static void visit_all(group *g, const int64_t *const *probes, int count, int ste
         const int skip = is_empty(g->lists, list) || fpq_stopped(g->poll);
         if (t + 1 < n_touched) fetch_list(g, g->touched[t + 1]);
         for (int32_t v = skip ? -1 : g->head[list]; v >= 0; v = g->next[v]) visit(g, g->visitors + v % g->n, list);
-        g->head[list] = -1;
     }
     if (g->per_list) visit_waiting(g);
 }
 
 /* The queries in the order of their nearest lists: neighbours probe the same lists. starts: n_lists + 1 numbers. */
 static void put_in_order(const int64_t *probes, int64_t nq, int n_probe, int64_t n_lists, int64_t *starts, int64_t *order) {
+    order[0] = 0;
+    if (nq == 1) return;
     memset(starts, 0, (size_t)(n_lists + 1) * sizeof *starts);
     for (int64_t i = 0; i < nq; i++) starts[probes[i * n_probe] + 1]++;
     for (int64_t list = 0; list < n_lists; list++) starts[list + 1] += starts[list];
     for (int64_t i = 0; i < nq; i++) order[starts[probes[i * n_probe]]++] = i;
+}
+
+typedef struct {
+    const float *queries;
+    int64_t nq, size;
+    const int64_t *order, *probes;
+    int n_probe, ranges, k;
+    float *distances;                      /* of each query, or with ranges of each task, (., k) */
+    int64_t *ids;
+} work;
+
+/* Up to `size` queries in order, and every ranges-th of their lists. */
+static void do_task(const work *w, int task, group *g) {
+    if (fpq_stopped(g->poll)) return;
+    const int64_t first = task / w->ranges * w->size, *of[GROUP];
+    const int range = task % w->ranges;
+    start(g, w->queries, w->order + first, w->nq - first < w->size ? (int)(w->nq - first) : (int)w->size);
+    for (int i = 0; i < g->n; i++) of[i] = w->probes + w->order[first + i] * w->n_probe + range;
+    visit_all(g, of, (w->n_probe - range + w->ranges - 1) / w->ranges, w->ranges);
+    for (int i = 0; i < g->n; i++) {
+        fpq_topk *top = &g->visitors[i].top;
+        const int64_t at = (w->ranges > 1 ? task : w->order[first + i]) * w->k;
+        fpq_topk_name(top);
+        if (w->ranges == 1) fpq_topk_sort(top);
+        memcpy(w->distances + at, top->distance, (size_t)w->k * sizeof(float));
+        memcpy(w->ids + at, top->id, (size_t)w->k * sizeof(int64_t));
+    }
 }
 
 int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
@@ -273,28 +303,18 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     if (status) goto done;
     put_in_order(probes, nq, n_probe, lists->n, order + nq, order);
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
-#pragma omp parallel num_threads(threads)
+    const work w = {queries, nq, size, order, probes, n_probe, ranges, k, parts ? part_distances : distances, parts ? parts : ids};
+    group g = {.scan = &s, .lists = lists, .squares = &squares, .terms = terms.lists ? &terms : NULL, .slot_ids = slot_ids, .poll = &poll,
+               .d = adc->offsets[adc->m], .per_list = lists->residual && !adc->inner_product};
+    if (threads == 1) { /* a query alone is answered before OpenMP would have begun */
+        group_place(&g, adc, (int)size, n_probe, k, memory);
+        for (int task = 0; task < tasks; task++) do_task(&w, task, &g);
+    } else
+#pragma omp parallel num_threads(threads) firstprivate(g)
     {
-        group g = {.scan = &s, .lists = lists, .squares = &squares, .terms = terms.lists ? &terms : NULL, .slot_ids = slot_ids, .poll = &poll,
-                   .d = adc->offsets[adc->m], .per_list = lists->residual && !adc->inner_product};
         group_place(&g, adc, (int)size, n_probe, k, memory + (size_t)FPQ_THREAD_NUMBER() * each);
-        for (int64_t list = 0; list < lists->n; list++) g.head[list] = -1;
 #pragma omp for schedule(dynamic)
-        for (int task = 0; task < tasks; task++) {
-            if (fpq_stopped(&poll)) continue;
-            const int64_t first = task / ranges * size, *of[GROUP];
-            const int range = task % ranges;
-            start(&g, queries, order + first, nq - first < size ? (int)(nq - first) : (int)size);
-            for (int i = 0; i < g.n; i++) of[i] = probes + order[first + i] * n_probe + range;
-            visit_all(&g, of, (n_probe - range + ranges - 1) / ranges, ranges);
-            for (int i = 0; i < g.n; i++) {
-                const int64_t at = (parts ? task : order[first + i]) * k;
-                fpq_topk_name(&g.visitors[i].top);
-                if (!parts) fpq_topk_sort(&g.visitors[i].top);
-                memcpy((parts ? part_distances : distances) + at, g.visitors[i].top.distance, (size_t)k * sizeof(float));
-                memcpy((parts ? parts : ids) + at, g.visitors[i].top.id, (size_t)k * sizeof(int64_t));
-            }
-        }
+        for (int task = 0; task < tasks; task++) do_task(&w, task, &g);
     }
     for (int64_t i = 0; i < nq && parts; i++)
         fpq_topk_merge((fpq_topk){.distance = distances + order[i] * k, .id = ids + order[i] * k, .k = k}, part_distances + i * ranges * k, parts + i * ranges * k,

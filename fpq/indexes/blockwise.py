@@ -24,6 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def in_blocks(X: Any) -> bool:
     """Whether X is a Dask array, a long memory-mapped array, or an iterable of blocks."""
+    if type(X) is np.ndarray:
+        return False
     if isinstance(X, np.memmap):
         return X.ndim == 2 and len(X) > ROWS
     if isinstance(X, (list, tuple)):

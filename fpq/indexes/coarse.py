@@ -32,35 +32,39 @@ class CoarseQuantizer:
     centroids : float32 (n_lists, d)
     """
 
-    def __init__(self, centroids: Float32, n_threads: int) -> None:
+    def __init__(self, centroids: Float32, inner_product: bool, n_threads: int) -> None:
         self.centroids = centroids
+        self._inner_product = inner_product
+        self._columns = _native.Columns(centroids, inner_product)
         self._norms = np.empty(len(centroids), dtype=np.float32)
         _native.flat_norms(centroids, self._norms, n_threads)
         self._groups = Groups(centroids, n_threads) if len(centroids) >= LEAST_LISTS else None
 
     @classmethod
     def train(
-        cls, rows: TrainingRows, n_lists: int, *, capacity: float | None, seed: int, n_threads: int, verbose: bool
-    ) -> CoarseQuantizer:
+        cls, rows: TrainingRows, n_lists: int, *, capacity: float | None, inner_product: bool, seed: int, n_threads: int,
+        verbose: bool,
+    ) -> CoarseQuantizer:  # fmt: skip
         """Learn the centroids of `n_lists` <= n lists."""
         if n_lists >= LEAST_LISTS:
             x = rows.here().take(None)
-            coarse = cls(learn(x, n_lists, capacity=capacity, seed=seed, n_threads=n_threads), n_threads)
+            centroids = learn(x, n_lists, capacity=capacity, seed=seed, n_threads=n_threads)
+            coarse = cls(centroids, inner_product, n_threads)
             for _ in range(REFINEMENTS if capacity is None else 0):  # which heeds no capacity
                 assert coarse._groups is not None
-                coarse = cls(refined(x, coarse._groups, n_threads), n_threads)
+                coarse = cls(refined(x, coarse._groups, n_threads), inner_product, n_threads)
             return coarse
         centroids = learn_centroids(
             rows, n_lists, n_iter=N_ITER, rows_per_centroid=MAX_ROWS_PER_LIST, capacity=capacity,
             seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
-        return cls(centroids[by_halves(centroids)], n_threads)
+        return cls(centroids[by_halves(centroids)], inner_product, n_threads)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         groups = 0 if self._groups is None else self._groups.nbytes
-        return self.centroids.nbytes + self._norms.nbytes + groups
+        return self.centroids.nbytes + self._norms.nbytes + self._columns.nbytes + groups
 
     def nearest(self, x: Array, n_threads: int) -> Int32:
         """The list of each row: the nearest centroid in squared L2, ties to the lower number. int32 (n,)."""
@@ -79,16 +83,19 @@ class CoarseQuantizer:
         )  # fmt: skip
         return labels
 
-    def probe(self, queries: Float32, n_probe: int, inner_product: bool, n_threads: int) -> Int64:
+    def probe(self, queries: Float32, n_probe: int, n_threads: int) -> Int64:
         """The `n_probe` nearest lists of each query, nearest first: int64 (nq, n_probe)."""
-        if self._groups is not None and len(self.centroids) >= GROUPED_PROBES and not inner_product:
+        if self._groups is not None and len(self.centroids) >= GROUPED_PROBES and not self._inner_product:
             if self._groups.serves(n_probe):
                 return self._groups.probe(queries, n_probe, n_threads)
         distances = np.empty((len(queries), n_probe), dtype=np.float32)
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
-        _native.flat_search(
-            self.centroids, self._norms, queries, None, None, inner_product, distances, lists, n_threads
-        )
+        if self._columns.serve(n_probe):
+            self._columns.search(queries, distances, lists, n_threads)
+        else:
+            _native.flat_search(
+                self.centroids, self._norms, queries, None, None, self._inner_product, distances, lists, n_threads
+            )
         return lists
 
 

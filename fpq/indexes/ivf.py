@@ -168,8 +168,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         pq.check_dim(rows.dim)
         self._require_file_fits(rows.dim)
         coarse = CoarseQuantizer.train(
-            rows, self.n_lists, capacity=self.list_capacity, seed=pq.seed, n_threads=n_threads, verbose=pq.verbose
-        )
+            rows, self.n_lists, capacity=self.list_capacity, inner_product=self.metric == "ip", seed=pq.seed,
+            n_threads=n_threads, verbose=pq.verbose,
+        )  # fmt: skip
         rows = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:
             rows = rows.changed(partial(residuals, coarse))
@@ -250,7 +251,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         """Make these centroids the lists and these codes, in order of id, the rows of an empty index."""
         n_threads = threads.resolve(self.n_threads)
         given = None if np.array_equal(ids, np.arange(len(ids))) else self._ids.new(ids, len(ids))
-        self._coarse = CoarseQuantizer(centroids, n_threads)
+        self._coarse = CoarseQuantizer(centroids, self.metric == "ip", n_threads)
         self._rotated = self.quantizer.rotate(centroids, n_threads)
         self._reset()
         slots, place = self._lists.place(labels)
@@ -501,7 +502,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             return index
         n_threads = threads.resolve(stored.n_threads)
         centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)
-        index._coarse = CoarseQuantizer(centroids, n_threads)
+        index._coarse = CoarseQuantizer(centroids, index.metric == "ip", n_threads)
         index._rotated = pq.rotate(centroids, n_threads)
         index._radius = stored.array("radii", np.float32, (index.n_lists,), non_negative)
         index._counts = stored_counts(stored, pq, len(index))

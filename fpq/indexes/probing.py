@@ -33,7 +33,7 @@ class Probing(NamedTuple):
         return self.quantizer.adc(self.metric != "l2")
 
     def _probes(self, queries: Float32) -> Int64:
-        return self.coarse.probe(queries, self.n_probe, self.metric == "ip", self.n_threads)
+        return self.coarse.probe(queries, self.n_probe, self.n_threads)
 
     def nearest(self, queries: Float32, k: int, allowed: Bits | None) -> tuple[Float32, Int64]:
         """The k nearest codes: distances and ids (nq, k)."""
