@@ -42,7 +42,7 @@ def main() -> None:
             answers[batches] = index.search(queries, K, n_probe=32)
     bulk, grown = (float(np.median(taken)) for taken in seconds.values())
     same = all(map(np.array_equal, answers[1], answers[options.batches]))
-    print(f"{len(base)} rows in {options.batches} batches: {grown / bulk:.2f} of the time of one, the same answers: {same}")
+    print(f"{len(base)} rows in {options.batches} batches: {grown / bulk:.2f} of the time of one; same answers: {same}")
 
     half = len(queries) // 2
     for residual in (True, False):

@@ -149,6 +149,7 @@ def flat_search(
     found: Int64,
     threads: int,
 ) -> None: ...
+
 @final
 class Columns:
     arguments: tuple[Array, bool]

@@ -42,9 +42,16 @@ class CoarseQuantizer:
 
     @classmethod
     def train(
-        cls, rows: TrainingRows, n_lists: int, *, capacity: float | None, inner_product: bool, seed: int, n_threads: int,
+        cls,
+        rows: TrainingRows,
+        n_lists: int,
+        *,
+        capacity: float | None,
+        inner_product: bool,
+        seed: int,
+        n_threads: int,
         verbose: bool,
-    ) -> CoarseQuantizer:  # fmt: skip
+    ) -> CoarseQuantizer:
         """Learn the centroids of `n_lists` <= n lists."""
         if n_lists >= LEAST_LISTS:
             x = rows.here().take(None)
