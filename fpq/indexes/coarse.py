@@ -8,11 +8,10 @@ import numpy as np
 
 from fpq import _native
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.indexes.groups import LEAST_LISTS, Groups, learn, refined
+from fpq.indexes.groups import LEAST_LISTS, ROWS_PER_CENTROID, Groups, learn, refined
 from fpq.kmeans import even_offsets, learn_centroids
 from fpq.lloyd import TrainingRows
 
-MAX_ROWS_PER_LIST = 256
 N_ITER = 10
 REFINEMENTS = 2
 AXIS_STEPS = 4
@@ -62,7 +61,7 @@ class CoarseQuantizer:
                 coarse = cls(refined(x, coarse._groups, n_threads), inner_product, n_threads)
             return coarse
         centroids = learn_centroids(
-            rows, n_lists, n_iter=N_ITER, rows_per_centroid=MAX_ROWS_PER_LIST, capacity=capacity,
+            rows, n_lists, n_iter=N_ITER, rows_per_centroid=rows_per_list(n_lists), capacity=capacity,
             seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         return cls(centroids[by_halves(centroids)], inner_product, n_threads)
@@ -104,6 +103,11 @@ class CoarseQuantizer:
                 self.centroids, self._norms, queries, None, None, self._inner_product, distances, lists, n_threads
             )
         return lists
+
+
+def rows_per_list(n_lists: int) -> int:
+    """On how many rows a list the centroids of so many lists are learned at most."""
+    return 2 * ROWS_PER_CENTROID if n_lists < LEAST_LISTS else ROWS_PER_CENTROID
 
 
 def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int) -> Float32:

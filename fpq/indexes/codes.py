@@ -40,16 +40,16 @@ class CodeIndex(Index):
         rotation_dim: int | None,
         open_indexing: OpenIndexing | float | None,
         metric: str,
+        init: str,
         keep_vectors: bool | str | os.PathLike[str],
         seed: int,
         n_threads: int | None,
         verbose: bool,
     ) -> None:
         super().__init__(metric, n_threads)
-        # Codebooks from random rows have a 1 % larger squared error than from k-means++, and 10@10 up to 0.01 higher.
         self.quantizer = ProductQuantizer(
             m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing,
-            init="random", seed=seed, n_threads=n_threads, verbose=verbose,
+            init=init, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self.verbose = verbose
         self._vectors: Vectors | VectorFile = Vectors()

@@ -13,7 +13,7 @@ from fpq import _checks, threads, tuning
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
 from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, normalized
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
-from fpq.indexes.coarse import MAX_ROWS_PER_LIST, CoarseQuantizer, list_limit, residuals
+from fpq.indexes.coarse import CoarseQuantizer, list_limit, residuals, rows_per_list
 from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.indexes.ids import Ids
 from fpq.indexes.lists import InvertedLists
@@ -93,7 +93,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self.list_capacity = None if list_capacity is None else _checks.real("list_capacity", list_capacity, 1.0)
         super().__init__(
             m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
-            keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
+            init="random", keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self.n_probe = min(16, self.n_lists)
         self._coarse: CoarseQuantizer | None = None
@@ -181,7 +181,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     @property
     def _training_size(self) -> int:
-        return max(self.n_lists * MAX_ROWS_PER_LIST, self.quantizer.max_training_rows)
+        return max(self.n_lists * rows_per_list(self.n_lists), self.quantizer.max_training_rows)
 
     def _reserve(self, n: int) -> None:
         super()._reserve(n)

@@ -78,7 +78,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     ) -> None:
         super().__init__(
             m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
-            keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
+            init="k-means++", keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self._reset()
 
