@@ -1,8 +1,8 @@
 """Inverted files on sift500k: queries a second against recall, beside faiss and, where installed, ScaNN.
 
-    python bench/peers.py ivf [--threads 2] [--rounds 3] [--only fpq,faiss] [--json FILE] [--png FILE]
+    python bench/peers.py ivf [--threads 2] [--rounds 3] [--batch 5000] [--only fpq,faiss] [--json FILE] [--png FILE]
 
-Each index lives in a process of its own; the searches of one effort alternate over all settings, a batch of queries
+Each index lives in a process of its own; the searches of one effort alternate over all settings, `--batch` queries
 in one call. A row gives the median rate of searches for ten, recall of the true nearest and the share of the ten
 nearest among these ten (R@1, 10@10), the share of queries whose nearest is among 100, where 100 are asked for (R@100),
 and the bytes a vector that the index takes. The last table gives the rate of each at a 10@10, by its best settings.
@@ -80,6 +80,8 @@ def scann_index(threads: int, base: np.ndarray) -> tuple[Search, int]:
     index.set_num_threads(threads)
 
     def search(queries: np.ndarray, k: int, effort: int, rerank: int) -> np.ndarray:
+        if len(queries) == 1:
+            return index.search(queries[0], k, rerank * k, effort)[0][None]
         return index.search_batched_parallel(queries, k, rerank * k, effort)[0]
 
     return search, len(base) * (16 + 4 * base.shape[1])
@@ -101,7 +103,7 @@ METHODS = {
 }
 
 
-def serve(method: str, threads: int, pipe: Connection) -> None:
+def serve(method: str, threads: int, batch: int, pipe: Connection) -> None:
     """Build one index, then search when told: (k, effort, candidates a neighbour) -> seconds, ids."""
     from fpq import datasets
 
@@ -116,8 +118,8 @@ def serve(method: str, threads: int, pipe: Connection) -> None:
         return
     for k, effort, rerank in iter(pipe.recv, None):
         start = time.perf_counter()
-        ids = search(queries, k, effort, rerank)
-        pipe.send((time.perf_counter() - start, np.asarray(ids)))
+        ids = [search(queries[i : i + batch], k, effort, rerank) for i in range(0, len(queries), batch)]
+        pipe.send((time.perf_counter() - start, np.concatenate(ids)))
 
 
 def recalls(ten: np.ndarray, hundred: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -151,7 +153,7 @@ def rate_at(rows: list[dict[str, Any]], target: float) -> float:
     return float(low["qps"] * (high["qps"] / low["qps"]) ** share)
 
 
-def plot(rows: list[dict[str, Any]], path: Path, threads: int) -> None:
+def plot(rows: list[dict[str, Any]], path: Path, threads: int, batch: int) -> None:
     """One curve a method, of its best settings, one panel a measure of recall."""
     import matplotlib.pyplot as plt
 
@@ -174,7 +176,7 @@ def plot(rows: list[dict[str, Any]], path: Path, threads: int) -> None:
             )  # fmt: skip
         axes.set(xlabel=label, yscale="log")
         axes.grid(alpha=0.3, which="both")
-    panels[0].set_ylabel("queries a second (batches of 5,000)")
+    panels[0].set_ylabel(f"queries a second (batches of {batch:,})")
     figure.suptitle(f"sift500k: 500,000 vectors of 128 bytes, {threads} threads; the best settings of each")
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=14)
@@ -189,6 +191,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=5000, help="queries in one call")
     parser.add_argument("--efforts", type=int, nargs="+", default=EFFORTS)
     parser.add_argument("--only", default="", help="comma-separated beginnings of methods")
     parser.add_argument("--json", type=Path)
@@ -201,7 +204,7 @@ def main(arguments: list[str]) -> None:
         if not method.startswith(tuple(options.only.split(","))):
             continue
         pipe, theirs = context.Pipe()
-        context.Process(target=serve, args=(method, options.threads, theirs), daemon=True).start()
+        context.Process(target=serve, args=(method, options.threads, options.batch, theirs), daemon=True).start()
         built = pipe.recv()
         if isinstance(built, str):
             print(f"{method:34}left out: {built}")
@@ -229,10 +232,10 @@ def main(arguments: list[str]) -> None:
             print(f"{name:34}{len(truth) / seconds:10.0f}{row['R@1']:8.3f}{row['10@10']:8.3f}{row['R@100']:8.3f}",
                   flush=True)  # fmt: skip
         if options.json:
-            made = {"isa": isa, "threads": options.threads, "rounds": options.rounds, "rows": rows}
-            options.json.write_text(json.dumps(made, indent=1))
+            run = {name: getattr(options, name) for name in ("threads", "rounds", "batch")}
+            options.json.write_text(json.dumps({"isa": isa, **run, "rows": rows}, indent=1))
         if options.png:
-            plot(rows, options.png, options.threads)
+            plot(rows, options.png, options.threads, options.batch)
     print(f"\n{'queries/s at 10@10':34}" + "".join(f"{target:>10}" for target in TARGETS))
     for method in pipes:
         mine = [row for row in rows if row["method"] == method]

@@ -178,7 +178,7 @@ def after_fork():
 # ---- matrices ----
 
 cdef class _Matrix:
-    """A 2-d buffer held for the time of a call."""
+    """A 2-d buffer, held as long as this lives."""
     cdef Py_buffer view
     cdef fpq_matrix c
 
