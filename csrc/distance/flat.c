@@ -162,22 +162,28 @@ int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads) {
     return poll.stop ? -1 : 0;
 }
 
+/* Distances of a query to n rows; row: d floats of scratch. */
+static void distances_to(const fpq_matrix *x, const float *query, const int64_t *rows, int64_t n, int inner_product, float *out, float *row) {
+    const fpq_kernels *kern = fpq_active();
+    for (int64_t r = 0; r < n; r++) {
+        if (r + 8 < n && rows[r + 8] >= 0) FPQ_PREFETCH(x->data + rows[r + 8] * x->row_stride);
+        out[r] = rows[r] < 0 ? INFINITY : fpq_distance_to(kern, x, rows[r], query, inner_product, row);
+    }
+}
+
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                        int inner_product, float *out, int threads) {
-    const fpq_kernels *kern = fpq_active();
     const int d = (int)x->d, tasks = (int)nq;
     threads = fpq_threads(threads, tasks);
     float *scratch = fpq_alloc((size_t)threads * (size_t)d * sizeof(float));
     if (!scratch) return -1;
+    if (tasks == 1)
+        distances_to(x, queries, rows, n, inner_product, out, scratch);
+    else
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int i = 0; i < tasks; i++) {
-        float *row = scratch + (size_t)FPQ_THREAD_NUMBER() * (size_t)d;
-        for (int64_t r = i * n; r < (i + 1) * n; r++) {
-            if (r + 8 < (i + 1) * n && rows[r + 8] >= 0) FPQ_PREFETCH(x->data + rows[r + 8] * x->row_stride);
-            out[r] = rows[r] < 0 ? INFINITY
-                                 : fpq_distance_to(kern, x, rows[r], queries + (ptrdiff_t)i * d, inner_product, row);
-        }
-    }
+        for (int i = 0; i < tasks; i++)
+            distances_to(x, queries + (ptrdiff_t)i * d, rows + i * n, n, inner_product, out + i * n,
+                         scratch + (size_t)FPQ_THREAD_NUMBER() * (size_t)d);
     fpq_free(scratch);
     return 0;
 }
@@ -185,10 +191,13 @@ int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, co
 int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids, int threads) {
     const int tasks = (int)nq;
     threads = fpq_threads(nq * n < SMALL ? 1 : threads, tasks);
+    if (tasks == 1)
+        fpq_topk_merge((fpq_topk){.distance = out, .id = out_ids, .k = k}, distances, ids, n);
+    else
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int i = 0; i < tasks; i++) {
-        const ptrdiff_t from = (ptrdiff_t)i * n;
-        fpq_topk_merge((fpq_topk){.distance = out + (ptrdiff_t)i * k, .id = out_ids + (ptrdiff_t)i * k, .k = k}, distances + from, ids + from, n);
-    }
+        for (int i = 0; i < tasks; i++) {
+            const ptrdiff_t from = (ptrdiff_t)i * n, at = (ptrdiff_t)i * k;
+            fpq_topk_merge((fpq_topk){.distance = out + at, .id = out_ids + at, .k = k}, distances + from, ids + from, n);
+        }
     return 0;
 }

@@ -13,7 +13,7 @@ from fpq import _checks, _native, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.blocks import Here
-from fpq.indexes.base import Index, Nearest, SearchResult
+from fpq.indexes.base import Bits, Index, Nearest, SearchResult
 from fpq.indexes.blockwise import ROWS, gathered, in_blocks
 from fpq.indexes.lock import reads
 from fpq.indexes.vector_file import VectorFile
@@ -160,14 +160,13 @@ class CodeIndex(Index):
         rerank = _checks.integer("rerank", rerank, 1)
         if not self.keep_vectors:
             raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
-        count = threads.resolve(self.n_threads if n_threads is None else n_threads)
-        k = _checks.integer("k", k, 1)
-        queries, single = self._queries(Q, count)
-        candidates = self._search(Q, max(k, min(rerank * k, len(self))), allowed, n_threads, find).ids
-        found, ids = self._reranked(queries, candidates[None] if single else candidates, k, count)
-        if self._similarity:
-            np.negative(found, out=found)
-        return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
+        find = find or self._nearest
+
+        def find_and_rerank(queries: Float32, k: int, bits: Bits | None, count: int) -> tuple[Float32, Int64]:
+            _, candidates = find(queries, min(rerank * k, len(self)), bits, count)
+            return self._reranked(queries, candidates, k, count)
+
+        return self._search(Q, k, allowed, n_threads, find_and_rerank)
 
     def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
         """The k nearest of the candidates (nq, r >= k) of prepared queries by their kept vectors."""
@@ -243,7 +242,8 @@ class CodeIndex(Index):
         """The distances of prepared queries to the kept vectors of these ids (nq, r), ascending; +inf for id -1."""
         if self._vectors.dim is None:
             return np.full(candidates.shape, np.inf, dtype=np.float32)
-        rows = candidates if self._vectors.by_id else self._ids.rows_or_missing(candidates)
+        as_rows = self._vectors.by_id or self._ids.native is None
+        rows = candidates if as_rows else self._ids.rows_or_missing(candidates)
         return self._vectors.distances(queries, rows, self._similarity, n_threads)
 
     @reads
