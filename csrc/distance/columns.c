@@ -218,9 +218,9 @@ int fpq_flat_columns_search(const fpq_flat_columns *f, const float *queries, int
     char *memory = fpq_alloc((size_t)threads * each);
     fpq_poll poll = {0};
     if (!memory) return -1;
-    if (tasks == 1) /* a query alone is answered before OpenMP would have begun */
+    if (tasks == 1) { /* a query alone is answered before OpenMP would have begun */
         search_tile(f, pop, queries, tile, k, distances, ids, memory);
-    else
+    } else {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
         for (int task = 0; task < tasks; task++) {
             if (fpq_stopped(&poll)) continue;
@@ -229,6 +229,7 @@ int fpq_flat_columns_search(const fpq_flat_columns *f, const float *queries, int
             search_tile(f, pop, queries + first * f->d, n, k, distances + first * k, ids + first * k,
                         memory + (size_t)FPQ_THREAD_NUMBER() * each);
         }
+    }
     fpq_free(memory);
     return poll.stop ? -1 : 0;
 }

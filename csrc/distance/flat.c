@@ -177,13 +177,14 @@ int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, co
     threads = fpq_threads(threads, tasks);
     float *scratch = fpq_alloc((size_t)threads * (size_t)d * sizeof(float));
     if (!scratch) return -1;
-    if (tasks == 1)
+    if (tasks == 1) {
         distances_to(x, queries, rows, n, inner_product, out, scratch);
-    else
+    } else {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
         for (int i = 0; i < tasks; i++)
             distances_to(x, queries + (ptrdiff_t)i * d, rows + i * n, n, inner_product, out + i * n,
                          scratch + (size_t)FPQ_THREAD_NUMBER() * (size_t)d);
+    }
     fpq_free(scratch);
     return 0;
 }
@@ -191,13 +192,14 @@ int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, co
 int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids, int threads) {
     const int tasks = (int)nq;
     threads = fpq_threads(nq * n < SMALL ? 1 : threads, tasks);
-    if (tasks == 1)
+    if (tasks == 1) {
         fpq_topk_merge((fpq_topk){.distance = out, .id = out_ids, .k = k}, distances, ids, n);
-    else
+    } else {
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int i = 0; i < tasks; i++) {
             const ptrdiff_t from = (ptrdiff_t)i * n, at = (ptrdiff_t)i * k;
             fpq_topk_merge((fpq_topk){.distance = out + at, .id = out_ids + at, .k = k}, distances + from, ids + from, n);
         }
+    }
     return 0;
 }

@@ -309,12 +309,13 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     if (threads == 1) { /* a query alone is answered before OpenMP would have begun */
         group_place(&g, adc, (int)size, n_probe, k, memory);
         for (int task = 0; task < tasks; task++) do_task(&w, task, &g);
-    } else
+    } else {
 #pragma omp parallel num_threads(threads) firstprivate(g)
-    {
-        group_place(&g, adc, (int)size, n_probe, k, memory + (size_t)FPQ_THREAD_NUMBER() * each);
+        {
+            group_place(&g, adc, (int)size, n_probe, k, memory + (size_t)FPQ_THREAD_NUMBER() * each);
 #pragma omp for schedule(dynamic)
-        for (int task = 0; task < tasks; task++) do_task(&w, task, &g);
+            for (int task = 0; task < tasks; task++) do_task(&w, task, &g);
+        }
     }
     for (int64_t i = 0; i < nq && parts; i++)
         fpq_topk_merge((fpq_topk){.distance = distances + order[i] * k, .id = ids + order[i] * k, .k = k}, part_distances + i * ranges * k, parts + i * ranges * k,

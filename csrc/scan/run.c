@@ -125,7 +125,7 @@ static void thin_out(const fpq_scan *s, fpq_query *query, const int32_t *which, 
 static int sieve(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *rows, int n, float limit) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
     uint64_t near[FPQ_RUN];
-    const int m = s->adc->m, ends[] = {0, m * 3 / 8, m * 5 / 8, m}, most = fpq_query_bytes(query, limit);
+    const int m = s->adc->m, ends[] = {0, m / 2, m * 3 / 4, m}, most = fpq_query_bytes(query, limit);
     memset(sums, 0, (size_t)n * 64);
     for (int stage = 0; stage < 3; stage++) {
         if (ends[stage] == ends[stage + 1]) continue;
