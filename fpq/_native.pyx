@@ -104,8 +104,8 @@ cdef extern from "fpq.h" nogil:
     fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product)
     void fpq_flat_columns_free(fpq_flat_columns *columns)
     int64_t fpq_flat_columns_bytes(const fpq_flat_columns *columns)
-    int fpq_flat_columns_search(const fpq_flat_columns *columns, const float *queries, int64_t nq, const fpq_population *pop, int k,
-                           float *distances, int64_t *ids, int threads)
+    int fpq_flat_columns_search(const fpq_flat_columns *columns, const float *queries, int64_t nq,
+                                const fpq_population *pop, int k, float *distances, int64_t *ids, int threads)
     int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
     int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                            int inner_product, float *out, int threads)
@@ -532,7 +532,7 @@ cdef class Columns:
         cdef int status
         with nogil:
             status = fpq_flat_columns_search(self.c, &queries[0, 0], queries.shape[0], &pop, <int>found.shape[1],
-                                        &distances[0, 0], &found[0, 0], threads)
+                                             &distances[0, 0], &found[0, 0], threads)
         _done(status)
 
 

@@ -66,7 +66,7 @@ fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product) 
     if (!memory) return NULL;
     fpq_flat_columns *f = (fpq_flat_columns *)(void *)memory;
     *f = (fpq_flat_columns){.x = *x, .bias = (float *)(void *)(memory + head), .bytes_taken = all, .slack = (float)(d + 16) * FLT_EPSILON,
-                       .n = n, .d = d, .ld = ld, .blocks = blocks, .panels = panels, .tile = has_bytes ? BYTES_TILE : TILE};
+                            .n = n, .d = d, .ld = ld, .blocks = blocks, .panels = panels, .tile = has_bytes ? BYTES_TILE : TILE};
     memory += head + bias;
     float *centre = (float *)(void *)(memory + columns);
     if (!inner_product) {

@@ -4,6 +4,7 @@
  * same kernel for one query and for many. So the answer and its bits do not depend on the batch. */
 #include <float.h>
 
+#include "assign/bytes.h"
 #include "distance/stored.h"
 #include "kernels.h"
 #include "portable.h"
@@ -88,7 +89,8 @@ static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq,
 
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
                     int inner_product, int k, float *distances, int64_t *ids, int threads) {
-    if (nq >= LEAST_QUERIES && k >= LEAST_K && k <= x->n / 8 && !pop->allowed && fpq_flat_columns_pay(x))
+    const int few = fpq_flat_columns_pay(x) && (k >= LEAST_K || fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
+    if (few && nq >= LEAST_QUERIES && k <= x->n / 8 && !pop->allowed)
         return search_columns(x, queries, nq, pop, inner_product, k, distances, ids, threads);
     const int d = (int)x->d, group = nq < DIRECT ? DIRECT : QUERIES;
     const flat f = {.kern = fpq_active(), .x = x, .norms = norms, .queries = queries, .pop = pop,
