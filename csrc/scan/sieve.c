@@ -70,7 +70,7 @@ static void survey(const fpq_adc *adc, fpq_query *query) {
         float survey[3];
         fpq_active()->survey(query->table + (ptrdiff_t)j * ld, k, survey);
         query->least[j] = survey[0];
-        query->spread[j] = survey[2] / (float)k - survey[0];
+        query->spread[j] = fmaxf(survey[2] / (float)k - survey[0], 0); /* not NaN */
         base += (double)survey[0];
         magnitude += fmax(fabs((double)survey[0]), fabs((double)survey[1]));
     }
@@ -168,6 +168,8 @@ void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8
     /* The usual m, for a loop of known length. */
     if (adc->nbits == 8 && adc->m == 16)
         estimates(query, 16, 8, blocks, 16, rows, n, out);
+    else if (adc->nbits == 4 && adc->m == 32)
+        estimates(query, 32, 4, blocks, 16, rows, n, out);
     else if (adc->nbits == 8)
         estimates(query, adc->m, 8, blocks, code_size, rows, n, out);
     else
@@ -182,9 +184,11 @@ void fpq_query_distances(const fpq_adc *adc, const fpq_query *query, const uint8
 
 void fpq_query_sort(const fpq_adc *adc, fpq_query *query) {
     for (int j = 0; j < adc->m; j++) {
-        int at = j;
-        for (; at > 0 && query->spread[query->order[at - 1]] < query->spread[j]; at--) query->order[at] = query->order[at - 1];
-        query->order[at] = j;
+        const float spread = query->spread[j];
+        int rank = 0; /* without branches, as no guess of them would be right */
+        for (int i = 0; i < j; i++) rank += query->spread[i] >= spread;
+        for (int i = j + 1; i < adc->m; i++) rank += query->spread[i] > spread;
+        query->order[rank] = j;
     }
 }
 
