@@ -395,3 +395,12 @@ def test_same_bits_for_any_number_of_threads(nq: int, nbits: int) -> None:
     same(one, nearest(index, x[:nq] + np.float32(0.1), 50))
     few = index.range_search(x[:nq], 2.0, n_threads=1)
     same(index.range_search(x[:nq], 2.0, n_threads=2), few)
+
+
+@pytest.mark.parametrize("nbits", [4, 8])
+def test_distances_too_large_for_float32_are_infinite_and_ties(nbits: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
+    for index in (fpq.PQIndex(16, nbits), fpq.IVFPQIndex(8, 16, nbits, residual=False)):
+        found = index.fit(rows).add(rows).search(np.full(32, 3e38), 4)
+        assert found.distances.tolist() == [np.inf] * 4
+        assert found.ids.tolist() == [0, 1, 2, 3]
