@@ -7,7 +7,7 @@
 
 /* BATCH: rows that are scored together. FEW: rows that are not worth a table of floats, MANY: that are worth one of bytes.
  * CROWD: rows of a block that are worth a look at their own bytes. */
-enum { BATCH = 128, FEW = 32, MANY = 64, CROWD = 10, SAMPLE = 32, WIDE = 8 };
+enum { BATCH = 128, FEW = 32, MANY = 64, CROWD = 10, SAMPLE = 8, WIDE = 8 };
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
     const fpq_kernels *kern = fpq_active();
