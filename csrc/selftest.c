@@ -1178,7 +1178,7 @@ static void test_ivf_search(void) {
 
 static void test_flat(void) {
     origin = (float)ANY_OF(0, 0, 100);
-    const int n = ANY_OF(0, 1, 63, 65, 200, 3000), d = ANY_OF(1, 7, 16, 33, 70), nq = ANY_OF(1, 3, 4, 5, 64, 65, 130);
+    const int n = ANY_OF(0, 1, 63, 64, 65, 200, 3000), d = ANY_OF(1, 7, 16, 33, 70), nq = ANY_OF(1, 3, 4, 5, 64, 65, 130);
     const int top = ANY_OF(1, 3, 10, 100), inner_product = below(2);
     const fpq_matrix x = matrix(n, d, below(5));
     const fpq_population pop = random_population(n);

@@ -30,17 +30,20 @@ static int64_t first_nonfinite_of(const fpq_matrix *x, int64_t first) {
 int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads) {
     if (x->dtype == FPQ_U8 || x->dtype == FPQ_I8) return -1;
     const int blocks = blocks_of(x->n);
-    int64_t found = blocks == 1 ? first_nonfinite_of(x, 0) : x->n;
+    int64_t found = x->n;
     fpq_poll poll = {0};
-    if (blocks == 1) return found < x->n ? found : -1; /* one query is checked before OpenMP would have begun */
     threads = fpq_threads(threads, blocks);
+    if (blocks == 1) { /* a query alone is checked before OpenMP would have begun */
+        found = first_nonfinite_of(x, 0);
+    } else {
 #pragma omp parallel for schedule(dynamic, 16) num_threads(threads)
-    for (int b = 0; b < blocks; b++) {
-        if (fpq_stopped(&poll)) continue;
-        const int64_t row = first_nonfinite_of(x, (int64_t)b * ROWS);
-        if (row < x->n) {
+        for (int b = 0; b < blocks; b++) {
+            if (fpq_stopped(&poll)) continue;
+            const int64_t row = first_nonfinite_of(x, (int64_t)b * ROWS);
+            if (row < x->n) {
 #pragma omp critical(fpq_nonfinite)
-            if (row < found) found = row;
+                if (row < found) found = row;
+            }
         }
     }
     return poll.stop ? -2 : found < x->n ? found : -1;
