@@ -56,7 +56,7 @@ def exact_adc(index: fpq.PQIndex, queries: np.ndarray, k: int) -> tuple[np.ndarr
 
 @pytest.mark.parametrize("nbits", range(1, 9))
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 1, 1), (3, 63, 5), (8, 64, 64), (7, 65, 10), (16, 3000, 10), (33, 700, 100)]
+    ("m", "n", "k"), [(1, 1, 1), (3, 63, 5), (8, 64, 64), (7, 65, 10), (16, 3000, 10), (32, 3000, 10), (33, 700, 100)]
 )
 def test_search_is_the_exact_adc_answer(isa: str, nbits: int, m: int, n: int, k: int) -> None:
     rng = np.random.default_rng(n)
