@@ -16,6 +16,8 @@
 #define FPQ_BLOCK 16
 #define FPQ_BLOCKS(k) (((k) + FPQ_BLOCK - 1) / FPQ_BLOCK)
 
+enum { FPQ_ASSIGN_ROWS = 96, FPQ_ROWS_TILE = 48 }; /* rows that are assigned at a time; that nearest_of_rows takes together */
+
 /* A query's tables in bytes, for the sieve: floor((entry - least of its table) * scale), at most 255. */
 typedef struct {
     const uint8_t *entries;                /* (m, groups) */
@@ -58,11 +60,19 @@ enum { FPQ_SIEVE_LIMIT = 254 };
                         const float *offset, float *out))                                                            \
     /* 1 if any of the n numbers is NaN or infinite. */                                                              \
     X(int, has_nonfinite, (const float *x, ptrdiff_t n))                                                             \
-    /* The column with the largest x.c + bias of each of n rows of d numbers, ldx apart. best (start at -inf) and id are updated \
-     * where a column is strictly better, so panels of columns can follow one another; ties go to the lower column.  \
+    /* out (d, ldo) = x (n, d), rows ldx apart, as columns; columns n .. ldo - 1 are zero. ldo is a multiple of 16. */   \
+    X(void, transpose, (const float *x, ptrdiff_t ldx, int n, int d, float *out, int ldo))                           \
+    /* The column with the largest x.c + bias of each of n rows of d numbers, ldx apart, and the second largest x.c + bias. best, \
+     * second (start at -inf) and id are updated, so panels of columns can follow one another. Ties go to any of the columns. \
      * lanes (n, 16) unless NULL: raised to x.c + bias of every column = lane modulo 16; may be higher. */           \
-    X(void, nearest, (const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks,            \
-                      int32_t first_id, float *best, int32_t *id, float *lanes))                                     \
+    X(void, nearest, (const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks, \
+                      int32_t first_id, float *best, float *second, int32_t *id, float *lanes))                      \
+    /* The same of n rows that stand in columns, x (d, n): n is a multiple of FPQ_ROWS_TILE, \
+     * n is at most FPQ_ASSIGN_ROWS. square[i] is the squared length of row i. */                                    \
+    X(void, nearest_of_rows, (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks, \
+                              int32_t first_id, float *best, float *second, int32_t *id, float *square))             \
+    /* out[i] = the squared length of row i, added in any order. */                                                   \
+    X(void, squares, (const float *x, ptrdiff_t ldx, int n, int d, float *out))                                      \
     /* out[r * 16] = the largest x.c + bias of row r of x, ldx apart, for the n listed r; column own[r] - first is left out. */ \
     X(void, largest, (const float *x, ptrdiff_t ldx, const uint8_t *rows, int n, int d, const float *packed,         \
                       const float *bias, int n_blocks, const int32_t *own, int32_t first, float *out))               \
@@ -90,8 +100,9 @@ enum { FPQ_SIEVE_LIMIT = 254 };
     X(void, largest_bytes, (const uint8_t *x, const float *step, const uint8_t *rows, int n, const fpq_byte_columns *columns, \
                             int block, int n_blocks, const int32_t *own, int32_t first, const float *least, float *out, \
                             uint64_t *near))                                                                         \
-    /* sum[id[i]][:] += x[i][:], count[id[i]] += 1. */                                                               \
-    X(void, accumulate, (const float *x, ptrdiff_t ldx, int n, int d, const int32_t *id, float *sum, int32_t *count))               \
+    /* sum[id[i]][:] += x[i][:] - centroids[id[i]][:], count[id[i]] += 1; centroids and sums are d numbers apart. */    \
+    X(void, accumulate, (const float *x, ptrdiff_t ldx, int n, int d, const float *centroids, const int32_t *id, float *sum, \
+                         int32_t *count))                                                                            \
     /* left[i] = min(left[i], distance[i][keep]) unless keep < 0, then sum[t] = sum over i < n of min(left[i], distance[i][t]); \
      * distance (n, 16). */                                                                                          \
     X(void, lower, (const float *distance, int n, int keep, float *left, float *sum))                                \

@@ -13,12 +13,19 @@
 #define FPQ_RESTRICT __restrict
 #define FPQ_ALIGN(bytes) __declspec(align(bytes))
 #define FPQ_PREFETCH(p) ((void)(p))
+#define FPQ_UNROLL
 #define FPQ_IN_REGISTER(x) ((void)0)
 #else
 #define FPQ_INLINE static inline __attribute__((always_inline, unused))
 #define FPQ_RESTRICT restrict
 #define FPQ_ALIGN(bytes) __attribute__((aligned(bytes)))
 #define FPQ_PREFETCH(p) __builtin_prefetch(p)
+/* The loop that follows has few rounds, known to the compiler: a copy of its body for each. */
+#if defined(__clang__)
+#define FPQ_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define FPQ_UNROLL _Pragma("GCC unroll 16")
+#endif
 /* Loads x, a vector, once and not at every use. */
 #if defined(__x86_64__)
 #define FPQ_IN_REGISTER(x) __asm__("" : "+v"(x))

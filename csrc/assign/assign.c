@@ -1,32 +1,76 @@
 /* SPDX-License-Identifier: MIT */
 #include "assign/assign.h"
 
+#include <float.h>
 #include <math.h>
+#include <string.h>
 
+#include "dot.h"
 #include "portable.h"
 #include "threads.h"
 
-void fpq_centre(const fpq_codebooks *cb, int j, float *centre) {
-    const float *c = cb->centroids + (ptrdiff_t)j * cb->k * cb->dsub;
-    for (int t = 0; t < cb->offsets[j + 1] - cb->offsets[j]; t++) {
+void fpq_find_centre(const float *x, int64_t n_rows, int d, ptrdiff_t ld, float *centre) {
+    enum { MOST = 33 };
+    const int n = n_rows < MOST ? (int)n_rows : MOST;
+    for (int t = 0; t < d; t++) {
+        float sorted[MOST] = {0};
+        for (int i = 0; i < n; i++) {
+            const float here = x[(ptrdiff_t)(i * n_rows / n) * ld + t];
+            int at = i;
+            for (; at > 0 && sorted[at - 1] > here; at--) sorted[at] = sorted[at - 1];
+            sorted[at] = here;
+        }
         double sum = 0;
-        for (int i = 0; i < cb->k; i++) sum += c[(ptrdiff_t)i * cb->dsub + t];
-        centre[t] = (float)(sum / cb->k);
+        for (int i = n / 4; i < n - n / 4; i++) sum += (double)sorted[i];
+        /* Rounded to a sixteenth of the spread: then the differences to it are seldom rounded. */
+        const double mean = sum / (n - n / 4 * 2), spread = (double)sorted[n - n / 4 - 1] - (double)sorted[n / 4];
+        const double unit = spread > 0 ? ldexp(1, ilogb(spread) - 4) : 0;
+        centre[t] = (float)(unit > 0 ? rint(mean / unit) * unit : mean);
     }
 }
 
-static void pack_one(const fpq_codebooks *cb, int j, fpq_packed_codebook *out, float *scratch) {
-    const float *c = cb->centroids + (ptrdiff_t)j * cb->k * cb->dsub;
-    fpq_centre(cb, j, out->offset);
-    fpq_pack(c, cb->k, out->d, cb->dsub, out->offset, out->packed);
-    for (int i = 0; i < FPQ_BLOCKS(cb->k) * FPQ_BLOCK; i++) {
-        float norm = 0, *row = out->rows + (ptrdiff_t)i * out->d;
-        for (int t = 0; t < out->d && i < cb->k; t++) {
-            row[t] = c[(ptrdiff_t)i * cb->dsub + t] - out->offset[t];
+static uint64_t hash_of(const float *x, int d) {
+    uint64_t hash = 0;
+    for (int t = 0; t < d; t++) {
+        uint32_t bits;
+        memcpy(&bits, x + t, sizeof bits);
+        hash = (hash ^ bits) * 0x9e3779b97f4a7c15u;
+        hash ^= hash >> 29;
+    }
+    return hash;
+}
+
+/* Centroids that repeat an earlier one get a bias that keeps them from being chosen: else every row near them would be in
+ * doubt. table: 2 k places and more, a power of two, of an open-addressing hash table. */
+static void leave_out_repeated(fpq_packed_codebook *codebook, int32_t *table, int size) {
+    const int d = codebook->d;
+    for (int i = 0; i < size; i++) table[i] = -1;
+    for (int32_t c = 0; c < codebook->k; c++) {
+        const float *row = codebook->rows + (ptrdiff_t)c * d;
+        int at = (int)(hash_of(row, d) >> 32 & (uint64_t)(size - 1));
+        while (table[at] >= 0 && memcmp(codebook->rows + (ptrdiff_t)table[at] * d, row, (size_t)d * sizeof(float)))
+            at = (at + 1) & (size - 1);
+        if (table[at] < 0)
+            table[at] = c;
+        else
+            codebook->bias[c] = -INFINITY;
+    }
+}
+
+static void pack_one(fpq_packed_codebook *out, float *scratch) {
+    const float *c = out->centroids;
+    const int d = out->d;
+    fpq_find_centre(c, out->k, d, out->ld, out->offset);
+    fpq_pack(c, out->k, d, out->ld, out->offset, out->packed);
+    for (int i = 0; i < FPQ_BLOCKS(out->k) * FPQ_BLOCK; i++) {
+        float norm = 0, *row = out->rows + (ptrdiff_t)i * d;
+        for (int t = 0; t < d && i < out->k; t++) {
+            row[t] = c[i * out->ld + t] - out->offset[t];
             norm += row[t] * row[t];
         }
-        out->bias[i] = i < cb->k ? -norm / 2 : -INFINITY;
-        if (i < cb->k && out->has_bytes) fpq_byte_codebook_put(fpq_active(), &out->bytes, i, row, out->d, scratch);
+        out->bias[i] = i < out->k ? (FPQ_CENTROID_ERROR(d) - 0.5f) * norm : -INFINITY;
+        out->overflows |= !(norm < INFINITY);
+        if (i < out->k && out->has_bytes) fpq_byte_codebook_put(fpq_active(), &out->bytes, i, row, d, scratch);
     }
 }
 
@@ -36,7 +80,9 @@ fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
     const size_t head = fpq_float_lines((size_t)cb->m * sizeof(fpq_packed_codebook) / sizeof(float) + 1);
     const size_t offsets = fpq_float_lines((size_t)cb->offsets[cb->m]), rows = fpq_float_lines((size_t)cb->k * dsub);
     const size_t bytes = has_bytes ? fpq_byte_codebook_size(FPQ_BLOCKS(cb->k), cb->dsub) / sizeof(float) + 2 * dsub : 0;
-    const size_t each = columns + columns * dsub + rows + fpq_float_lines(bytes);
+    int table = 2;
+    while (table < 2 * cb->k) table *= 2;
+    const size_t each = columns + columns * dsub + rows + fpq_float_lines(bytes) + fpq_float_lines((size_t)table);
     float *memory = fpq_alloc((head + offsets + (size_t)cb->m * each) * sizeof(float));
     if (!memory) return NULL;
     fpq_packed_codebook *out = (fpq_packed_codebook *)(void *)memory;
@@ -47,9 +93,11 @@ fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
         const int d = cb->offsets[j + 1] - cb->offsets[j];
         out[j] = (fpq_packed_codebook){.from = cb->offsets[j], .d = d, .k = cb->k, .offset = memory + head + cb->offsets[j],
                                        .bias = piece, .packed = piece + columns, .rows = piece + columns * (dsub + 1),
+                                       .centroids = cb->centroids + (size_t)j * (size_t)cb->k * dsub, .ld = cb->dsub,
                                        .has_bytes = has_bytes};
         if (has_bytes) fpq_byte_codebook_place((char *)(behind + 2 * dsub), FPQ_BLOCKS(cb->k), d, piece, &out[j].bytes);
-        pack_one(cb, j, out + j, behind);
+        pack_one(out + j, behind);
+        leave_out_repeated(out + j, (int32_t *)(void *)(piece + each) - table, table);
     }
     return out;
 }
@@ -61,18 +109,110 @@ void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed
     kern->read_rows(&data->x, data->rows, first, n, 0, (int)data->x.d, packed->offset, x);
 }
 
-static void nearest_of_floats(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const float *x, ptrdiff_t d, int n,
-                              int32_t *ids, float *best) {
-    const int dsub = codebook->d, blocks = FPQ_BLOCKS(codebook->k);
-    /* Panels of columns that stay in the L2 cache while all rows pass over them. */
-    const int fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * dsub) / 4 * 4, panel = fit > 4 ? fit : 4;
-    for (int i = 0; i < n; i++) {
-        best[i] = -INFINITY;
-        ids[i] = 0;
+/* How large the squared difference of two centred vectors may be if they are as near as two others, whose squared difference
+ * is `squared`. With |x| and |c|, centring has moved a distance by at most 2 u (|x| + |c|) <= 2 u (2 |x| + distance), and a sum of
+ * squares is off by less than (d + 3) u of itself. */
+static float reach_of(int d, float square, float squared) {
+    const double far = sqrt((double)squared) * (1 + (d + 16) * 0x1p-23) + 5 * 0x1p-23 * sqrt((double)square) + 0x1p-60;
+    return (float)(far * far);
+}
+
+/* The nearest of the listed centroids so far. */
+typedef struct {
+    float reach;                           /* squared differences of centred vectors above this are not the nearest one's */
+    double distance;
+    int32_t id;
+} contest;
+
+static void enter(const fpq_assignment *a, contest *nearest, float square, float squared, const float *row, int32_t c) {
+    const fpq_packed_codebook *codebook = a->codebook;
+    nearest->reach = fminf(nearest->reach, reach_of(codebook->d, square, squared));
+    const double distance = fpq_squared_distance(row, codebook->centroids + c * codebook->ld, codebook->d);
+    if (distance < nearest->distance) {
+        nearest->distance = distance;
+        nearest->id = c;
     }
-    for (int b = 0; b < blocks; b += panel)
-        kern->nearest(x, d, n, dsub, codebook->packed + (ptrdiff_t)b * dsub * FPQ_BLOCK, codebook->bias + b * FPQ_BLOCK,
-                      blocks - b < panel ? blocks - b : panel, b * FPQ_BLOCK, best, ids, NULL);
+}
+
+void fpq_read_row(const fpq_assignment *a, int i, float *row) {
+    const int from = a->codebook->from;
+    a->kern->read_rows(&a->data->x, a->data->rows, a->first + i, 1, from, from + a->codebook->d, NULL, row);
+}
+
+int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square, float least) {
+    static const float zeros[64];
+    const fpq_kernels *kern = a->kern;
+    const fpq_packed_codebook *codebook = a->codebook;
+    const int d = codebook->d, k = codebook->k, all = codebook->overflows || !(square < INFINITY) || !(least > -INFINITY);
+    const float *x = a->x + i * a->ldx;
+    float *scores = (float *)(void *)a->scratch, *row = scores + fpq_products_ld(k);
+    contest nearest = {INFINITY, INFINITY, 0};
+    for (int c = FPQ_BLOCKS(k) * FPQ_BLOCK; c < fpq_products_ld(k); c++) scores[c] = -INFINITY;
+    kern->project(x, 1, d, codebook->packed, codebook->bias, FPQ_BLOCKS(k), scores, 0);
+    fpq_read_row(a, i, row);
+    for (int from = 0; from < k; from += 64)
+        for (uint64_t near = all ? ~(uint64_t)0 : kern->at_least(scores + from, -least, zeros); near; near &= near - 1) {
+            const int32_t c = from + fpq_lowest_bit(near);
+            if (c >= k) break;
+            const float squared = kern->l2_f32(x, codebook->rows + (ptrdiff_t)c * d, d);
+            if (all || !(squared > nearest.reach)) enter(a, &nearest, square, squared, row, c);
+        }
+    return nearest.id;
+}
+
+int32_t fpq_nearest_of_squared(const fpq_assignment *a, float square, const float *squared, const float *row) {
+    float survey[3];
+    contest nearest = {INFINITY, INFINITY, -1};
+    a->kern->survey(squared, a->codebook->k, survey);
+    const float reach = a->codebook->overflows || !(square < INFINITY) ? FLT_MAX : reach_of(a->codebook->d, square, survey[0]);
+    for (int from = 0; from < a->codebook->k; from += 64)
+        for (uint64_t near = a->kern->at_most(squared + from, fminf(reach, FLT_MAX)); near; near &= near - 1) {
+            const int32_t c = from + fpq_lowest_bit(near);
+            enter(a, &nearest, square, squared[c], row, c);
+        }
+    return nearest.id;
+}
+
+static float error_of(const fpq_assignment *a, int i, int32_t id) {
+    const int d = a->codebook->d;
+    return a->kern->l2_f32(a->x + i * a->ldx, a->codebook->rows + (ptrdiff_t)id * d, d);
+}
+
+/* Panels of columns that stay in the L2 cache while all rows pass over them. */
+static int panel_blocks(int d) {
+    const int fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * d) / 4 * 4;
+    return fit > 4 ? fit : 4;
+}
+
+/* Few rows: columns in the lanes. Many: rows in the lanes, where the last ones are followed by zeros. */
+static void nearest_of_floats(const fpq_assignment *a, int32_t *ids, float *errors) {
+    enum { FEW = 6 };
+    const fpq_packed_codebook *codebook = a->codebook;
+    const int d = codebook->d, blocks = FPQ_BLOCKS(codebook->k), panel = panel_blocks(d);
+    const int n = a->n <= FEW ? a->n : (a->n + FPQ_ROWS_TILE - 1) / FPQ_ROWS_TILE * FPQ_ROWS_TILE;
+    float best[FPQ_ASSIGN_ROWS], second[FPQ_ASSIGN_ROWS], square[FPQ_ASSIGN_ROWS];
+    float *columns = (float *)(void *)(a->scratch + fpq_decide_scratch(codebook->k, d));
+    int32_t id[FPQ_ASSIGN_ROWS];
+    for (int i = 0; i < n; i++) {
+        best[i] = second[i] = -INFINITY;
+        id[i] = 0;
+    }
+    if (n == a->n && n <= FEW)
+        a->kern->squares(a->x, a->ldx, n, d, square);
+    else
+        a->kern->transpose(a->x, a->ldx, a->n, d, columns, n);
+    for (int b = 0; b < blocks; b += panel) {
+        const float *packed = codebook->packed + (ptrdiff_t)b * d * FPQ_BLOCK, *bias = codebook->bias + b * FPQ_BLOCK;
+        const int some = blocks - b < panel ? blocks - b : panel;
+        if (a->n <= FEW)
+            a->kern->nearest(a->x, a->ldx, n, d, packed, bias, some, b * FPQ_BLOCK, best, second, id, NULL);
+        else
+            a->kern->nearest_of_rows(columns, n, d, packed, bias, some, b * FPQ_BLOCK, best, second, id, square);
+    }
+    for (int i = 0; i < a->n; i++) {
+        ids[i] = fpq_decide(a, i, square[i], best[i], second[i], id[i]);
+        if (errors) errors[i] = error_of(a, i, ids[i]);
+    }
 }
 
 void fpq_products_start(float *products, int k) {
@@ -80,12 +220,13 @@ void fpq_products_start(float *products, int k) {
         for (int c = k; c < fpq_products_ld(k); c++) products[i * fpq_products_ld(k) + c] = -INFINITY;
 }
 
-int32_t fpq_nearest_by_bytes(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const fpq_byte_rows *rows, int at,
-                             const float *x, const float *products) {
+int32_t fpq_nearest_by_bytes(const fpq_assignment *a, const fpq_byte_rows *rows, int i, const float *products) {
     static const float zeros[64];
+    const fpq_kernels *kern = a->kern;
+    const fpq_packed_codebook *codebook = a->codebook;
     const int k = codebook->k, d = codebook->d;
-    const float margin = rows->margin[at];
-    float survey[3], best = -INFINITY, second = -INFINITY, unused;
+    const float margin = rows->margin[i], *x = a->x + i * a->ldx;
+    float survey[3], best = -INFINITY, second = -INFINITY;
     int32_t id = 0;
     int left = k / 8;                      /* more than that are cheaper to do again all at once */
     kern->survey(products, k, survey);
@@ -101,58 +242,59 @@ int32_t fpq_nearest_by_bytes(const fpq_kernels *kern, const fpq_packed_codebook 
                 second = product;
             }
         }
-    /* Sums of floats in the one order that decides between centroids equally far. */
-    if (left < 0 || !(second < best - 2 * rows->rounding[at])) nearest_of_floats(kern, codebook, x, d, 1, &id, &unused);
-    return id;
+    if (left < 0 || !(margin < INFINITY)) {
+        fpq_assignment row = *a;
+        row.first += i;
+        row.x = x;
+        row.n = 1;
+        nearest_of_floats(&row, &id, NULL);
+        return id;
+    }
+    return fpq_decide(a, i, rows->square[i], best, second, id);
 }
 
-static void nearest_of_bytes(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const float *x, ptrdiff_t d, int n,
-                             int32_t *ids, char *scratch) {
+static size_t byte_scratch(int k) { return (size_t)FPQ_BYTE_TILE * (size_t)fpq_products_ld(k) * sizeof(float); }
+
+size_t fpq_decide_scratch(int k, int d) { return fpq_lines(((size_t)fpq_products_ld(k) + (size_t)d) * sizeof(float)); }
+
+static void nearest_of_bytes(const fpq_assignment *a, int32_t *ids, float *errors) {
+    const fpq_packed_codebook *codebook = a->codebook;
     const int ld = fpq_products_ld(codebook->k);
+    char *scratch = a->scratch + fpq_decide_scratch(codebook->k, codebook->d); /* the front is fpq_decide's */
     float *products = (float *)(void *)scratch, lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK] = {0};
     uint8_t list[FPQ_ASSIGN_ROWS];
     fpq_byte_rows rows;
-    fpq_byte_rows_place((char *)(products + FPQ_BYTE_TILE * ld), FPQ_ASSIGN_ROWS, &codebook->bytes, &rows);
+    fpq_byte_rows_place(scratch + byte_scratch(codebook->k), FPQ_ASSIGN_ROWS, &codebook->bytes, &rows);
     fpq_products_start(products, codebook->k);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < a->n; i++) {
         list[i] = (uint8_t)i;
-        fpq_byte_rows_put(kern, &rows, i, x + i * d, codebook->d);
+        fpq_byte_rows_put(a->kern, &rows, i, a->x + i * a->ldx, codebook->d);
     }
-    for (int i = 0; i < n; i += FPQ_BYTE_TILE) {
-        const int some = n - i < FPQ_BYTE_TILE ? n - i : FPQ_BYTE_TILE;
-        kern->project_bytes(rows.bytes, rows.step, list + i, some, &codebook->bytes.columns, 0, FPQ_BLOCKS(codebook->k), products,
-                            ld, lanes);
-        for (int r = i; r < i + some; r++)
-            ids[r] = fpq_nearest_by_bytes(kern, codebook, &rows, r, x + r * d, products + (r - i) * ld);
+    for (int i = 0; i < a->n; i += FPQ_BYTE_TILE) {
+        const int some = a->n - i < FPQ_BYTE_TILE ? a->n - i : FPQ_BYTE_TILE;
+        a->kern->project_bytes(rows.bytes, rows.step, list + i, some, &codebook->bytes.columns, 0, FPQ_BLOCKS(codebook->k), products,
+                               ld, lanes);
+        for (int r = i; r < i + some; r++) {
+            ids[r] = fpq_nearest_by_bytes(a, &rows, r, products + (r - i) * ld);
+            if (errors) errors[r] = error_of(a, r, ids[r]);
+        }
     }
 }
 
 size_t fpq_nearest_scratch(const fpq_codebooks *cb) {
-    if (!fpq_bytes_pay(fpq_active(), cb->k, cb->dsub)) return 0;
-    return (size_t)FPQ_BYTE_TILE * (size_t)fpq_products_ld(cb->k) * sizeof(float) + fpq_byte_rows_size(FPQ_ASSIGN_ROWS, cb->dsub);
+    const size_t columns = fpq_lines((size_t)FPQ_ASSIGN_ROWS * (size_t)cb->dsub * sizeof(float));
+    const size_t bytes = byte_scratch(cb->k) + fpq_byte_rows_size(FPQ_ASSIGN_ROWS, cb->dsub);
+    return fpq_decide_scratch(cb->k, cb->dsub) + (fpq_bytes_pay(fpq_active(), cb->k, cb->dsub) && bytes > columns ? bytes : columns);
 }
 
-void fpq_nearest_rows(const fpq_kernels *kern, const fpq_packed_codebook *codebook, const float *x, ptrdiff_t d, int n,
-                      int32_t *ids, float *errors, char *scratch) {
-    const int dsub = codebook->d;
-    float best[FPQ_ASSIGN_ROWS];
-    x += codebook->from;
-    if (codebook->has_bytes) {
-        nearest_of_bytes(kern, codebook, x, d, n, ids, scratch);
-        for (int i = 0; i < n; i++) errors[i] = kern->l2_f32(x + i * d, codebook->rows + (ptrdiff_t)ids[i] * dsub, dsub);
-        return;
-    }
-    nearest_of_floats(kern, codebook, x, d, n, ids, best);
-    for (int i = 0; i < n; i++) {
-        const float error = kern->ip_f32(x + i * d, x + i * d, dsub) - 2 * best[i];
-        errors[i] = error > 0 ? error : 0;
-    }
+void fpq_nearest_rows(const fpq_assignment *a, int32_t *ids, float *errors) {
+    (a->codebook->has_bytes ? nearest_of_bytes : nearest_of_floats)(a, ids, errors);
 }
 
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads) {
     const int blocks = fpq_assign_blocks(data->n);
     const ptrdiff_t d = data->x.d;
-    const size_t rows = fpq_float_lines((size_t)FPQ_ASSIGN_ROWS * ((size_t)d + 1)), scratch = rows + fpq_nearest_scratch(cb) / sizeof(float);
+    const size_t rows = fpq_float_lines((size_t)FPQ_ASSIGN_ROWS * (size_t)d), scratch = rows + fpq_nearest_scratch(cb) / sizeof(float);
     const fpq_kernels *kern = fpq_active();
     threads = fpq_threads(threads, blocks);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
@@ -162,13 +304,14 @@ int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, floa
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
         for (int b = 0; b < blocks; b++) {
             if (fpq_stopped(&poll)) continue;
-            float *x = memory + (size_t)FPQ_THREAD_NUMBER() * scratch, *unused = x + FPQ_ASSIGN_ROWS * d;
+            float *x = memory + (size_t)FPQ_THREAD_NUMBER() * scratch;
             const int64_t first = (int64_t)b * FPQ_ASSIGN_ROWS;
             const int n = data->n - first < FPQ_ASSIGN_ROWS ? (int)(data->n - first) : FPQ_ASSIGN_ROWS;
             fpq_read_centred(kern, packed, data, first, n, x);
-            for (int j = 0; j < cb->m; j++)
-                fpq_nearest_rows(kern, packed + j, x, d, n, ids + j * data->n + first,
-                                 errors ? errors + j * data->n + first : unused, (char *)(x + rows));
+            for (int j = 0; j < cb->m; j++) {
+                const fpq_assignment a = {kern, packed + j, data, first, x + packed[j].from, d, n, (char *)(x + rows)};
+                fpq_nearest_rows(&a, ids + j * data->n + first, errors ? errors + j * data->n + first : NULL);
+            }
         }
     }
     const int status = packed && memory && !poll.stop ? 0 : -1;

@@ -18,7 +18,7 @@ size_t fpq_byte_codebook_size(int blocks, int d) {
 }
 
 size_t fpq_byte_rows_size(int n, int d) {
-    return fpq_lines((size_t)n * (size_t)padded(d)) + 3 * fpq_lines((size_t)n * sizeof(float)) + fpq_lines((size_t)d * sizeof(float));
+    return fpq_lines((size_t)n * (size_t)padded(d)) + 4 * fpq_lines((size_t)n * sizeof(float)) + fpq_lines((size_t)d * sizeof(float));
 }
 
 void fpq_byte_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_byte_codebook *codebook) {
@@ -35,6 +35,7 @@ void fpq_byte_rows_place(char *memory, int n, const fpq_byte_codebook *codebook,
     rows->bytes = (uint8_t *)memory;
     rows->step = (float *)(void *)(memory += fpq_lines((size_t)n * (size_t)codebook->columns.d));
     rows->margin = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
+    rows->square = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
     rows->rounding = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
     rows->rest = (float *)(void *)(memory + fpq_lines((size_t)n * sizeof(float)));
 }
@@ -59,7 +60,8 @@ void fpq_byte_rows_put(const fpq_kernels *kern, fpq_byte_rows *rows, int at, con
     uint8_t *bytes = rows->bytes + (ptrdiff_t)at * codebook->columns.d;
     rows->step[at] = kern->to_bytes(x, d, bytes, rows->rest);
     for (int t = d; t < codebook->columns.d; t++) bytes[t] = 128;
-    const float length = sqrtf(kern->ip_f32(x, x, d)), error = sqrtf(kern->ip_f32(rows->rest, rows->rest, d));
+    rows->square[at] = kern->ip_f32(x, x, d);
+    const float length = sqrtf(rows->square[at]), error = sqrtf(kern->ip_f32(rows->rest, rows->rest, d));
     rows->rounding[at] = codebook->slack * (length + codebook->length) * codebook->length;
     rows->margin[at] =
         1.0001f * (error * codebook->length + (length + error) * codebook->error) + rows->rounding[at];

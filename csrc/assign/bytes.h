@@ -22,7 +22,8 @@ typedef struct {
     uint8_t *bytes;                        /* (n, columns.d) */
     float *step;
     float *margin;                         /* a product and that of the bytes are never farther apart */
-    float *rounding;                       /* nor a product in float32, summed in any order, and the true one */
+    float *square;                         /* squared lengths of the rows */
+    float *rounding;                       /* a product in float32, summed in any order, and the true one are never farther apart */
     float *rest;                           /* (columns.d) */
 } fpq_byte_rows;
 

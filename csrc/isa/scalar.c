@@ -27,15 +27,18 @@ static void project(const float *x, int n, int d, const float *packed, const flo
 }
 
 static void nearest(const float *x, ptrdiff_t ldx, int n, int d, const float *packed, const float *bias, int n_blocks,
-                    int32_t first_id, float *best, int32_t *id, float *lanes) {
+                    int32_t first_id, float *best, float *second, int32_t *id, float *lanes) {
     for (int i = 0; i < n; i++)
         for (int b = 0; b < n_blocks; b++) {
             float score[FPQ_BLOCK];
             project(x + i * ldx, 1, d, packed + (ptrdiff_t)b * d * FPQ_BLOCK, bias + b * FPQ_BLOCK, 1, score, 0);
             for (int c = 0; c < FPQ_BLOCK; c++)
                 if (score[c] > best[i]) {
+                    second[i] = best[i];
                     best[i] = score[c];
                     id[i] = first_id + b * FPQ_BLOCK + c;
+                } else if (score[c] > second[i]) {
+                    second[i] = score[c];
                 }
             for (int c = 0; lanes && c < FPQ_BLOCK; c++)
                 if (score[c] > lanes[i * FPQ_BLOCK + c]) lanes[i * FPQ_BLOCK + c] = score[c];
@@ -212,6 +215,35 @@ PAIR(l2_f32, float, (q[t] - x[t]) * (q[t] - x[t]))
 PAIR(l2_u8, uint8_t, (q[t] - (float)x[t]) * (q[t] - (float)x[t]))
 PAIR(ip_f32, float, q[t] * x[t])
 PAIR(ip_u8, uint8_t, q[t] * (float)x[t])
+
+static void transpose(const float *x, ptrdiff_t ldx, int n, int d, float *out, int ldo) {
+    for (int t = 0; t < d; t++)
+        for (int i = 0; i < ldo; i++) out[(ptrdiff_t)t * ldo + i] = i < n ? x[i * ldx + t] : 0;
+}
+
+static void nearest_of_rows(const float *x, int n, int d, const float *packed, const float *bias, int n_blocks, int32_t first_id,
+                            float *best, float *second, int32_t *id, float *square) {
+    for (int i = 0; i < n; i++) square[i] = 0;
+    for (int t = 0; t < d; t++)
+        for (int i = 0; i < n; i++) square[i] += x[(ptrdiff_t)t * n + i] * x[(ptrdiff_t)t * n + i];
+    for (int c = 0; c < n_blocks * FPQ_BLOCK; c++) {
+        const float *column = packed + (ptrdiff_t)(c / FPQ_BLOCK) * d * FPQ_BLOCK + c % FPQ_BLOCK;
+        float sum[FPQ_ASSIGN_ROWS];
+        for (int i = 0; i < n; i++) sum[i] = bias[c];
+        for (int t = 0; t < d; t++)
+            for (int i = 0; i < n; i++) sum[i] += x[(ptrdiff_t)t * n + i] * column[t * FPQ_BLOCK];
+        for (int i = 0; i < n; i++) {
+            const float less = sum[i] > best[i] ? best[i] : sum[i];
+            second[i] = less > second[i] ? less : second[i];
+            id[i] = sum[i] > best[i] ? first_id + c : id[i];
+            best[i] = sum[i] > best[i] ? sum[i] : best[i];
+        }
+    }
+}
+
+static void squares(const float *x, ptrdiff_t ldx, int n, int d, float *out) {
+    for (int i = 0; i < n; i++) out[i] = ip_f32(x + i * ldx, x + i * ldx, d);
+}
 
 static void square_and_error(const float *x, const float *own, int d, float *square, float *error) {
     *square = ip_f32(x, x, d);

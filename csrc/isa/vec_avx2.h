@@ -7,6 +7,8 @@ typedef __m256 vm;   /* a choice for each lane */
 #define LANES 8
 #define TILE_ROWS 6
 #define TILE_BLOCKS 1
+#define ROW_VECTORS 2
+#define ROW_COLUMNS 4
 
 FPQ_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
@@ -40,6 +42,26 @@ FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
 FPQ_INLINE vm vf_equal(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
 FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
+/* Rows become columns, 8 of each: pairs, fours, then halves of vectors change places. */
+FPQ_INLINE void vf_transpose(vf *x) {
+    vf pairs[8], fours[8];
+    FPQ_UNROLL for (int i = 0; i < 8; i += 2) {
+        pairs[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+    }
+    FPQ_UNROLL for (int i = 0; i < 8; i += 4)
+        FPQ_UNROLL for (int h = 0; h < 2; h++) {
+            const __m256d a = _mm256_castps_pd(pairs[i + h]), b = _mm256_castps_pd(pairs[i + h + 2]);
+            fours[i + 2 * h] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+            fours[i + 2 * h + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+        }
+    FPQ_UNROLL for (int i = 0; i < 4; i++) {
+        x[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+        x[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
+}
+FPQ_INLINE vi vi_load(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
+FPQ_INLINE void vi_store(int32_t *p, vi x) { _mm256_storeu_si256((__m256i *)p, x); }
 FPQ_INLINE vi vi_set(int x) { return _mm256_set1_epi32(x); }
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(m)); }
 FPQ_INLINE vi vi_lane_numbers(void) { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }

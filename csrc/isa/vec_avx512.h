@@ -7,6 +7,8 @@ typedef __mmask16 vm;
 #define LANES 16
 #define TILE_ROWS 6
 #define TILE_BLOCKS 4
+#define ROW_VECTORS 3
+#define ROW_COLUMNS 8
 
 FPQ_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
@@ -30,6 +32,30 @@ FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_O
 FPQ_INLINE vm vf_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+/* Rows become columns, 16 of each: pairs, fours, then quarters of vectors change places. */
+FPQ_INLINE void vf_transpose(vf *x) {
+    vf pairs[16], fours[16];
+    FPQ_UNROLL for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+    FPQ_UNROLL for (int i = 0; i < 16; i += 4)
+        FPQ_UNROLL for (int h = 0; h < 2; h++) {
+            const __m512d a = _mm512_castps_pd(pairs[i + h]), b = _mm512_castps_pd(pairs[i + h + 2]);
+            fours[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            fours[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    FPQ_UNROLL for (int i = 0; i < 4; i++) {
+        const vf a = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0x88), b = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0x88);
+        const vf c = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0xdd), d = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0xdd);
+        x[i] = _mm512_shuffle_f32x4(a, b, 0x88);
+        x[i + 4] = _mm512_shuffle_f32x4(c, d, 0x88);
+        x[i + 8] = _mm512_shuffle_f32x4(a, b, 0xdd);
+        x[i + 12] = _mm512_shuffle_f32x4(c, d, 0xdd);
+    }
+}
+FPQ_INLINE vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+FPQ_INLINE void vi_store(int32_t *p, vi x) { _mm512_storeu_si512(p, x); }
 FPQ_INLINE vi vi_set(int x) { return _mm512_set1_epi32(x); }
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
 FPQ_INLINE vi vi_lane_numbers(void) {

@@ -7,6 +7,8 @@ typedef uint32x4_t vm;
 #define LANES 4
 #define TILE_ROWS 6
 #define TILE_BLOCKS 1
+#define ROW_VECTORS 4
+#define ROW_COLUMNS 4
 
 FPQ_INLINE vf vf_zero(void) { return vdupq_n_f32(0); }
 FPQ_INLINE vf vf_set(float x) { return vdupq_n_f32(x); }
@@ -38,6 +40,17 @@ FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) {
     const uint32_t weights[4] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(vcgeq_f32(a, b), vld1q_u32(weights)));
 }
+/* Rows become columns, 4 of each: pairs, then halves of vectors change places. */
+FPQ_INLINE void vf_transpose(vf *x) {
+    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(x[0], x[1])), b = vreinterpretq_f64_f32(vtrn2q_f32(x[0], x[1]));
+    const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(x[2], x[3])), d = vreinterpretq_f64_f32(vtrn2q_f32(x[2], x[3]));
+    x[0] = vreinterpretq_f32_f64(vtrn1q_f64(a, c));
+    x[1] = vreinterpretq_f32_f64(vtrn1q_f64(b, d));
+    x[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
+    x[3] = vreinterpretq_f32_f64(vtrn2q_f64(b, d));
+}
+FPQ_INLINE vi vi_load(const int32_t *p) { return vld1q_s32(p); }
+FPQ_INLINE void vi_store(int32_t *p, vi x) { vst1q_s32(p, x); }
 FPQ_INLINE vi vi_set(int x) { return vdupq_n_s32(x); }
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return vbslq_s32(m, yes, no); }
 FPQ_INLINE vi vi_lane_numbers(void) {

@@ -71,6 +71,7 @@ grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook 
 /* n rows and what is known about them. */
 typedef struct {
     const fpq_kernels *kern;
+    const fpq_assignment *assignment;
     const grouped *codebook;
     const float *x;
     ptrdiff_t ldx;
@@ -98,13 +99,13 @@ static void search_all(const chunk *c, const uint8_t *rows, int count) {
     const fpq_packed_codebook *packed = g->packed;
     const int d = packed->d, all = FPQ_BLOCKS(packed->k), fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * d) / 4 * 4;
     const int step = fit > 4 ? fit : 4;    /* blocks that stay in the L2 cache */
-    float lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK], best[FPQ_ASSIGN_ROWS], most[FPQ_ASSIGN_ROWS] = {0};
+    float lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK], best[FPQ_ASSIGN_ROWS], second[FPQ_ASSIGN_ROWS], most[FPQ_ASSIGN_ROWS] = {0};
     int32_t ids[FPQ_ASSIGN_ROWS];
     uint16_t every[FPQ_ASSIGN_ROWS];
     for (int i = 0; i < c->n; i++) every[i] = 0xffff;
     for (int i = 0; i < count; i++) {
         memcpy(c->found + (ptrdiff_t)i * d, c->x + rows[i] * c->ldx, (size_t)d * sizeof(float));
-        best[i] = -INFINITY;
+        best[i] = second[i] = -INFINITY;
         ids[i] = 0;
     }
     for (int first = 0, group = 0; group < g->groups; first += g->span, group += FPQ_BLOCK) {
@@ -112,12 +113,14 @@ static void search_all(const chunk *c, const uint8_t *rows, int count) {
         for (int i = 0; i < count * FPQ_BLOCK; i++) lanes[i] = -INFINITY;
         for (int b = first; b < end; b += step)
             c->kern->nearest(c->found, d, count, d, packed->packed + (ptrdiff_t)b * d * FPQ_BLOCK, packed->bias + b * FPQ_BLOCK,
-                             end - b < step ? end - b : step, b * FPQ_BLOCK, best, ids, lanes);
+                             end - b < step ? end - b : step, b * FPQ_BLOCK, best, second, ids, lanes);
         for (int i = count - 1; i >= 0 && rows[i] > i; i--) /* each to the place of its row */
             memcpy(lanes + rows[i] * FPQ_BLOCK, lanes + i * FPQ_BLOCK, FPQ_BLOCK * sizeof *lanes);
         c->kern->bound(lanes, rows, count, d, &g->ruler, c->square, every, c->drift + group, c->bounds + group, g->groups, most);
     }
-    for (int i = 0; i < count; i++) take(c, rows[i], ids[i]);
+    for (int i = 0; i < count; i++) {
+        take(c, rows[i], fpq_decide(c->assignment, rows[i], c->square[rows[i]], best[i], second[i], ids[i]));
+    }
 }
 
 /* The same by bytes. Bounds are lower by the margin of the row. */
@@ -141,7 +144,7 @@ static void search_all_bytes(const chunk *c, const uint8_t *rows, int count) {
             c->kern->bound(lanes, rows, some, d, &g->ruler, c->square, every, c->drift + group, c->bounds + group, g->groups, most);
         }
         for (int i = 0; i < some; i++)
-            take(c, rows[i], fpq_nearest_by_bytes(c->kern, packed, c->bytes, rows[i], c->x + rows[i] * c->ldx, c->products + i * ld));
+            take(c, rows[i], fpq_nearest_by_bytes(c->assignment, c->bytes, rows[i], c->products + i * ld));
     }
 }
 
@@ -231,25 +234,27 @@ static int tell_apart(const float *margins, const float *errors, const uint8_t *
     return 8 * margin < error;
 }
 
-size_t fpq_doubt_scratch(const fpq_codebooks *cb) {
-    return (size_t)FPQ_ASSIGN_ROWS * (size_t)cb->dsub * sizeof(float) + fpq_nearest_scratch(cb);
-}
+static size_t found_size(int d) { return fpq_lines((size_t)FPQ_ASSIGN_ROWS * (size_t)d * sizeof(float)); }
 
-void fpq_nearest_in_doubt(const fpq_kernels *kern, const grouped *g, const float *x, ptrdiff_t ldx, int n, int32_t *ids,
-                          float *errors, uint16_t *bounds, const uint16_t *drift, char *scratch) {
-    const int d = g->packed->d;
-    float square[FPQ_ASSIGN_ROWS], *products = (float *)(void *)scratch + FPQ_ASSIGN_ROWS * (ptrdiff_t)d;
+size_t fpq_doubt_scratch(const fpq_codebooks *cb) { return fpq_nearest_scratch(cb) + found_size(cb->dsub); }
+
+void fpq_nearest_in_doubt(const fpq_assignment *a, const grouped *g, int32_t *ids, float *errors, uint16_t *bounds,
+                          const uint16_t *drift) {
+    const fpq_kernels *kern = a->kern;
+    const int d = g->packed->d, n = a->n;
+    char *scratch = a->scratch + fpq_decide_scratch(g->packed->k, d); /* the front is fpq_decide's */
+    float square[FPQ_ASSIGN_ROWS], *products = (float *)(void *)(scratch + found_size(d));
     uint64_t doubts[FPQ_ASSIGN_ROWS];
     uint8_t rows[FPQ_ASSIGN_ROWS];
     int known = 1, pairs = 0, count = 0;
-    x += g->packed->from;
-    chunk c = {kern, g, x, ldx, n, ids, errors, square, bounds, drift, (float *)(void *)scratch, products, NULL};
+    chunk c = {.kern = kern, .assignment = a, .codebook = g, .x = a->x, .ldx = a->ldx, .n = n, .ids = ids, .errors = errors,
+               .square = square, .bounds = bounds, .drift = drift, .found = (float *)(void *)scratch, .products = products};
     for (int i = 0; i < n; i++) known &= ids[i] >= 0;
     if (known) {
-        kern->doubt(x, ldx, n, d, &g->ruler, g->packed->rows, ids, bounds, drift, g->groups, square, errors, doubts);
+        kern->doubt(a->x, a->ldx, n, d, &g->ruler, g->packed->rows, ids, bounds, drift, g->groups, square, errors, doubts);
         for (int i = 0; i < n; i++) pairs += fpq_popcount(doubts[i]);
     } else {
-        for (int i = 0; i < n; i++) square[i] = kern->ip_f32(x + i * ldx, x + i * ldx, d);
+        kern->squares(a->x, a->ldx, n, d, square);
     }
     const int by_group = known && pairs <= n * g->groups * 5 / 8;
     for (int i = 0; i < n; i++) {
@@ -261,7 +266,7 @@ void fpq_nearest_in_doubt(const fpq_kernels *kern, const grouped *g, const float
         fpq_byte_rows_place((char *)(products + FPQ_BYTE_TILE * fpq_products_ld(g->packed->k)), FPQ_ASSIGN_ROWS, &g->packed->bytes,
                             &bytes);
         fpq_products_start(products, g->packed->k);
-        for (int i = 0; i < count; i++) fpq_byte_rows_put(kern, &bytes, rows[i], x + rows[i] * ldx, d);
+        for (int i = 0; i < count; i++) fpq_byte_rows_put(kern, &bytes, rows[i], a->x + rows[i] * a->ldx, d);
         if (!known || tell_apart(bytes.margin, errors, rows, count)) c.bytes = &bytes;
     }
     if (by_group) count = search_groups(&c, doubts, rows);

@@ -29,11 +29,11 @@ typedef struct {
 fpq_grouped_codebook *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook *packed, fpq_bounds *bounds,
                                           int threads);
 
-/* Nearest centroids and squared distances of n <= FPQ_ASSIGN_ROWS centred rows x (n, d) in one subspace; ids are those of the
- * iteration before, or -1. scratch: fpq_doubt_scratch(cb) bytes. */
+/* Nearest centroids and squared distances of rows; ids are those of the iteration before, or -1. The scratch of the
+ * assignment is fpq_doubt_scratch(cb) bytes. */
 size_t fpq_doubt_scratch(const fpq_codebooks *cb);
-void fpq_nearest_in_doubt(const fpq_kernels *kern, const fpq_grouped_codebook *codebook, const float *x, ptrdiff_t d, int n,
-                          int32_t *ids, float *errors, uint16_t *bounds, const uint16_t *drift, char *scratch);
+void fpq_nearest_in_doubt(const fpq_assignment *assignment, const fpq_grouped_codebook *codebook, int32_t *ids, float *errors,
+                          uint16_t *bounds, const uint16_t *drift);
 
 /* Adds the ways from `before` to the centroids (k, dsub) of a subspace to its drift. */
 void fpq_add_drift(const fpq_grouped_codebook *codebook, const float *before, const float *centroids, int dsub,

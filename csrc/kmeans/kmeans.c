@@ -40,7 +40,7 @@ int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n) {
 
 static int count_chunks(int64_t n, int64_t chunk_rows) { return (int)((n + chunk_rows - 1) / chunk_rows); }
 
-/* The table of a chunk: centred sums (k, d), and from k * dsub on k sizes of clusters as int32. */
+/* The table of a chunk: sums (k, d) of the rows' differences to their centroids, and from k * dsub on k sizes of clusters as int32. */
 static size_t table_floats(const fpq_codebooks *cb) { return (size_t)cb->k * (size_t)(cb->dsub + 1); }
 
 static int32_t *sizes_in(const fpq_codebooks *cb, float *table) {
@@ -77,13 +77,13 @@ static void do_chunk(const step *s, int chunk, int work, float *x, char *scratch
             if (!s->active[j]) continue;
             float *errors = s->errors + j * s->ld + i;
             if (work & ASSIGN) {
+                const fpq_assignment a = {kern, packed, s->data, i, x + packed->from, d, n, scratch};
                 memcpy(before, ids, (size_t)n * sizeof *ids);
                 if (s->grouped)
-                    fpq_nearest_in_doubt(kern, s->grouped + j, x, d, n, ids, errors,
-                                         s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
-                                         s->bounds->drift + (ptrdiff_t)j * s->bounds->groups, scratch);
+                    fpq_nearest_in_doubt(&a, s->grouped + j, ids, errors, s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
+                                         s->bounds->drift + (ptrdiff_t)j * s->bounds->groups);
                 else
-                    fpq_nearest_rows(kern, packed, x, d, n, ids, errors, scratch);
+                    fpq_nearest_rows(&a, ids, errors);
             } else {
                 memcpy(before, s->before + j * s->ld + i, (size_t)n * sizeof *ids);
                 for (int r = 0; r < n; r++) errors[r] = squared_distance(packed, x + r * d + packed->from, ids[r]);
@@ -94,7 +94,7 @@ static void do_chunk(const step *s, int chunk, int work, float *x, char *scratch
             int changed = 0;
             for (int r = 0; r < n; r++) changed += ids[r] != before[r];
             s->changed[pair] += changed;
-            kern->accumulate(x + packed->from, d, n, packed->d, ids, table, sizes_in(s->cb, table));
+            kern->accumulate(x + packed->from, d, n, packed->d, packed->rows, ids, table, sizes_in(s->cb, table));
         }
     }
 }
@@ -155,7 +155,7 @@ done:
     return status;
 }
 
-static void mean(const fpq_codebooks *cb, int j, int c, int chunks, float *sums, const float *offset, int64_t *count) {
+static void mean(const fpq_codebooks *cb, int j, int c, int chunks, float *sums, int64_t *count) {
     const size_t each = table_floats(cb);
     const int d = cb->offsets[j + 1] - cb->offsets[j];
     float *centroid = cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub;
@@ -164,25 +164,20 @@ static void mean(const fpq_codebooks *cb, int j, int c, int chunks, float *sums,
     for (int t = 0; *count && t < d; t++) {
         double sum = 0;
         for (int chunk = 0; chunk < chunks; chunk++) sum += sums[(size_t)chunk * each + (size_t)c * (size_t)d + (size_t)t];
-        centroid[t] = (float)(offset[t] + sum / (double)*count);
+        centroid[t] = (float)(centroid[t] + sum / (double)*count);
     }
 }
 
 int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
                      int threads) {
     const int all = cb->m * cb->k;
-    float *offset = fpq_alloc((size_t)cb->offsets[cb->m] * sizeof(float));
-    if (!offset) return -1;
-    for (int j = 0; j < cb->m; j++)
-        if (active[j]) fpq_centre(cb, j, offset + cb->offsets[j]);
     threads = fpq_threads(threads, all);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int p = 0; p < all; p++) {
         const int j = p / cb->k;
         if (active[j])
-            mean(cb, j, p % cb->k, chunks, sums + (size_t)j * (size_t)chunks * table_floats(cb), offset + cb->offsets[j], counts + p);
+            mean(cb, j, p % cb->k, chunks, sums + (size_t)j * (size_t)chunks * table_floats(cb), counts + p);
     }
-    fpq_free(offset);
     return 0;
 }
 

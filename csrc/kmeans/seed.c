@@ -3,8 +3,8 @@
  * a chance proportional to its squared distance to the centroids so far. One after another, the drawn row that lowers the
  * sum of squared distances most becomes a centroid, FPQ_SEED_PICKS a round: one product with the rows serves them all. */
 #include <math.h>
-#include <string.h>
 
+#include "assign/assign.h"
 #include "kernels.h"
 #include "portable.h"
 #include "threads.h"
@@ -13,12 +13,12 @@ enum { DRAWS = FPQ_SEED_DRAWS, PICKS = FPQ_SEED_PICKS, STRIPE = 96 };
 
 typedef struct {
     float *x, *norm, *left;                   /* (n, d), (n), (n) squared distances to the nearest centroid so far */
-    float *packed, *distance;                 /* (d, DRAWS), (n, DRAWS) to the drawn rows */
+    float *packed, *drawn, *distance;         /* (d, DRAWS) and (DRAWS, d): the drawn rows; (n, DRAWS) distances to them */
     float *sum;                               /* (stripes, DRAWS) of the distances that would be left */
 } work;
 
 static size_t work_size(size_t n, size_t d) {
-    return fpq_float_lines(n * d) + 2 * fpq_float_lines(n) + d * DRAWS + n * DRAWS + (n / STRIPE + 1) * DRAWS; /* multiples of 16 */
+    return fpq_float_lines(n * d) + 2 * fpq_float_lines(n) + 2 * d * DRAWS + n * DRAWS + (n / STRIPE + 1) * DRAWS; /* multiples of 16 */
 }
 
 static work layout(float *memory, size_t n, size_t d) {
@@ -26,7 +26,8 @@ static work layout(float *memory, size_t n, size_t d) {
     w.norm = w.x + fpq_float_lines(n * d);
     w.left = w.norm + fpq_float_lines(n);
     w.packed = w.left + fpq_float_lines(n);
-    w.distance = w.packed + d * DRAWS;
+    w.drawn = w.packed + d * DRAWS;
+    w.distance = w.drawn + d * DRAWS;
     w.sum = w.distance + n * DRAWS;
     return w;
 }
@@ -47,6 +48,21 @@ static void draw_rows(const float *left, int64_t n, double total, const double *
     }
 }
 
+/* Rows are moved near the origin and scaled by a power of two where squares would overflow or underflow: chances stay. */
+static void centre(work w, int64_t n, int d) {
+    float largest = 0, *middle = w.packed;
+    fpq_find_centre(w.x, n, d, d, middle);
+    for (int64_t i = 0; i < n; i++)
+        for (int t = 0; t < d; t++) {
+            w.x[i * d + t] -= middle[t];
+            largest = fmaxf(largest, fabsf(w.x[i * d + t]));
+        }
+    if (!(largest > 0) || (largest > 0x1p-40f && largest < 0x1p40f)) return;
+    const float scale = ldexpf(1, largest < 1 ? (int)fmin(-ilogbf(largest), 126) : -ilogbf(largest));
+    for (int64_t i = 0; i < n * d; i++) w.x[i] *= scale;
+}
+
+/* Squared distances of a stripe of rows to the drawn rows, by their products; by differences where products leave few digits. */
 static void measure(const fpq_kernels *kern, const work *w, int64_t n, int d, int64_t s, const float *bias) {
     const int64_t first = s * STRIPE;
     const int rows = n - first < STRIPE ? (int)(n - first) : STRIPE;
@@ -55,7 +71,8 @@ static void measure(const fpq_kernels *kern, const work *w, int64_t n, int d, in
     for (int i = 0; i < rows; i++)
         for (int t = 0; t < DRAWS; t++) {
             const float square = w->norm[first + i] - 2 * distance[i * DRAWS + t];
-            distance[i * DRAWS + t] = square > 0 ? square : 0;
+            const float least = (w->norm[first + i] - 2 * bias[t]) * (float)(d + 8) * 0x1p-18f;
+            distance[i * DRAWS + t] = square >= least ? square : kern->l2_f32(w->x + (first + i) * d, w->drawn + (ptrdiff_t)t * d, d);
         }
     kern->lower(distance, rows, -1, w->left + first, w->sum + s * DRAWS);
 }
@@ -67,6 +84,7 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
     const int64_t n = data->n, stripes = (n + STRIPE - 1) / STRIPE;
     for (int64_t i = 0; i < n; i += STRIPE)
         kern->read_rows(&data->x, data->rows, i, n - i < STRIPE ? (int)(n - i) : STRIPE, from, from + d, NULL, w.x + i * d);
+    centre(w, n, d);
     for (int64_t i = 0; i < n; i++) {
         w.norm[i] = kern->ip_f32(w.x + i * d, w.x + i * d, d);
         w.left[i] = INFINITY;
@@ -78,7 +96,7 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
         int free[DRAWS];
         draw_rows(w.left, n, total, draws, rows);
         for (int t = 0; t < DRAWS; t++) {
-            for (int i = 0; i < d; i++) w.packed[i * DRAWS + t] = w.x[rows[t] * d + i];
+            for (int i = 0; i < d; i++) w.packed[i * DRAWS + t] = w.drawn[t * d + i] = w.x[rows[t] * d + i];
             bias[t] = -w.norm[rows[t]] / 2;
             free[t] = 1;
         }
@@ -93,7 +111,8 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
                 if (free[t] && (best < 0 || left[t] < left[best])) best = t;
             free[best] = 0;
             total = left[best];
-            memcpy(cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub, w.x + rows[best] * d, (size_t)d * sizeof(float));
+            kern->read_rows(&data->x, data->rows, rows[best], 1, from, from + d, NULL,
+                            cb->centroids + ((ptrdiff_t)j * cb->k + c) * cb->dsub);
 #pragma omp parallel for schedule(static) num_threads(threads)
             for (int64_t s = 0; s < stripes; s++) {
                 const int64_t first = s * STRIPE;
