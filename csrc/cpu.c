@@ -60,7 +60,8 @@ static fpq_features detect(void) {
 #endif
 
 static fpq_features features;
-static const fpq_kernels *runnable[5], *active;
+static const fpq_kernels *runnable[5], *active; /* the first n_runnable */
+static int n_runnable;
 
 static void initialise(void) {
     int n = 0;
@@ -73,6 +74,7 @@ static void initialise(void) {
 #elif defined(FPQ_ARM64)
     runnable[n++] = &fpq_kernels_neon;
 #endif
+    n_runnable = n;
     active = runnable[n - 1];
 }
 
@@ -91,7 +93,7 @@ const char *fpq_isa(void) { return fpq_active()->isa; }
 
 const char *fpq_isa_at(int i) {
     fpq_active();
-    return i >= 0 && i < (int)(sizeof runnable / sizeof *runnable) - 1 && runnable[i] ? runnable[i]->isa : NULL;
+    return i >= 0 && i < n_runnable ? runnable[i]->isa : NULL;
 }
 
 /* "avx512" is the fastest there is of AVX-512: with VBMI and VNNI where the CPU has them. */

@@ -30,9 +30,11 @@ typedef struct {
     int64_t n, d;
     ptrdiff_t row_stride, col_stride;      /* bytes, may be negative */
     int dtype;
+    int exponent;                          /* numbers are read times 2^exponent, -126 to 126 */
 } fpq_matrix;
 
 int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads); /* -1: none, -2: stopped */
+int fpq_largest(const fpq_matrix *x, float *out, int threads);     /* the largest absolute value of finite numbers; 0 if there are none */
 int fpq_normalize(const fpq_matrix *x, float *out, int threads);   /* out (n, d): rows of length 1; zero rows stay zero */
 
 /* ---- packed columns: c (k, d) with rows ld apart -> out, fpq_packed_size(k, d) floats, 64-byte aligned ---- */

@@ -26,7 +26,8 @@ cdef extern from "fpq.h" nogil:
         const char *data
         int64_t n, d
         Py_ssize_t row_stride, col_stride
-        int dtype
+        int dtype, exponent
+    int fpq_largest(const fpq_matrix *x, float *out, int threads)
     int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads)
     int fpq_normalize(const fpq_matrix *x, float *out, int threads)
     int64_t fpq_packed_size(int k, int d)
@@ -182,14 +183,14 @@ cdef class _Matrix:
     cdef Py_buffer view
     cdef fpq_matrix c
 
-    def __cinit__(self, object x):
+    def __cinit__(self, object x, int exponent=0):
         PyObject_GetBuffer(x, &self.view, PyBUF_STRIDES | PyBUF_FORMAT)
         cdef bytes kind = self.view.format
         cdef dict kinds = {b"f": FPQ_F32, b"d": FPQ_F64, b"e": FPQ_F16, b"B": FPQ_U8, b"b": FPQ_I8}
         if self.view.ndim != 2 or kind not in kinds:
             raise ValueError(f"not a matrix of a known type: {self.view.ndim} dimensions of {kind!r}")
         self.c = fpq_matrix(<const char *>self.view.buf, self.view.shape[0], self.view.shape[1], self.view.strides[0],
-                            self.view.strides[1], kinds[kind])
+                            self.view.strides[1], kinds[kind], exponent)
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)
@@ -203,6 +204,17 @@ def first_nonfinite_row(object x, int threads):
         row = fpq_first_nonfinite_row(&matrix.c, threads)
     _done(row == -2)
     return row
+
+
+def largest(object x, int threads):
+    """The largest absolute value of the numbers of x, which are finite; 0 if there are none."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef float found = 0
+    cdef int status
+    with nogil:
+        status = fpq_largest(&matrix.c, &found, threads)
+    _done(status)
+    return found
 
 
 def normalize(object x, float[:, ::1] out, int threads):
@@ -482,9 +494,9 @@ def flat_norms(object x, float[::1] norms, int threads):
 
 def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, const int64_t[::1] ids,
                 const uint64_t[::1] allowed, bint inner_product, float[:, ::1] distances, int64_t[:, ::1] found,
-                int threads):
-    """The k nearest rows of x, exactly."""
-    cdef _Matrix matrix = _Matrix(x)
+                int threads, int exponent=0):
+    """The k nearest rows of x, read times 2**exponent, exactly."""
+    cdef _Matrix matrix = _Matrix(x, exponent)
     cdef fpq_population pop = _population(ids, allowed, matrix.c.n)
     cdef int status
     with nogil:
@@ -537,9 +549,9 @@ cdef class Columns:
 
 
 def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, bint inner_product,
-                   float[:, ::1] out, int threads):
-    """The distance of query i and each of rows[i]; a row of -1 gives +inf."""
-    cdef _Matrix matrix = _Matrix(x)
+                   float[:, ::1] out, int threads, int exponent=0):
+    """The distance of query i and each of rows[i], read times 2**exponent; a row of -1 gives +inf."""
+    cdef _Matrix matrix = _Matrix(x, exponent)
     cdef int status = 0
     if out.size:
         with nogil:

@@ -1,17 +1,20 @@
 /* SPDX-License-Identifier: MIT
  * Few rows as columns, of bytes where those are faster. Their products with a query bound its distances to them; rows that may be
- * among the k nearest get theirs worked out by the kernel that fpq_flat_search uses. */
+ * among the k nearest get theirs worked out by the kernel that fpq_flat_search uses. As in assign/assign.h, the bias of a column
+ * holds the column's share of what rounding may do, so that the margin depends on the query and the near columns only. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
+#include "assign/assign.h"
 #include "assign/bytes.h"
 #include "distance/stored.h"
 #include "portable.h"
 #include "threads.h"
 
 /* TILE: queries that share the reading of columns. WORD: numbers that at_least compares, and columns of a panel. */
-enum { TILE = 48, BYTES_TILE = 12, WORD = 64, PANEL = WORD / FPQ_BLOCK, MOST_ROWS = 16384, MOST_FLOAT_ROWS = 4096 };
+enum { TILE = 48, BYTES_TILE = 12, WORD = 64, PANEL = WORD / FPQ_BLOCK, MOST_ROWS = 16384, MOST_FLOAT_ROWS = 4096,
+       SAMPLE = 33 };
 
 struct fpq_flat_columns {
     fpq_matrix x;
@@ -20,7 +23,7 @@ struct fpq_flat_columns {
     float *bias;                           /* ld */
     float *centre;                         /* d; NULL for inner products */
     size_t bytes_taken;
-    float longest, slack;                  /* most length of a column; relative rounding error of sums of floats */
+    float longest;                         /* the largest squared length of a column */
     int n, d, ld, blocks, panels, tile;
 };
 
@@ -28,13 +31,11 @@ int fpq_flat_columns_pay(const fpq_matrix *x) {
     return x->n <= MOST_FLOAT_ROWS || (x->n <= MOST_ROWS && fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
 }
 
-static void find_centre(const fpq_kernels *kern, const fpq_matrix *x, float *row, float *centre) {
-    const int d = (int)x->d;
-    for (int t = 0; t < d; t++) centre[t] = 0;
-    for (int64_t i = 0; i < x->n; i++) {
-        kern->read_rows(x, NULL, i, 1, 0, d, NULL, row);
-        for (int t = 0; t < d; t++) centre[t] += row[t] / (float)x->n;
-    }
+/* A point near most of the rows: that of some of them, in scratch (33 d floats). */
+static void find_centre(const fpq_kernels *kern, const fpq_matrix *x, float *scratch, float *centre) {
+    const int n = x->n < SAMPLE ? (int)x->n : SAMPLE;
+    for (int i = 0; i < n; i++) kern->read_rows(x, NULL, i * x->n / n, 1, 0, (int)x->d, NULL, scratch + i * x->d);
+    fpq_find_centre(scratch, n, (int)x->d, x->d, centre);
 }
 
 /* scratch: 3 d floats. */
@@ -45,8 +46,8 @@ static void put_columns(const fpq_kernels *kern, fpq_flat_columns *f, float *scr
         if (c >= f->n) continue;
         kern->read_rows(&f->x, NULL, c, 1, 0, f->d, f->centre, row);
         const float square = kern->ip_f32(row, row, f->d);
-        f->bias[c] = f->centre ? -square / 2 : 0;
-        f->longest = fmaxf(f->longest, sqrtf(square));
+        f->bias[c] = f->centre ? (FPQ_CENTROID_ERROR(f->d) - 0.5f) * square : 0;
+        f->longest = fmaxf(f->longest, square);
         if (!f->floats)
             fpq_byte_codebook_put(kern, &f->bytes, c, row, f->d, scratch);
         else
@@ -61,11 +62,11 @@ fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product) 
     const int has_bytes = fpq_bytes_pay(kern, n, d);
     const size_t head = fpq_lines(sizeof(fpq_flat_columns)), bias = fpq_lines((size_t)ld * sizeof(float));
     const size_t columns = fpq_lines(has_bytes ? fpq_byte_codebook_size(blocks, d) : (size_t)ld * (size_t)d * sizeof(float));
-    const size_t all = head + bias + columns + 4 * (size_t)d * sizeof(float);
+    const size_t all = head + bias + columns + (SAMPLE + 1) * (size_t)d * sizeof(float);
     char *memory = fpq_alloc(all);
     if (!memory) return NULL;
     fpq_flat_columns *f = (fpq_flat_columns *)(void *)memory;
-    *f = (fpq_flat_columns){.x = *x, .bias = (float *)(void *)(memory + head), .bytes_taken = all, .slack = (float)(d + 16) * FLT_EPSILON,
+    *f = (fpq_flat_columns){.x = *x, .bias = (float *)(void *)(memory + head), .bytes_taken = all,
                             .n = n, .d = d, .ld = ld, .blocks = blocks, .panels = panels, .tile = has_bytes ? BYTES_TILE : TILE};
     memory += head + bias;
     float *centre = (float *)(void *)(memory + columns);
@@ -97,7 +98,8 @@ static float reached_by(const fpq_kernels *kern, const float *x, int words, int 
     float survey[3], low, high;
     kern->survey(x, words * WORD, survey);
     low = high = survey[1];
-    for (int count = 1; count < k && low > -1e30f; width *= 2) {
+    width = fmaxf(width, FLT_MIN); /* that of tiny vectors is 0 */
+    for (int count = 1; count < k && low > -FLT_MAX; width *= 2) {
         high = low;
         low -= width;
         count = count_at_least(kern, x, words, low);
@@ -120,7 +122,8 @@ typedef struct {
     float *maxima;                         /* (words of FPQ_BLOCK * panels), those of one row */
     float *x;                              /* (tile, d), centred */
     float *row;                            /* d */
-    float *margin;                         /* (tile): products and true ones are never farther apart */
+    float *margin;                         /* (tile): products and those of the bytes are never farther apart; 0 for floats */
+    float *square;                         /* (tile): squared lengths of the queries, centred */
     fpq_byte_rows rows;
 } workspace;
 
@@ -129,7 +132,7 @@ static int maxima_words(const fpq_flat_columns *f) { return (f->panels + PANEL -
 /* Bytes of scratch a thread needs for so many queries at a time. */
 static size_t float_scratch(const fpq_flat_columns *f, int tile) {
     const size_t n = (size_t)tile, floats = n * (size_t)f->ld + (size_t)f->panels * n * FPQ_BLOCK + (size_t)maxima_words(f) * WORD;
-    return fpq_lines((floats + (n + 1) * (size_t)f->d + n) * sizeof(float));
+    return fpq_lines((floats + (n + 1) * (size_t)f->d + 2 * n) * sizeof(float));
 }
 
 static size_t scratch_size(const fpq_flat_columns *f, int tile) { return float_scratch(f, tile) + (f->floats ? 0 : fpq_byte_rows_size(tile, f->d)); }
@@ -141,6 +144,7 @@ static void place(const fpq_flat_columns *f, int tile, char *scratch, workspace 
     w->x = w->maxima + (ptrdiff_t)maxima_words(f) * WORD;
     w->row = w->x + (ptrdiff_t)tile * f->d;
     w->margin = w->row + f->d;
+    w->square = w->margin + tile;
     if (!f->floats) fpq_byte_rows_place(scratch + float_scratch(f, tile), tile, &f->bytes, &w->rows);
 }
 
@@ -157,8 +161,8 @@ static void multiply(const fpq_kernels *kern, const fpq_flat_columns *f, const f
         list[i] = (uint8_t)i;
         for (int t = 0; t < d; t++) x[t] = queries[i * d + t] - (f->centre ? f->centre[t] : 0);
         if (!f->floats) fpq_byte_rows_put(kern, &w->rows, i, x, d);
-        const float length = sqrtf(kern->ip_f32(x, x, d)) + f->longest, rounding = f->slack * length * length;
-        w->margin[i] = (f->floats ? rounding : w->rows.margin[i]) + rounding; /* the distances have an error of their own */
+        w->square[i] = kern->ip_f32(x, x, d);
+        w->margin[i] = f->floats ? 0 : w->rows.margin[i];
         for (int c = f->blocks * FPQ_BLOCK; c < f->ld; c++) w->products[i * f->ld + c] = -INFINITY;
     }
     for (int p = 0; p < f->panels; p++) {
@@ -175,13 +179,23 @@ static void multiply(const fpq_kernels *kern, const fpq_flat_columns *f, const f
     }
 }
 
+/* How far the product of one of the k nearest may lie below `reached`, which the products of k columns reach. Such a column c is
+ * near the query x, of squared length `square`: |x - c|^2 <= square - 2 reached, and so |c| <= |x| + |x - c|. For inner products the
+ * longest column has to do. The distances have an error of their own, relative to themselves. */
+static float margin_of(const fpq_flat_columns *f, float square, float reached, float margin) {
+    const float length = sqrtf(square) + sqrtf(fmaxf(square - 2 * reached, 0)), column = f->centre ? length * length : f->longest;
+    const float rounding = FPQ_ROW_ERROR(f->d) * (2 * square + column) + FPQ_CENTROID_ERROR(f->d) * column;
+    return 2 * margin + 2.1f * (rounding + FPQ_UNDERFLOW(f->d));
+}
+
 /* Neighbours of one query by its products. */
 static void search_products(const fpq_kernels *kern, const fpq_flat_columns *f, const fpq_population *pop, const float *query,
-                            const float *products, float margin, workspace *w, fpq_topk *top) {
+                            const float *products, float square, float margin, workspace *w, fpq_topk *top) {
     static const float zeros[WORD];
     const int by_maxima = 2 * top->k <= f->panels * FPQ_BLOCK;
-    const float least =
-        reached_by(kern, by_maxima ? w->maxima : products, by_maxima ? maxima_words(f) : f->panels, top->k, 4 * margin) - 2 * margin;
+    const float reached = reached_by(kern, by_maxima ? w->maxima : products, by_maxima ? maxima_words(f) : f->panels, top->k,
+                                     2 * margin + 8 * FPQ_ROW_ERROR(f->d) * square);
+    const float least = reached - margin_of(f, square, reached, margin);
     for (int p = 0; p < f->panels; p++)
         for (uint64_t near = kern->at_least(products + p * WORD, -least, zeros); near; near &= near - 1) {
             const int c = p * WORD + fpq_lowest_bit(near);
@@ -202,8 +216,8 @@ static void search_tile(const fpq_flat_columns *f, const fpq_population *pop, co
         for (int p = 0; p < f->panels; p++)
             memcpy(w.maxima + p * FPQ_BLOCK, w.lanes + (p * n + i) * FPQ_BLOCK, FPQ_BLOCK * sizeof(float));
         for (int t = f->panels * FPQ_BLOCK; t < maxima_words(f) * WORD; t++) w.maxima[t] = -INFINITY;
-        if (w.margin[i] < INFINITY)
-            search_products(kern, f, pop, query, w.products + (ptrdiff_t)i * f->ld, w.margin[i], &w, &top);
+        if (w.margin[i] + w.square[i] < FLT_MAX / 64 && f->longest < INFINITY)
+            search_products(kern, f, pop, query, w.products + (ptrdiff_t)i * f->ld, w.square[i], w.margin[i], &w, &top);
         else
             for (int c = 0; c < f->n; c++) fpq_push_row(pop, &top, fpq_distance_to(kern, &f->x, c, query, !f->centre, w.row), c);
         fpq_topk_sort(&top);

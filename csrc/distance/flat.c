@@ -34,13 +34,14 @@ static void search_direct(const flat *f, int64_t first_query, int n, int64_t fro
         }
 }
 
-/* With |x.q - computed| <= slack/2 * (|x|^2 + |q|^2) / 2, a row can only enter if
+/* With |x.q - computed| <= slack/2 * (|x|^2 + |q|^2) / 2 + what underflows, a row can only enter if
  *   l2: x.q - |x|^2/2 + slack*|x|^2 >= (|q|^2 - limit*(1 + slack))/2 - slack*|q|^2,
  *   ip: x.q + slack*|x|^2 >= -limit - slack*|q|^2. */
 static float least_product(const flat *f, float q_norm, float limit) {
-    if (!(limit < INFINITY)) return -INFINITY;
-    if (f->inner_product) return -limit - f->slack * (q_norm + fabsf(limit));
-    return (q_norm - limit * (1 + f->slack)) / 2 - f->slack * q_norm;
+    const float underflow = (float)(f->x->d + 16) * 0x1p-120f;
+    if (!(fabsf(limit) < INFINITY)) return -INFINITY;
+    if (f->inner_product) return -limit - f->slack * (q_norm + fabsf(limit)) - underflow;
+    return (q_norm - limit * (1 + f->slack)) / 2 - f->slack * q_norm - underflow;
 }
 
 static void search_block(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_topk *top,
@@ -89,10 +90,10 @@ static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq,
 
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
                     int inner_product, int k, float *distances, int64_t *ids, int threads) {
-    const int few = fpq_flat_columns_pay(x) && (k >= LEAST_K || fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
+    const int few = fpq_flat_columns_pay(x) && !x->exponent && (k >= LEAST_K || fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
     if (few && nq >= LEAST_QUERIES && k <= x->n / 8 && !pop->allowed)
         return search_columns(x, queries, nq, pop, inner_product, k, distances, ids, threads);
-    const int d = (int)x->d, group = nq < DIRECT ? DIRECT : QUERIES;
+    const int d = (int)x->d, group = nq < DIRECT || x->exponent ? DIRECT : QUERIES;
     const flat f = {.kern = fpq_active(), .x = x, .norms = norms, .queries = queries, .pop = pop,
                     .inner_product = inner_product, .slack = (float)(d + 16) * FLT_EPSILON};
     const int64_t groups = (nq + group - 1) / group;

@@ -49,6 +49,29 @@ int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads) {
     return poll.stop ? -2 : found < x->n ? found : -1;
 }
 
+int fpq_largest(const fpq_matrix *x, float *out, int threads) {
+    enum { PIECE = 1024 };
+    const fpq_kernels *kern = fpq_active();
+    const int blocks = blocks_of(x->n);
+    float largest = 0;
+    fpq_poll poll = {0};
+    threads = fpq_threads(threads, blocks);
+#pragma omp parallel for schedule(dynamic, 16) num_threads(threads) reduction(max : largest)
+    for (int b = 0; b < blocks; b++) {
+        const int64_t first = (int64_t)b * ROWS;
+        for (int64_t row = first; row < first + rows_in(x->n, first) && !fpq_stopped(&poll); row++)
+            for (int from = 0; from < x->d; from += PIECE) {
+                FPQ_ALIGN(64) float piece[PIECE], survey[3];
+                const int n = x->d - from < PIECE ? (int)x->d - from : PIECE;
+                kern->read_rows(x, NULL, row, 1, from, from + n, NULL, piece);
+                kern->survey(piece, n, survey);
+                largest = fmaxf(largest, fmaxf(-survey[0], survey[1]));
+            }
+    }
+    *out = largest;
+    return poll.stop ? -1 : 0;
+}
+
 int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
     const fpq_kernels *kern = fpq_active();
     const int blocks = blocks_of(x->n), d = (int)x->d;

@@ -117,8 +117,8 @@ static int out_of_reach(const group *g, const visitor *v, int64_t list, float li
         const float reach = v->length * radius, product = (float)fpq_dot(v->q, centroid, g->d);
         return -product - reach > limit + 1e-4f * (reach + fabsf(product) + fabsf(limit));
     }
-    const float gap = margin * sqrtf(g->scan->kern->l2_f32(v->q, centroid, g->d)) - radius;
-    return gap > 0 && margin * gap * gap > limit;
+    const float squared = g->scan->kern->l2_f32(v->q, centroid, g->d), gap = margin * sqrtf(squared) - radius;
+    return squared < INFINITY && gap > 0 && margin * gap * gap > limit;
 }
 
 static int is_empty(const fpq_lists *lists, int64_t list) {

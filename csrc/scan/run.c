@@ -165,6 +165,7 @@ static int begin(const fpq_scan *s, fpq_query *query, const int32_t *which, uint
     const int of = count(rows, n);
     if (of < top->k) return n;
     const float limit = guess(s, query, which, rows, n, of, top->k);
+    if (!(limit < INFINITY)) return n; /* no byte tells distances beyond float32 apart */
     if (!fpq_query_tighten(s->kern, s->adc, limit, query)) return n;
     memset(sums, 0, (size_t)n * 64);
     add_bytes(s, query, 0, s->adc->m, which, n, sums, near);

@@ -133,7 +133,11 @@ void fpq_query_rough_tables(const fpq_adc *adc, const fpq_squares *squares, cons
         }
     }
     for (int i = 0; i < n; i++) group_tables(adc, queries + i);
+    for (int i = 0; i < n; i++)
+        if (!fpq_query_is_bounded(queries + i)) fpq_query_make_exact(adc, queries + i);
 }
+
+int fpq_query_is_bounded(const fpq_query *query) { return query->magnitude < 0x1p120f; }
 
 void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query) {
     const float limit = query->limit;
@@ -213,7 +217,7 @@ float fpq_query_most(const fpq_adc *adc, const fpq_query *query, float limit) {
 int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query) {
     const int groups = fpq_groups(adc);
     const float zero = query->offset + query->base - step_error(adc, query) - slack_of(adc, query, limit), width = limit - zero;
-    const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / (width * 1.0001f) : width <= 1e-30f ? 1e30f : 0;
+    const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / 2 / (fminf(width / 2, FLT_MAX / 1.001f) * 1.0001f) : width <= 1e-30f ? 1e30f : 0;
     if (width < 0) return 0;
     query->factor = (int)fminf(scale * query->step * 65536, 65535);
     for (int j = 0; j < adc->m; j++) {

@@ -44,6 +44,8 @@ void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query);
 void fpq_query_tables(const fpq_adc *adc, const float *q, int n, fpq_query *const *queries); /* of n <= FPQ_TABLES queries q (n, d) */
 /* The same but for |q|^2 and rounding, for squared L2; q must stay. */
 void fpq_query_rough_tables(const fpq_adc *adc, const fpq_squares *squares, const float *q, int n, fpq_query *queries);
+/* Whether the bound of rounding errors is far from float32's largest number. Rough tables that are not bounded are made exact. */
+int fpq_query_is_bounded(const fpq_query *query);
 void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query); /* keeps the bytes */
 /* The distances of rows of 4- or 8-bit codes by the tables: exact if they are. */
 void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n, float *out);

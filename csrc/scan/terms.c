@@ -136,4 +136,5 @@ void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t 
     query->terms[0] = term->steps;
     query->terms[1] = own->steps;
     query->step = terms->step;
+    if (!fpq_query_is_bounded(query)) fpq_query_make_exact(adc, query);
 }
