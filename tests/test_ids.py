@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fpq
+from fpq._arrays import GrowingArray
 
 X = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
 
@@ -34,7 +35,7 @@ def test_no_memory_for_ids(monkeypatch: pytest.MonkeyPatch) -> None:
         index.add(X[:100], np.arange(100) * 2)
         before = index.search(X, 5)
         with monkeypatch.context() as patch, pytest.raises(MemoryError):
-            patch.setattr(np, "concatenate", fail)
+            patch.setattr(GrowingArray, "reserve", fail)
             index.add(X[100:], np.arange(100) * 2 + 1)
         for ours, expected in zip(index.search(X, 5), before, strict=True):
             np.testing.assert_array_equal(ours, expected)

@@ -9,9 +9,9 @@ import numpy as np
 from fpq import _checks, _native, threads, tuning
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Bits, Nearest, SearchResult
-from fpq.indexes.ids import Removal
+from fpq.indexes.ids import Commit, Removal
 from fpq.indexes.lock import reads
-from fpq.indexes.lsh import MAX_ROWS, Commit, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
+from fpq.indexes.lsh import MAX_ROWS, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
 from fpq.storage import Check, FormatError, State, Stored
 
 WIDTH = 3.0  # default width, in distances to the 10th neighbour
