@@ -177,7 +177,7 @@ class Ids:
     def adding(self, ids: Int64 | None, n: int) -> Commit:
         """Prepare ids for `n` new rows, as `new` has checked them. They count once they are committed."""
         if n == 0:
-            return _nothing
+            return nothing
         values, table, next_id, end = self._values, self._table, self.next_id + n, self.n + n
         rows = np.empty(0, dtype=np.int64)
         if ids is not None or values is not None or self.next_id != self.n:
@@ -236,7 +236,7 @@ class Ids:
     def removing(self, removal: Removal) -> Commit:
         """Prepare a planned removal."""
         if not len(removal.rows):
-            return _nothing
+            return nothing
         values, table = self._values, self._table
         if values is None:
             values, table = GrowingArray.of(self.values), IdTable()
@@ -313,5 +313,5 @@ def _rows(n: int) -> Iterator[Int64]:
         yield np.arange(start, min(n, start + PIECE), dtype=np.int64)
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Commit of a change that changes nothing."""
