@@ -14,7 +14,7 @@ from fpq._checks import Array, Int64, UInt8, UInt64
 from fpq.storage import FormatError, State, Stored, below, non_negative, unique
 
 NARROW_PLACES = (1 << 32) - 2  # that entries of 4 bytes can tell apart
-PIECE = 1 << 22  # ids between two moments at which Ctrl-C is heeded
+PIECE = 1 << 16  # ids that are read at a time: they stay in the cache, and Ctrl-C is heeded between two pieces
 SCANS = 8  # ids that are looked for among all, before a table is made, which takes about as long
 FEW = 16  # a look-up takes about as long as reading so many entries of a mask in a row
 

@@ -15,7 +15,7 @@ from fpq.indexes.ids import Ids, IdTable, places_allowed
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64
-PIECE_BLOCKS = 1 << 16  # of which ids are entered in a table at a time
+PIECE_BLOCKS = 1 << 10  # of which ids are read at a time
 
 
 class Layout(NamedTuple):
