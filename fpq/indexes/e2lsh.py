@@ -218,21 +218,28 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         before = self._whole_tables(threads.resolve(self.n_threads))
         n_tables, n = before.entries.shape
         left = n - len(removal.rows)
-        renumbered = np.arange(n, dtype=np.int64)
-        renumbered[removal.rows] = -1
+        renumbered = np.full(n, -1, dtype=np.int64)
         renumbered[removal.sources] = removal.targets
+        stays = np.ones(n, dtype=np.bool_)
+        stays[removal.rows] = stays[removal.sources] = False
         entries = np.empty((n_tables, left), dtype=np.uint64)
         sketches = None
         if before.sketches is not None:
             sketches = np.empty((n_tables, left, before.sketches.shape[2]), dtype=np.uint8)
         for table in range(n_tables):
-            rows = renumbered[(before.entries[table] & ROW_MASK).astype(np.int64)]
-            stay = rows >= 0
-            changed = (before.entries[table][stay] & ~ROW_MASK) | rows[stay].astype(np.uint64)
+            old = before.entries[table]
+            stay = stays[(old & ROW_MASK).astype(np.int64)]
+            others = np.flatnonzero(~stay)
+            rows = renumbered[(old[others] & ROW_MASK).astype(np.int64)]
+            moved = others[rows >= 0]
+            changed = (old[moved] & ~ROW_MASK) | rows[rows >= 0].astype(np.uint64)
             order = np.argsort(changed, kind="stable")
-            entries[table] = changed[order]
+            kept = old[stay]
+            at = np.searchsorted(kept, changed[order])
+            entries[table] = np.insert(kept, at, changed[order])
             if sketches is not None and before.sketches is not None:
-                sketches[table] = before.sketches[table][stay][order]
+                kept_sketches = before.sketches[table][stay]
+                sketches[table] = np.insert(kept_sketches, at, before.sketches[table][moved[order]], axis=0)
         tables = Tables.of(entries, sketches)
 
         def commit() -> None:
