@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Hash tables from ids to places, with open addressing and linear probing. An entry of 4 bytes holds a place and, in the
- * bits that places leave free, bits of the hash. The id itself is read from the array of ids by place, which few entries
- * but the right one need. Deletion moves later entries back instead of leaving marks, so that the cost of a look-up depends
- * on the ids that are there and not on those that were. */
+ * Hash tables from ids to places, with open addressing and linear probing. An entry of 4 bytes holds a place and, in
+ * the bits that places leave free, bits of the hash. The id itself is read from the array of ids by place, which few
+ * entries but the right one need. Deletion moves later entries back instead of leaving marks, so that the cost of a
+ * look-up depends on the ids that are there and not on those that were. */
 #include "fpq.h"
 #include "portable.h"
 

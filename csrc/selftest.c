@@ -1030,7 +1030,8 @@ static void test_ids(void) {
     enum { MOST_IDS = 300, CHANGES = 40 };
     const int bits = 10, wide = below(2), stride = ANY_OF(0, 3, 20, 32, 50);
     int64_t *ids = OUTPUT(int64_t, MOST_IDS), *places = OUTPUT(int64_t, MOST_IDS), *wanted = INPUT(int64_t, MOST_IDS);
-    uint64_t *entries = OUTPUT(uint64_t, wide ? 1 << bits : 1 << bits >> 1), *set = OUTPUT(uint64_t, (MOST_IDS + 63) / 64);
+    uint64_t *entries = OUTPUT(uint64_t, wide ? 1 << bits : 1 << bits >> 1);
+    uint64_t *set = OUTPUT(uint64_t, (MOST_IDS + 63) / 64);
     const fpq_id_table t = {entries, bits, wide ? 40 : ANY_OF(10, 20, 32), wide, ids};
     int n = 0, right = 1;
     memset(entries, 0, ((size_t)1 << bits) * (wide ? sizeof(uint64_t) : sizeof(uint32_t)));

@@ -235,7 +235,7 @@ class LSHIndex(Index):
     def remove(self, ids: Any) -> int:
         """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
 
-        The gaps are closed at once, which reads all hashes: removing many ids in one call takes as long as one.
+        An E2LSHIndex writes its tables anew: removing many ids in one call takes about as long as one.
 
         Returns
         -------
