@@ -72,15 +72,21 @@ def test_ids_have_64_bits_where_integers_have_32(monkeypatch: pytest.MonkeyPatch
 
 
 LARGEST = np.iinfo(np.int64).max
+
+
+def in_a_row(n: int) -> Any:
+    return np.arange(n, dtype=np.int64)
+
+
 PATTERNS: dict[str, Callable[[int], Any]] = {
-    "in a row": lambda n: np.arange(n),
-    "equal low bits": lambda n: np.arange(n) << 20,
-    "multiples of 2**32": lambda n: np.arange(n) << 32,
-    "multiples of 2**48": lambda n: np.arange(min(n, 1 << 15)) << 48,
-    "the largest": lambda n: LARGEST - np.arange(n),
+    "in a row": in_a_row,
+    "equal low bits": lambda n: in_a_row(n) << 20,
+    "multiples of 2**32": lambda n: in_a_row(n) << 32,
+    "multiples of 2**48": lambda n: in_a_row(min(n, 1 << 15)) << 48,
+    "the largest": lambda n: LARGEST - in_a_row(n),
     "random": lambda n: np.unique(np.random.default_rng(0).integers(0, LARGEST, n)),
-    "equal high bits": lambda n: (1 << 62) + np.arange(n) * 3,
-    "pairs": lambda n: np.concatenate([np.arange(n // 2), (1 << 62) + np.arange(n // 2)]),
+    "equal high bits": lambda n: (1 << 62) + in_a_row(n) * 3,
+    "pairs": lambda n: np.concatenate([in_a_row(n // 2), (1 << 62) + in_a_row(n // 2)]),
 }
 
 
@@ -166,7 +172,7 @@ CHOICES: dict[str, Callable[[], Any]] = {
     "rows": lambda: None,
     "even": lambda: np.random.default_rng(1).permutation(500) * 2,
     "random": lambda: np.random.default_rng(1).integers(0, LARGEST, 500),
-    "largest": lambda: LARGEST - np.arange(500) * (1 << 40),
+    "largest": lambda: LARGEST - in_a_row(500) * (1 << 40),
 }
 
 

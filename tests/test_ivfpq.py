@@ -252,10 +252,11 @@ def test_queries_in_batches(monkeypatch):
     """The lists near some queries at a time are in memory; the answers do not show it."""
     for residual in (True, False):
         index = build(residual=residual).add(X)
-        expected = index.search(Q, 10, n_probe=7), index.range_search(Q, 30.0, n_probe=7)
+        radius = float(index.search(Q, 30, n_probe=7).distances.max())
+        expected = index.search(Q, 10, n_probe=7), index.range_search(Q, radius, n_probe=7)
         for probes in (1, 30):
             monkeypatch.setattr(probing, "PROBES", probes)
-            found = index.search(Q, 10, n_probe=7), index.range_search(Q, 30.0, n_probe=7)
+            found = index.search(Q, 10, n_probe=7), index.range_search(Q, radius, n_probe=7)
             for ours, theirs in zip(found, expected, strict=True):
                 for a, b in zip(ours, theirs, strict=True):
                     np.testing.assert_array_equal(a, b)
