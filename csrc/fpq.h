@@ -130,6 +130,26 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
 int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first, int64_t n,
                 float *out, int threads);
 
+/* ---- ids (ids.c) ----
+ * A hash table from ids to places: rows, or slots of inverted lists. At most half of its entries are taken. Nothing here
+ * can fail or allocates. */
+typedef struct {
+    void *entries;                         /* 2^bits of uint32_t, or of uint64_t if wide; all 0 at first */
+    int bits;                              /* 1 to 63 */
+    int place_bits;                        /* of an entry: places are below 2^place_bits - 1; at most 32, or 63 if wide */
+    int wide;
+    const int64_t *ids;                    /* the id in each place */
+} fpq_id_table;
+
+void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places); /* -1: not there */
+/* Enter the ids in these places. An id that is there already stays where it is. */
+void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n);
+/* Take the ids in the places `gone` out, and bring those in `sources` to `targets`, places that are free by then: in
+ * the array `ids`, where free places get 0, and in t, which may be NULL and is over this array. */
+void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone, const int64_t *sources,
+                    const int64_t *targets, int64_t n_moved);
+void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits); /* bits of these places; none for -1 */
+
 /* ---- inverted lists of codes ---- */
 typedef struct {
     const float *centroids;                /* (n_lists, d) */

@@ -1025,6 +1025,54 @@ static void test_codes(void) {
     CHECK(right && bytes == (m * nbits + 7) / 8);
 }
 
+/* A table of ids through changes, beside the array of ids by place. */
+static void test_ids(void) {
+    enum { MOST_IDS = 300, CHANGES = 40 };
+    const int bits = 10, wide = below(2), stride = ANY_OF(0, 3, 20, 32, 50);
+    int64_t *ids = OUTPUT(int64_t, MOST_IDS), *places = OUTPUT(int64_t, MOST_IDS), *wanted = INPUT(int64_t, MOST_IDS);
+    uint64_t *entries = OUTPUT(uint64_t, wide ? 1 << bits : 1 << bits >> 1);
+    uint64_t *set = OUTPUT(uint64_t, (MOST_IDS + 63) / 64);
+    const fpq_id_table t = {entries, bits, wide ? 40 : ANY_OF(10, 20, 32), wide, ids};
+    int n = 0, right = 1;
+    memset(entries, 0, ((size_t)1 << bits) * (wide ? sizeof(uint64_t) : sizeof(uint32_t)));
+    for (int change = 0; change < CHANGES; change++) {
+        int64_t gone[MOST_IDS], sources[MOST_IDS], targets[MOST_IDS];
+        int n_gone = 0, n_moved = 0, left = n;
+        if (below(2)) {
+            for (; left < n + 40 && left < MOST_IDS; left++) {
+                ids[left] = (int64_t)(change * 64 + left - n) << stride;
+                places[left - n] = left;
+            }
+            fpq_ids_find(&t, ids + n, left - n, wanted);
+            for (int i = n; i < left; i++) right &= wanted[i - n] < 0;
+            fpq_ids_insert(&t, places, left - n);
+        } else {
+            for (int i = 0; i < n; i++) /* of the rows that go, those before the new end are holes */
+                if (!below(4)) gone[n_gone++] = i;
+            left = n - n_gone;
+            for (int i = 0; i < n_gone && gone[i] < left; i++) targets[n_moved++] = gone[i];
+            for (int i = left, g = 0, m = 0; i < n; i++) {
+                while (g < n_gone && gone[g] < i) g++;
+                if (g == n_gone || gone[g] != i) sources[m++] = i;
+            }
+            for (int i = 0; i < n_gone; i++) wanted[i] = ids[gone[i]];
+            fpq_ids_remove(&t, ids, gone, n_gone, sources, targets, n_moved);
+            fpq_ids_find(&t, wanted, n_gone, places);
+            for (int i = 0; i < n_gone; i++) right &= places[i] < 0;
+            for (int i = left; i < n; i++) right &= ids[i] == 0;
+        }
+        n = left;
+        fpq_ids_find(&t, ids, n, places);
+        for (int i = 0; i < n; i++) right &= places[i] == i;
+    }
+    CHECK(right);
+    memset(set, 0, (MOST_IDS + 63) / 64 * sizeof *set);
+    for (int i = 0; i < n; i++) places[i] = i % 3 ? i : -1;
+    fpq_set_bits(places, n, set);
+    for (int i = 0; i < MOST_IDS; i++) right &= (int)(set[i / 64] >> i % 64 & 1) == (i < n && i % 3 != 0);
+    CHECK(right);
+}
+
 static fpq_population random_population(int n) {
     int64_t *ids = below(2) ? INPUT(int64_t, n) : NULL;
     uint64_t *allowed = below(2) ? INPUT(uint64_t, (n + 63) / 64) : NULL;
@@ -1267,6 +1315,7 @@ int main(void) {
         {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"bytes", test_bytes, ROUNDS},
         {"fpq_open_index", test_open_index, ROUNDS},
         {"k-means", test_kmeans_step, ROUNDS}, {"bounds", test_bounds, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
+        {"ids", test_ids, ROUNDS},
         {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_ivf_search", test_ivf_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
         {"fpq_normalize, fpq_project", test_matrix, ROUNDS}, {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},
     };

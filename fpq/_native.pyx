@@ -81,6 +81,16 @@ cdef extern from "fpq.h" nogil:
     int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first,
                     int64_t n, float *out, int threads)
 
+    ctypedef struct fpq_id_table:
+        void *entries
+        int bits, place_bits, wide
+        const int64_t *ids
+    void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places)
+    void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n)
+    void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone,
+                        const int64_t *sources, const int64_t *targets, int64_t n_moved)
+    void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits)
+
     ctypedef struct fpq_lists:
         const float *centroids
         const int64_t *first
@@ -382,6 +392,50 @@ def get_codes(const uint8_t[:, :, ::1] blocks, const int64_t[::1] rows, uint8_t[
     if codes.size:
         with nogil:
             fpq_get_codes(&blocks[0, 0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &codes[0, 0])
+
+
+# ---- ids by place, int64 (n), and a table of them: (bytes of the entries, bits, place_bits, wide) ----
+
+cdef fpq_id_table _id_table(tuple table, const int64_t[::1] ids):
+    cdef uint8_t[::1] entries = table[0]
+    return fpq_id_table(&entries[0], table[1], table[2], table[3], &ids[0])
+
+
+def ids_find(tuple table, const int64_t[::1] ids, const int64_t[::1] wanted, int64_t[::1] places):
+    """The place of each wanted id, -1 where there is none."""
+    cdef fpq_id_table t
+    if wanted.size:
+        t = _id_table(table, ids)
+        with nogil:
+            fpq_ids_find(&t, &wanted[0], wanted.shape[0], &places[0])
+
+
+def ids_insert(tuple table, const int64_t[::1] ids, const int64_t[::1] places):
+    """Enter the ids in these places."""
+    cdef fpq_id_table t
+    if places.size:
+        t = _id_table(table, ids)
+        with nogil:
+            fpq_ids_insert(&t, &places[0], places.shape[0])
+
+
+def ids_remove(tuple table, int64_t[::1] ids, const int64_t[::1] gone, const int64_t[::1] sources,
+               const int64_t[::1] targets):
+    """Take ids out of the table, which may be None, and of ids; move others into the gaps."""
+    cdef fpq_id_table t
+    if table is not None:
+        t = _id_table(table, ids)
+    if gone.size:
+        with nogil:
+            fpq_ids_remove(NULL if table is None else &t, &ids[0], &gone[0], gone.shape[0], &sources[0], &targets[0],
+                           sources.shape[0])
+
+
+def set_bits(const int64_t[::1] places, uint64_t[::1] bits):
+    """Set the bits of these places, none for -1."""
+    if places.size:
+        with nogil:
+            fpq_set_bits(&places[0], places.shape[0], &bits[0])
 
 
 # ---- search. ids int64 (n) or None for row numbers, allowed uint64 (ceil(n / 64)) or None for all ----

@@ -163,7 +163,7 @@ def put_codes(index: PQIndex, codes: UInt8) -> None:
     blocks.reserve(-(-len(codes) // BLOCK_ROWS))
     _native.put_codes(np.ascontiguousarray(codes), np.arange(len(codes)), blocks.data)
     index._blocks = blocks
-    index._ids.append(None, len(codes))
+    index._ids.adding(None, len(codes))()
 
 
 def _from_transform(faiss: Any, transform: Any) -> Float32:

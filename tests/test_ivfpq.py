@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fpq
+from fpq.indexes import probing
 
 N, D, LISTS = 3000, 24, 30
 
@@ -245,3 +246,19 @@ def test_failed_add_changes_nothing(monkeypatch):
     index.add(X[1000:])
     whole = build(keep_vectors=True, open_indexing=2.0, list_capacity=2.0).add(X[:1000]).add(X[1000:])
     assert np.array_equal(index.search(Q, 10).ids, whole.search(Q, 10).ids)
+
+
+def test_queries_in_batches(monkeypatch):
+    """The lists near some queries at a time are in memory; the answers do not show it."""
+    for residual in (True, False):
+        index = build(residual=residual).add(X)
+        radius = float(index.search(Q, 30, n_probe=7).distances.max())
+        expected = index.search(Q, 10, n_probe=7), index.range_search(Q, radius, n_probe=7)
+        for probes in (1, 30):
+            monkeypatch.setattr(probing, "PROBES", probes)
+            found = index.search(Q, 10, n_probe=7), index.range_search(Q, radius, n_probe=7)
+            for ours, theirs in zip(found, expected, strict=True):
+                for a, b in zip(ours, theirs, strict=True):
+                    np.testing.assert_array_equal(a, b)
+        monkeypatch.undo()
+        assert len(expected[1].ids) > 100

@@ -59,16 +59,16 @@ def test_keys_are_the_definition(isa: str) -> None:
     index._hashes.values(X, ours, 2)
     np.testing.assert_allclose(ours.reshape(v.shape), v, atol=2e-5)
     expected = keys(index, np.floor(v))
-    for table, entries in enumerate(index._entries):
+    for table, entries in enumerate(index._tables.entries):
         assert (entries[1:] > entries[:-1]).all()
         rows = (entries & np.uint64(0xFFFFFFFF)).astype(int)
         assert sorted(rows) == list(range(len(X)))
         certain = sharp(v[rows, table]).all(1)
         assert certain.mean() > 0.98
         np.testing.assert_array_equal((entries >> np.uint64(32))[certain], expected[rows, table][certain])
-        starts = index._starts[table]
-        slots = (entries >> np.uint64(64 - index._bits)).astype(int)
-        np.testing.assert_array_equal(starts, np.searchsorted(slots, np.arange((1 << index._bits) + 1)))
+        starts = index._tables.starts[table]
+        slots = (entries >> np.uint64(64 - index._tables.bits)).astype(int)
+        np.testing.assert_array_equal(starts, np.searchsorted(slots, np.arange((1 << index._tables.bits) + 1)))
 
 
 def probed(index: Any, q: np.ndarray, n_probe: int) -> list[tuple[int, int]]:
@@ -92,13 +92,13 @@ def probed(index: Any, q: np.ndarray, n_probe: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("n_probe", [1, 2, 3, 30, 200, 10_000])
 def test_probes_are_the_cheapest_buckets(isa: str, n_probe: int) -> None:
     index = fpq.E2LSHIndex(2, 4, 7.0).fit(X).add(X)
-    table_keys = index._entries >> np.uint64(32)
+    table_keys = index._tables.entries >> np.uint64(32)
     for q in Q[:6]:
         wanted = probed(index, q, n_probe)
         rows, buckets, candidates = set(), 0, 0
         for table, key in wanted:
             at = np.flatnonzero(table_keys[table] == key)
-            rows.update((index._entries[table][at] & np.uint64(0xFFFFFFFF)).astype(int).tolist())
+            rows.update((index._tables.entries[table][at] & np.uint64(0xFFFFFFFF)).astype(int).tolist())
             buckets += len(at) > 0
             candidates += len(at)
         distances, ids = index.search(q, len(X), n_probe=n_probe)
@@ -167,7 +167,9 @@ def test_sketches_change_no_result(make: Any) -> None:
     if isinstance(index, fpq.C2LSHIndex):
         index.n_candidates = 1000
     bare = copy.copy(index)
-    bare._sketcher = bare._table_sketches = bare._row_sketches = None
+    bare._sketcher = bare._row_sketches = None
+    if isinstance(bare, fpq.E2LSHIndex):
+        bare._tables = bare._tables._replace(sketches=None)
     for k in (1, 10, 100):
         ours, theirs = index.search(Q * 8, k), bare.search(Q * 8, k)
         np.testing.assert_array_equal(ours.ids, theirs.ids)
@@ -190,7 +192,9 @@ def test_sketches_are_safe_where_rounding_is_large(make: Any, case: str) -> None
         x, q = 1 + x * np.float32(1e-4), 1 + q * np.float32(1e-4)
     index = make(metric="cosine" if case == "nearly parallel" else "l2").fit(x).add(x)
     bare = copy.copy(index)
-    bare._sketcher = bare._table_sketches = bare._row_sketches = None
+    bare._sketcher = bare._row_sketches = None
+    if isinstance(bare, fpq.E2LSHIndex):
+        bare._tables = bare._tables._replace(sketches=None)
     ours, theirs = index.search(q, 5), bare.search(q, 5)
     np.testing.assert_array_equal(ours.distances, theirs.distances)
     np.testing.assert_array_equal(ours.ids, theirs.ids)

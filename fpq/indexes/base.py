@@ -81,6 +81,7 @@ class Index(Storable, ABC):
         """Bytes that the index holds in arrays."""
 
     @property
+    @reads
     def ids(self) -> Int64:
         """The ids in the index, int64 (n,), in no order to rely on."""
         return self._ids.values.copy()

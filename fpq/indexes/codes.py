@@ -227,9 +227,8 @@ class CodeIndex(Index):
                 source, self._prepare, queries, k, self._ids.values, self._similarity, n_threads
             )
         if X is not None:
-            x = _checks.vectors("X", X, dim=self.dim, min_rows=int(self._ids.values.max()) + 1, n_threads=n_threads)
-            whole = ids is None and len(x) == len(self)
-            rows = self._prepare(x if whole else x[self._ids.values], n_threads)
+            x = _checks.vectors("X", X, dim=self.dim, min_rows=self._ids.largest + 1, n_threads=n_threads)
+            rows = self._prepare(x[: len(self)] if ids is None else x[ids], n_threads)
         elif isinstance(self._vectors, VectorFile):
             rows = self._prepare(self._vectors.data[self._ids.values], n_threads)
         elif self.keep_vectors:
@@ -256,9 +255,9 @@ class CodeIndex(Index):
             If the index is not trained or an id is not in it.
         """
         self._require_trained()
-        rows = self._ids.rows(ids)
+        wanted, rows = self._ids.present(ids)
         if self.keep_vectors and len(rows):
-            return self._vectors.rows(self._ids.values[rows] if self._vectors.by_id else rows)
+            return self._vectors.rows(wanted if self._vectors.by_id else rows)
         return self._decode(ids)
 
     def _describe(self, *parameters: str) -> str:

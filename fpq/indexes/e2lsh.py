@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpq import _checks, _native, threads, tuning
-from fpq._checks import Array, Float32, Float64, Int64
+from fpq._arrays import GrowingArray
+from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt32, UInt64
 from fpq.indexes.base import Bits, Nearest, SearchResult
-from fpq.indexes.ids import Removal
+from fpq.indexes.ids import Commit, Removal, nothing
 from fpq.indexes.lock import reads
-from fpq.indexes.lsh import MAX_ROWS, Commit, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
+from fpq.indexes.lsh import MAX_ROWS, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
 from fpq.storage import Check, FormatError, State, Stored
 
 WIDTH = 3.0  # default width, in distances to the 10th neighbour
@@ -23,8 +24,33 @@ MAX_TABLES = 1024
 MAX_PROBES = 1 << 16  # that `tune` measures
 MOST_PROBES = 1 << 40  # more than memory allows
 STEP = 1.25  # between the numbers of probes that `tune` measures
+WAITING = 8  # tables take new rows in when one row in so many is new
 ROW_BITS = np.uint64(32)
 ROW_MASK = np.uint64(MAX_ROWS)
+
+
+class Tables(NamedTuple):
+    """The hash tables, as the search reads them."""
+
+    entries: UInt64  # (n_tables, n) key << 32 | row, in ascending order
+    starts: UInt32  # (n_tables, 2^bits + 1) directories of the entries
+    bits: int
+    sketches: UInt8 | None  # (n_tables, n, size), in the order of the entries
+
+    @classmethod
+    def of(cls, entries: UInt64, sketches: UInt8 | None) -> Tables:
+        """With the directories that belong to these entries."""
+        return cls(entries, directories(entries), directory_bits(entries.shape[1]), sketches)
+
+    @property
+    def n(self) -> int:
+        """The rows in each table."""
+        return int(self.entries.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.entries.nbytes + self.starts.nbytes + (0 if self.sketches is None else self.sketches.nbytes)
 
 
 class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
@@ -40,9 +66,11 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     bytes beside each row number: principal coordinates that give a lower bound of the distance, so that most candidates
     are passed over without reading their vectors. The bound is exact: results do not depend on it.
 
-    A table takes 8 bytes a row and the sketch, and a directory of 0.5 to 1 byte a row. `add` merges into the sorted
-    tables and needs the room of the new ones meanwhile. Any number of threads may search at the same time; a call that
-    changes the index waits for them, and they for it. Results do not depend on the number of threads.
+    A table takes 8 bytes a row and the sketch, and a directory of 0.5 to 1 byte a row. New rows wait until they are one
+    in 8 of all, or until a call reads the tables (`search`, `tune`, `remove`, `save`); the tables are then merged with
+    these rows, which takes time in proportion to all rows, and the room of the new tables meanwhile. Any number of
+    threads may search at the same time; a call that changes the index waits for them, and they for it. Results do not
+    depend on the number of threads.
 
     Parameters
     ----------
@@ -103,16 +131,16 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         self._reset()
 
     def _reset(self) -> None:
-        self._bits = 1
-        self._entries = np.empty((self.n_tables or 0, 0), dtype=np.uint64)
-        self._starts = np.empty((self.n_tables or 0, 0), dtype=np.uint32)
-        self._table_sketches: Any = None
+        n_tables = self.n_tables or 0
+        self._tables = Tables(np.empty((n_tables, 0), np.uint64), np.empty((n_tables, 0), np.uint32), 1, None)
+        # Of the rows behind those in the tables: entries, and sketches.
+        self._waiting = GrowingArray((n_tables,), np.uint64), GrowingArray((self._sketch_size,), np.uint8)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the index holds in arrays."""
-        sketches = 0 if self._table_sketches is None else self._table_sketches.nbytes
-        return self._entries.nbytes + self._starts.nbytes + sketches + self._vectors.nbytes + self._ids.nbytes
+        waiting = sum(array.data.nbytes for array in self._waiting)
+        return self._tables.nbytes + waiting + self._vectors.nbytes + self._ids.nbytes
 
     def _choose(
         self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
@@ -136,56 +164,88 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
     def _adding(self, x: Array, n_threads: int) -> Commit:
         assert self._hashes is not None
-        n_tables, old = self._entries.shape
-        n = old + len(x)
-        new = np.empty((n_tables, len(x)), dtype=np.uint64)
+        first, old, n = self._tables.n, len(self), len(self) + len(x)
+        new = np.empty((len(self._tables.entries), len(x)), dtype=np.uint64)
         self._hashes.entries(x, old, new, n_threads)
         by_row = self._sketches(x, n_threads)
-        if old and by_row is not None:
-            before = np.empty((old, by_row.shape[1]), dtype=np.uint8)
-            before[(self._entries[0] & ROW_MASK).astype(np.int64)] = self._table_sketches[0]
-            by_row = np.concatenate([before, by_row])
-        entries = np.empty((n_tables, n), dtype=np.uint64)
-        sketches = None if by_row is None else np.empty((n_tables, n, by_row.shape[1]), dtype=np.uint8)
-
-        def merge(table: int) -> None:
-            entries[table, :old] = self._entries[table]
-            entries[table, old:] = np.sort(new[table])
-            entries[table].sort(kind="stable")  # two runs, which it merges
-            if sketches is not None:
-                np.take(by_row, (entries[table] & ROW_MASK).astype(np.int64), axis=0, out=sketches[table], mode="clip")
-
-        threads.blas_map(merge, range(n_tables), n_threads)
-        return self._setting(entries, sketches)
-
-    def _setting(self, entries: Any, sketches: Any) -> Commit:
-        starts = directories(entries)
+        if WAITING * (n - first) < n:
+            for waiting, rows in zip(self._waiting, (new.T, by_row), strict=True):
+                if rows is not None:
+                    waiting.reserve(n - first)
+                    waiting.data[old - first : n - first] = rows
+            return nothing
+        tables = self._merged(new, by_row, n_threads)
 
         def commit() -> None:
-            self._entries, self._table_sketches, self._starts = entries, sketches, starts
-            self._bits = directory_bits(entries.shape[1])
+            self._tables = tables
 
         return commit
 
+    def _whole_tables(self, n_threads: int) -> Tables:
+        """The tables with the rows that wait."""
+        if self._tables.n < len(self):  # threads that search at the same time may both merge them
+            self._tables = self._merged(np.empty((len(self._tables.entries), 0), np.uint64), None, n_threads)
+        return self._tables
+
+    def _merged(self, new: UInt64, new_sketches: UInt8 | None, n_threads: int) -> Tables:
+        """The tables with the rows that wait and with new ones behind them."""
+        tables, waiting = self._tables, len(self) - self._tables.n
+        n_tables, old = tables.entries.shape
+        fresh = np.concatenate([self._waiting[0].data[:waiting].T, new], axis=1)
+        n = old + fresh.shape[1]
+        entries = np.empty((n_tables, n), dtype=np.uint64)
+        by_row = sketches = None
+        if self._sketcher is not None:
+            by_row = np.empty((n, self._sketch_size), dtype=np.uint8)
+            if tables.sketches is not None:
+                by_row[(tables.entries[0] & ROW_MASK).astype(np.int64)] = tables.sketches[0]
+            by_row[old : old + waiting] = self._waiting[1].data[:waiting]
+            if new_sketches is not None:
+                by_row[old + waiting :] = new_sketches
+            sketches = np.empty((n_tables, n, self._sketch_size), dtype=np.uint8)
+
+        def merge(table: int) -> None:
+            entries[table, :old] = tables.entries[table]
+            entries[table, old:] = np.sort(fresh[table])
+            entries[table].sort(kind="stable")  # two runs, which it merges
+            if sketches is not None and by_row is not None:
+                np.take(by_row, (entries[table] & ROW_MASK).astype(np.int64), axis=0, out=sketches[table], mode="clip")
+
+        threads.blas_map(merge, range(n_tables), n_threads)
+        return Tables.of(entries, sketches)
+
     def _removing(self, removal: Removal) -> Commit:
-        n_tables, n = self._entries.shape
+        before = self._whole_tables(threads.resolve(self.n_threads))
+        n_tables, n = before.entries.shape
         left = n - len(removal.rows)
-        renumbered = np.arange(n)
-        renumbered[removal.rows] = -1
+        renumbered = np.full(n, -1, dtype=np.int64)
         renumbered[removal.sources] = removal.targets
+        stays = np.ones(n, dtype=np.bool_)
+        stays[removal.rows] = stays[removal.sources] = False
         entries = np.empty((n_tables, left), dtype=np.uint64)
         sketches = None
-        if self._table_sketches is not None:
-            sketches = np.empty((n_tables, left, self._table_sketches.shape[2]), dtype=np.uint8)
+        if before.sketches is not None:
+            sketches = np.empty((n_tables, left, before.sketches.shape[2]), dtype=np.uint8)
         for table in range(n_tables):
-            rows = renumbered[(self._entries[table] & ROW_MASK).astype(np.int64)]
-            stay = rows >= 0
-            changed = (self._entries[table][stay] & ~ROW_MASK) | rows[stay].astype(np.uint64)
+            old = before.entries[table]
+            stay = stays[(old & ROW_MASK).astype(np.int64)]
+            others = np.flatnonzero(~stay)
+            rows = renumbered[(old[others] & ROW_MASK).astype(np.int64)]
+            moved = others[rows >= 0]
+            changed = (old[moved] & ~ROW_MASK) | rows[rows >= 0].astype(np.uint64)
             order = np.argsort(changed, kind="stable")
-            entries[table] = changed[order]
-            if sketches is not None:
-                sketches[table] = self._table_sketches[table][stay][order]
-        return self._setting(entries, sketches)
+            kept = old[stay]
+            at = np.searchsorted(kept, changed[order])
+            entries[table] = np.insert(kept, at, changed[order])
+            if sketches is not None and before.sketches is not None:
+                kept_sketches = before.sketches[table][stay]
+                sketches[table] = np.insert(kept_sketches, at, before.sketches[table][moved[order]], axis=0)
+        tables = Tables.of(entries, sketches)
+
+        def commit() -> None:
+            self._tables = tables
+
+        return commit
 
     @reads
     def search(
@@ -229,8 +289,9 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
             distances = np.empty((len(queries), k), dtype=np.float32)
             ids = np.empty((len(queries), k), dtype=np.int64)
             stats = np.empty((len(queries), 3), dtype=np.int64)
+            tables = self._whole_tables(n_threads)
             _native.e2lsh_search(
-                self._hashes, self._entries, self._table_sketches, self._starts, self._bits,
+                self._hashes, tables.entries, tables.sketches, tables.starts, tables.bits,
                 self._vectors.data, self._sketcher, self._ids.native, allowed, self._similarity,
                 queries, wanted, distances, ids, stats, n_threads,
             )  # fmt: skip
@@ -275,9 +336,10 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         state = self._shared_state(chosen)
         state.params.update(n_tables=n_tables, n_hashes=n_hashes, width=width, memory_limit=self.memory_limit)
         if len(self):
-            state.arrays.update(entries=self._entries, starts=self._starts)
-            if self._table_sketches is not None:
-                state.arrays["table_sketches"] = self._table_sketches
+            tables = self._whole_tables(threads.resolve(self.n_threads))
+            state.arrays.update(entries=tables.entries, starts=tables.starts)
+            if tables.sketches is not None:
+                state.arrays["table_sketches"] = tables.sketches
         return state
 
     @classmethod
@@ -307,10 +369,10 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         starts = stored.array("starts", np.uint32, (n_tables, (1 << bits) + 1), within)
         if stored.checked and not np.array_equal(starts, directories(entries)):
             raise FormatError("starts: expected the directories of the entries")
-        if self._sketch_size:
-            shape = (n_tables, n, self._sketch_size)
-            self._table_sketches = stored.array("table_sketches", np.uint8, shape, bulk=True)
-        self._entries, self._starts, self._bits = entries, starts, bits
+        sketches = None
+        if size := self._sketch_size:
+            sketches = stored.array("table_sketches", np.uint8, (n_tables, n, size), bulk=True)
+        self._tables = Tables(entries, starts, bits, sketches)
 
     def __repr__(self) -> str:
         return (

@@ -95,8 +95,9 @@ class FlatIndex(Index, kind="FlatIndex"):
         rows = self._vectors.write(self._prepare(x, n_threads))
         self._norms.reserve(n)
         _native.flat_norms(rows.data[len(self) : n], self._norms.data[len(self) : n], n_threads)
+        commit_ids = self._ids.adding(new_ids, len(x))
         with uninterrupted():
-            self._ids.append(new_ids, len(x))
+            commit_ids()
             self._vectors.commit(rows, n)
         return self
 
@@ -143,11 +144,11 @@ class FlatIndex(Index, kind="FlatIndex"):
             How many were removed.
         """
         removal = self._ids.plan_removal(ids)
-        norms, ids = self._norms.data[removal.sources], self._ids.without(removal)
+        norms, remove_ids = self._norms.data[removal.sources], self._ids.removing(removal)
         with uninterrupted():  # what can fail comes first
             self._vectors.remove(removal)
             self._norms.data[removal.targets] = norms
-            self._ids = ids
+            remove_ids()
         return len(removal.rows)
 
     @reads

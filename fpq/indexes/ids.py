@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks
-from fpq._checks import Int64
+from fpq import _checks, _native
+from fpq._arrays import GrowingArray
+from fpq._checks import Array, Int64, UInt8, UInt64
 from fpq.storage import FormatError, State, Stored, below, non_negative, unique
+
+NARROW_PLACES = (1 << 32) - 2  # that entries of 4 bytes can tell apart
+PIECE = 1 << 16  # ids that are read at a time: they stay in the cache, and Ctrl-C is heeded between two pieces
+SCANS = 8  # ids that are looked for among all, before a table is made, which takes about as long
+FEW = 16  # a look-up takes about as long as reading so many entries of a mask in a row
+
+Entries = tuple[UInt8, int, int, bool]  # csrc/fpq.h: fpq_id_table
+Commit = Callable[[], None]  # makes a prepared change visible; cannot fail
 
 
 class Removal(NamedTuple):
@@ -20,29 +30,126 @@ class Removal(NamedTuple):
     targets: Int64
 
 
+class IdTable:
+    """The place of each id: a hash table of 8 to 16 bytes an id, made when it is needed.
+
+    The table holds places only. The array of ids by place belongs to the caller, who hands the array to every call, as
+    the array may grow. An id is found, entered or removed in constant time. No answer depends on the order of changes.
+    """
+
+    def __init__(self) -> None:
+        self._entries: Entries | None = None
+        self._n = 0  # ids in the table
+        self._scanned = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table."""
+        return 0 if self._entries is None else self._entries[0].nbytes
+
+    def find(self, ids: Int64, wanted: Int64, n: int, places: Callable[[], Iterable[Int64]]) -> Int64:
+        """The place of each wanted id, -1 where there is none; `places` gives all `n` places in pieces."""
+        entries = self._entries  # another thread that searches may make the same table
+        if entries is None:
+            self._scanned += len(wanted)
+            if self._scanned <= SCANS:
+                return _scan(ids, wanted, places())
+            entries = _empty(n, len(ids))
+            for piece in places():
+                _native.ids_insert(entries, ids, piece)
+            self._n = n
+            self._entries = entries
+        found = np.empty(len(wanted), dtype=np.int64)
+        for start in range(0, len(wanted), PIECE):
+            here = slice(start, start + PIECE)
+            _native.ids_find(entries, ids, wanted[here], found[here])
+        return found
+
+    def reserve(self, ids: Int64, n: int) -> None:
+        """Make room for `n` more ids, in places of the array `ids`; a table is dropped if a new one is less work."""
+        if self._entries is None:
+            return
+        entries, bits, place_bits, wide = self._entries
+        if 2 * n > self._n:
+            self._entries = None
+        elif 2 * (self._n + n) > 1 << bits or len(ids) >= 1 << place_bits:
+            larger = _empty(self._n + n, len(ids))
+            words = entries.view(np.uint64 if wide else np.uint32)
+            for start in range(0, len(words), PIECE):
+                piece = words[start : start + PIECE].astype(np.int64) & ((1 << place_bits) - 1)
+                _native.ids_insert(larger, ids, piece[piece > 0] - 1)
+            self._entries = larger
+
+    def insert(self, ids: Int64, places: Int64) -> None:
+        """Enter the ids in these places, for which there is room. Cannot fail."""
+        if self._entries is not None:
+            _native.ids_insert(self._entries, ids, places)
+            self._n += len(places)
+
+    def remove(self, ids: Int64, gone: Int64, sources: Int64, targets: Int64) -> None:
+        """Take the ids in the places `gone` out, bring those in `sources` to `targets`: in the table and in `ids`.
+
+        Places that are free then get 0. Cannot fail.
+        """
+        if 2 * len(gone) > self._n:
+            self._entries = None
+        _native.ids_remove(self._entries, ids, gone, sources, targets)
+        self._n -= len(gone)
+
+
+def _empty(n: int, n_places: int) -> Entries:
+    """A table for `n` ids, of which at most half of the entries will be in use, with places below `n_places`."""
+    bits, wide = max(4, (2 * n - 1).bit_length()), n_places > NARROW_PLACES
+    place_bits = min(63 if wide else 32, (2 * n_places).bit_length())  # places may become twice as many
+    return np.zeros((8 if wide else 4) << bits, dtype=np.uint8), bits, place_bits, wide
+
+
+def _scan(ids: Int64, wanted: Int64, places: Iterable[Int64]) -> Int64:
+    """As `IdTable.find`, by reading all ids."""
+    found = np.full(len(wanted), -1, dtype=np.int64)
+    for piece in places:
+        here = ids[piece]
+        for i in np.flatnonzero(found < 0):
+            found[i] = next(iter(piece[np.flatnonzero(here == wanted[i])[:1]]), -1)
+    return found
+
+
 class Ids:
-    """The id of each row. As long as ids are the row numbers, nothing is stored."""
+    """The id of each row. As long as ids are the row numbers, nothing is stored.
+
+    A copy made by `copy.copy` stays valid as long as the rows it knows of stay where they are.
+    """
 
     def __init__(self) -> None:
         self.n = 0
         self.next_id = 0
-        self._values: Int64 | None = None
-        self._order: Int64 | None = None  # rows in order of id, made when it is needed
+        self._values: GrowingArray | None = None  # with room for more than n
+        self._table = IdTable()  # the rows of `_values`
 
     @property
     def native(self) -> Int64 | None:
         """What the kernels take: int64 (n,), or None for row numbers."""
-        return self._values
+        return None if self._values is None else self._values.data[: self.n]
 
     @property
     def values(self) -> Int64:
         """The id of each row, int64 (n,)."""
-        return np.arange(self.n, dtype=np.int64) if self._values is None else self._values
+        return np.arange(self.n, dtype=np.int64) if self._values is None else self._values.data[: self.n]
+
+    def of(self, rows: Int64) -> Int64:
+        """The ids of these rows."""
+        return rows if self._values is None else self._values.data[rows]
+
+    @property
+    def largest(self) -> int:
+        """The largest id, -1 if there is none."""
+        return self.n - 1 if self._values is None else int(self.values.max(initial=-1))
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are stored."""
-        return 0 if self._values is None else self._values.nbytes
+        """Bytes of the ids and of their table."""
+        values = 0 if self._values is None else self._values.data.nbytes
+        return values + self._table.nbytes
 
     def new(self, ids: Any, n: int) -> Int64 | None:
         """The checked ids for `n` new rows; None: number them on."""
@@ -64,43 +171,40 @@ class Ids:
         return array
 
     def numbered(self, ids: Int64 | None, n: int) -> Int64:
-        """The ids that `append` will give `n` new rows."""
+        """The ids that `n` new rows will get."""
         return np.arange(self.next_id, self.next_id + n, dtype=np.int64) if ids is None else ids
 
-    def append(self, ids: Int64 | None, n: int) -> None:
-        """Ids for `n` new rows, as `new` has checked them."""
+    def adding(self, ids: Int64 | None, n: int) -> Commit:
+        """Prepare ids for `n` new rows, as `new` has checked them. They count once they are committed."""
         if n == 0:
-            return
-        if ids is None and self._values is None and self.next_id == self.n:
-            self.n += n
-            self.next_id += n
-            return
-        ids = self.numbered(ids, n)
-        self._values = np.concatenate([self.values, ids])
-        self._order = None
-        self.n += n
-        self.next_id = max(self.next_id, int(ids.max()) + 1)
+            return nothing
+        values, table, next_id, end = self._values, self._table, self.next_id + n, self.n + n
+        rows = np.empty(0, dtype=np.int64)
+        if ids is not None or values is not None or self.next_id != self.n:
+            ids = self.numbered(ids, n)
+            next_id = max(self.next_id, int(ids.max()) + 1)
+            if values is None:
+                values, table = GrowingArray.of(self.values), IdTable()
+            values.reserve(end)
+            values.data[self.n : end] = ids
+            table.reserve(values.data, n)
+            rows = np.arange(self.n, end, dtype=np.int64)
 
-    def extended(self, ids: Int64 | None, n: int) -> Ids:
-        """These ids and those for `n` new rows, as a new object."""
-        more = copy.copy(self)
-        more.append(ids, n)
-        return more
+        def commit() -> None:
+            if values is not None:
+                table.insert(values.data, rows)
+            self._values, self._table, self.n, self.next_id = values, table, end, next_id
+
+        return commit
 
     def _find(self, ids: Int64) -> Int64:
         """The row of each id, -1 where there is none."""
         if self._values is None:
             return np.where((ids >= 0) & (ids < self.n), ids, -1)
-        if self._order is None:
-            self._order = np.argsort(self._values)
-        if self.n == 0:
-            return np.full(len(ids), -1, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self._values, ids, sorter=self._order), self.n - 1)
-        rows = self._order[at]
-        return np.where(self._values[rows] == ids, rows, -1)
+        return self._table.find(self._values.data, ids, self.n, partial(_rows, self.n))
 
-    def rows(self, ids: Any) -> Int64:
-        """The row of each id.
+    def present(self, ids: Any) -> tuple[Int64, Int64]:
+        """The checked ids and the row of each, int64 (n,).
 
         Raises
         ------
@@ -111,11 +215,15 @@ class Ids:
         rows = self._find(array)
         if (rows < 0).any():
             raise ValueError(f"ids: {array[rows < 0][0]} is not in the index")
-        return rows
+        return array, rows
+
+    def rows(self, ids: Any) -> Int64:
+        """The row of each id; raises as `present`."""
+        return self.present(ids)[1]
 
     def rows_or_missing(self, ids: Int64) -> Int64:
         """The row of each id of any shape, -1 for -1."""
-        return self._find(ids.ravel()).reshape(ids.shape)
+        return self._find(np.ascontiguousarray(ids).reshape(-1)).reshape(ids.shape)
 
     def plan_removal(self, ids: Any) -> Removal:
         """How to remove these ids; those that are not in the index are passed over."""
@@ -125,25 +233,24 @@ class Ids:
         sources = np.setdiff1d(np.arange(left, self.n, dtype=np.int64), rows, assume_unique=True)
         return Removal(rows, sources, rows[rows < left])
 
-    def remove(self, removal: Removal) -> None:
-        """Carry out a planned removal."""
-        if len(removal.rows):
-            values = self.values.copy()
-            values[removal.targets] = values[removal.sources]
-            self.n -= len(removal.rows)
-            self._values = values[: self.n].copy()
-            self._order = None
+    def removing(self, removal: Removal) -> Commit:
+        """Prepare a planned removal."""
+        if not len(removal.rows):
+            return nothing
+        values, table = self._values, self._table
+        if values is None:
+            values, table = GrowingArray.of(self.values), IdTable()
 
-    def without(self, removal: Removal) -> Ids:
-        """These ids after a planned removal, as a new object."""
-        left = copy.copy(self)
-        left.remove(removal)
-        return left
+        def commit() -> None:
+            table.remove(values.data, *removal)
+            self._values, self._table, self.n = values, table, self.n - len(removal.rows)
+
+        return commit
 
     def state(self) -> State:
         """What a file stores."""
-        arrays = {} if self._values is None else {"ids": self._values}
-        return State({"n": self.n, "next_id": self.next_id}, arrays)
+        native = self.native
+        return State({"n": self.n, "next_id": self.next_id}, {} if native is None else {"ids": native})
 
     @classmethod
     def from_state(cls, stored: Stored) -> Ids:
@@ -151,30 +258,60 @@ class Ids:
         ids = cls()
         ids.n, ids.next_id = stored.count("n"), stored.count("next_id")
         if stored.has("ids"):
-            ids._values = stored.array("ids", np.int64, (ids.n,), non_negative, unique, below(ids.next_id), bulk=True)
+            checks = (non_negative, unique, below(ids.next_id))
+            ids._values = GrowingArray.of(stored.array("ids", np.int64, (ids.n,), *checks, bulk=True))
         elif ids.n != ids.next_id:
             raise FormatError(f"ids: expected this array, as n is {ids.n} and next_id {ids.next_id}")
         return ids
 
-    def allowed_bits(self, allowed: Any) -> np.ndarray[Any, np.dtype[np.uint64]] | None:
-        """A bit for each row that may be returned, uint64 (ceil(n / 64),); None for all.
+    def allowed(self, allowed: Any) -> Array:
+        """The checked filter of a search: an array of ids, or a boolean mask whose entry i speaks for id i."""
+        array = np.asarray(allowed)
+        if array.dtype != np.bool_:
+            return _checks.id_array("allowed", array)
+        largest = self.largest
+        if array.ndim != 1 or len(array) <= largest:
+            raise ValueError(
+                f"allowed: expected a mask with an entry for each id up to {largest}, got shape {array.shape}"
+            )
+        return array
 
-        `allowed` is an array of ids, or a boolean mask whose entry i speaks for id i.
-        """
+    def allowed_bits(self, allowed: Any) -> UInt64 | None:
+        """A bit for each row that may be returned, uint64 (ceil(n / 64),); None for all."""
         if allowed is None:
             return None
-        array = np.asarray(allowed)
-        if array.dtype == np.bool_:
-            largest = int(self.values.max(initial=-1))
-            if array.ndim != 1 or len(array) <= largest:
-                raise ValueError(
-                    f"allowed: expected a mask with an entry for each id up to {largest}, got shape {array.shape}"
-                )
-            mask = array[: self.n] if self._values is None else array[self._values]
-        else:
-            rows = self._find(_checks.id_array("allowed", array))
-            mask = np.zeros(self.n, dtype=np.bool_)
-            mask[rows[rows >= 0]] = True
-        padded = np.zeros((self.n + 63) // 64 * 64, dtype=np.bool_)
-        padded[: self.n] = mask
-        return np.packbits(padded, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+        array = self.allowed(allowed)
+        if self._values is None and array.dtype == np.bool_:
+            return packed(array[: self.n])
+        return places_allowed(array, self.n, self.native, self._find)
+
+
+def places_allowed(allowed: Array, n: int, ids: Int64 | None, find: Callable[[Int64], Int64]) -> UInt64:
+    """A bit for each of `n` places whose id is allowed, uint64 (ceil(n / 64),).
+
+    A mask with many allowed ids is read in all places; else `find` looks the allowed ids up. A mapped file may be
+    damaged: an id that the mask does not reach takes the answer of the nearest entry.
+    """
+    if allowed.dtype == np.bool_:
+        if ids is not None and np.count_nonzero(allowed) > n // FEW:
+            return packed(allowed.take(ids, mode="clip"))
+        allowed = np.flatnonzero(allowed).astype(np.int64, copy=False)
+    bits = np.zeros((n + 63) // 64, dtype=np.uint64)
+    _native.set_bits(find(allowed), bits)
+    return bits
+
+
+def packed(mask: Array) -> UInt64:
+    """A bit for each boolean, the lowest first, uint64 (ceil(n / 64),)."""
+    bits = np.zeros((len(mask) + 63) // 64 * 8, dtype=np.uint8)
+    bits[: (len(mask) + 7) // 8] = np.packbits(mask, bitorder="little")
+    return bits.view("<u8").astype(np.uint64, copy=False)
+
+
+def _rows(n: int) -> Iterator[Int64]:
+    for start in range(0, n, PIECE):
+        yield np.arange(start, min(n, start + PIECE), dtype=np.int64)
+
+
+def nothing() -> None:
+    """Commit of a change that changes nothing."""

@@ -137,7 +137,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         ValueError
             If an id is not in the index.
         """
-        return self._lists.lists_of(self._lists.find(self._ids.values[self._ids.rows(ids)]))
+        return self._lists.lists_of(self._lists.find(self._ids.present(ids)[0]))
 
     @writes
     @fits_blocks
@@ -236,12 +236,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
                     np.maximum.at(radius, labels[here], self.quantizer.lengths(codes))
                 row = here.stop
             rows = self._write_vectors(x, n_threads)
-            all_ids = self._ids.extended(given, len(x))
+            commit_ids = self._ids.adding(given, len(x))
         except BaseException:
             self._lists.clear(slots)
             raise
         with uninterrupted():
-            self._ids = all_ids
+            commit_ids()
             place()
             self._commit_vectors(rows, n)
             self._counts, self._radius = counts, radius
@@ -259,7 +259,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         if self.residual:
             np.maximum.at(self._radius, labels, self.quantizer.lengths(codes))
         place()
-        self._ids.append(given, len(ids))
+        self._ids.adding(given, len(ids))()
 
     def _labels(self, x: Array, n: int, n_threads: int) -> Int32:
         """The lists for new rows of an index that will hold `n`."""
@@ -448,15 +448,16 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             How many were removed.
         """
         removal = self._ids.plan_removal(ids)
-        slots = self._lists.find(self._ids.values[removal.rows])
+        slots = self._lists.find(self._ids.of(removal.rows))
         counts = self._next_counts()
         if counts is not None:
             self.quantizer.count(self._lists.codes(slots), counts, -1)
-        left, take_out = self._ids.without(removal), self._lists.removing(slots)
+        remove_ids, take_out = self._ids.removing(removal), self._lists.removing(slots)
         with uninterrupted():  # what can fail comes first
-            take_out()
             self._vectors.remove(removal)
-            self._ids, self._counts = left, counts
+            take_out()
+            remove_ids()
+            self._counts = counts
         return len(removal.rows)
 
     def _codes(self, rows: Int64) -> UInt8:
@@ -464,7 +465,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _decode(self, ids: Any) -> Float32:
         assert self._coarse is not None
-        slots = self._lists.find(self._ids.values[self._ids.rows(ids)])
+        slots = self._lists.find(self._ids.present(ids)[0])
         decoded = self.quantizer.decode(self._codes(slots))
         return decoded + self._coarse.centroids[self._lists.lists_of(slots)] if self.residual else decoded
 

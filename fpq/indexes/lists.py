@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpq import _native
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Int32, Int64, UInt8, UInt64
-from fpq.indexes.ids import Ids
+from fpq._checks import Int32, Int64, UInt8, UInt64
+from fpq.indexes.base import bits_to_mask
+from fpq.indexes.ids import Ids, IdTable, places_allowed
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64
+PIECE_BLOCKS = 1 << 10  # of which ids are read at a time
 
 
 class Layout(NamedTuple):
@@ -36,8 +37,10 @@ class Layout(NamedTuple):
         return block * BLOCK_ROWS + places % BLOCK_ROWS
 
     def resized(self, sizes: Int64) -> Layout:
-        """The layout after every list has grown or shrunk at its end."""
+        """The layout after every list has grown or shrunk at its end. With the same blocks, only `sizes` differ."""
         have, need = np.diff(self.first), -(-sizes // BLOCK_ROWS)
+        if np.array_equal(have, need):
+            return self._replace(sizes=sizes)
         within = np.arange(len(self.chain)) - np.repeat(self.first[:-1], have)
         kept = within < np.repeat(need, have)
         free = np.concatenate([self.free, self.chain[~kept]])
@@ -49,13 +52,34 @@ class Layout(NamedTuple):
         chain = np.concatenate([self.chain[kept], blocks[:more]])[np.argsort(owner, kind="stable")]
         return Layout(sizes, chain, np.concatenate([[0], np.cumsum(need)]), blocks[more:])
 
+    def owners(self) -> Int64:
+        """The list and the place in the chain of each block, (2, n_blocks); 0 for a free one."""
+        owners = np.zeros((2, self.n_blocks), dtype=np.int64)
+        owners[0, self.chain] = np.repeat(np.arange(len(self.sizes)), np.diff(self.first))
+        owners[1, self.chain] = np.arange(len(self.chain))
+        return owners
+
+    def rows_after(self, old: Layout, rows: UInt64, lists: Int64) -> UInt64:
+        """`rows` of the layout `old`, from which only the sizes of these lists differ."""
+        if self.chain is not old.chain:
+            return self.rows()
+        rows = rows.copy()
+        taken = self.sizes[lists] - (np.diff(self.first)[lists] - 1) * BLOCK_ROWS
+        rows[self.chain[self.first[lists + 1] - 1]] = _lowest(taken)
+        return rows
+
     def rows(self) -> UInt64:
         """The bits of the rows that are taken, for each block."""
         rows: UInt64 = np.zeros(max(1, self.n_blocks), dtype=np.uint64)
         within = np.arange(len(self.chain)) - np.repeat(self.first[:-1], np.diff(self.first))
         taken = np.clip(np.repeat(self.sizes, np.diff(self.first)) - within * BLOCK_ROWS, 1, BLOCK_ROWS)
-        rows[self.chain] = np.uint64(0xFFFFFFFFFFFFFFFF) >> (BLOCK_ROWS - taken).astype(np.uint64)
+        rows[self.chain] = _lowest(taken)
         return rows
+
+
+def _lowest(n: Int64) -> UInt64:
+    """The n lowest bits, 1 to 64."""
+    return np.uint64(0xFFFFFFFFFFFFFFFF) >> (BLOCK_ROWS - n).astype(np.uint64)
 
 
 class Placement(NamedTuple):
@@ -73,23 +97,22 @@ class InvertedLists:
         self.layout = Layout(np.zeros(n_lists, np.int64), nothing, np.zeros(n_lists + 1, np.int64), nothing)
         self.blocks = GrowingArray((code_size, BLOCK_ROWS), np.uint8)
         self.slot_ids = GrowingArray((BLOCK_ROWS,), np.int64)
-        self._put(self.layout, self.layout.rows())
-
-    def _put(self, layout: Layout, rows: UInt64) -> None:
-        self.layout, self.rows = layout, rows
-        self._sorted: tuple[Int64, Int64] | None = None  # ids in order and their slots, made when they are needed
+        self.rows = self.layout.rows()
+        self._table = IdTable()  # the slots of the ids
+        self._owners: tuple[Int32, Int64] | None = None  # a chain, and the owners of its blocks
 
     @property
     def nbytes(self) -> int:
         """Bytes in use and in reserve."""
         arrays = (*self.layout, self.rows, self.blocks.data, self.slot_ids.data)
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in arrays) + self._table.nbytes
 
     def place(self, labels: Int32) -> Placement:
         """Slots for new rows in the lists `labels` (n,), in their order."""
         sizes = self.layout.sizes
         more = np.bincount(labels, minlength=len(sizes))
         layout = self.layout.resized(sizes + more)
+        all_rows = layout.rows_after(self.layout, self.rows, np.flatnonzero(more))
         order = np.argsort(labels, kind="stable")
         lists = labels[order].astype(np.int64)
         rank = np.arange(len(labels)) - (np.cumsum(more) - more)[lists]
@@ -97,7 +120,14 @@ class InvertedLists:
         slots[order] = layout.slots(lists, sizes[lists] + rank)
         self.blocks.reserve(layout.n_blocks)
         self.slot_ids.reserve(layout.n_blocks)
-        return Placement(slots, partial(self._put, layout, layout.rows()))
+        slot_ids = self.slot_ids.data.reshape(-1)
+        self._table.reserve(slot_ids, len(slots))
+
+        def commit() -> None:
+            self._table.insert(slot_ids, slots)
+            self.layout, self.rows = layout, all_rows
+
+        return Placement(slots, commit)
 
     def reserve(self, n: int) -> None:
         """Make room for `n` rows in all, however they fall on the lists."""
@@ -123,26 +153,33 @@ class InvertedLists:
 
     def find(self, ids: Int64) -> Int64:
         """The slots of ids that are there."""
-        if self._sorted is None:
-            slots = self._taken()
-            taken = self.slot_ids.data.reshape(-1)[slots]
-            order = np.argsort(taken)
-            self._sorted = taken[order], slots[order]
-        in_order, slots = self._sorted
-        if not len(ids):
-            return np.empty(0, dtype=np.int64)
-        at = np.minimum(np.searchsorted(in_order, ids), len(in_order) - 1)
-        if (in_order[at] != ids).any():  # of a mapped file
+        slots = self._find(ids)
+        if (slots < 0).any():  # of a mapped file
             raise FormatError("slot_ids: the data are damaged: an id is missing")
-        found: Int64 = slots[at]
-        return found
+        return slots
+
+    def _find(self, ids: Int64) -> Int64:
+        """The slot of each id, -1 where there is none."""
+        n = int(self.layout.sizes.sum())
+        return self._table.find(self.slot_ids.data.reshape(-1), ids, n, self._slots)
+
+    def _slots(self) -> Iterator[Int64]:
+        """The slots of all rows, in order."""
+        for start in range(0, len(self.rows), PIECE_BLOCKS):
+            mask = bits_to_mask(self.rows[start : start + PIECE_BLOCKS])
+            yield np.flatnonzero(mask).astype(np.int64, copy=False) + start * BLOCK_ROWS
 
     def lists_of(self, slots: Int64) -> Int64:
         """The list that each slot belongs to."""
-        owner = np.zeros(self.layout.n_blocks, dtype=np.int64)
-        owner[self.layout.chain] = np.repeat(np.arange(len(self.layout.sizes)), np.diff(self.layout.first))
-        lists: Int64 = owner[slots // BLOCK_ROWS]
-        return lists
+        return self._where(slots)[0]
+
+    def _where(self, slots: Int64) -> tuple[Int64, Int64]:
+        """The list of each slot, and the place in this list."""
+        layout, known = self.layout, self._owners
+        if known is None or known[0] is not layout.chain:
+            known = self._owners = layout.chain, layout.owners()
+        lists, places = known[1][:, slots // BLOCK_ROWS]
+        return lists, (places - layout.first[lists]) * BLOCK_ROWS + slots % BLOCK_ROWS
 
     def codes(self, slots: Int64) -> UInt8:
         """The codes (n, code_size) in these slots."""
@@ -158,43 +195,34 @@ class InvertedLists:
     def removing(self, slots: Int64) -> Callable[[], None]:
         """What takes rows out, and cannot fail; the last rows of their lists fill the holes."""
         old = self.layout
-        lists = self.lists_of(slots)
-        layout = old.resized(old.sizes - np.bincount(lists, minlength=len(old.sizes)))
-        place = np.empty(old.n_blocks * BLOCK_ROWS, dtype=np.int64)
-        place[self._taken()] = np.arange(old.sizes.sum()) - np.repeat(np.cumsum(old.sizes) - old.sizes, old.sizes)
-        gone = np.zeros(old.n_blocks * BLOCK_ROWS, dtype=np.bool_)
-        gone[slots] = True
-        holes = slots[place[slots] < layout.sizes[lists]]
-        tail = np.repeat(np.arange(len(old.sizes)), old.sizes - layout.sizes)
-        places = np.arange(len(tail)) - np.repeat(
-            np.cumsum(old.sizes - layout.sizes) - old.sizes, old.sizes - layout.sizes
-        )
-        ends = old.slots(tail, places)
-        sources = ends[~gone[ends]]
-        targets = holes[np.argsort(self.lists_of(holes), kind="stable")]
-        codes, ids, rows = self.codes(sources), self.slot_ids.data.reshape(-1), layout.rows()
-        moved, nothing = ids[sources], np.zeros((len(ends), self.blocks.data.shape[1]), np.uint8)
+        lists, places = self._where(slots)
+        touched, fewer = np.unique(lists, return_counts=True)
+        sizes = old.sizes.copy()
+        sizes[touched] -= fewer
+        layout = old.resized(sizes)
+        rows = layout.rows_after(old, self.rows, touched)
+        holes = np.flatnonzero(places < sizes[lists])
+        targets = slots[holes[np.argsort(lists[holes], kind="stable")]]
+        rank = np.arange(len(slots), dtype=np.int64) - np.repeat(np.cumsum(fewer) - fewer, fewer)
+        ends = old.slots(np.repeat(touched, fewer), np.repeat(sizes[touched], fewer) + rank)
+        sources = ends[~np.isin(ends, slots)]
+        codes, ids = self.codes(sources), self.slot_ids.data.reshape(-1)
+        nothing = np.zeros((len(ends), self.blocks.data.shape[1]), np.uint8)
 
         def commit() -> None:
             _native.put_codes(codes, targets, self.blocks.data)
             _native.put_codes(nothing, ends, self.blocks.data)  # nothing removed gets into a file
-            ids[targets] = moved
-            ids[ends] = 0
-            self._put(layout, rows)
+            self._table.remove(ids, slots, sources, targets)
+            self.layout, self.rows = layout, rows
 
         return commit
 
     def allowed_rows(self, ids: Ids, allowed: Any) -> UInt64 | None:
         """The bits of the rows that may be returned, like `rows`; None for all."""
-        bits = ids.allowed_bits(allowed)
-        return None if bits is None else self.rows & self._by_slot(ids, bits)
-
-    def _by_slot(self, ids: Ids, bits: Array) -> UInt64:
-        taken = self._taken()
-        rows = ids.rows_or_missing(self.slot_ids.data.reshape(-1)[taken])
-        mask = np.zeros(len(self.rows) * BLOCK_ROWS, dtype=np.bool_)
-        mask[taken] = bits[rows // 64] >> (rows % 64).astype(np.uint64) & np.uint64(1)
-        return np.packbits(mask, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+        if allowed is None:
+            return None
+        slot_ids = self.slot_ids.data.reshape(-1)[: len(self.rows) * BLOCK_ROWS]
+        return self.rows & places_allowed(ids.allowed(allowed), len(slot_ids), slot_ids, self._find)
 
     def state(self) -> State:
         """What a file stores."""
@@ -220,5 +248,5 @@ class InvertedLists:
         )
         slot_ids = stored.array("slot_ids", np.int64, (n_blocks, BLOCK_ROWS), same, bulk=True)
         lists.blocks, lists.slot_ids = GrowingArray.of(codes), GrowingArray.of(slot_ids)
-        lists._put(lists.layout, lists.layout.rows())
+        lists.rows = lists.layout.rows()
         return lists

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from fpq import _checks, _native, rotation, threads, tuning
 from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Bits, Index, Nearest
-from fpq.indexes.ids import Ids, Removal
+from fpq.indexes.ids import Commit, Ids, Removal
 from fpq.indexes.lock import reads, uninterrupted, writes
 from fpq.indexes.vectors import Vectors
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
@@ -26,7 +26,6 @@ CLIPPED = 0.005  # share of sample rows beyond the range of a sketch coordinate,
 MAX_ROWS = (1 << 32) - 1
 
 Self = TypeVar("Self", bound="LSHIndex")
-Commit = Callable[[], None]  # makes a prepared change visible; cannot fail
 
 
 class LSHStats(NamedTuple):
@@ -216,8 +215,9 @@ class LSHIndex(Index):
         x = self._prepare(x, n_threads)
         rows = self._vectors.write(x)
         commit = self._adding(x, n_threads) if len(x) else None
+        commit_ids = self._ids.adding(new_ids, len(x))
         with uninterrupted():  # what can fail comes first
-            self._ids.append(new_ids, len(x))
+            commit_ids()
             self._vectors.commit(rows, n)
             if commit:
                 commit()
@@ -235,7 +235,7 @@ class LSHIndex(Index):
     def remove(self, ids: Any) -> int:
         """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
 
-        The gaps are closed at once, which reads all hashes: removing many ids in one call takes as long as one.
+        An E2LSHIndex writes its tables anew: removing many ids in one call takes about as long as one.
 
         Returns
         -------
@@ -245,11 +245,11 @@ class LSHIndex(Index):
         removal = self._ids.plan_removal(ids)
         if not len(removal.rows):
             return 0
-        left, commit = self._ids.without(removal), self._removing(removal)
+        remove_ids, commit = self._ids.removing(removal), self._removing(removal)
         with uninterrupted():  # what can fail comes first
             self._vectors.remove(removal)
             commit()
-            self._ids = left
+            remove_ids()
         return len(removal.rows)
 
     @abstractmethod

@@ -171,13 +171,13 @@ class PQIndex(CodeIndex, kind="PQIndex"):
                 _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
                 row += len(codes)
             rows = self._write_vectors(x, n_threads)
-            all_ids = self._ids.extended(new_ids, len(x))
+            commit_ids = self._ids.adding(new_ids, len(x))
         except BaseException:
             tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS)  # files hold whole blocks
             _native.put_codes(np.zeros((len(tail), self.quantizer.code_size), np.uint8), tail, self._blocks.data)
             raise
         with uninterrupted():
-            self._ids = all_ids
+            commit_ids()
             self._commit_vectors(rows, n)
             self._counts = counts
         return self
@@ -283,17 +283,18 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             How many were removed.
         """
         removal = self._ids.plan_removal(ids)
-        ids, codes = self._ids.without(removal), self._codes(removal.sources)
+        remove_ids, codes = self._ids.removing(removal), self._codes(removal.sources)
         counts = self._next_counts()
         if counts is not None:
             self.quantizer.count(self._codes(removal.rows), counts, -1)
-        freed = np.arange(ids.n, len(self), dtype=np.int64)
+        freed = np.arange(len(self) - len(removal.rows), len(self), dtype=np.int64)
         nothing = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # nothing removed gets into a file
         with uninterrupted():  # what can fail comes first
             self._vectors.remove(removal)
             _native.put_codes(codes, removal.targets, self._blocks.data)
             _native.put_codes(nothing, freed, self._blocks.data)
-            self._ids, self._counts = ids, counts
+            remove_ids()
+            self._counts = counts
         return len(removal.rows)
 
     def _codes(self, rows: Int64) -> UInt8:

@@ -15,6 +15,7 @@ from fpq.indexes.lists import BLOCK_ROWS, InvertedLists
 from fpq.quantizer import ProductQuantizer
 
 RANGE_BLOCKS = 1 << 16  # blocks of distances that a range search holds at a time
+PROBES = 1 << 22  # of all queries, 12 bytes each, that are held at a time
 
 
 class Probing(NamedTuple):
@@ -32,28 +33,39 @@ class Probing(NamedTuple):
     def _adc(self) -> tuple[Float32, Float32, Int32, int, bool]:
         return self.quantizer.adc(self.metric != "l2")
 
-    def _probes(self, queries: Float32) -> Int64:
-        return self.coarse.probe(queries, self.n_probe, self.n_threads)
+    def _batches(self, queries: Float32) -> Iterator[tuple[slice, Int64]]:
+        """Some queries at a time, and the lists near each of them."""
+        step = max(1, PROBES // self.n_probe)
+        for start in range(0, len(queries), step):
+            here = slice(start, min(len(queries), start + step))
+            yield here, self.coarse.probe(queries[here], self.n_probe, self.n_threads)
 
     def nearest(self, queries: Float32, k: int, allowed: Bits | None) -> tuple[Float32, Int64]:
         """The k nearest codes: distances and ids (nq, k)."""
         lists = self.lists
         distances = np.empty((len(queries), k), dtype=np.float32)
         ids = np.empty((len(queries), k), dtype=np.int64)
-        _native.ivf_search(
-            *self._adc(), self.rotated, lists.layout.first, lists.layout.chain,
-            lists.rows if allowed is None else allowed, self.radii, self.radii is not None,
-            self.quantizer.rotate(queries, self.n_threads), self._probes(queries), lists.blocks.data,
-            lists.slot_ids.data, distances, ids, self.n_threads,
-        )  # fmt: skip
+        for here, probes in self._batches(queries):
+            _native.ivf_search(
+                *self._adc(), self.rotated, lists.layout.first, lists.layout.chain,
+                lists.rows if allowed is None else allowed, self.radii, self.radii is not None,
+                self.quantizer.rotate(queries[here], self.n_threads), probes, lists.blocks.data,
+                lists.slot_ids.data, distances[here], ids[here], self.n_threads,
+            )  # fmt: skip
         return distances, ids
 
     def within(
         self, queries: Float32, limit: np.float32, allowed: Bits | None
     ) -> Iterator[tuple[Int64, Float32, Int64]]:
         """Query numbers, distances and ids of all codes up to a distance, some queries at a time."""
+        for here, probes in self._batches(queries):
+            for query, distances, ids in self._within(queries[here], probes, limit, allowed):
+                yield query + here.start, distances, ids
+
+    def _within(
+        self, queries: Float32, probes: Int64, limit: np.float32, allowed: Bits | None
+    ) -> Iterator[tuple[Int64, Float32, Int64]]:
         first, chain = self.lists.layout.first, self.lists.layout.chain
-        probes = self._probes(queries)
         blocks_of = np.diff(first)[probes].sum(axis=1)
         starts = np.concatenate([[0], np.cumsum(blocks_of)])
         rotated = self.quantizer.rotate(queries, self.n_threads)

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT
+ * Hash tables from ids to places, with open addressing and linear probing. An entry of 4 bytes holds a place and, in
+ * the bits that places leave free, bits of the hash. The id itself is read from the array of ids by place, which few
+ * entries but the right one need. Deletion moves later entries back instead of leaving marks, so that the cost of a
+ * look-up depends on the ids that are there and not on those that were. */
+#include "fpq.h"
+#include "portable.h"
+
+/* AHEAD: ids for which memory is fetched before its use. A table of 1,000,000 ids lies outside most caches. */
+enum { AHEAD = 16 };
+
+/* Two rounds of multiplication, as one leaves ids with equal low bits together. */
+FPQ_INLINE uint64_t hash(int64_t id) {
+    uint64_t x = (uint64_t)id * 0x9e3779b97f4a7c15u;
+    x ^= x >> 32;
+    return x * 0x9e3779b97f4a7c15u;
+}
+
+/* Where the search for an id begins. */
+FPQ_INLINE uint64_t home(const fpq_id_table *t, uint64_t h) { return h >> (64 - t->bits); }
+
+FPQ_INLINE uint64_t next(const fpq_id_table *t, uint64_t at) { return (at + 1) & (((uint64_t)1 << t->bits) - 1); }
+
+FPQ_INLINE uint64_t get(const fpq_id_table *t, uint64_t at) {
+    return t->wide ? ((const uint64_t *)t->entries)[at] : ((const uint32_t *)t->entries)[at];
+}
+
+FPQ_INLINE void put(const fpq_id_table *t, uint64_t at, uint64_t entry) {
+    if (t->wide)
+        ((uint64_t *)t->entries)[at] = entry;
+    else
+        ((uint32_t *)t->entries)[at] = (uint32_t)entry;
+}
+
+FPQ_INLINE int64_t place_of(const fpq_id_table *t, uint64_t entry) {
+    return (int64_t)(entry & (((uint64_t)1 << t->place_bits) - 1)) - 1;
+}
+
+FPQ_INLINE uint64_t entry_of(const fpq_id_table *t, uint64_t h, int64_t place) {
+    const uint64_t entry = h << t->place_bits | (uint64_t)(place + 1);
+    return t->wide ? entry : (uint32_t)entry;
+}
+
+FPQ_INLINE void fetch(const fpq_id_table *t, int64_t id) {
+    FPQ_PREFETCH((const char *)t->entries + home(t, hash(id)) * (t->wide ? sizeof(uint64_t) : sizeof(uint32_t)));
+}
+
+/* The entry of an id, or the empty one where it belongs. */
+FPQ_INLINE uint64_t locate(const fpq_id_table *t, int64_t id) {
+    const uint64_t h = hash(id), some = entry_of(t, h, 0);
+    uint64_t at = home(t, h);
+    for (uint64_t entry; (entry = get(t, at)); at = next(t, at))
+        if ((entry ^ some) >> t->place_bits == 0 && t->ids[place_of(t, entry)] == id) break;
+    return at;
+}
+
+void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places) {
+    for (int64_t i = 0; i < n && i < AHEAD; i++) fetch(t, ids[i]);
+    for (int64_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) fetch(t, ids[i + AHEAD]);
+        if (i + AHEAD / 2 < n) {
+            const uint64_t entry = get(t, home(t, hash(ids[i + AHEAD / 2])));
+            if (entry) FPQ_PREFETCH(t->ids + place_of(t, entry));
+        }
+        places[i] = place_of(t, get(t, locate(t, ids[i])));
+    }
+}
+
+void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) fetch(t, t->ids[places[i + AHEAD]]);
+        const int64_t id = t->ids[places[i]];
+        const uint64_t at = locate(t, id);
+        if (!get(t, at)) put(t, at, entry_of(t, hash(id), places[i]));
+    }
+}
+
+/* Empty an entry, and move those behind back that would not be found any more. */
+static void erase(const fpq_id_table *t, uint64_t hole) {
+    const uint64_t mask = ((uint64_t)1 << t->bits) - 1;
+    uint64_t entry;
+    for (uint64_t at = next(t, hole); (entry = get(t, at)); at = next(t, at))
+        if (((at - home(t, hash(t->ids[place_of(t, entry)]))) & mask) >= ((at - hole) & mask)) {
+            put(t, hole, entry);
+            hole = at;
+        }
+    put(t, hole, 0);
+}
+
+void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone, const int64_t *sources,
+                    const int64_t *targets, int64_t n_moved) {
+    for (int64_t i = 0; i < n_gone && t; i++) {
+        const uint64_t at = locate(t, ids[gone[i]]);
+        if (get(t, at)) erase(t, at);
+    }
+    for (int64_t i = 0; i < n_moved && t; i++) {
+        const int64_t id = ids[sources[i]];
+        const uint64_t at = locate(t, id);
+        if (get(t, at)) put(t, at, entry_of(t, hash(id), targets[i]));
+    }
+    for (int64_t i = 0; i < n_gone; i++) ids[gone[i]] = 0;
+    for (int64_t i = 0; i < n_moved; i++) {
+        ids[targets[i]] = ids[sources[i]];
+        ids[sources[i]] = 0;
+    }
+}
+
+void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits) {
+    for (int64_t i = 0; i < n; i++)
+        if (places[i] >= 0) bits[places[i] / 64] |= (uint64_t)1 << places[i] % 64;
+}
