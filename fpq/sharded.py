@@ -400,9 +400,9 @@ class ShardedIndex:
         question = Question(queries, about.metric != "l2", n_probe=n_probe, n_threads=n_threads)
         if allowed is None:
             return question, single
-        allowed = np.asarray(allowed)
+        allowed = _checks.mask_or_ids("allowed", allowed)
         if allowed.dtype != np.bool_:
-            return question._replace(allowed=_checks.id_array("allowed", allowed)), single
+            return question._replace(allowed=allowed), single
         largest = max((shard.last for shard in about.shards), default=-1)
         if allowed.ndim != 1 or len(allowed) <= largest:
             raise ValueError(

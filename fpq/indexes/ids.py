@@ -163,7 +163,7 @@ class Ids:
         """
         if allowed is None:
             return None
-        array = np.asarray(allowed)
+        array = _checks.mask_or_ids("allowed", allowed)
         if array.dtype == np.bool_:
             largest = int(self.values.max(initial=-1))
             if array.ndim != 1 or len(array) <= largest:
