@@ -62,6 +62,9 @@ class CodeIndex(Index):
             raise TypeError(f"keep_vectors: expected False, True or the path of a .npy file, got {keep_vectors!r}")
         self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
 
+    def _inputs(self) -> tuple[str, ...]:
+        return (self._vectors.path,) if isinstance(self._vectors, VectorFile) else ()
+
     @property
     def dim(self) -> int | None:
         """Dimension of the vectors; None until `fit`."""
