@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ Float64 = NDArray[np.float64]
 
 KERNEL_TYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, np.uint8, np.int8))
 METRICS = ("l2", "ip", "cosine")
+EXACT_INTEGERS = 1 << 24  # up to here float32 has each integer
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
@@ -78,7 +80,7 @@ def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
 
 def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_threads: int = 1) -> Array:
     """`x` as a finite 2-d array of a type the kernels read; not copied if it is one already."""
-    array = _numbers(name, x)
+    array = numbers(name, x)
     if array.ndim != 2:
         raise ValueError(f"{name}: expected a 2-d array (n, d), got shape {array.shape}")
     n, d = array.shape
@@ -96,7 +98,7 @@ def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_t
 
 def queries(x: Any, dim: int | None, n_threads: int) -> tuple[Float32, bool]:
     """Queries as float32 (nq, d) in C order, and whether a single 1-d query came."""
-    array = _numbers("Q", x)
+    array = numbers("Q", x)
     single = array.ndim == 1
     if array.ndim not in (1, 2):
         raise ValueError(f"Q: expected one query (d,) or several (nq, d), got shape {array.shape}")
@@ -104,13 +106,67 @@ def queries(x: Any, dim: int | None, n_threads: int) -> tuple[Float32, bool]:
     return np.ascontiguousarray(array, dtype=np.float32), single
 
 
-def _numbers(name: str, x: Any) -> Array:
+def plain(name: str, x: Any) -> Array:
+    """`x` as an ordinary array of any element type, not copied if it is one.
+
+    Masked entries, which an ordinary array cannot express, are refused. The byte order of this machine has one spelling
+    in the result: "<f4" equals "f4", but the kernels are told "<f" by the buffer of the one and "f" by the other's.
+    """
+    refuse_masked(name, x)
     try:
-        array = np.asarray(x)
-    except ValueError as error:  # lists of unequal length
-        raise ValueError(f"{name}: expected a rectangular array of numbers: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}")
+        array = _from_pandas(x)
+        if array is None:
+            only_dlpack = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
+            array = np.from_dlpack(x) if only_dlpack else np.asarray(x)
+    except ValueError as error:  # lists of unequal length, missing integers
+        raise ValueError(f"{name}: expected a rectangular array without missing entries: {error}") from None
+    except (TypeError, RuntimeError, BufferError) as error:  # tensors of other devices, with gradients, of other types
+        raise TypeError(f"{name}: expected what NumPy makes an array of, got {type(x).__name__}: {error}") from None
+    if array.dtype.isnative and array.dtype.byteorder in "<>":
+        array = array.view(array.dtype.newbyteorder("="))
+    return array
+
+
+def refuse_masked(name: str, x: Any) -> None:
+    """Raise ValueError if `x`, or an item of the list `x`, has masked entries."""
+    if isinstance(x, (list, tuple)):
+        if any(issubclass(kind, (np.ma.MaskedArray, list, tuple)) for kind in set(map(type, x))):
+            for item in x:
+                refuse_masked(name, item)
+    elif isinstance(x, np.ma.MaskedArray) and x.dtype.names is None:
+        masked = int(np.count_nonzero(np.ma.getmaskarray(x)))
+        if masked:
+            raise ValueError(f"{name}: expected an array without masked entries, got {masked} of {x.size} masked")
+
+
+def _from_pandas(x: Any) -> Array | None:
+    """An array of a pandas object whose columns have nullable types of numbers: NumPy alone makes objects of them."""
+    dtypes = [] if isinstance(x, np.ndarray) else np.ravel(getattr(x, "dtypes", [])).tolist()
+    kept = [getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes]
+    if kept == dtypes or not all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in kept):
+        return None
+    array: Array = x.to_numpy(dtype=np.result_type(*kept))  # a missing integer is a ValueError, a missing float NaN
+    return array
+
+
+def numbers(name: str, x: Any) -> Array:
+    """`x` as an array of any shape, of a type the kernels read: other real numbers become float32.
+
+    Integers too large for float32 to have each of them are rounded, with a warning.
+    """
+    array = plain(name, x)
+    if array.dtype == object and array.ndim == 1 and _are_rows(array):  # a column of lists or arrays
+        array = plain(name, array.tolist())
+    small = array.dtype.kind == "V" and array.dtype.names is None and np.can_cast(array.dtype, np.float32)  # bfloat16
+    if array.dtype.kind not in "fiub" and not small:
+        what = f"dtype {array.dtype}" + ("" if isinstance(x, np.ndarray) else f" from {type(x).__name__}")
+        raise TypeError(f"{name}: expected an array of real numbers, got {what}")
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and array.size:
+        low, high = int(array.min()), int(array.max())
+        if max(-low, high) > EXACT_INTEGERS:
+            warnings.warn(
+                f"{name}: integers beyond 2**24 are rounded to float32, got {low} to {high}", UserWarning, stacklevel=2
+            )
     if array.dtype not in KERNEL_TYPES:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
@@ -119,17 +175,47 @@ def _numbers(name: str, x: Any) -> Array:
     return array
 
 
+def _are_rows(array: Array) -> bool:
+    return all(issubclass(kind, (np.ndarray, list, tuple)) for kind in set(map(type, array)))
+
+
 def id_array(name: str, ids: Any) -> Int64:
     """`ids` as int64 (n,), none negative; a single id is an array of one."""
-    array = np.atleast_1d(np.asarray(ids))
-    if array.size == 0:
-        array = array.astype(np.int64)
+    array = np.atleast_1d(integers(name, ids))
     if array.ndim != 1:
         raise ValueError(f"{name}: expected a 1-d array of ids, got shape {array.shape}")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integer ids, got dtype {array.dtype}")
     if array.size and array.min() < 0:
         raise ValueError(f"{name}: expected ids of at least 0, got {array.min()}")
-    if array.size and array.max() > np.iinfo(np.int64).max:
+    return np.ascontiguousarray(array)
+
+
+def integers(name: str, ids: Any) -> Int64:
+    """`ids` as int64 of any shape."""
+    array = plain(name, ids)
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        exact = exact_integers(ids)
+        if exact is None:
+            raise TypeError(f"{name}: expected integer ids, got dtype {array.dtype}")
+        array = exact
+    if array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: expected ids below 2**63, got {array.max()}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    if array.min() < np.iinfo(np.int64).min:
+        raise ValueError(f"{name}: expected ids of at least 0, got {array.min()}")
+    return array.astype(np.int64, copy=False)
+
+
+def exact_integers(x: Any) -> Array | None:
+    """A list of integers as objects: NumPy makes floats of integers that fit into no one type. None for all else."""
+    if not isinstance(x, (list, tuple)):
+        return None
+    array = np.array(x, dtype=object)
+    whole = all(isinstance(each, (int, np.integer)) and not isinstance(each, bool) for each in array.flat)
+    return array if whole else None
+
+
+def mask_or_ids(name: str, allowed: Any) -> Array:
+    """A boolean array as it is, or ids as `id_array` gives them."""
+    array = plain(name, allowed)
+    return array if array.dtype == np.bool_ else id_array(name, allowed)

@@ -24,6 +24,20 @@ DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
 }  # fmt: skip
+BEGINNINGS = {  # of files that people have and may name by mistake
+    b"\x93NUMPY": "a .npy file",
+    b"PK\3\4": "a zip archive, as .npz files are",
+    b"PK\5\6": "an empty zip archive",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"\x1f\x8b": "a gzip file",
+    b"\x89PNG": "a PNG picture",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"\x80\4": "a pickle",
+    b"\x80\5": "a pickle",
+    b"Ix": "an index of faiss",
+    b"Iw": "an index of faiss",
+}
 NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
@@ -134,20 +148,39 @@ def encode(kind: str, params: dict[str, Any], arrays: dict[str, Array], n_thread
 
 def header_size(head: bytes, file_size: int) -> int:
     """Bytes of the header, from the first 8 bytes of a file."""
-    if len(head) < 8:
-        raise FormatError(f"expected a safetensors file, got {file_size} byte(s)")
     size = int.from_bytes(head, "little")
-    if size > min(MAX_HEADER, file_size - 8):
-        raise FormatError(f"expected a header of at most {MAX_HEADER} bytes inside the file, got {size} bytes")
-    return size
+    if len(head) == 8 and size <= min(MAX_HEADER, file_size - 8):
+        return size
+    if len(head) == 8 and size <= MAX_HEADER and (8 + size) % ALIGNMENT == 0:  # as of every header that fpq writes
+        raise FormatError(f"expected {size} bytes of header, got a file of {file_size} bytes: it has been cut short")
+    raise FormatError(f"not an fpq file ({looks_like(head, file_size)})")
+
+
+def looks_like(head: bytes, file_size: int) -> str:
+    """What a file seems to be that is none of fpq's, from its first 8 bytes."""
+    if not file_size:
+        return "it is empty"
+    for beginning, kind in BEGINNINGS.items():
+        if head.startswith(beginning):
+            return f"it looks like {kind}"
+    if head.lstrip()[:1] in (b"{", b"["):
+        return "it looks like JSON; a manifest of shards is opened by fpq.ShardedIndex"
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
+        return "it looks like text"
+    dim = int.from_bytes(head[:4], "little")
+    if dim and any(file_size % (4 + dim * size) == 0 for size in (4, 1)):
+        return f"it looks like an .fvecs, .ivecs or .bvecs file of dimension {dim}"
+    return f"it begins with the bytes {head.hex(' ')}"
 
 
 def parse(head: bytes, text: bytes, file_size: int) -> Layout:
     """What the header `text` says, after all of it has been checked."""
+    if not text.startswith(b"{"):
+        raise FormatError(f"not an fpq file ({looks_like(head, file_size)})")
     header = _json("header", text)
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or metadata.get("format") != "fpq":
-        raise FormatError("expected a file written by fpq: the header's metadata do not say format fpq")
+        raise FormatError("not an fpq file (it looks like a safetensors file written by another program)")
     if metadata.get("version") != str(VERSION):
         raise FormatError(
             f"expected format version {VERSION}, got {metadata.get('version')!r}: a newer fpq may read it"

@@ -38,7 +38,7 @@ class Where(NamedTuple):
         ValueError, TypeError
             If it has another width, length or element type than it should have.
         """
-        array = np.asarray(block)
+        array = _checks.plain(self.name, block)
         if self.dtype is not None and array.dtype != self.dtype:
             raise TypeError(f"{self.name}: expected dtype {self.dtype} as elsewhere, got {array.dtype}")
         if array.ndim != 2 or (self.rows is not None and len(array) != self.rows):
@@ -84,7 +84,7 @@ class Here:
         self._blocks = blocks
         self.sizes = sizes
         self.dim = dim
-        self._dtype = dtype
+        self._dtype = dtype if isinstance(dtype, np.dtype) else None  # tensors have types of their own
 
     @classmethod
     def of(cls, X: Any, rows: int) -> Here:
@@ -95,8 +95,12 @@ class Here:
         ValueError, TypeError
             If X has no rows of vectors.
         """
-        if hasattr(X, "__dask_graph__"):
+        X = from_xarray(X)
+        if on_dask(X):
             return cls.of_dask(X)
+        matrix = hasattr(X, "dtype") and len(getattr(X, "shape", ())) == 2
+        if not matrix and (hasattr(X, "__array__") or hasattr(X, "__dlpack__")):
+            X = _checks.numbers("X", X)  # a table, whose items are its columns, or a column of rows
         if hasattr(X, "shape") and hasattr(X, "dtype"):
             if len(X.shape) != 2 or not X.shape[1]:
                 raise ValueError(f"X: expected a 2-d array (n, d), got shape {tuple(X.shape)}")
@@ -127,8 +131,8 @@ class Here:
         total = None if self.sizes is None else len(self.sizes)
         bar = tqdm(self._blocks, desc=name, unit="block", total=total, disable=quiet, leave=False)
         for number, block in enumerate(bar):
-            if self.sizes is None:
-                block = np.asarray(block)
+            if self.sizes is None or self._dtype is None:
+                block = _checks.plain(f"partition {number}", block)
                 self.dim = block.shape[1] if self.dim is None and block.ndim == 2 else self.dim
                 self._dtype = block.dtype if self._dtype is None else self._dtype
             if more is None or more[number] is not None:
@@ -140,6 +144,17 @@ class Here:
     def sample(self, task: Task, more: Sequence[Any], *, verbose: bool = False) -> TrainingRows:
         """As `Blocks.sample`."""
         return LocalRows(np.concatenate(self.run("sample", task, more, verbose=verbose)), None, threads.resolve(None))
+
+
+def on_dask(x: Any) -> bool:
+    """Whether `x` is a Dask collection: objects of xarray say so only if their data are one."""
+    return hasattr(x, "__dask_graph__") and x.__dask_graph__() is not None
+
+
+def from_xarray(x: Any) -> Any:
+    """The Dask array of an xarray.DataArray that has one, else `x` as it is."""
+    data = getattr(x, "variable", None)
+    return x.data if data is not None and on_dask(x) else x
 
 
 def dask_array(x: Any) -> Any:

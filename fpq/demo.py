@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fpq import FlatIndex, PQIndex, __version__, cpu_info, datasets, metrics
+from fpq import FlatIndex, PQIndex, __version__, cpu_info, datasets, metrics, storage
 
 K = 100
 N_ROWS, N_NEIGHBOURS = 12, 10
@@ -259,5 +259,6 @@ def _draw(digits: Digits, ids: NDArray[np.int64], rows: list[Row], out: Path) ->
     figure.text(0.5, 0.965, title, ha="center", fontsize=14, weight="bold")
     figure.text(0.5, 0.938, figures, ha="center", fontsize=10)
     figure.text(0.5, 0.02, caption, ha="center", fontsize=9.5, color="0.25", linespacing=1.4)
-    figure.savefig(out, dpi=150)
+    with storage._replacing(out) as file:
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": f"fpq {__version__}"})
     return True

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _native
+from fpq import _checks, _native
 from fpq import rotation as rotations
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, UInt8
@@ -42,7 +42,7 @@ def from_codebooks(codebooks: Any, *, rotation_matrix: Any = None, metric: str =
     >>> index.add(np.zeros((2, 12))).search(np.zeros(12), k=2).ids.tolist()
     [0, 1]
     """
-    centroids = np.array(codebooks, dtype=np.float32, order="C")
+    centroids = _float32("codebooks", codebooks)
     if centroids.ndim != 3 or 0 in centroids.shape or not np.isfinite(centroids).all():
         raise ValueError(f"codebooks: expected finite numbers (m, 2**nbits, dsub), got shape {centroids.shape}")
     m, k, dsub = centroids.shape
@@ -63,8 +63,14 @@ def from_codebooks(codebooks: Any, *, rotation_matrix: Any = None, metric: str =
     return index
 
 
+def _float32(name: str, x: Any) -> Float32:
+    """Numbers of any shape, copied; those beyond float32 become infinite."""
+    with np.errstate(over="ignore"):
+        return np.array(_checks.numbers(name, x), dtype=np.float32, order="C")
+
+
 def _rotation(matrix: Any, width: int) -> rotations.Rotation:
-    r = np.array(matrix, dtype=np.float32, order="C")
+    r = _float32("rotation_matrix", matrix)
     if r.ndim != 2 or r.shape[1] != width or r.shape[0] < width:
         raise ValueError(f"rotation_matrix: expected shape (d, {width}) with d at least {width}, got {r.shape}")
     if not np.isfinite(r).all() or np.abs(r.T @ r - np.eye(width)).max() > ORTHONORMAL:

@@ -195,7 +195,7 @@ class KMeans(Storable, kind="KMeans"):
         arrays: dict[str, Array] = {}
         if not isinstance(self.init, str):
             params["init"] = None
-            arrays["init"] = np.asarray(self.init, dtype=np.float32)
+            arrays["init"] = _checks.numbers("init", self.init).astype(np.float32)
         params["dim"] = None
         if hasattr(self, "centroids"):
             params |= {"inertia": as_number(self.inertia), "n_iter_run": self.n_iter_run}

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from fpq import storage
+from fpq import _format, storage
 from fpq.indexes.codes import CodeIndex
 from fpq.storage import FormatError, Layout
 
@@ -90,6 +90,13 @@ def read(path: str | os.PathLike[str]) -> Manifest:
     OSError
         If it cannot be read.
     """
+    with open(path, "rb") as file:  # which may be far too large to be read as a whole
+        head = file.read(8)
+        size = os.fstat(file.fileno()).st_size
+    if head.lstrip()[:1] != b"{":
+        single = 0 < int.from_bytes(head, "little") <= _format.MAX_HEADER
+        looks = "fpq.load opens an index of one file" if single else _format.looks_like(head, size)
+        raise FormatError(f"{os.fspath(path)}: expected a manifest (JSON): {looks}")
     try:
         content = json.loads(Path(path).read_bytes())
     except ValueError as error:

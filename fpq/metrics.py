@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fpq import _checks
+
 __all__ = [
     "Confusion",
     "accuracy",
@@ -49,7 +51,7 @@ def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> fl
     Parameters
     ----------
     ids : array_like, shape (nq, r), integer
-        Returned ids, best first; -1 marks a missing result and never counts.
+        Returned ids below 2**63, best first; -1 marks a missing result and never counts.
     true_ids : array_like, shape (nq,) or (nq, t), integer
         Ids of the true neighbours, nearest first; only the first column is used.
     k : int, optional
@@ -65,7 +67,7 @@ def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> fl
     TypeError
         If the ids are not integers, or `k` is not an integer.
     ValueError
-        If the shapes do not fit each other, there is no query, or `k` is out of range.
+        If the shapes do not fit each other, there is no query, `k` is out of range, or ids are masked or from 2**63 on.
 
     Notes
     -----
@@ -80,8 +82,7 @@ def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> fl
     1.0
     """
     found = _ids(ids, "ids")
-    truth = np.asarray(true_ids)
-    truth = _ids(truth[:, None] if truth.ndim == 1 else truth, "true_ids")
+    truth = _ids(true_ids, "true_ids", columns=True)
     _same_queries(found, truth)
     nearest = truth[:, :1]
     hits = (found[:, : _depth(k, found)] == nearest) & (nearest >= 0)
@@ -94,7 +95,7 @@ def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None)
     Parameters
     ----------
     ids : array_like, shape (nq, r), integer
-        Returned ids, best first; -1 marks a missing result and never counts. An id that is
+        Returned ids below 2**63, best first; -1 marks a missing result and never counts. An id that is
         returned twice counts once.
     true_ids : array_like, shape (nq, t), integer
         Ids of the true neighbours, nearest first.
@@ -111,7 +112,7 @@ def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None)
     TypeError
         If the ids are not integers, or `k` is not an integer.
     ValueError
-        If the shapes do not fit each other, there is no query, or `k` is out of range.
+        If the shapes do not fit each other, there is no query, `k` is out of range, or ids are masked or from 2**63 on.
 
     Notes
     -----
@@ -160,7 +161,7 @@ def vote(labels: ArrayLike) -> NDArray[Any]:
     >>> vote([[4, 9, 9], [4, 9, 1]]).tolist()
     [9, 4]
     """
-    labels = np.asarray(labels)
+    labels = _array("labels", labels)
     if labels.ndim != 2 or labels.shape[1] == 0:
         raise ValueError(f"labels must have shape (nq, k) with k >= 1, got {labels.shape}")
     values, codes = np.unique(labels, return_inverse=True)
@@ -238,7 +239,7 @@ def confusion(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> Confusio
     Confusion(tp=1, fp=1, fn=1, tn=1)
     """
     predicted, truth = _labels(predicted, truth)
-    if np.ndim(positive) != 0:
+    if np.ndim(positive) != 0 or positive is np.ma.masked:
         raise ValueError(f"positive must be one label, got {positive!r}")
     said, true = predicted == positive, truth == positive
     tp = int(np.count_nonzero(said & true))
@@ -321,8 +322,8 @@ def approximation_ratio(distances: ArrayLike, true_distances: ArrayLike) -> floa
     >>> approximation_ratio([[4.0, 9.0]], [[1.0, 9.0]])
     1.5
     """
-    found = np.asarray(distances, dtype=np.float64)
-    truth = np.asarray(true_distances, dtype=np.float64)
+    found = _distances("distances", distances)
+    truth = _distances("true_distances", true_distances)
     if found.ndim != 2 or found.shape != truth.shape or found.size == 0:
         raise ValueError(
             "distances and true_distances must have the same shape (nq, k), not empty, "
@@ -338,13 +339,32 @@ def approximation_ratio(distances: ArrayLike, true_distances: ArrayLike) -> floa
     return float(ratio.mean())
 
 
-def _ids(ids: ArrayLike, name: str) -> NDArray[np.int64]:
-    array = np.asarray(ids)
+def _array(name: str, values: ArrayLike) -> NDArray[Any]:
+    """The values as an array without masked entries. A list of integers that fit into no one type stays exact."""
+    array = _checks.plain(name, values)
+    exact = _checks.exact_integers(values) if array.dtype.kind == "f" and array.size else None
+    return array if exact is None else exact
+
+
+def _ids(ids: ArrayLike, name: str, columns: bool = False) -> NDArray[np.int64]:
+    """Ids of shape (nq, r); `columns` takes (nq,) as (nq, 1)."""
+    array = _array(name, ids)
+    if columns and array.ndim == 1:
+        array = array[:, None]
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} must be 2-d and not empty, got shape {array.shape}")
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" and _checks.exact_integers(array.tolist()) is None:
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+    if array.max() > np.iinfo(np.int64).max or array.min() < np.iinfo(np.int64).min:
+        raise ValueError(f"{name} must be below 2**63, got {array.min()} to {array.max()}")
     return array.astype(np.int64, copy=False)
+
+
+def _distances(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    array = _array(name, values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    return array.astype(np.float64, copy=False)
 
 
 def _same_queries(found: NDArray[np.int64], truth: NDArray[np.int64]) -> None:
@@ -374,7 +394,7 @@ def _distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _labels(predicted: ArrayLike, truth: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    predicted, truth = _array("predicted", predicted), _array("truth", truth)
     if predicted.ndim != 1 or predicted.shape != truth.shape:
         raise ValueError(
             f"predicted and truth must be 1-d and of one length, got shapes {predicted.shape} and {truth.shape}"

@@ -372,7 +372,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             If the object is not trained, or codes are not uint8 (n, code_size).
         """
         self._require_trained()
-        array = np.asarray(codes)
+        array = _checks.plain("codes", codes)
         if array.dtype != np.uint8:
             raise TypeError(f"codes: expected dtype uint8, got {array.dtype}")
         if array.ndim != 2 or array.shape[1] != self.code_size:

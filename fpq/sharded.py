@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fpq import _checks, threads
+from fpq import _checks, storage, threads
 from fpq import manifest as manifests
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import RangeResult, SearchResult
@@ -275,6 +275,7 @@ class ShardedIndex:
         offsets = [0] * len(files) if offsets is None else offsets
         if len(offsets) != len(files):
             raise ValueError(f"offsets: expected {len(files)} numbers for {len(files)} files, got {len(offsets)}")
+        storage.refuse_input(manifest, files)
         about: Manifest | None = None
         for file, offset in zip(files, offsets, strict=True):
             about = _with_shard(about, file, Path(manifest).parent, offset)
@@ -400,9 +401,9 @@ class ShardedIndex:
         question = Question(queries, about.metric != "l2", n_probe=n_probe, n_threads=n_threads)
         if allowed is None:
             return question, single
-        allowed = np.asarray(allowed)
+        allowed = _checks.mask_or_ids("allowed", allowed)
         if allowed.dtype != np.bool_:
-            return question._replace(allowed=_checks.id_array("allowed", allowed)), single
+            return question._replace(allowed=allowed), single
         largest = max((shard.last for shard in about.shards), default=-1)
         if allowed.ndim != 1 or len(allowed) <= largest:
             raise ValueError(

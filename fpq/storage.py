@@ -72,6 +72,10 @@ class Storable:
         """An object from what is stored: take every parameter and array; errors of any kind mean a bad file."""
         raise NotImplementedError
 
+    def _inputs(self) -> tuple[str, ...]:
+        """Files that the object goes on reading and that `save` must not write over."""
+        return ()
+
     def _reading(self) -> contextlib.AbstractContextManager[Any]:
         """Held while the state is read."""
         return contextlib.nullcontext()
@@ -86,6 +90,8 @@ class Storable:
         ------
         OSError
             If the file cannot be written; what was there is as before.
+        ValueError
+            If it is the file of the vectors that the index reads.
 
         Examples
         --------
@@ -95,6 +101,7 @@ class Storable:
         >>> fpq.load(path).search(np.ones(3), k=1).ids.tolist()
         [0]
         """
+        refuse_input(path, self._inputs())
         with self._reading():
             params, arrays = self._state()
             arrays = _format.in_file_order(arrays)
@@ -403,6 +410,17 @@ def _restore(stored: Stored) -> Storable:
     if stored.mapped:
         thing._file = stored
     return thing
+
+
+def refuse_input(path: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise ValueError if a file to write is one of `inputs`, by whatever name or link."""
+    for file in inputs:
+        try:
+            same = os.path.samefile(path, file)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if same:
+            raise ValueError(f"{os.fspath(path)}: expected another file to write to than the input {os.fspath(file)}")
 
 
 @contextlib.contextmanager

@@ -190,7 +190,7 @@ def test_codes_do_not_depend_on_blocks(
         (["build", "{}/all.npz:what", "{}/x.fpq"], 1, "expected 'what', found neighbors, test, train"),
         (["build", "{}/base.txt", "{}/x.fpq"], 1, "unknown kind of file"),
         (["build", "{}/base.npy", "{}/x.fpq", "--m", "99"], 1, "m: expected at most the 16 dimension(s)"),
-        (["search", "{}/base.npy", "{}/query.npy"], 1, "expected a header"),
+        (["search", "{}/base.npy", "{}/query.npy"], 1, "base.npy: not an fpq file (it looks like a .npy file)"),
         (["search", "{}/flat.fpq", "{}/query.npy", "-o", "found.npy"], 2, "ending in .npz"),
         (["search", "{}/flat.fpq", "{}/query.npy", "--n-probe", "4"], 2, "--n-probe: not an option of FlatIndex"),
         (["search", "{}/flat.fpq", "{}/truth.npy"], 1, "expected vectors of dimension 16, got dimension 100"),

@@ -198,3 +198,61 @@ def test_scaled_distances_give_the_scale(values: list[int], c: float) -> None:
 def test_bad_distances(distances: Any, true_distances: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         metrics.approximation_ratio(distances, true_distances)
+
+
+BIG = 1 << 63
+
+
+@pytest.mark.parametrize("function", [metrics.recall_at_k, metrics.intersection_at_k])
+@pytest.mark.parametrize("big", [np.array([[BIG + 5]], np.uint64), [[BIG]], [[BIG, -1]], [[1 << 64]], [[-(1 << 64)]]])
+def test_ids_from_2_to_the_63_are_refused(function: Any, big: Any) -> None:
+    with pytest.raises(ValueError, match=r"^ids must be below 2\*\*63"):
+        function(big, [[1, 2]], 1)
+    with pytest.raises(ValueError, match=r"^true_ids must be below 2\*\*63"):
+        function([[1, 2]], big, 1)
+
+
+def test_the_largest_id_counts() -> None:
+    largest = np.array([[BIG - 1]], np.uint64)
+    assert metrics.recall_at_k(largest, [[BIG - 1]]) == metrics.intersection_at_k(largest, [[BIG - 1]]) == 1.0
+
+
+@pytest.mark.parametrize("kind", [list, lambda labels: np.array(labels, np.uint64)])
+def test_large_labels_stay_apart(kind: Any) -> None:
+    labels, others = kind([BIG, BIG + 1, 5]), kind([BIG + 1, BIG + 1, 5])
+    assert metrics.accuracy(labels, others) == 2 / 3
+    assert metrics.confusion(labels, others, BIG + 1) == metrics.Confusion(tp=1, fp=0, fn=1, tn=1)
+    assert metrics.vote([labels, others]).tolist() == [BIG, BIG + 1]
+
+
+def test_labels_that_fit_into_no_one_type_stay_apart() -> None:
+    assert metrics.accuracy([BIG, -1], [BIG + 1, -1]) == 0.5
+    assert metrics.vote([[-1, BIG, BIG + 1, BIG + 1]]).tolist() == [BIG + 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("ids", lambda x: metrics.recall_at_k(x[None], [[1]])),
+        ("true_ids", lambda x: metrics.recall_at_k([[1]] * 3, x)),
+        ("true_ids", lambda x: metrics.intersection_at_k([[1, 2, 3]], x[None])),
+        ("labels", lambda x: metrics.vote(x[None])),
+        ("predicted", lambda x: metrics.accuracy(x, [1, 2, 3])),
+        ("truth", lambda x: metrics.confusion([1, 2, 3], x, 1)),
+        ("predicted", lambda x: metrics.recall(x, x, 1)),
+        ("distances", lambda x: metrics.approximation_ratio(x[None], [[1.0, 1.0, 1.0]])),
+        ("true_distances", lambda x: metrics.approximation_ratio([[9.0, 9.0, 9.0]], [x])),
+    ],
+)
+def test_masked_entries_are_refused(name: str, call: Any) -> None:
+    call(np.ma.masked_array([1, 2, 3], mask=False))
+    with pytest.raises(ValueError, match=rf"^{name}: expected an array without masked entries, got 1 of 3 masked"):
+        call(np.ma.masked_array([1, 2, 3], mask=[False, True, False]))
+    with pytest.raises(ValueError, match="positive must be one label"):
+        metrics.confusion([1], [1], np.ma.masked)
+
+
+@pytest.mark.parametrize("bad", [[[1j]], [["1.0"]], [[None]]])
+def test_distances_are_real_numbers(bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"^distances must be real numbers"):
+        metrics.approximation_ratio(bad, [[1.0]])

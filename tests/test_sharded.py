@@ -235,3 +235,11 @@ def test_bad_arguments(tmp_path: Path) -> None:
         pq.search(np.full(13, np.nan))
     with pytest.raises(ValueError, match="allow_partial"):
         fpq.ShardedIndex(tmp_path / "manifest.json", allow_partial=2)
+
+
+def test_manifest_never_replaces_a_shard(tmp_path: Path) -> None:
+    fpq.FlatIndex().add(np.eye(3)).save(tmp_path / "a.fpq")
+    before = (tmp_path / "a.fpq").read_bytes()
+    with pytest.raises(ValueError, match="expected another file to write to than the input"):
+        fpq.ShardedIndex.create(tmp_path / "a.fpq", [tmp_path / "a.fpq"])
+    assert (tmp_path / "a.fpq").read_bytes() == before

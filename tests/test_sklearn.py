@@ -181,3 +181,85 @@ def test_random_states() -> None:
 def test_fpq_does_not_import_scikit_learn(tmp_path: Any) -> None:
     code = "import sys, fpq, fpq.cli; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+OFFSETS = {
+    "Unix times": 1.7e9 + np.arange(500.0),
+    "a large negative offset": -3e12 + np.arange(500.0) / 8,
+    "one row far away": np.append(1.7e9 + np.arange(499.0), 0.0),
+    "integers": 1_700_000_000 + np.arange(500),
+    "large integers": 2**62 + (np.arange(500) << 12),
+    "unsigned integers": np.uint64(2**63) + (np.arange(500, dtype=np.uint64) << np.uint64(12)),
+}
+
+
+@pytest.mark.parametrize("scale", ["euclidean", "sqeuclidean"])
+@pytest.mark.parametrize("case", OFFSETS)
+def test_features_of_large_offset(case: str, scale: str) -> None:
+    X = np.column_stack([OFFSETS[case], np.zeros(500, OFFSETS[case].dtype)])
+    y = np.arange(500.0)
+    model = ANNRegressor(1, metric=scale).fit(X, y)
+    assert (model.predict(X) == y).all()
+    again = pickle.loads(pickle.dumps(model))
+    assert (again.predict(X) == y).all()
+    distances, rows = again.kneighbors(X[10:11], 3)
+    assert rows[0, 0] == 10 and set(rows[0, 1:]) == {9, 11}
+    step = float(np.diff(OFFSETS[case][:2].astype(object))[0]) if "integers" in case else float(X[1, 0] - X[0, 0])
+    assert distances[0, 1] == pytest.approx(step if scale == "euclidean" else step * step)
+
+
+@pytest.mark.parametrize("options", CODED)
+def test_codes_of_features_of_large_offset(blobs: Any, options: dict[str, Any]) -> None:
+    X, y = blobs
+    plain, moved = (ANNClassifier(5, **options).fit(x, y) for x in (X, X + 2.0**31))
+    assert moved.offset_ is not None and moved.score(X + 2.0**31, y) > 0.98
+    assert plain.score(X, y) > 0.98
+    graph = ANNTransformer(5, **options).fit(X + 2.0**31)
+    assert (graph.kneighbors(return_distance=False) != np.arange(600)[:, None]).all()
+    coder = PQTransformer(4).fit(X + 2.0**31)
+    decoded = coder.inverse_transform(coder.transform(X + 2.0**31))
+    assert decoded.dtype == np.float64
+    assert np.abs(decoded - 2.0**31 - X).mean() < 1
+
+
+def test_features_around_zero_stay_as_they_are(blobs: Any) -> None:
+    X = blobs[0]
+    digits = np.random.default_rng(0).integers(0, 17, (300, 8)).astype(np.float64)
+    for x in (X, digits, np.zeros((5, 3)), X.astype(np.float32) + 1000, (X + 128).clip(0, 255).astype(np.uint8)):
+        model = ANNTransformer().fit(x)
+        assert model.offset_ is None
+        index = fpq.FlatIndex().add(x)
+        assert (model.index_.reconstruct(index.ids) == index.reconstruct(index.ids)).all()
+    assert ANNTransformer(metric="cosine").fit(X + 1e6).offset_ is None
+
+
+def test_rows_that_float32_cannot_tell_apart() -> None:
+    X = np.column_stack([np.repeat([0.0, 1e9], 50), np.zeros(100)]) + np.arange(100.0)[:, None] * [1, 0]
+    with pytest.warns(UserWarning, match=r"^X: 50\.00% of the rows \(50\) differ from others in float64"):
+        ANNTransformer().fit(X)
+    for metric in ("cosine", "euclidean"):
+        x = np.vstack([np.eye(3), np.eye(3) * (1 + 1e-12), np.eye(3)])
+        with pytest.warns(UserWarning, match=r"^X: 100\.00% of the rows \(9\)"):
+            ANNTransformer(2, metric=metric).fit(x)
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_rows_are_no_reason_to_warn(blobs: Any) -> None:
+    X = np.vstack([blobs[0], blobs[0]])
+    X[0, 0], X[600, 0] = 0.0, -0.0
+    for x in (X, X + 2.0**31, X.astype(np.float32), np.zeros((4, 2)), np.round(X), np.eye(40), np.exp2(np.eye(40))):
+        ANNTransformer(3).fit(x)
+
+
+@pytest.mark.parametrize("estimator", [ANNTransformer(), ANNClassifier(), ANNRegressor(), PQTransformer(nbits=2)])
+def test_masked_entries_are_refused(estimator: Any, blobs: Any) -> None:
+    X, y = blobs
+    masked = np.ma.masked_array(X, mask=X > 5)
+    with pytest.raises(ValueError, match=r"^X: expected an array without masked entries"):
+        clone(estimator).fit(masked, y)
+    fitted = clone(estimator).fit(X, y)
+    with pytest.raises(ValueError, match=r"^X: expected an array without masked entries"):
+        (fitted.predict if hasattr(fitted, "predict") else fitted.transform)(masked)
+    if hasattr(fitted, "predict"):
+        with pytest.raises(ValueError, match=r"^y: expected an array without masked entries"):
+            clone(estimator).fit(X, np.ma.masked_array(y, mask=y > 3))

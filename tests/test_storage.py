@@ -242,11 +242,38 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
 
 def test_other_formats_and_versions(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    for data, message in ((b"", "safetensors"), (b"PK\3\4" * 50, "header"), (b"\2\0\0\0\0\0\0\0{}", "written by fpq")):
+    for data, message in {
+        b"": "it is empty",
+        b"fpq": "it looks like text",
+        b"PK\3\4" * 50: "it looks like a zip archive",
+        b"\x89HDF\r\n\x1a\n" * 9: "it looks like an HDF5 file",
+        b"\x93NUMPY\1\0" * 9: r"it looks like a \.npy file",
+        b"\x1f\x8b\x08\0\0\0\0\0\0": "it looks like a gzip file",
+        b"query\trank\tid\n": "it looks like text",
+        b'{"format": "fpq-manifest"}': r"a manifest of shards is opened by fpq\.ShardedIndex",
+        np.array(
+            [[3, 1, 2, 3]] * 5, "<i4"
+        ).tobytes(): r"it looks like an \.fvecs, \.ivecs or \.bvecs file of dimension 3",
+        np.array([[2, 0, 0]] * 5, "<i4").tobytes(): r"it looks like an \.fvecs, \.ivecs or \.bvecs file of dimension 2",
+        b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8\xf7": "it begins with the bytes ff fe fd fc fb fa f9 f8",
+        b"\2\0\0\0\0\0\0\0{}": "a safetensors file written by another program",
+        b"\2\0\0\0\0\0\0\0[]": "it begins with the bytes 02 00",
+    }.items():
+        path.write_bytes(data)
+        with pytest.raises(fpq.FormatError, match=rf"a: not an fpq file \(.*{message}"):
+            fpq.load(path)
+    for data, message in {b"\x93NUMPY\1\0" * 9: r"it looks like a \.npy", b"{]": "expected a manifest"}.items():
         path.write_bytes(data)
         with pytest.raises(fpq.FormatError, match=message):
-            fpq.load(path)
+            fpq.ShardedIndex(path)
     fpq.FlatIndex().save(path)
+    with pytest.raises(fpq.FormatError, match=r"expected a manifest \(JSON\): fpq\.load opens"):
+        fpq.ShardedIndex(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    with pytest.raises(fpq.FormatError, match="cut short"):
+        fpq.load(path)
+    path.write_bytes(whole)
     path.write_bytes(path.read_bytes().replace(b'"version":"1"', b'"version":"2"'))
     with pytest.raises(fpq.FormatError, match="newer fpq"):
         fpq.load(path)

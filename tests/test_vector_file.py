@@ -156,3 +156,16 @@ def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npy")
     with pytest.raises(ValueError, match="not a regular file"):
         fpq.PQIndex(keep_vectors=tmp_path / "pipe.npy")
+
+
+@BOTH
+def test_never_saved_over_the_vectors(kind: str, tmp_path: Path) -> None:
+    path = stored(tmp_path)
+    before = Path(path).read_bytes()
+    os.link(path, tmp_path / "linked")
+    os.symlink("x.npy", tmp_path / "pointed")
+    index = KINDS[kind](keep_vectors=path).fit(X).add(X)
+    for name in ("x.npy", "linked", "pointed"):
+        with pytest.raises(ValueError, match=r"expected another file to write to than the input .*x\.npy"):
+            index.save(tmp_path / name)
+    assert Path(path).read_bytes() == before

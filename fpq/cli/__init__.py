@@ -7,9 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from fpq import __version__, _format, cpu_info, demo, load, storage
-from fpq.cli import index
+from fpq import __version__, _format, cpu_info, datasets, demo, load, storage
+from fpq.cli import index, outputs
 from fpq.cli.report import Commands, UsageError, facts, positive, print_json
 
 EXAMPLES = """\
@@ -82,10 +83,14 @@ def _add_demo(commands: Commands) -> None:
         help="threads to use (default: what the environment allows)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    outputs.add_force(parser, "a file --out")
     parser.set_defaults(run=_demo)
 
 
 def _demo(args: argparse.Namespace) -> None:
+    folders = [path / "mnist" for path in datasets._search_path()] if args.data is None else [Path(args.data)]
+    files = [folder / name for folder in folders for name in (*demo.NPY_FILES, *demo.IDX_FILES)]
+    outputs.check(args.out, files, outputs.is_picture, force=args.force)
     demo.run(args.data, args.out, args.threads, as_json=args.json)
 
 

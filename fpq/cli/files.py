@@ -82,7 +82,7 @@ class Rows:
 @contextmanager
 def opened(file: str, names: Sequence[str]) -> Iterator[Rows]:
     """The rows in a file; FILE:NAME takes the array NAME of an npz or HDF5 file, else the first of `names` in it."""
-    path, wanted = _split(file)
+    path, wanted = split(file)
     ending = path.suffix.lower()
     if ending in HDF5:
         with _h5py(path).File(path, "r") as arrays:
@@ -94,7 +94,7 @@ def opened(file: str, names: Sequence[str]) -> Iterator[Rows]:
         yield Rows(datasets.read_vectors(path), str(path))
 
 
-def _split(file: str) -> tuple[Path, str | None]:
+def split(file: str) -> tuple[Path, str | None]:
     """The path and the array's name, if there is one; a file whose own name has a colon is a file."""
     named = re.fullmatch(r"(.+\.(?:npz|hdf5|h5)):(\w[^\\]*)", file, re.IGNORECASE)
     if named and not Path(file).exists():

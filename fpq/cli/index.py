@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 import fpq
-from fpq import metrics
+from fpq import metrics, storage
 from fpq._checks import Float32, Int64
-from fpq.cli import files
+from fpq.cli import files, outputs
 from fpq.cli.report import Commands, Progress, UsageError, add_command, facts, positive, print_json
 
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {}
@@ -36,7 +36,8 @@ def add_commands(commands: Commands) -> None:
     build = add_command(
         commands, "build", _build, "make an index of the vectors in a file",
         f"Make an index of the vectors in a file ({files.FORMATS}) and write it. FILE:NAME takes one array of an "
-        "npz or HDF5 file. Files are read in blocks; what must fit into memory is the index.",
+        "npz or HDF5 file. Files are read in blocks; what must fit into memory is the index. INDEX is written whole or "
+        "not at all; an older index there is replaced, another file only with --force, VECTORS never.",
         "fpq build base.fvecs base.fpq --m 32 --rotation opq",
         "fpq build sift.hdf5:train sift.fpq --kind ivfpq --lists 1024 --keep-vectors",
         "fpq build base.npy base.fpq --kind e2lsh --json",
@@ -66,18 +67,21 @@ def add_commands(commands: Commands) -> None:
     lsh.add_argument("--threshold", type=positive, metavar="T", help="c2lsh: collisions of a candidate")
     lsh.add_argument("--ratio", type=float, metavar="C", help="c2lsh: growth of the windows")
     build.add_argument("--seed", type=int, metavar="S", default=argparse.SUPPRESS, help="default: 0")
+    outputs.add_force(build, "a file INDEX")
     _add_shared(build)
 
     search = add_command(
         commands, "search", _search, "find the nearest vectors of queries",
         "Find the nearest vectors of the queries in a file. Without -o lines of query, rank, id and distance, "
-        "separated by tabs, are printed. Distances are squared for l2, similarities for ip and cosine.",
+        "separated by tabs, are printed. Distances are squared for l2, similarities for ip and cosine. -o replaces "
+        "what an earlier search wrote, another file only with --force, and never a file that is read.",
         "fpq search base.fpq queries.fvecs -k 10 -o found.npz",
         "fpq search base.fpq queries.npy -k 1 --n-probe 32 --rerank 10 --json",
     )  # fmt: skip
     search.add_argument("index", metavar="INDEX", help="file that fpq has written, or manifest.json of shards")
     search.add_argument("queries", metavar="QUERIES", help="file of vectors")
     search.add_argument("-o", "--out", metavar="FILE", help="npz file to write: distances and ids, (nq, k) each")
+    outputs.add_force(search, "a file -o")
     _add_search(search)
 
     judge = add_command(
@@ -128,15 +132,13 @@ def _build(args: argparse.Namespace) -> None:
     if hasattr(args, "train_rows") and "m" not in names:
         _refuse({"train_rows"}, f"--kind {args.kind}")
     progress = Progress(args.quiet)
+    outputs.check(args.index, [files.split(args.vectors)[0]], outputs.is_saved, force=args.force)
     with files.opened(args.vectors, files.BASE) as rows:
         if not len(rows):
             raise ValueError(f"{args.vectors}: holds no vectors")
         if args.kind == "ivfpq":
             given.setdefault("n_lists", max(1, min(len(rows), int(4 * len(rows) ** 0.5))))
         index = cls(**given, metric=args.metric, n_threads=args.threads)
-        folder = Path(args.index).absolute().parent
-        if not folder.is_dir():  # said before the work, not after it
-            raise FileNotFoundError(f"{args.index}: there is no folder {folder}")
         start = time.perf_counter()
         _fill(index, rows, args, given, progress)
         seconds = time.perf_counter() - start
@@ -166,18 +168,16 @@ def _fill(index: Any, rows: files.Rows, args: argparse.Namespace, given: dict[st
 
 
 def _search(args: argparse.Namespace) -> None:
+    if args.out is not None:
+        if Path(args.out).suffix != ".npz":
+            raise UsageError(f"-o {args.out}: expected a name ending in .npz")
+        inputs = [files.split(args.queries)[0], *outputs.files_of_index(args.index)]
+        outputs.check(args.out, inputs, outputs.is_results, force=args.force)
     index = _load(args.index, args.mmap)
-    if args.out is not None and Path(args.out).suffix != ".npz":
-        raise UsageError(f"-o {args.out}: expected a name ending in .npz")
     with files.opened(args.queries, files.QUERIES) as queries:
         distances, ids, seconds = _find(index, queries, args)
     if args.out is not None:
-        temporary = Path(f"{args.out}.{os.getpid()}.part.npz")
-        try:
-            np.savez(temporary, distances=distances, ids=ids)
-            os.replace(temporary, args.out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        outputs.write_results(args.out, {"distances": distances, "ids": ids})
         report = {"queries": len(ids), "k": args.k, "seconds": round(seconds, 4), "out": args.out}
         print_json(report) if args.json else facts(report)
     elif args.json:
@@ -211,6 +211,8 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
+    if args.save:
+        storage.refuse_input(args.index, [files.split(args.queries)[0]])
     index = fpq.load(args.index)
     if not hasattr(index, "tune"):
         raise ValueError(f"{args.index}: {type(index).__name__} has no setting to tune")

@@ -11,7 +11,7 @@ import numpy as np
 
 from fpq import threads
 from fpq._checks import Array
-from fpq.blocks import Blocks, Here, Task, Where, dask_array
+from fpq.blocks import Blocks, Here, Task, Where, dask_array, from_xarray, on_dask
 from fpq.dask.client import answering, default_client
 from fpq.dask.training import ClusterRows
 from fpq.lloyd import LocalRows, TrainingRows
@@ -25,7 +25,8 @@ def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:
     ValueError, TypeError
         If X has no rows of vectors.
     """
-    if hasattr(X, "__dask_graph__"):
+    X = from_xarray(X)
+    if on_dask(X):
         return OnCluster.of_dask(X, client)
     mapped = isinstance(X, np.memmap) and isinstance(X.base, mmap.mmap) and X.flags.c_contiguous
     if client is not None and mapped and X.ndim == 2 and X.shape[1]:

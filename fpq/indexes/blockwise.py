@@ -13,8 +13,9 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from fpq import _checks
 from fpq._checks import KERNEL_TYPES
-from fpq.blocks import Here, Where
+from fpq.blocks import Here, Where, on_dask
 from fpq.indexes.base import SearchResult
 
 ROWS = 1 << 18
@@ -30,8 +31,9 @@ def in_blocks(X: Any) -> bool:
         return X.ndim == 2 and len(X) > ROWS
     if isinstance(X, (list, tuple)):
         return bool(X) and isinstance(X[0], np.ndarray) and X[0].ndim == 2
-    made_on_the_way = isinstance(X, Iterable) and not hasattr(X, "__len__") and not hasattr(X, "__array__")
-    return made_on_the_way or hasattr(X, "__dask_graph__")
+    if hasattr(X, "__array__") or hasattr(X, "__dlpack__"):
+        return on_dask(X)
+    return isinstance(X, Iterable) and not hasattr(X, "__len__")
 
 
 def gathered(Q: Any, dim: int | None) -> Any:
@@ -68,7 +70,7 @@ def adds_blocks(method: F) -> F:
     def add(self: Any, X: Any, ids: Any = None) -> Any:
         if not in_blocks(X) or (isinstance(X, np.memmap) and self._limited):
             return method(self, X, ids)
-        given = None if ids is None else np.atleast_1d(np.asarray(ids))
+        given = None if ids is None else _checks.id_array("ids", ids)
         names = [name for name in ("_ids", "_vectors", "_counts", "_radius") if hasattr(self, name)]
         before = {name: copy.copy(getattr(self, name)) for name in names}
         n = len(self)

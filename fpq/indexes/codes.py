@@ -62,6 +62,9 @@ class CodeIndex(Index):
             raise TypeError(f"keep_vectors: expected False, True or the path of a .npy file, got {keep_vectors!r}")
         self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
 
+    def _inputs(self) -> tuple[str, ...]:
+        return (self._vectors.path,) if isinstance(self._vectors, VectorFile) else ()
+
     @property
     def dim(self) -> int | None:
         """Dimension of the vectors; None until `fit`."""
@@ -210,13 +213,12 @@ class CodeIndex(Index):
         if neighbors is not None:
             if X is not None:
                 raise ValueError("neighbors: expected X or neighbors, got both")
-            given = np.asarray(neighbors)
-            if given.dtype.kind not in "iu" or given.ndim != 2 or len(given) != len(queries) or given.shape[1] < k:
+            given = _checks.integers("neighbors", neighbors)
+            if given.ndim != 2 or len(given) != len(queries) or given.shape[1] < k:
                 raise ValueError(
-                    f"neighbors: expected integers of shape ({len(queries)}, {k}) or wider, "
-                    f"got {given.dtype} of shape {given.shape}"
+                    f"neighbors: expected integers of shape ({len(queries)}, {k}) or wider, got shape {given.shape}"
                 )
-            return given[:, :k].astype(np.int64)
+            return given[:, :k]
         ids = self._ids.native
         if X is not None and in_blocks(X):
             source = Here.of(X, ROWS)

@@ -266,7 +266,7 @@ class Ids:
 
     def allowed(self, allowed: Any) -> Array:
         """The checked filter of a search: an array of ids, or a boolean mask whose entry i speaks for id i."""
-        array = np.asarray(allowed)
+        array = _checks.mask_or_ids("allowed", allowed)
         if array.dtype != np.bool_:
             return _checks.id_array("allowed", array)
         largest = self.largest

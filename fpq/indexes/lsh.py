@@ -70,7 +70,7 @@ def collision_probability(distance: Any, width: float, window: float = 0.0) -> F
     >>> collision_probability([0.0, 1.0, 2.0], width=4.0).round(3).tolist()
     [1.0, 0.801, 0.61]
     """
-    scale = np.maximum(np.asarray(distance, dtype=np.float64) / width, 1e-12)
+    scale = np.maximum(_checks.numbers("distance", distance).astype(np.float64) / width, 1e-12)
 
     def hinge(x: float) -> Float64:
         """The mean of max(0, x - |y|) for normal y of this scale."""

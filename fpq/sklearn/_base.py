@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fpq import _checks
-from fpq._checks import Array, Float32, Int64
+from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
 
 ALGORITHMS = ("auto", "flat", "pq", "ivfpq")
 METRICS = {"euclidean": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
 FLAT_ROWS = 10_000  # up to here "auto" searches exactly
 PQ_ROWS = 200_000  # up to here "auto" scans all codes
-# What is read without a copy; all else becomes the first.
-DTYPES = (np.float32, np.float64, np.float16, np.uint8, np.int8)
+# What is read without a copy; all else, such as large integers, becomes the first.
+DTYPES = (np.float64, np.float32, np.float16, np.uint8, np.int8)
+SAMPLE_ROWS = 4096  # that the centre of a feature is taken from
+CHUNK_VALUES = 1 << 20  # features that are converted at a time
 
 
 def seed_of(random_state: Any) -> int:
@@ -37,7 +42,78 @@ def threads_of(n_jobs: int | None) -> int | None:
 
 def checked(estimator: Any, X: Any, **options: Any) -> Any:
     """`X` (and `y` of the options) checked as scikit-learn's estimators do."""
+    for name, given in {"X": X, **options}.items():
+        _checks.refuse_masked(name, given)
     return validate_data(estimator, X, dtype=DTYPES, **options)
+
+
+def centre(X: Array) -> Float64 | None:
+    """What to subtract from the features before they become float32: float64 (d,), or None for nothing.
+
+    Of float64 features alone, as others lose nothing. A centre is the median of a sample, rounded to a multiple of a
+    power of two that is about the spread: features around 0 stay as they are, and whole numbers stay whole.
+    """
+    if X.dtype != np.float64:
+        return None
+    sample = X[:: -(-len(X) // SAMPLE_ROWS)]
+    median = np.median(sample, axis=0)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        spread = np.median(np.abs(sample - median), axis=0)
+        unit = np.exp2(np.ceil(np.log2(4 * spread)))
+        rounded = np.trunc(median / unit) * unit
+    # Where most rows are equal there is no spread, and the smallest numbers have no such unit.
+    offset = np.where(np.isfinite(rounded), rounded, median)
+    return offset if offset.any() else None
+
+
+def centred(X: Array, offset: Float64 | None) -> Array:
+    """X less the offset as float32, a part at a time; X itself if there is no offset."""
+    if offset is None:
+        return X
+    out = np.empty(X.shape, dtype=np.float32)
+    for rows in chunks(X):
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused by the index
+            out[rows] = X[rows] - offset
+    return out
+
+
+def chunks(X: Array) -> Iterator[slice]:
+    """Slices of rows that are converted at a time."""
+    step = max(1, CHUNK_VALUES // X.shape[1])
+    return (slice(start, start + step) for start in range(0, len(X), step))
+
+
+def warn_of_equal_rows(X: Array, x: Array) -> None:
+    """Warn if different rows of X, float64, are equal as float32 rows, to which `x` leads."""
+    if X.dtype != np.float64:
+        return
+    narrow = np.concatenate([_hashes(x[rows].astype(np.float32)) for rows in chunks(x)])
+    _, group, sizes = np.unique(narrow, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(sizes[group] > 1)
+    if not len(shared):
+        return
+    step = max(1, CHUNK_VALUES // X.shape[1])
+    wide = np.concatenate([_hashes(X[shared[i : i + step]]) for i in range(0, len(shared), step)])
+    pairs = np.unique(np.column_stack([group[shared], wide.view(np.int64)]), axis=0)
+    merged, variants = np.unique(pairs[:, 0], return_counts=True)
+    lost = int(sizes[merged[variants > 1]].sum())
+    if lost:
+        warnings.warn(
+            f"X: {lost / len(X):.2%} of the rows ({lost}) differ from others in float64 but not in float32, which the "
+            "index holds: subtract what features have in common, or scale them",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _hashes(x: Array) -> NDArray[np.uint64]:
+    """A 64-bit hash of the numbers of each row."""
+    x = np.ascontiguousarray(x + x.dtype.type(0))  # -0.0 equals 0.0
+    bits = x.view(np.uint64 if x.itemsize == 8 else np.uint32).astype(np.uint64)
+    bits ^= bits >> np.uint64(32)  # round numbers differ in high bits only, and products carry to higher bits only
+    weights = np.random.default_rng(0).integers(0, 1 << 64, x.shape[1], dtype=np.uint64) | np.uint64(1)
+    hashes: NDArray[np.uint64] = bits @ weights
+    return hashes
 
 
 class NeighborsBase(BaseEstimator):
@@ -59,6 +135,7 @@ class NeighborsBase(BaseEstimator):
 
     index_: FlatIndex | PQIndex | IVFPQIndex
     n_samples_fit_: int
+    offset_: Float64 | None
 
     def _fit_index(self, X: Array) -> None:
         _checks.integer("n_neighbors", self.n_neighbors, 1)
@@ -66,8 +143,13 @@ class NeighborsBase(BaseEstimator):
             _checks.integer("rerank", self.rerank, 1)
         if self.n_probe is not None:
             _checks.integer("n_probe", self.n_probe, 1)
-        self.index_ = self._new_index(*X.shape).fit(X).add(X)
+        index = self._new_index(*X.shape)
+        offset = centre(X) if index.metric == "l2" else None  # angles depend on where 0 is
+        x = centred(X, offset)
+        self.index_ = index.fit(x).add(x)
+        self.offset_ = offset
         self.n_samples_fit_ = len(X)
+        warn_of_equal_rows(X, x)
 
     def _new_index(self, n: int, d: int) -> FlatIndex | PQIndex | IVFPQIndex:
         metric = METRICS[_checks.choice("metric", self.metric, tuple(METRICS))]
@@ -119,7 +201,7 @@ class NeighborsBase(BaseEstimator):
         if k > most:
             raise ValueError(f"Expected n_neighbors <= {most}, the training rows to choose from, got {k}")
         if X is not None:
-            distances, rows = self._nearest(checked(self, X, reset=False), k)
+            distances, rows = self._nearest(centred(checked(self, X, reset=False), self.offset_), k)
         else:
             distances, rows = self._others(k)
         return (distances, rows) if return_distance else rows

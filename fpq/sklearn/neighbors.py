@@ -56,6 +56,10 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
     Attributes
     ----------
     index_ : FlatIndex, PQIndex or IVFPQIndex
+        Of the training rows less `offset_`.
+    offset_ : float64 (n_features_in_,) or None
+        What is subtracted from features before they become float32. None if it is 0 for each, if X was not float64, and
+        for "cosine".
     n_samples_fit_ : int
     n_features_in_ : int
 
@@ -113,6 +117,11 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
         ----------
         X : array (n, d)
         y : ignored
+
+        Warns
+        -----
+        UserWarning
+            If different float64 rows are equal as float32 rows.
         """
         _checks.choice("mode", self.mode, ("distance", "connectivity"))
         self._fit_index(checked(self, X))
@@ -171,7 +180,7 @@ class _Predictor(NeighborsBase):
         """The neighbours of the rows of X, (nq, k), and their weights, which add up to 1 in each row."""
         distances, rows = self.kneighbors(X)
         if callable(self.weights):
-            weights = np.asarray(self.weights(distances), dtype=np.float64)
+            weights = _checks.numbers("weights", self.weights(distances)).astype(np.float64)
         elif self.weights == "uniform":
             weights = np.ones(rows.shape)
         else:
@@ -199,7 +208,7 @@ class ANNClassifier(ClassifierMixin, _Predictor):
     Attributes
     ----------
     classes_ : array (n_classes,)
-    index_, n_samples_fit_, n_features_in_
+    index_, offset_, n_samples_fit_, n_features_in_
         As in `ANNTransformer`.
 
     Examples
@@ -261,7 +270,7 @@ class ANNRegressor(RegressorMixin, _Predictor):
 
     Attributes
     ----------
-    index_, n_samples_fit_, n_features_in_
+    index_, offset_, n_samples_fit_, n_features_in_
         As in `ANNTransformer`.
 
     Examples

@@ -8,9 +8,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from fpq import _checks
-from fpq._checks import Float32, UInt8
+from fpq._checks import Float32, Float64, UInt8
 from fpq.quantizer import ProductQuantizer
-from fpq.sklearn._base import checked, seed_of, threads_of
+from fpq.sklearn._base import centre, centred, checked, seed_of, threads_of
 
 
 class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -29,6 +29,9 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     Attributes
     ----------
     quantizer_ : fpq.ProductQuantizer
+        Of the training rows less `offset_`.
+    offset_ : float64 (n_features_in_,) or None
+        What is subtracted from features before they become float32. None if it is 0 for each, or if X was not float64.
     n_features_in_ : int
 
     Examples
@@ -45,6 +48,7 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     """
 
     quantizer_: ProductQuantizer
+    offset_: Float64 | None
 
     def __init__(
         self,
@@ -76,23 +80,26 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         y : ignored
         """
         X = checked(self, X)
+        offset = centre(X)
         width = X.shape[1] if self.rotation_dim is None else self.rotation_dim
         self.quantizer_ = ProductQuantizer(
             min(_checks.integer("m", self.m, 1), width), self.nbits, rotation=self.rotation,
             rotation_dim=self.rotation_dim, open_indexing=self.open_indexing, n_iter=self.n_iter,
             seed=seed_of(self.random_state), n_threads=threads_of(self.n_jobs),
-        ).fit(X)  # fmt: skip
+        ).fit(centred(X, offset))  # fmt: skip
+        self.offset_ = offset
         return self
 
     def transform(self, X: Any) -> UInt8:
         """The codes of the rows of X, uint8 (n, code_size); see `fpq.ProductQuantizer.encode`."""
         check_is_fitted(self)
-        return self.quantizer_.encode(checked(self, X, reset=False))
+        return self.quantizer_.encode(centred(checked(self, X, reset=False), self.offset_))
 
-    def inverse_transform(self, X: Any) -> Float32:
-        """The vectors, float32 (n, d), that codes stand for."""
+    def inverse_transform(self, X: Any) -> Float32 | Float64:
+        """The vectors (n, d) that codes stand for: float32, or float64 if there is an `offset_`."""
         check_is_fitted(self)
-        return self.quantizer_.decode(X)
+        vectors = self.quantizer_.decode(X)
+        return vectors if self.offset_ is None else vectors + self.offset_
 
     @property
     def _n_features_out(self) -> int:
