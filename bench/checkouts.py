@@ -93,9 +93,7 @@ def works(threads: int) -> Iterator[tuple[str, Callable[[], Work]]]:
     for name in ("ivf", "ivf-plain"):
         for n_probe in (1, 8, 32):
             yield f"{name} batch {n_probe}", lambda name=name, p=n_probe: batch(index(name), queries[:5000], n_probe=p)
-            yield f"{name} single {n_probe}", lambda name=name, p=n_probe: single(
-                index(name), queries[:500], n_probe=p
-            )
+            yield f"{name} single {n_probe}", lambda name=name, p=n_probe: single(index(name), queries[:500], n_probe=p)
     yield "ivf rerank", lambda: batch(index("ivf"), queries[:5000], n_probe=16, rerank=10)
     for name in ("e2lsh", "c2lsh"):
         yield f"{name} batch", lambda name=name: batch(index(name), queries[:200])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, threads
+from fpq import _checks, _native, scaling, threads
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.lloyd import LocalRows, TrainingRows, iterate, train_codebooks
 from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
@@ -51,14 +52,13 @@ def learn_centroids(
 ) -> Float32:  # fmt: skip
     """The centroids (k, d) that `KMeans` would learn of the rows."""
     rng = np.random.default_rng(seed)
-    rows = rows.sampled(sample_rows(rows.n, k * rows_per_centroid, rng))
+    rows, power = scaling.training(rows.sampled(sample_rows(rows.n, k * rows_per_centroid, rng)))
     offsets = even_offsets(rows.dim, 1)
     start = random_centroids(rows, offsets, k, rng)
     done = iterate(
         rows, offsets, start, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, verbose=verbose
     )
-    centroids: Float32 = done.centroids[0]
-    return centroids
+    return scaling.scaled(done.centroids[0], -power)
 
 
 def warn_of_few_rows(n: int, k: int) -> None:
@@ -170,7 +170,8 @@ class KMeans(Storable, kind="KMeans"):
         k, d = self.n_clusters, x.shape[1]
         warn_of_few_rows(len(x), k)
         rng = np.random.default_rng(self.seed)
-        rows = LocalRows(x, sample_rows(len(x), k * self.max_points_per_centroid, rng), n_threads)
+        sample = LocalRows(x, sample_rows(len(x), k * self.max_points_per_centroid, rng), n_threads)
+        rows, power = scaling.training(sample)
         offsets = even_offsets(d, 1)
         if isinstance(self.init, str) and self.init == "random":
             start = random_centroids(rows, offsets, k, rng)
@@ -180,13 +181,16 @@ class KMeans(Storable, kind="KMeans"):
             given = _checks.vectors("init", self.init, dim=d, min_rows=k)
             if len(given) != k:
                 raise ValueError(f"init: expected {k} centroids, got {len(given)}")
-            start = given.astype(np.float32)[None]
+            start = scaling.scaled(given.astype(np.float32), power)[None]
         trained = train_codebooks(
             rows, offsets, start, n_iter=self.n_iter, rng=rng, capacity=self.capacity, n_threads=n_threads,
             verbose=self.verbose,
         )  # fmt: skip
-        inertia = float(trained.errors.sum(dtype=np.float64))
-        vars(self).update(centroids=trained.centroids[0], inertia=inertia, n_iter_run=trained.n_iter_run)
+        vars(self).update(
+            centroids=scaling.scaled(trained.centroids[0], -power),
+            inertia=math.ldexp(float(trained.errors.sum(dtype=np.float64)), -2 * power),
+            n_iter_run=trained.n_iter_run,
+        )
         return self
 
     def _state(self) -> State:

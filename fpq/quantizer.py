@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, threads
+from fpq import _checks, _native, scaling, threads
 from fpq import rotation as rotations
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
@@ -40,6 +41,17 @@ def group_centroids(trained: Training, offsets: Int32) -> Training:
         centroids[j] = trained.centroids[j, order]
         ids[j] = np.argsort(order)[trained.ids[j]]
     return trained._replace(centroids=centroids, ids=ids)
+
+
+def _packed(codebooks: Float32, offsets: Int32) -> Float32:
+    """The codebooks (m, k, dsub) packed for the kernels (csrc/kernels.h), one a row."""
+    m, k, dsub = codebooks.shape
+    packed = aligned_empty(m, _native.packed_size(k, dsub))
+    for j in range(m):
+        piece = pack(codebooks[j], offsets[j + 1] - offsets[j])
+        packed[j, : len(piece)] = piece
+        packed[j, len(piece) :] = 0
+    return packed
 
 
 class ProductQuantizer(Storable, kind="ProductQuantizer"):
@@ -112,6 +124,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     n_iter_run: int
     _rotation: rotations.Rotation | None
     _packed: Float32
+    largest: float  # absolute value in the codebooks
+    _scaled: tuple[int, Float32, Float32]  # the last power asked for, packed codebooks, codebooks
 
     def __init__(
         self,
@@ -222,6 +236,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     def _train(self, rows: TrainingRows, rng: np.random.Generator, n_threads: int) -> None:
         k = 1 << self.nbits
         dim = rows.dim
+        rows, power = scaling.training(rows)
         rotation, here = None, rows.here() if self.rotation or self.open_indexing else None
         if here is not None and self.rotation == "pca":
             rotation = rotations.pca(here.x, here.rows, self.m, self.rotation_dim or dim, n_threads)
@@ -246,11 +261,13 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
                 trained.centroids, offsets, here.x, trained.ids, self.open_indexing.new_counts(self.m, k),
                 here.n, n_threads, here.rows,
             )  # fmt: skip
+        if rotation and power:
+            rotation = rotations.Rotation(rotation.matrix, scaling.scaled(rotation.mean, -power))
         self._learned(
             dim=dim,
-            codebooks=trained.centroids,
+            codebooks=scaling.scaled(trained.centroids, -power),
             code_counts=np.array([np.bincount(ids, minlength=k) for ids in trained.ids]),
-            inertia=float(trained.errors.sum(dtype=np.float64)),
+            inertia=math.ldexp(float(trained.errors.sum(dtype=np.float64)), -2 * power),
             n_iter_run=trained.n_iter_run,
             rotation=rotation,
         )
@@ -267,14 +284,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     ) -> None:
         """Take on what has been learned, all of it or (when interrupted) nothing."""
         offsets = even_offsets(rotation.matrix.shape[1] if rotation else dim, self.m)
-        packed = aligned_empty(self.m, _native.packed_size(codebooks.shape[1], codebooks.shape[2]))
-        for j in range(self.m):
-            piece = pack(codebooks[j], offsets[j + 1] - offsets[j])
-            packed[j, : len(piece)] = piece
-            packed[j, len(piece) :] = 0
+        packed, largest = _packed(codebooks, offsets), _native.largest(codebooks.reshape(-1, codebooks.shape[2]), 1)
         vars(self).update(
             dim=dim, offsets=offsets, codebooks=codebooks, code_counts=code_counts, inertia=inertia,
-            n_iter_run=n_iter_run, _rotation=rotation, _packed=packed,
+            n_iter_run=n_iter_run, _rotation=rotation, _packed=packed, largest=largest, _scaled=(0, packed, codebooks),
         )  # fmt: skip
 
     def _state(self) -> State:
@@ -423,9 +436,13 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         """Float32 rows in the space of the codebooks."""
         return self._rotation.apply(x, n_threads) if self._rotation else x
 
-    def adc(self, inner_product: bool) -> tuple[Float32, Float32, Int32, int, bool]:
-        """The first arguments of the native scans."""
-        return self._packed, self.codebooks, self.offsets, self.nbits, inner_product
+    def adc(self, inner_product: bool, power: int = 0) -> tuple[Float32, Float32, Int32, int, bool]:
+        """The first arguments of the native scans of queries times 2**power."""
+        kept, power = self._scaled, 0 if inner_product else power
+        if power != kept[0]:
+            codebooks = scaling.scaled(self.codebooks, power)
+            self._scaled = kept = (power, _packed(codebooks, self.offsets) if power else self._packed, codebooks)
+        return kept[1], kept[2], self.offsets, self.nbits, inner_product
 
     def __repr__(self) -> str:
         state = f"dim={self.dim}" if self.is_trained else "not trained"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks, _native, metrics
+from fpq import _checks, _native, metrics, scaling
 from fpq._checks import Array, Float32, Int64
 from fpq.blocks import Blocks, Where
 from fpq.lloyd import Change
@@ -65,10 +65,12 @@ def exact(
     """The k <= n nearest of stored rows, exactly: (nq, k) distances (negated inner products) and ids."""
     norms = np.empty(len(rows), dtype=np.float32)
     _native.flat_norms(rows, norms, n_threads)
+    power = scaling.for_search(inner_product, scaling.largest(rows, norms, n_threads), queries)
+    queries, own = scaling.scaled(queries, power), 0 if inner_product else power
     distances = np.empty((len(queries), k), dtype=np.float32)
     found = np.empty((len(queries), k), dtype=np.int64)
-    _native.flat_search(rows, norms, queries, ids, None, inner_product, distances, found, n_threads)
-    return distances, found
+    _native.flat_search(rows, norms, queries, ids, None, inner_product, distances, found, n_threads, own)
+    return scaling.unscaled(distances, power, inner_product), found
 
 
 def exact_in_blocks(

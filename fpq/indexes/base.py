@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks, _native, threads
+from fpq import _checks, _native, scaling, threads
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import Lock, reads
@@ -125,6 +125,18 @@ class Index(Storable, ABC):
     def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
         """The k <= n nearest of prepared queries: (nq, k) distances, ascending, and ids."""
 
+    @property
+    def _largest(self) -> float:
+        """The largest absolute value of what queries are compared with; 1 where it does not matter."""
+        return 1.0
+
+    def _scaled(self, queries: Float32) -> tuple[Float32, int]:
+        """Prepared queries times a power of two, and the power: 0 unless squares or products would leave float32."""
+        if self.metric == "cosine":
+            return queries, 0
+        power = scaling.for_search(self._similarity, self._largest, queries)
+        return scaling.scaled(queries, power), power
+
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         """The distances (nq, n) of prepared queries to rows first .. first + n - 1, `first` a multiple of 64."""
         raise NotImplementedError
@@ -138,6 +150,7 @@ class Index(Storable, ABC):
         nearest = min(k, len(self))
         if len(queries) and nearest:
             found, ids = (find or self._nearest)(queries, nearest, bits, count)
+            self._require_finite(found, ids)
         else:
             found, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         if found.shape[1] < k:
@@ -147,6 +160,19 @@ class Index(Storable, ABC):
         if self._similarity:
             np.negative(found, out=found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
+
+    @staticmethod
+    def _require_finite(distances: Float32, ids: Int64) -> None:
+        """See that no distance found is beyond float32; distances of each query ascend."""
+        ends = distances[:, [0, -1]]
+        if np.isfinite(ends).all():
+            return
+        query, at = np.nonzero(np.isinf(distances) & (ids >= 0))
+        if len(query):
+            raise ValueError(
+                f"Q: expected distances within float32 (up to 3.4e38), that of query {query[0]} and id "
+                f"{ids[query[0], at[0]]} is beyond: scale the vectors down, or ask for fewer neighbours"
+            )
 
     @reads
     def range_search(self, Q: Any, radius: float, *, allowed: Any = None, n_threads: int | None = None) -> RangeResult:

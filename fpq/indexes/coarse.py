@@ -29,12 +29,15 @@ class CoarseQuantizer:
     Attributes
     ----------
     centroids : float32 (n_lists, d)
+    largest : float
+        The largest absolute value in the centroids.
     """
 
     def __init__(self, centroids: Float32, inner_product: bool, n_threads: int) -> None:
         self.centroids = centroids
         self._inner_product = inner_product
         self._columns = _native.Columns(centroids, inner_product)
+        self.largest = _native.largest(centroids, n_threads)
         self._norms = np.empty(len(centroids), dtype=np.float32)
         _native.flat_norms(centroids, self._norms, n_threads)
         self._groups = Groups(centroids, n_threads) if len(centroids) >= LEAST_LISTS else None
@@ -89,19 +92,21 @@ class CoarseQuantizer:
         )  # fmt: skip
         return labels
 
-    def probe(self, queries: Float32, n_probe: int, n_threads: int) -> Int64:
-        """The `n_probe` nearest lists of each query, nearest first: int64 (nq, n_probe)."""
-        if self._groups is not None and len(self.centroids) >= GROUPED_PROBES and not self._inner_product:
+    def probe(self, queries: Float32, n_probe: int, n_threads: int, power: int = 0) -> Int64:
+        """The `n_probe` nearest lists of each query, scaled by 2**power, nearest first: int64 (nq, n_probe)."""
+        power = 0 if self._inner_product else power
+        if not power and self._groups is not None and len(self.centroids) >= GROUPED_PROBES and not self._inner_product:
             if self._groups.serves(n_probe):
                 return self._groups.probe(queries, n_probe, n_threads)
         distances = np.empty((len(queries), n_probe), dtype=np.float32)
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
-        if self._columns.serve(n_probe):
+        if not power and self._columns.serve(n_probe):
             self._columns.search(queries, distances, lists, n_threads)
         else:
             _native.flat_search(
-                self.centroids, self._norms, queries, None, None, self._inner_product, distances, lists, n_threads
-            )
+                self.centroids, self._norms, queries, None, None, self._inner_product, distances, lists, n_threads,
+                power,
+            )  # fmt: skip
         return lists
 
 
@@ -129,7 +134,8 @@ def by_halves(points: Float32) -> Int64:
     def ordered(ids: Int64) -> Int64:
         if len(ids) <= 2:
             return ids
-        x = points[ids] - points[ids].mean(axis=0)
+        x = points[ids] - points[ids].mean(axis=0, dtype=np.float64).astype(np.float32)
+        x /= max(float(np.abs(x).max()), np.finfo(np.float32).tiny)
         axis = x[np.einsum("ij,ij->i", x, x).argmax()]
         for _ in range(AXIS_STEPS):  # of the power method; einsum adds in the same order whatever the number of threads
             axis = np.einsum("ij,i->j", x, np.einsum("ij,j->i", x, axis))

@@ -245,7 +245,8 @@ class CodeIndex(Index):
             return np.full(candidates.shape, np.inf, dtype=np.float32)
         as_rows = self._vectors.by_id or self._ids.native is None
         rows = candidates if as_rows else self._ids.rows_or_missing(candidates)
-        return self._vectors.distances(queries, rows, self._similarity, n_threads)
+        queries, power = self._scaled(queries)
+        return self._vectors.distances(queries, rows, self._similarity, n_threads, power)
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, threads
+from fpq import _checks, _native, scaling, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, Int64
 from fpq.indexes.base import Bits, Index, SearchResult
@@ -44,6 +44,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         super().__init__(metric, n_threads)
         self._vectors = Vectors()
         self._norms = GrowingArray((), np.float32)
+        self._longest: float | None = None  # made when it is needed
 
     @property
     def dim(self) -> int | None:
@@ -99,6 +100,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         with uninterrupted():
             commit_ids()
             self._vectors.commit(rows, n)
+            self._longest = None
         return self
 
     @reads
@@ -124,15 +126,23 @@ class FlatIndex(Index, kind="FlatIndex"):
     def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
         distances = np.empty((len(queries), k), dtype=np.float32)
         ids = np.empty((len(queries), k), dtype=np.int64)
+        queries, power = self._scaled(queries)
         _native.flat_search(
             self._vectors.data, self._norms.data, queries, self._ids.native, allowed, self._similarity,
-            distances, ids, n_threads,
+            distances, ids, n_threads, 0 if self._similarity else power,
         )  # fmt: skip
-        return distances, ids
+        return scaling.unscaled(distances, power, self._similarity), ids
+
+    @property
+    def _largest(self) -> float:
+        if self._longest is None:
+            self._longest = scaling.largest(self._vectors.data, self._norms.data[: len(self)], self.n_threads)
+        return self._longest
 
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         rows = np.broadcast_to(np.arange(first, first + n, dtype=np.int64), (len(queries), n))
-        return self._vectors.distances(queries, rows, self._similarity, n_threads)
+        queries, power = self._scaled(queries)
+        return self._vectors.distances(queries, rows, self._similarity, n_threads, power)
 
     @writes
     def remove(self, ids: Any) -> int:
@@ -148,6 +158,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         with uninterrupted():  # what can fail comes first
             self._vectors.remove(removal)
             self._norms.data[removal.targets] = norms
+            self._longest = None
             remove_ids()
         return len(removal.rows)
 

@@ -59,22 +59,24 @@ class Groups:
         return labels
 
     def _nearest(self, x: Array, n_threads: int) -> Int32:
-        near = self._near(np.ascontiguousarray(x, dtype=np.float32), min(ASSIGN_GROUPS, len(self.centres)), n_threads)
+        rows = np.ascontiguousarray(x, dtype=np.float32)
+        near = self._near(rows, min(ASSIGN_GROUPS, len(self.centres)), n_threads)
         order = np.argsort(near, axis=None, kind="stable")
         ends = np.cumsum(np.bincount(near.ravel(), minlength=len(self.centres)))
-        errors, found = np.empty(near.size, np.float32), np.empty(near.size, np.int32)
+        found = np.full(near.size, -1, np.int64)
         offsets = even_offsets(x.shape[1], 1)
         for members, pairs in zip(self._members, np.split(order, ends[:-1]), strict=True):
             if not len(pairs) or not len(members):
-                errors[pairs] = np.inf
                 continue
-            ids, error = np.empty((1, len(pairs)), np.int32), np.empty((1, len(pairs)), np.float32)
+            ids = np.empty((1, len(pairs)), np.int32)
             centroids = np.ascontiguousarray(self.centroids[members])[None]
-            _native.assign(centroids, offsets, x, pairs // near.shape[1], ids, error, n_threads)
-            errors[pairs], found[pairs] = error[0], members[ids[0]]
-        of_row = errors.reshape(near.shape)
-        least = of_row == of_row.min(axis=1, keepdims=True)
-        labels: Int32 = np.where(least, found.reshape(near.shape), np.iinfo(np.int32).max).min(axis=1)
+            _native.assign(centroids, offsets, x, pairs // near.shape[1], ids, None, n_threads)
+            found[pairs] = members[ids[0]]
+        candidates = found.reshape(near.shape)
+        errors = np.empty(near.shape, np.float32)
+        _native.flat_distances(self.centroids, rows, candidates, False, errors, n_threads)
+        least = (errors == errors.min(axis=1, keepdims=True)) & (candidates >= 0)
+        labels: Int32 = np.where(least, candidates, np.iinfo(np.int32).max).min(axis=1).astype(np.int32)
         return labels
 
     def serves(self, n_probe: int) -> bool:
@@ -143,7 +145,9 @@ def refined(x: Array, groups: Groups, n_threads: int) -> Float32:
     while at < len(used):
         end = max(at + 1, int(np.searchsorted(begins, begins[at] + CHUNK_ROWS)))
         last = begins[end] if end < len(used) else len(order)
-        sums = np.add.reduceat(x[order[begins[at] : last]].astype(np.float32), begins[at:end] - begins[at])
-        centroids[used[at:end]] = sums / counts[used[at:end], None]
+        here = order[begins[at] : last]
+        differences = x[here].astype(np.float32) - groups.centroids[labels[here]]
+        sums = np.add.reduceat(differences, begins[at:end] - begins[at])
+        centroids[used[at:end]] += sums / counts[used[at:end], None]
         at = end
     return centroids

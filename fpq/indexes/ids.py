@@ -268,7 +268,7 @@ class Ids:
         """The checked filter of a search: an array of ids, or a boolean mask whose entry i speaks for id i."""
         array = _checks.mask_or_ids("allowed", allowed)
         if array.dtype != np.bool_:
-            return _checks.id_array("allowed", array)
+            return array
         largest = self.largest
         if array.ndim != 1 or len(array) <= largest:
             raise ValueError(

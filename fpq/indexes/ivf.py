@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, threads, tuning
+from fpq import _checks, scaling, threads, tuning
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
 from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, normalized
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
@@ -389,16 +389,25 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _probes(self, n_probe: int | None) -> int:
         return min(self.n_lists, _checks.integer("n_probe", self.n_probe if n_probe is None else n_probe, 1))
 
-    def _probing(self, n_probe: int | None, n_threads: int) -> Probing:
+    @property
+    def _largest(self) -> float:
         assert self._coarse is not None
-        radii = self._radius if self.residual else None
-        probes = self._probes(n_probe)
-        return Probing(self.quantizer, self._coarse, self._rotated, self._lists, radii, self.metric, probes, n_threads)
+        return max(self.quantizer.largest, self._coarse.largest)
+
+    def _probing(self, n_probe: int | None, n_threads: int, power: int) -> Probing:
+        assert self._coarse is not None
+        own = power if self.metric == "l2" else 0
+        rotated, radii = scaling.scaled(self._rotated, own), scaling.scaled(self._radius, own)
+        return Probing(
+            self.quantizer, self._coarse, rotated, self._lists, radii if self.residual else None, self.metric,
+            self._probes(n_probe), n_threads, power,
+        )  # fmt: skip
 
     def _nearest(
         self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, n_probe: int | None = None
     ) -> tuple[Float32, Int64]:
-        return self._probing(n_probe, n_threads).nearest(queries, k, allowed)
+        queries, power = self._scaled(queries)
+        return self._probing(n_probe, n_threads, power).nearest(queries, k, allowed)
 
     def _allowed_bits(self, allowed: Any) -> UInt64 | None:
         return self._lists.allowed_rows(self._ids, allowed)
@@ -436,7 +445,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _within(
         self, queries: Float32, limit: np.float32, allowed: Bits | None, n_threads: int, n_probe: int | None = None
     ) -> Iterator[tuple[Int64, Float32, Int64]]:
-        return self._probing(n_probe, n_threads).within(queries, limit, allowed)
+        queries, power = self._scaled(queries)
+        return self._probing(n_probe, n_threads, power).within(queries, limit, allowed)
 
     @writes
     def remove(self, ids: Any) -> int:

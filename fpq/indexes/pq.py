@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, threads, tuning
+from fpq import _checks, _native, scaling, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, Int64, UInt8
 from fpq.indexes.base import Bits, Nearest, SearchResult, normalized
@@ -253,25 +253,31 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         """
         return self._tune([{}], Q, k, recall, X, neighbors, n_threads)
 
+    @property
+    def _largest(self) -> float:
+        return self.quantizer.largest
+
     def _find(self, setting: tuning.Setting) -> Nearest:
         return self._nearest
 
     def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
         distances = np.empty((len(queries), k), dtype=np.float32)
         ids = np.empty((len(queries), k), dtype=np.int64)
+        queries, power = self._scaled(queries)
         _native.adc_search(
-            *self.quantizer.adc(self._similarity), self.quantizer.rotate(queries, n_threads),
+            *self.quantizer.adc(self._similarity, power), self.quantizer.rotate(queries, n_threads),
             self._blocks.data, self._ids.native, allowed, len(self), distances, ids, n_threads,
         )  # fmt: skip
-        return distances, ids
+        return scaling.unscaled(distances, power, self._similarity), ids
 
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         out = np.empty((len(queries), n), dtype=np.float32)
+        queries, power = self._scaled(queries)
         _native.adc_all(
-            *self.quantizer.adc(self._similarity), self.quantizer.rotate(queries, n_threads),
+            *self.quantizer.adc(self._similarity, power), self.quantizer.rotate(queries, n_threads),
             self._blocks.data, first, out, n_threads,
         )  # fmt: skip
-        return out
+        return scaling.unscaled(out, power, self._similarity)
 
     @writes
     def remove(self, ids: Any) -> int:

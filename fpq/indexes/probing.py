@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fpq import _native
+from fpq import _native, scaling
 from fpq._checks import Float32, Int32, Int64
 from fpq.indexes.base import Bits, bits_to_mask
 from fpq.indexes.coarse import CoarseQuantizer
@@ -29,16 +29,17 @@ class Probing(NamedTuple):
     metric: str
     n_probe: int
     n_threads: int
+    power: int  # queries, rotated and radii are scaled by 2**power (fpq/scaling.py)
 
     def _adc(self) -> tuple[Float32, Float32, Int32, int, bool]:
-        return self.quantizer.adc(self.metric != "l2")
+        return self.quantizer.adc(self.metric != "l2", self.power)
 
     def _batches(self, queries: Float32) -> Iterator[tuple[slice, Int64]]:
         """Some queries at a time, and the lists near each of them."""
         step = max(1, PROBES // self.n_probe)
         for start in range(0, len(queries), step):
             here = slice(start, min(len(queries), start + step))
-            yield here, self.coarse.probe(queries[here], self.n_probe, self.n_threads)
+            yield here, self.coarse.probe(queries[here], self.n_probe, self.n_threads, self.power)
 
     def nearest(self, queries: Float32, k: int, allowed: Bits | None) -> tuple[Float32, Int64]:
         """The k nearest codes: distances and ids (nq, k)."""
@@ -52,7 +53,7 @@ class Probing(NamedTuple):
                 self.quantizer.rotate(queries[here], self.n_threads), probes, lists.blocks.data,
                 lists.slot_ids.data, distances[here], ids[here], self.n_threads,
             )  # fmt: skip
-        return distances, ids
+        return scaling.unscaled(distances, self.power, self.metric != "l2"), ids
 
     def within(
         self, queries: Float32, limit: np.float32, allowed: Bits | None
@@ -83,6 +84,7 @@ class Probing(NamedTuple):
             length = np.diff(first)[lists]
             within = np.arange(len(out)) - np.repeat(np.cumsum(length) - length, length)
             blocks = chain[np.repeat(first[lists], length) + within]
+            out = scaling.unscaled(out, self.power, self.metric != "l2")
             near = (out <= limit) & bits_to_mask(rows[blocks]).reshape(-1, BLOCK_ROWS)
             at, row = np.nonzero(near)
             query = np.repeat(np.arange(begin, end), blocks_of[begin:end])[at]

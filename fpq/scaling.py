@@ -1,0 +1,67 @@
+"""Powers of two that keep squares and products within float32, so that vectors of any size are learned and searched.
+
+A vector times a power of two has the same digits, the same neighbours, and distances times the square of the power.
+Ordinary vectors are not scaled.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fpq import _native, threads
+from fpq._checks import Array, Float32
+from fpq.lloyd import TrainingRows
+
+LEAST, MOST = 2.0**-30, 2.0**40  # largest sizes of numbers whose squares are well within float32
+LEAST_PRODUCT, MOST_PRODUCT = 2.0**-60, 2.0**100  # the same for sums of products
+FEW = 256  # rows that tell whether the others need to be looked at
+
+
+def exponent(largest: float, most: float = math.inf) -> int:
+    """The power that brings numbers of up to `largest` in size near 1; 0 where their squares need no help."""
+    if largest == 0 or LEAST <= largest <= most:
+        return 0
+    return max(-126, min(126, -math.frexp(largest)[1]))
+
+
+def scaled(x: Array, power: int) -> Array:
+    """Rows times 2**power in float32; the same rows for 0."""
+    return np.ldexp(np.asarray(x, np.float32), power) if power else x
+
+
+def training(rows: TrainingRows) -> tuple[TrainingRows, int]:
+    """Rows to learn from, scaled if need be, and the power; k-means adds squares, and so large numbers count too."""
+    power = exponent(_native.largest(rows.take(np.arange(min(rows.n, FEW), dtype=np.int64)), 1), MOST)
+    if power:
+        rows = rows.here()
+        power = exponent(_native.largest(rows.take(None), 1), MOST)
+    return (rows.changed(lambda x, _: scaled(x, power)), power) if power else (rows, 0)
+
+
+def largest(rows: Array, norms: Float32, n_threads: int | None) -> float:
+    """About the largest absolute value of rows, from their squared lengths as far as these are within float32."""
+    longest = float(norms.max(initial=0))
+    if LEAST**2 <= longest < math.inf:
+        return math.sqrt(longest)
+    return _native.largest(rows, threads.resolve(n_threads)) if len(rows) else 0.0
+
+
+def for_search(inner_product: bool, largest: float, queries: Float32) -> int:
+    """The power for queries of an index whose vectors and centroids hold numbers of up to `largest` in size.
+
+    Squared distances need the power for queries and index alike; inner products for queries only.
+    """
+    if not inner_product:
+        return 0 if largest >= LEAST else exponent(max(largest, _native.largest(queries, 1)))
+    product = largest * _native.largest(queries, 1) * queries.shape[1]
+    if product == 0 or LEAST_PRODUCT <= product <= MOST_PRODUCT:
+        return 0
+    aim = 60 if product > 1 else -20
+    return max(-126, min(126, aim - math.frexp(product)[1]))
+
+
+def unscaled(distances: Float32, power: int, inner_product: bool) -> Float32:
+    """Distances of scaled vectors as they are without scaling."""
+    return np.ldexp(distances, -power if inner_product else -2 * power) if power else distances
