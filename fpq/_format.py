@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpq._checks import Array
+from fpq.threads import Workers
 
 VERSION = 1
 ALIGNMENT = 64
@@ -58,18 +59,18 @@ class Digests:
     """Digests of byte strings, worked out by threads while the caller reads or writes: BLAKE2b of BLAKE2b digests."""
 
     def __init__(self, n_threads: int) -> None:
-        self._pool = ThreadPoolExecutor(n_threads)
+        self._workers = Workers(n_threads)
 
     def __enter__(self) -> Digests:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._workers.close()
 
     def begin(self, data: memoryview) -> list[Future[bytes]]:
         """Begin with `data`, which starts on a multiple of DIGEST_CHUNK."""
         return [
-            self._pool.submit(_digest, data[start : start + DIGEST_CHUNK])
+            self._workers.submit(_digest, data[start : start + DIGEST_CHUNK])
             for start in range(0, len(data), DIGEST_CHUNK)
         ]
 

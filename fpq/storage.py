@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import mmap as mmaps
 import os
@@ -373,7 +374,7 @@ def _open(path: str | os.PathLike[str]) -> Any:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would block, a device never end
         raise FormatError(f"{os.fspath(path)}: expected a regular file")
-    return open(path, "rb", buffering=0)
+    return io.open(path, "rb", buffering=0)  # noqa: UP020 -- `open` is gone when the last objects are deleted
 
 
 def _layout(file: Any, size: int) -> Layout:
@@ -413,7 +414,7 @@ def _replacing(path: Path) -> Iterator[Any]:
         raise FileExistsError(f"{path} is not a regular file")
     beside = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(beside, "xb") as file:
+        with io.open(beside, "xb") as file:  # noqa: UP020
             if path.exists():
                 os.chmod(beside, stat.S_IMODE(path.stat().st_mode))
             yield file
