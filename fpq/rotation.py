@@ -94,11 +94,14 @@ def pca_of_wide(x: Array, dim: int, n_threads: int) -> Rotation:
     columns = [slice(start, min(start + BLOCK_ROWS, d)) for start in range(0, d, BLOCK_ROWS)]
 
     def centred(block: slice) -> Float64:
-        return x[:, block].astype(np.float64) - centre[block]
+        taken: Float64 = x[:, block].astype(np.float64)
+        taken -= centre[block]
+        return taken
 
     def product(block: slice) -> Float64:
         here = centred(block)
-        return here @ here.T
+        products: Float64 = here @ here.T
+        return products
 
     total = np.zeros((n, n))
     for start in range(0, len(columns), n_threads):  # so many products at a time

@@ -10,7 +10,6 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -21,6 +20,7 @@ from fpq import _format, threads
 from fpq._arrays import aligned_empty
 from fpq._checks import Array
 from fpq._format import Digests, Extent, FormatError, Layout
+from fpq.threads import Call
 
 __all__ = ["FormatError", "Layout", "State", "Storable", "Stored", "describe", "load"]
 
@@ -263,7 +263,7 @@ class Stored:
     def _map(self, extent: Extent) -> memoryview:
         return memoryview(self.source)[extent.start : extent.start + extent.nbytes]
 
-    def _read(self, name: str, extent: Extent, digests: Digests) -> tuple[memoryview, list[Future[bytes]]]:
+    def _read(self, name: str, extent: Extent, digests: Digests) -> tuple[memoryview, list[Call[bytes]]]:
         """The bytes of an array, and their digest as it is being worked out."""
         data = aligned_empty(extent.nbytes, dtype=np.uint8).data
         if isinstance(self.source, (bytes, mmaps.mmap)):

@@ -8,11 +8,10 @@ import math
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -71,29 +70,62 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-class Workers:
-    """Threads that work through calls while their owner goes on.
+class Call(Generic[R]):
+    """A call that another thread makes, and its result.
 
-    A thread starts when a call comes and no other thread is free. Where the system gives no thread at all, the owner
-    makes the call itself: `concurrent.futures` refuses calls after the end of the main thread, in handlers of `atexit`
-    and in threads that go on; some versions of Python start no thread then.
+    `concurrent.futures.Future` and `threading.Condition` take their locks in Python code: Ctrl-C that comes just then
+    leaves such a lock taken, and whoever wants it waits for ever. Here the owner's thread takes locks in C code only.
+    """
+
+    def __init__(self, function: Callable[..., R], arguments: tuple[Any, ...]) -> None:
+        self._work: tuple[Callable[..., R], tuple[Any, ...]] | None = (function, arguments)
+        self._found: list[R] = []
+        self._error: BaseException | None = None
+        self._running = threading.Lock()
+        self._running.acquire()
+
+    def make(self) -> None:
+        """Make the call."""
+        assert self._work is not None
+        function, arguments = self._work
+        try:
+            self._found.append(function(*arguments))
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._work = None
+            self._running.release()
+
+    def result(self) -> R:
+        """Wait for the result; raise what the call has raised."""
+        while not self._running.acquire(timeout=0.1):  # Windows heeds Ctrl-C only between waits
+            pass
+        self._running.release()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return self._found[0]
+
+
+class Workers:
+    """Threads that make calls while their owner goes on.
+
+    Where the system gives no thread, the owner makes the calls itself: `concurrent.futures` refuses calls after the end
+    of the main thread, in handlers of `atexit` and in threads that go on; some versions of Python start no thread then.
 
     Parameters
     ----------
     n_threads : int
-        At most.
+        At most. A call starts a thread as long as there are fewer.
     within : context manager, optional
         What each thread enters before its first call and leaves after its last one.
     """
 
     def __init__(self, n_threads: int, within: contextlib.AbstractContextManager[Any] | None = None) -> None:
         self._n_threads = n_threads
-        self._within = contextlib.nullcontext() if within is None else within
+        self._within = within
         self._threads: list[threading.Thread] = []
-        self._calls: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
-        self._changed = threading.Condition()
-        self._free = 0  # threads that wait for a call
-        self._open = True
+        self._calls: SimpleQueue[Call[Any] | None] = SimpleQueue()
 
     def __enter__(self) -> Workers:
         return self
@@ -101,18 +133,19 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, function: Callable[..., R], *arguments: Any) -> Future[R]:
+    def __del__(self) -> None:  # Ctrl-C may come before `close`
+        self._calls.put(None)
+
+    def submit(self, function: Callable[..., R], *arguments: Any) -> Call[R]:
         """Have ``function(*arguments)`` called."""
-        future: Future[R] = Future()
-        with self._changed:
-            if self._free <= len(self._calls) and len(self._threads) < self._n_threads:
-                self._start()
-            if self._threads:
-                self._calls.append((future, function, arguments))
-                self._changed.notify()
-                return future
-        _call(future, function, arguments)
-        return future
+        call = Call(function, arguments)
+        if len(self._threads) < self._n_threads:
+            self._start()
+        if self._threads:
+            self._calls.put(call)
+        else:
+            call.make()
+        return call
 
     def close(self, *, wait: bool = True) -> None:
         """Drop the calls that no thread has begun; the threads end after what they have begun.
@@ -122,10 +155,10 @@ class Workers:
         wait : bool, default True
             Until they have ended.
         """
-        with self._changed:
-            self._open = False
-            self._calls.clear()
-            self._changed.notify_all()
+        with contextlib.suppress(Empty):
+            while True:
+                self._calls.get_nowait()
+        self._calls.put(None)
         for thread in self._threads if wait else ():
             thread.join()
 
@@ -133,37 +166,21 @@ class Workers:
         """Start one more thread, if the system gives one."""
         if sys.is_finalizing():  # a new thread would wait for ever for Python's lock
             return
-        thread = threading.Thread(target=self._work)
-        self._threads.append(thread)
+        thread = threading.Thread(target=_make_calls, args=(self._calls, self._within))
         try:
             thread.start()
         except (RuntimeError, MemoryError):
-            self._threads.remove(thread)
-
-    def _work(self) -> None:
-        with self._within:
-            while (call := self._next()) is not None:
-                _call(*call)
-                del call  # and what it holds, before the wait for the next one
-
-    def _next(self) -> tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None:
-        with self._changed:
-            self._free += 1
-            while self._open and not self._calls:
-                self._changed.wait()
-            self._free -= 1
-            return self._calls.popleft() if self._calls else None
+            return
+        self._threads.append(thread)
 
 
-def _call(future: Future[R], function: Callable[..., R], arguments: tuple[Any, ...]) -> None:
-    try:
-        future.set_result(function(*arguments))
-    except BaseException as error:
-        if threading.current_thread() is threading.main_thread() and not isinstance(error, Exception):
-            raise  # Ctrl-C
-        future.set_exception(error)
-    finally:
-        del future  # the error's frames would hold it, and it holds the error
+def _make_calls(calls: SimpleQueue[Call[Any] | None], within: contextlib.AbstractContextManager[Any] | None) -> None:
+    """What a thread does until None comes, which it leaves for the others."""
+    with within or contextlib.nullcontext():
+        while (call := calls.get()) is not None:
+            call.make()
+            del call  # and its result, before the wait for the next one
+    calls.put(None)
 
 
 class _OneBlasThread:
@@ -205,15 +222,17 @@ def blas_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> 
     """
     with _ONE_BLAS_THREAD:
         workers = Workers(n_threads, _ONE_BLAS_THREAD)
-        finished = False
+        wait = False  # nothing stops a decomposition, and some take minutes: after Ctrl-C it is left to itself
         try:
-            futures = [workers.submit(function, item) for item in items]
-            while wait(futures, timeout=0.1).not_done:  # Windows heeds Ctrl-C only between waits
-                pass
-            finished = True
-        finally:  # nothing stops a decomposition, and some take minutes: after Ctrl-C it is left to itself
-            workers.close(wait=finished)
-    return [future.result() for future in futures]
+            calls = [workers.submit(function, item) for item in items]
+            found = [call.result() for call in calls]
+            wait = True
+        except Exception:
+            wait = True
+            raise
+        finally:
+            workers.close(wait=wait)
+    return found
 
 
 def blas_decompose(function: Callable[[Float64], R], matrix: Float64) -> R:

@@ -458,3 +458,21 @@ def test_collision_probability() -> None:
     assert falling[-1] < 0.2
     with pytest.raises(ValueError):
         _native.use_isa("none")
+
+
+@pytest.mark.parametrize("make", [lambda: fpq.E2LSHIndex(4, 2, 300.0), lambda: fpq.C2LSHIndex(20)])
+@pytest.mark.parametrize(("n", "d"), [(1, 300), (40, 300), (60, 20_000)])
+def test_few_wide_rows(make: Any, n: int, d: int) -> None:
+    """Their sketches are learned without a (d, d) matrix, and lose no neighbour."""
+    x = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
+    x[:, 0] *= 20
+    index = make()
+    if n == 1:
+        index = fpq.E2LSHIndex(4, 2, 300.0) if isinstance(index, fpq.E2LSHIndex) else fpq.C2LSHIndex(20, width=300.0)
+    index.fit(x).add(x)
+    found = index.search(x, 3, **({"n_candidates": n} if isinstance(index, fpq.C2LSHIndex) else {"n_probe": 5000}))
+    exact = fpq.FlatIndex().add(x).search(x, 3)
+    np.testing.assert_array_equal(found.ids[:, 0], exact.ids[:, 0])
+    same = found.ids == exact.ids
+    assert same.mean() > 0.9
+    np.testing.assert_array_equal(found.distances[same], exact.distances[same])

@@ -189,6 +189,51 @@ print((index.search(X, k=3).ids == expected).all())
     assert faults.run(code).communicate(timeout=120)[0] == "True\n"
 
 
+FEW = """
+import os, resource, sys, threading, numpy as np, fpq
+X = np.random.default_rng(0).normal(size=(50_000, 16)).astype(np.float32)
+flat, pq = fpq.FlatIndex().add(X), fpq.PQIndex(4, 6).fit(X).add(X)
+near = flat.search(X[:200], 3).ids
+coded = pq.search(X[:200], 3).ids
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+limit = used + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def work():
+    for n_threads in (2, 1000, 3, 20, 1, 10**9):
+        try:
+            assert (flat.search(X[:200], 3, n_threads=n_threads).ids == near).all()
+            assert (pq.search(X[:200], 3, n_threads=n_threads).ids == coded).all()
+            flat.range_search(X[:2], 0.1, n_threads=n_threads)
+            fpq.KMeans(50, n_threads=n_threads).fit(X)
+            fpq.FlatIndex("cosine", n_threads=n_threads).add(X)
+        except MemoryError:
+            pass
+others = [threading.Thread(target=work) for _ in range(2)] if sys.argv[2] == "True" else []
+for thread in others:
+    thread.start()
+work()
+for thread in others:
+    thread.join()
+print("alive")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+@pytest.mark.parametrize(
+    ("spare", "beside"), [(60 << 20, False), (400 << 20, False), (3 << 30, False), (1 << 30, True)]
+)
+def test_a_system_that_gives_few_threads(spare: int, beside: bool) -> None:
+    """GNU's OpenMP ends the process when it cannot start a thread."""
+    process = faults.run(FEW, spare, beside, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "alive\n"), err
+
+
+def test_more_threads_than_make_sense() -> None:
+    assert threads.resolve(10**9) == threads.MOST_THREADS == max(32, 4 * (os.cpu_count() or 1))
+
+
 LATE = """
 import atexit, copy, os, pathlib, pickle, sys, tempfile, threading, time
 import numpy as np, fpq, fpq.dask
