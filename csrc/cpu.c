@@ -144,5 +144,5 @@ int fpq_stopped(fpq_poll *poll) {
 
 int fpq_threads(int wanted, int64_t tasks) {
     if (forked || !fpq_has_openmp() || tasks <= 1) return 1;
-    return wanted < tasks ? wanted : (int)tasks;
+    return fpq_threads_given(wanted < tasks ? wanted : (int)tasks);
 }

@@ -1302,6 +1302,246 @@ static void test_first_nonfinite_row(void) {
     FOR_THREADS CHECK(fpq_first_nonfinite_row(&x, threads) == expected);
 }
 
+static void test_smallest(void) {
+    const int n = ANY_OF(1, 5, 64, 400), nq = ANY_OF(1, 3, 70), k = 1 + below(n);
+    float *distances = INPUT(float, nq * n);
+    int64_t *ids = INPUT(int64_t, nq * n);
+    OUTPUTS(float, least, nq * k);
+    OUTPUTS(int64_t, least_ids, nq * k);
+    for (int i = 0; i < nq * n; i++) {
+        distances[i] = below(9) ? number() : below(2) ? INFINITY : NAN;
+        ids[i] = below(5) ? below(4) * n + i % n : -1;
+    }
+    FOR_THREADS CHECK(!fpq_smallest(distances, ids, nq, n, k, least[t], least_ids[t], threads));
+    CHECK(SAME(least[0], least[1], nq * k) && SAME(least_ids[0], least_ids[1], nq * k));
+    pair *pairs = INPUT(pair, n);
+    int right = 1;
+    for (int q = 0; q < nq; q++) {
+        int there = 0;
+        for (int i = q * n; i < (q + 1) * n; i++)
+            if (ids[i] >= 0) pairs[there++] = (pair){distances[i] <= INFINITY ? distances[i] : INFINITY, ids[i]};
+        qsort(pairs, (size_t)there, sizeof *pairs, by_distance);
+        for (int i = 0; i < k; i++) {
+            const pair expected = i < there ? pairs[i] : (pair){INFINITY, -1};
+            right &= least[0][q * k + i] == expected.distance && least_ids[0][q * k + i] == expected.id;
+        }
+    }
+    CHECK(right);
+}
+
+/* ---- LSH: the drivers against the definitions in fpq.h ---- */
+static fpq_hashes random_hashes(int n_tables, int n_hashes, int d) {
+    const int columns = n_tables * n_hashes, room = (columns + 15) / 16 * 16;
+    float *shifts = INPUT(float, room), *directions = numbers(columns * d);
+    uint64_t *mixers = INPUT(uint64_t, columns);
+    for (int j = 0; j < columns; j++) mixers[j] = next();
+    for (int j = 0; j < room; j++) shifts[j] = j < columns ? (float)below(8) / 8 : 0;
+    for (int i = 0; i < columns * d; i++) directions[i] /= 4;
+    return (fpq_hashes){d, n_tables, n_hashes, numbers(d), packed(directions, columns, d, d), shifts, mixers};
+}
+
+/* Directions are those of coordinates, so the length of the rest is that of the others. */
+static fpq_sketcher random_sketcher(int size, int d) {
+    float *directions = INPUT(float, (size - 1) * d), *back = INPUT(float, d * (size - 1)), *least = INPUT(float, size);
+    for (int j = 0; j < size - 1; j++)
+        for (int t = 0; t < d; t++) directions[j * d + t] = back[t * (size - 1) + j] = (float)(t == d - 1 - j);
+    for (int t = 0; t < size; t++) least[t] = (float)below(5) - 4;
+    return (fpq_sketcher){d, size, numbers(d), packed(directions, size - 1, d, d), packed(back, d, size - 1, size - 1), least,
+                          (float)ANY_OF(1, 20, 100)};
+}
+
+static int64_t bucket(float value) { return (int64_t)(value < -1e9f ? -1e9f : value > 1e9f ? 1e9f : floorf(value)); }
+
+static int by_number(const void *x, const void *y) {
+    const uint64_t a = *(const uint64_t *)x, b = *(const uint64_t *)y;
+    return (a > b) - (a < b);
+}
+
+static void test_lsh_hashing(void) {
+    const int n = ANY_OF(1, 95, 96, 97, 300), n_tables = 1 + below(4), n_hashes = 1 + below(20), k = n_tables * n_hashes;
+    const int size = 16 * (1 + below(4)), d = size - 1 + below(20), first = below(1000), bits = 1 + below(9);
+    const fpq_matrix x = matrix(n, d, below(5));
+    const fpq_hashes hashes = random_hashes(n_tables, n_hashes, d);
+    const fpq_hashes one = {d, 1, n_hashes, hashes.centre, hashes.packed, hashes.shifts, hashes.mixers};
+    const fpq_sketcher s = random_sketcher(size, d);
+    float *row = INPUT(float, d);
+    OUTPUTS(float, values, n * k);
+    OUTPUTS(uint64_t, entries, n * n_tables);
+    OUTPUTS(uint8_t, codes, n * n_hashes);
+    OUTPUTS(uint8_t, sketches, n * size);
+    OUTPUTS(float, firsts, n * n_hashes);
+    uint32_t *starts = OUTPUT(uint32_t, (1 << bits) + 1);
+    FOR_THREADS {
+        CHECK(!fpq_lsh_values(&hashes, &x, values[t], threads) && !fpq_lsh_entries(&hashes, &x, first, entries[t], threads));
+        CHECK(!fpq_lsh_buckets(&one, &x, codes[t], threads) && !fpq_lsh_sketch(&s, &x, sketches[t], threads));
+        CHECK(!fpq_lsh_values(&one, &x, firsts[t], threads));
+    }
+    CHECK(SAME(values[0], values[1], n * k) && SAME(entries[0], entries[1], n * n_tables));
+    CHECK(SAME(codes[0], codes[1], n * n_hashes) && SAME(sketches[0], sketches[1], n * size));
+    int right = 1, near = 1;
+    for (int i = 0; i < n; i++) {
+        row_of(&x, i, row);
+        for (int table = 0; table < n_tables; table++) {
+            uint64_t sum = 0;
+            for (int j = table * n_hashes; j < (table + 1) * n_hashes; j++)
+                sum += (uint64_t)bucket(values[0][i * k + j]) * hashes.mixers[j];
+            right &= entries[0][table * n + i] == ((sum >> 32 << 32) | (uint64_t)(first + i));
+        }
+        for (int j = 0; j < n_hashes; j++) right &= codes[0][i * n_hashes + j] == (bucket(firsts[0][i * n_hashes + j]) & 255);
+        double rest = 0;
+        for (int t = 0; t < d; t++) {
+            const double y = (double)row[t] - (double)s.centre[t];
+            const int c = d - 1 - t;
+            if (c >= size - 1) rest += y * y;
+            const double code = (y - (double)s.least[c < size - 1 ? c : 0]) * (double)s.scale;
+            if (c < size - 1) near &= fabs(fmin(fmax(code, 0), 255) - sketches[0][i * size + c]) <= 0.51;
+        }
+        const double code = (sqrt(rest) - (double)s.least[size - 1]) * (double)s.scale;
+        near &= fabs(fmin(fmax(code, 0), 255) - sketches[0][i * size + size - 1]) <= 0.51;
+    }
+    CHECK(right);
+    CHECK(near);
+    qsort(entries[0], (size_t)n, sizeof *entries[0], by_number);
+    fpq_lsh_starts(entries[0], n, bits, starts);
+    for (int slot = 0; slot <= 1 << bits; slot++) {
+        int before = 0;
+        while (before < n && (int64_t)(entries[0][before] >> (64 - bits)) < slot) before++;
+        right &= starts[slot] == (uint32_t)before;
+    }
+    CHECK(right);
+}
+
+/* Whether distances and ids (k) are the smallest of those candidates that may be returned. */
+static int are_smallest_of(const float *all, const uint8_t *candidate, const fpq_population *pop, int k, const float *distances,
+                           const int64_t *ids) {
+    uint64_t *allowed = INPUT(uint64_t, (pop->n + 63) / 64);
+    for (int64_t i = 0; i < (pop->n + 63) / 64; i++) allowed[i] = 0;
+    for (int64_t i = 0; i < pop->n; i++)
+        if (candidate[i] && (!pop->allowed || (pop->allowed[i / 64] >> i % 64 & 1))) allowed[i / 64] |= (uint64_t)1 << i % 64;
+    const fpq_population some = {pop->ids, allowed, pop->n};
+    return are_smallest(all, 1, &some, k, distances, ids);
+}
+
+static void test_e2lsh_search(void) {
+    const int n = ANY_OF(1, 63, 64, 300), nq = ANY_OF(1, 5, 20), k = ANY_OF(1, 10, 70), bits = 1 + below(8);
+    const int n_tables = 1 + below(4), n_hashes = 1 + below(3), columns = n_tables * n_hashes;
+    const int size = 16 * (1 + below(4)), d = size - 1 + below(20), all_probes = below(2), sketched = below(2);
+    const fpq_matrix x = matrix(n, d, below(5));
+    const fpq_population pop = random_population(n);
+    const fpq_hashes hashes = random_hashes(n_tables, n_hashes, d);
+    const fpq_sketcher s = random_sketcher(size, d);
+    float *queries = numbers(nq * d);
+    const fpq_matrix q = {(const char *)queries, nq, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32};
+    float *of_rows = OUTPUT(float, n * columns), *of_queries = OUTPUT(float, nq * columns), *exact = OUTPUT(float, nq * n);
+    uint64_t *entries = OUTPUT(uint64_t, n_tables * n);
+    uint32_t *starts = OUTPUT(uint32_t, n_tables * ((1 << bits) + 1));
+    uint8_t *by_row = OUTPUT(uint8_t, n * size), *sketches = INPUT(uint8_t, n_tables * n * size), *candidate = INPUT(uint8_t, n);
+    int64_t *rows = INPUT(int64_t, nq * n);
+    OUTPUTS(float, distances, nq * k);
+    OUTPUTS(int64_t, ids, nq * k);
+    OUTPUTS(fpq_lsh_stats, stats, nq);
+    for (int i = 0; i < nq * n; i++) rows[i] = i % n;
+    CHECK(!fpq_flat_distances(&x, queries, nq, rows, n, 0, exact, 1) && !fpq_lsh_sketch(&s, &x, by_row, 1));
+    CHECK(!fpq_lsh_values(&hashes, &x, of_rows, 1) && !fpq_lsh_values(&hashes, &q, of_queries, 1));
+    CHECK(!fpq_lsh_entries(&hashes, &x, 0, entries, 1));
+    for (int table = 0; table < n_tables; table++) {
+        qsort(entries + table * n, (size_t)n, sizeof *entries, by_number);
+        fpq_lsh_starts(entries + table * n, n, bits, starts + table * ((1 << bits) + 1));
+    }
+    for (int e = 0; e < n_tables * n; e++)
+        memcpy(sketches + e * size, by_row + (entries[e] & 0xffffffffu) * (uint64_t)size, (size_t)size);
+    const fpq_lsh_rows held = {x, sketched ? &s : NULL, NULL, pop, 0};
+    const fpq_lsh_tables tables = {entries, sketched ? sketches : NULL, starts, bits};
+    FOR_THREADS CHECK(!fpq_e2lsh_search(&hashes, &tables, &held, queries, nq, all_probes ? 1000 : n_tables, k, distances[t], ids[t],
+                                        stats[t], threads));
+    CHECK(SAME(distances[0], distances[1], nq * k) && SAME(ids[0], ids[1], nq * k) && SAME(stats[0], stats[1], nq));
+    int right = 1;
+    for (int i = 0; i < nq; i++) { /* a probe changes each of the numbers by 1 at most */
+        int64_t candidates = 0;
+        memset(candidate, 0, (size_t)n);
+        for (int r = 0; r < n; r++)
+            for (int table = 0; table < n_tables; table++) {
+                int64_t most = 0;
+                for (int j = table * n_hashes; j < (table + 1) * n_hashes; j++) {
+                    const int64_t apart = bucket(of_rows[r * columns + j]) - bucket(of_queries[i * columns + j]);
+                    if (most < llabs(apart)) most = llabs(apart);
+                }
+                candidates += most <= all_probes;
+                candidate[r] |= most <= all_probes;
+            }
+        right &= stats[0][i].candidates == candidates;
+        right &= are_smallest_of(exact + i * n, candidate, &pop, k, distances[0] + i * k, ids[0] + i * k);
+    }
+    CHECK(right);
+}
+
+typedef struct {
+    int count, row;
+} collided;
+
+static int by_count(const void *x, const void *y) {
+    const collided *a = x, *b = y;
+    return a->count != b->count ? b->count - a->count : a->row - b->row;
+}
+
+static void test_c2lsh_search(void) {
+    const int n = ANY_OF(1, 63, 64, 65, 300), nq = ANY_OF(1, 7, 8, 9, 30), k = ANY_OF(1, 10), m = 1 + below(30);
+    const int size = 16 * (1 + below(4)), d = size - 1 + below(20), sketched = below(2);
+    const fpq_matrix x = matrix(n, d, below(5));
+    const fpq_population pop = random_population(n);
+    const fpq_hashes hashes = random_hashes(1, m, d);
+    const fpq_sketcher s = random_sketcher(size, d);
+    float *queries = numbers(nq * d);
+    const fpq_matrix q = {(const char *)queries, nq, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32};
+    float *values = OUTPUT(float, nq * m), *exact = OUTPUT(float, nq * n);
+    uint8_t *codes = OUTPUT(uint8_t, n * m), *blocks = OUTPUT(uint8_t, (n + 63) / 64 * 64 * m), *sketches = OUTPUT(uint8_t, n * size);
+    uint8_t *candidate = INPUT(uint8_t, n);
+    int64_t *rows = INPUT(int64_t, nq * n);
+    collided *found = INPUT(collided, n);
+    OUTPUTS(float, distances, nq * k);
+    OUTPUTS(int64_t, ids, nq * k);
+    OUTPUTS(fpq_lsh_stats, stats, nq);
+    for (int i = 0; i < nq * n; i++) rows[i] = i % n;
+    CHECK(!fpq_flat_distances(&x, queries, nq, rows, n, 0, exact, 1) && !fpq_lsh_sketch(&s, &x, sketches, 1));
+    CHECK(!fpq_lsh_buckets(&hashes, &x, codes, 1) && !fpq_lsh_values(&hashes, &q, values, 1));
+    memset(blocks, 0, (size_t)((n + 63) / 64 * 64 * m));
+    fpq_put_codes(codes, rows, n, m, blocks);
+    const fpq_c2lsh c = {.codes = blocks, .window = 0.5, .radius = ANY_OF(1, 4, 30), .ratio = ANY_OF(2, 3), .threshold = 1 + below(m),
+                         .budget = 1 + below(n), .stop_early = below(2)};
+    const fpq_lsh_rows held = {x, sketched ? &s : NULL, sketched ? sketches : NULL, pop, 0};
+    FOR_THREADS CHECK(!fpq_c2lsh_search(&hashes, &c, &held, queries, nq, k, distances[t], ids[t], stats[t], threads));
+    CHECK(SAME(distances[0], distances[1], nq * k) && SAME(ids[0], ids[1], nq * k) && SAME(stats[0], stats[1], nq));
+    int right = 1;
+    for (int i = 0; i < nq; i++) {
+        int64_t left = c.budget;
+        memset(candidate, 0, (size_t)n);
+        for (int level = 0, done = 0; !done; level++) {
+            const float half = (float)(c.window * pow(c.ratio, level));
+            if (half >= 127) {
+                memset(candidate, 1, (size_t)n);
+                break;
+            }
+            int there = 0, near = 0;
+            for (int r = 0; r < n; r++) {
+                int count = 0;
+                for (int j = 0; j < m; j++) {
+                    const uint8_t low = (uint8_t)bucket(values[i * m + j] - half), high = (uint8_t)bucket(values[i * m + j] + half);
+                    count += (uint8_t)(codes[r * m + j] - low) <= (uint8_t)(high - low);
+                }
+                const int may = !pop.allowed || (pop.allowed[r / 64] >> r % 64 & 1);
+                if (may && !candidate[r] && count >= c.threshold) found[there++] = (collided){count, r};
+            }
+            qsort(found, (size_t)there, sizeof *found, by_count);
+            for (int r = 0; r < there && left > 0; r++, left--) candidate[found[r].row] = 1;
+            const double radius = c.radius * pow(c.ratio, level + 1);
+            for (int r = 0; r < n; r++) near += candidate[r] && (double)exact[i * n + r] <= radius * radius;
+            done = left <= 0 || (c.stop_early && near >= k);
+        }
+        right &= are_smallest_of(exact + i * n, candidate, &pop, k, distances[0] + i * k, ids[0] + i * k);
+    }
+    CHECK(right);
+}
+
 typedef struct {
     const char *name;
     void (*run)(void);
@@ -1318,6 +1558,8 @@ int main(void) {
         {"ids", test_ids, ROUNDS},
         {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_ivf_search", test_ivf_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
         {"fpq_normalize, fpq_project", test_matrix, ROUNDS}, {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},
+        {"fpq_smallest", test_smallest, ROUNDS}, {"LSH hashing", test_lsh_hashing, ROUNDS},
+        {"fpq_e2lsh_search", test_e2lsh_search, ROUNDS}, {"fpq_c2lsh_search", test_c2lsh_search, ROUNDS},
     };
     const char *only = getenv("FPQ_ISA");
     long all = 0, all_failed = 0;

@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpq._checks import Array
+from fpq.threads import Call, Workers
 
 VERSION = 1
 ALIGNMENT = 64
@@ -72,22 +72,22 @@ class Digests:
     """Digests of byte strings, worked out by threads while the caller reads or writes: BLAKE2b of BLAKE2b digests."""
 
     def __init__(self, n_threads: int) -> None:
-        self._pool = ThreadPoolExecutor(n_threads)
+        self._workers = Workers(n_threads)
 
     def __enter__(self) -> Digests:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._workers.close()
 
-    def begin(self, data: memoryview) -> list[Future[bytes]]:
+    def begin(self, data: memoryview) -> list[Call[bytes]]:
         """Begin with `data`, which starts on a multiple of DIGEST_CHUNK."""
         return [
-            self._pool.submit(_digest, data[start : start + DIGEST_CHUNK])
+            self._workers.submit(_digest, data[start : start + DIGEST_CHUNK])
             for start in range(0, len(data), DIGEST_CHUNK)
         ]
 
-    def end(self, chunks: list[Future[bytes]]) -> str:
+    def end(self, chunks: list[Call[bytes]]) -> str:
         """The digest of all that `begin` has got."""
         return _digest(b"".join(chunk.result() for chunk in chunks)).hex()
 

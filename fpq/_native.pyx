@@ -244,7 +244,8 @@ def packed_size(int k, int d):
 
 def pack(const float[:, ::1] columns, int d, float[::1] out):
     """The first d numbers of each of the columns (k, >= d), packed."""
-    fpq_pack(&columns[0, 0], <int>columns.shape[0], d, columns.shape[1], NULL, &out[0])
+    with nogil:
+        fpq_pack(&columns[0, 0], <int>columns.shape[0], d, columns.shape[1], NULL, &out[0])
 
 
 def project(object x, const float[::1] packed, float[:, ::1] out, int threads):
@@ -571,7 +572,8 @@ cdef class Columns:
         cdef _Matrix matrix = _Matrix(x)
         self.rows, self.n = matrix, matrix.c.n
         if fpq_flat_columns_pay(&matrix.c):
-            self.c = fpq_flat_columns_make(&matrix.c, inner_product)
+            with nogil:
+                self.c = fpq_flat_columns_make(&matrix.c, inner_product)
             _done(-1 if self.c == NULL else 0)
 
     def __init__(self, *arguments):

@@ -6,7 +6,7 @@ import numpy as np
 
 from fpq import _native, threads
 from fpq._arrays import pack
-from fpq._checks import Array, Float32, Int32, Int64
+from fpq._checks import Array, Float32, Float64, Int32, Int64
 from fpq.kmeans import even_offsets, sample_rows, spread_centroids
 from fpq.lloyd import LocalRows, train_codebooks
 
@@ -81,6 +81,41 @@ def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotat
     variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
     order = balanced_order(variances, even_offsets(dim, m))
     return Rotation(directions[:, order].astype(np.float32), centre)
+
+
+def pca_of_wide(x: Array, dim: int, n_threads: int) -> Rotation:
+    """The first `dim` principal directions of few wide rows (n, d), in O((n + dim) d) memory.
+
+    From the eigenvectors of the (n, n) products of the centred rows. Where the rows span fewer than `dim` dimensions,
+    the directions are completed to an orthonormal set.
+    """
+    n, d = x.shape
+    centre = x.mean(0, dtype=np.float64).astype(np.float32)
+    columns = [slice(start, min(start + BLOCK_ROWS, d)) for start in range(0, d, BLOCK_ROWS)]
+
+    def centred(block: slice) -> Float64:
+        taken: Float64 = x[:, block].astype(np.float64)
+        taken -= centre[block]
+        return taken
+
+    def product(block: slice) -> Float64:
+        here = centred(block)
+        products: Float64 = here @ here.T
+        return products
+
+    total = np.zeros((n, n))
+    for start in range(0, len(columns), n_threads):  # so many products at a time
+        for part in threads.blas_map(product, columns[start : start + n_threads], n_threads):
+            total += part
+    _, vectors = threads.blas_decompose(np.linalg.eigh, total)
+    vectors = vectors[:, ::-1][:, :dim]
+
+    directions = np.zeros((d, dim))
+    directions[np.arange(dim), np.arange(dim)] = 1  # where there are fewer than dim rows
+    projected = threads.blas_map(lambda block: centred(block).T @ vectors, columns, n_threads)
+    directions[:, : vectors.shape[1]] = np.concatenate(projected)
+    orthonormal, _ = threads.blas_decompose(np.linalg.qr, directions)
+    return Rotation(orthonormal.astype(np.float32), centre)
 
 
 def balanced_order(variances: Array, offsets: Int32) -> Int64:

@@ -203,6 +203,10 @@ class ShardedIndex:
     Shards are mapped into memory: opening takes milliseconds, and pages come from the disk when they are first used.
     Any number of threads may search, also while another one adds and drops shards.
 
+    Copies, and objects that come from a pickle, are opened anew from the path of the manifest, with `allow_partial` as
+    it was: they hold what the manifest then says, and a process that gets one must see the files under the same path.
+    A copy has the same client; an index with a client cannot be pickled, as the client stays in its process.
+
     Parameters
     ----------
     manifest : path
@@ -236,6 +240,7 @@ class ShardedIndex:
 
     def __init__(self, manifest: str | os.PathLike[str], *, client: Any = None, allow_partial: bool = False) -> None:
         self.allow_partial = bool(_checks.choice("allow_partial", allow_partial, (False, True)))
+        self._client = client
         self._path = Path(os.path.abspath(manifest))
         self._changing = threading.Lock()
         about = manifests.read(self._path)
@@ -282,6 +287,21 @@ class ShardedIndex:
         assert about is not None
         about.write(manifest)
         return cls(manifest, **options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle goes through the path of the manifest."""
+        if self._client is not None:
+            raise TypeError(
+                "ShardedIndex: an index with a client cannot be pickled: open its manifest, "
+                f"{os.fspath(self._path)}, where it is wanted"
+            )
+        return _opened, (type(self), self._path, None, self.allow_partial)
+
+    def __copy__(self) -> ShardedIndex:
+        return _opened(type(self), self._path, self._client, self.allow_partial)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedIndex:
+        return self.__copy__()
 
     @property
     def kind(self) -> str:
@@ -486,6 +506,10 @@ class ShardedIndex:
     def __repr__(self) -> str:
         about = self._manifest
         return f"ShardedIndex({about.kind}, metric={about.metric!r}, n={len(self)}, shards={len(about.shards)})"
+
+
+def _opened(cls: type[ShardedIndex], path: Path, client: Any, allow_partial: bool) -> ShardedIndex:
+    return cls(path, client=client, allow_partial=allow_partial)
 
 
 def _with_shard(about: Manifest | None, file: str | os.PathLike[str], folder: Path, offset: Any) -> Manifest:

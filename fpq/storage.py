@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import mmap as mmaps
 import os
 import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from fpq import _format, threads
 from fpq._arrays import aligned_empty
 from fpq._checks import Array
 from fpq._format import Digests, Extent, FormatError, Layout
+from fpq.threads import Call
 
 __all__ = ["FormatError", "Layout", "State", "Storable", "Stored", "describe", "load"]
 
@@ -269,7 +270,7 @@ class Stored:
     def _map(self, extent: Extent) -> memoryview:
         return memoryview(self.source)[extent.start : extent.start + extent.nbytes]
 
-    def _read(self, name: str, extent: Extent, digests: Digests) -> tuple[memoryview, list[Future[bytes]]]:
+    def _read(self, name: str, extent: Extent, digests: Digests) -> tuple[memoryview, list[Call[bytes]]]:
         """The bytes of an array, and their digest as it is being worked out."""
         data = aligned_empty(extent.nbytes, dtype=np.uint8).data
         if isinstance(self.source, (bytes, mmaps.mmap)):
@@ -380,7 +381,7 @@ def _open(path: str | os.PathLike[str]) -> Any:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would block, a device never end
         raise FormatError(f"{os.fspath(path)}: expected a regular file")
-    return open(path, "rb", buffering=0)
+    return io.open(path, "rb", buffering=0)  # noqa: UP020 -- `open` is gone when the last objects are deleted
 
 
 def _layout(file: Any, size: int) -> Layout:
@@ -431,7 +432,7 @@ def _replacing(path: Path) -> Iterator[Any]:
         raise FileExistsError(f"{path} is not a regular file")
     beside = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(beside, "xb") as file:
+        with io.open(beside, "xb") as file:  # noqa: UP020
             if path.exists():
                 os.chmod(beside, stat.S_IMODE(path.stat().st_mode))
             yield file

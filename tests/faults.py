@@ -121,3 +121,11 @@ def kill_while_saving(path: Path, rows: int, moments: Any) -> dict[str, int]:
             found["unfinished files left"] += 1
             left.unlink()
     return found
+
+
+def search_in_process(index: Any, Q: Any, out: Any = None) -> Any:
+    """What a spawned process runs: it can import this module, but not a test file."""
+    ids = index.search(Q, k=5).ids
+    if out is not None:
+        out.put(ids)
+    return ids

@@ -226,10 +226,10 @@ def test_affinity(tmp_path: Path) -> None:
     [
         ({"cpu.max": "150000 100000\n"}, 2),
         ({"cpu.max": "10000 100000\n"}, 1),
-        ({"cpu.max": "max 100000\n"}, 1 << 16),
+        ({"cpu.max": "max 100000\n"}, threads.NO_QUOTA),
         ({"cpu.cfs_quota_us": "400000\n", "cpu.cfs_period_us": "100000\n"}, 4),
-        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 1 << 16),
-        ({}, 1 << 16),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, threads.NO_QUOTA),
+        ({}, threads.NO_QUOTA),
     ],
 )
 def test_quota_of_the_control_group(quota: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:

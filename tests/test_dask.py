@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import pickle
@@ -18,7 +19,7 @@ import pytest
 
 import fpq
 import fpq.dask
-from fpq.dask import serve, training
+from fpq.dask import blocks, serve, training
 
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
@@ -189,6 +190,20 @@ def _prefixes(dask_scheduler: Any) -> set[str]:
 
 def _forget() -> None:
     serve._open_shard.cache_clear()
+
+
+def test_copies_of_a_sharded_index(client: Any, tmp_path: Path) -> None:
+    index = fpq.ShardedIndex(fpq.dask.build(fpq.FlatIndex(), X, tmp_path, shard_rows=1000), client=client)
+    for twin in (copy.copy(index), copy.deepcopy(index)):
+        same(twin.search(Q, 3), index.search(Q, 3))
+    with pytest.raises(TypeError, match="an index with a client cannot be pickled: open its manifest"):
+        pickle.dumps(index)
+    here = fpq.ShardedIndex(tmp_path / "manifest.json")  # goes to a worker, and searches there
+    same(client.submit(_search, here).result(), index.search(Q, 3))
+
+
+def _search(index: Any) -> Any:
+    return tuple(index.search(Q, 3))
 
 
 def test_a_search_outlives_its_worker(mortal: Any, tmp_path: Path) -> None:
@@ -375,6 +390,77 @@ def test_empty_partitions(tmp_path: Path) -> None:
             fpq.dask.build(fpq.FlatIndex(), nothing, tmp_path / "none")
         with pytest.raises(ValueError, match="X: expected at least"):
             fpq.dask.fit(pq(), nothing)
+
+
+def _replaced(folder: Path) -> np.memmap:
+    x = memmapped(folder, X * 3)
+    np.save(folder / "other.npy", X)
+    os.replace(folder / "other.npy", folder / "x.npy")
+    return x
+
+
+def _changed(folder: Path, mode: str) -> np.memmap:
+    memmapped(folder, X)
+    x = np.load(folder / "x.npy", mmap_mode=mode)
+    x *= 3
+    return x
+
+
+def _deleted(folder: Path) -> np.memmap:
+    x = memmapped(folder, X * 3)
+    os.unlink(folder / "x.npy")
+    return x
+
+
+def _of_a_file_object(folder: Path) -> np.memmap:
+    with open(folder / "raw", "w+b", buffering=0) as file:
+        x = np.memmap(os.fdopen(os.dup(file.fileno()), "r+b"), np.float32, "w+", shape=(N, D))
+    x[:] = X * 3
+    return x
+
+
+def _with_an_offset(folder: Path) -> np.memmap:
+    (folder / "raw").write_bytes(b"header " + (X * 3).tobytes())
+    return np.memmap(folder / "raw", np.float32, "r", 7, (N, D))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace or delete mapped files")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: _changed(folder, "c"),
+        lambda folder: _changed(folder, "r+"),
+        lambda folder: _changed(folder, "c")[:],
+        lambda folder: memmapped(folder, np.concatenate([X, X * 3]))[N:],
+        lambda folder: memmapped(folder, np.hstack([X, X * 3]))[:, D:],
+        lambda folder: memmapped(folder, np.repeat(X * 3, 2, axis=0))[::2],
+        lambda folder: memmapped(folder, X[::-1] * 3)[::-1],
+        lambda folder: memmapped(folder, np.asfortranarray(X * 3)),
+        _replaced,
+        _deleted,
+        _of_a_file_object,
+        _with_an_offset,
+    ],
+    ids=[
+        "copy on write", "not flushed", "view of changes", "rows", "columns", "every other row", "backwards", "Fortran",
+        "replaced", "deleted", "file object", "offset",
+    ],
+)  # fmt: skip
+def test_memory_maps_count_as_they_are_in_memory(make: Any, client: Any, tmp_path: Path) -> None:
+    x = make(tmp_path)
+    np.testing.assert_array_equal(x, X * 3)
+    manifest = fpq.dask.build(fpq.FlatIndex(), x, tmp_path / "shards", client=client, shard_rows=1000)
+    index = fpq.ShardedIndex(manifest)
+    assert len(index) == N
+    same(index.search(X * 3, 3), fpq.FlatIndex().add(X * 3).search(X * 3, 3))
+    same_learned(fpq.dask.fit(pq(), x, client=client), pq().fit(X * 3))
+
+
+def test_workers_read_a_file_that_holds_what_the_array_does(client: Any, tmp_path: Path) -> None:
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("nothing says here what is mapped")
+    assert isinstance(blocks.of(memmapped(tmp_path, X), client), blocks.OnCluster)
+    assert isinstance(blocks.of(_changed(tmp_path, "r+"), client), blocks.OnCluster)
 
 
 def test_bad_arguments(tmp_path: Path) -> None:

@@ -398,9 +398,10 @@ def test_same_bits_for_any_number_of_threads(nq: int, nbits: int) -> None:
 
 
 @pytest.mark.parametrize("nbits", [4, 8])
-def test_distances_too_large_for_float32_are_infinite_and_ties(nbits: int) -> None:
+def test_distances_too_large_for_float32_are_refused(nbits: int) -> None:
     rows = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
     for index in (fpq.PQIndex(16, nbits), fpq.IVFPQIndex(8, 16, nbits, residual=False)):
-        found = index.fit(rows).add(rows).search(np.full(32, 3e38), 4)
-        assert found.distances.tolist() == [np.inf] * 4
-        assert found.ids.tolist() == [0, 1, 2, 3]
+        index.fit(rows).add(rows)
+        with pytest.raises(ValueError, match=r"Q: .* within float32 .* of query 0 and id \d+ is beyond"):
+            index.search(np.full(32, 3e38), 4)
+        assert index.search(np.full(32, 1e18), 4).ids.min() >= 0

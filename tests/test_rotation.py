@@ -118,3 +118,22 @@ def test_degenerate_rows(kind: str, case: str) -> None:
     rotation = made(kind, D, x, k=4)
     np.testing.assert_allclose(rotation.matrix.T @ rotation.matrix, np.eye(D), atol=3e-6)
     np.testing.assert_allclose(rotation.inverse(rotation.apply(x, 1), 1), x, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 40), (5, 40), (30, 40), (100, 3000)])
+def test_principal_directions_of_few_wide_rows(n: int, d: int) -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(n, d)) * rng.random(d) ** 4 + 7).astype(np.float32)
+    wide = rotations.pca_of_wide(x, 15, 1)
+    np.testing.assert_array_equal(wide.matrix, rotations.pca_of_wide(x, 15, 3).matrix)
+    np.testing.assert_allclose(wide.matrix.T @ wide.matrix, np.eye(15), atol=1e-6)
+    centred = x - x.mean(0, dtype=np.float64)
+    _, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    kept = np.linalg.norm(centred @ wide.matrix, axis=0)[: len(singular)]
+    np.testing.assert_allclose(kept, singular[:15], rtol=1e-4, atol=1e-4)
+
+
+def test_principal_directions_of_equal_rows() -> None:
+    wide = rotations.pca_of_wide(np.full((9, 50), 3, dtype=np.uint8), 15, 2)
+    np.testing.assert_allclose(wide.matrix.T @ wide.matrix, np.eye(15), atol=1e-6)
+    assert (wide.mean == 3).all()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -243,3 +245,27 @@ def test_manifest_never_replaces_a_shard(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected another file to write to than the input"):
         fpq.ShardedIndex.create(tmp_path / "a.fpq", [tmp_path / "a.fpq"])
     assert (tmp_path / "a.fpq").read_bytes() == before
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
+def test_copies(duplicate: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards(MAKERS["pq l2"], tmp_path, 3)
+    monkeypatch.chdir(tmp_path)
+    index = fpq.ShardedIndex("manifest.json", allow_partial=True)
+    monkeypatch.chdir(tmp_path.parent)
+    (tmp_path / "1.fpq").unlink()
+    twin = duplicate(index)
+    assert (repr(twin), twin.allow_partial) == (repr(index), True)
+    found = duplicate(twin.search(Q, 4, rerank=3))
+    assert list(found.missing) == ["1.fpq"]
+    same(found, fpq.ShardedIndex(tmp_path / "manifest.json", allow_partial=True).search(Q, 4, rerank=3))
+    assert len(index.search(Q, 4).missing) == 0  # has it open
+    twin.drop_shard("1.fpq")
+    assert len(twin) == len(duplicate(index)) < len(index)
+
+
+def test_a_pickle_of_shards_that_have_gone(tmp_path: Path) -> None:
+    pickled = pickle.dumps(shards(MAKERS["flat l2"], tmp_path, 2))
+    (tmp_path / "0.fpq").unlink()
+    with pytest.raises(fpq.FormatError, match=r"1 of 2 shards cannot be used"):
+        pickle.loads(pickled)

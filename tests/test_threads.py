@@ -145,19 +145,12 @@ def test_lock_excludes_and_goes_on_after_errors() -> None:
         Guarded().write(lambda: Guarded().read())
 
 
-def search_in_process(index: Any, out: Any = None) -> Any:
-    ids = index.search(Q, k=5).ids
-    if out is not None:
-        out.put(ids)
-    return ids
-
-
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_processes(index: Any, method: str) -> None:
     context = multiprocessing.get_context(method)
     expected = index.search(Q, k=5, n_threads=2).ids  # the thread pool is in use
     out = context.Queue()
-    process = context.Process(target=search_in_process, args=(index, out))
+    process = context.Process(target=faults.search_in_process, args=(index, Q, out))
     process.start()
     np.testing.assert_array_equal(out.get(timeout=60), expected)
     process.join(60)
@@ -196,10 +189,178 @@ print((index.search(X, k=3).ids == expected).all())
     assert faults.run(code).communicate(timeout=120)[0] == "True\n"
 
 
+FEW = """
+import os, resource, sys, threading, numpy as np, fpq
+X = np.random.default_rng(0).normal(size=(50_000, 16)).astype(np.float32)
+flat, pq = fpq.FlatIndex().add(X), fpq.PQIndex(4, 6).fit(X).add(X)
+near = flat.search(X[:200], 3).ids
+coded = pq.search(X[:200], 3).ids
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+limit = used + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def work():
+    for n_threads in (2, 1000, 3, 20, 1, 10**9):
+        try:
+            assert (flat.search(X[:200], 3, n_threads=n_threads).ids == near).all()
+            assert (pq.search(X[:200], 3, n_threads=n_threads).ids == coded).all()
+            flat.range_search(X[:2], 0.1, n_threads=n_threads)
+            fpq.KMeans(50, n_threads=n_threads).fit(X)
+            fpq.FlatIndex("cosine", n_threads=n_threads).add(X)
+        except MemoryError:
+            pass
+others = [threading.Thread(target=work) for _ in range(2)] if sys.argv[2] == "True" else []
+for thread in others:
+    thread.start()
+work()
+for thread in others:
+    thread.join()
+print("alive")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+@pytest.mark.parametrize(
+    ("spare", "beside"), [(60 << 20, False), (400 << 20, False), (3 << 30, False), (1 << 30, True)]
+)
+def test_a_system_that_gives_few_threads(spare: int, beside: bool) -> None:
+    """GNU's OpenMP ends the process when it cannot start a thread."""
+    process = faults.run(FEW, spare, beside, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (0, "alive\n"), err
+
+
+def test_more_threads_than_make_sense() -> None:
+    assert threads.resolve(10**9) == threads.MOST_THREADS == max(32, 4 * (os.cpu_count() or 1))
+
+
+LATE = """
+import atexit, copy, os, pathlib, pickle, sys, tempfile, threading, time
+import numpy as np, fpq, fpq.dask
+X = np.random.default_rng(0).normal(size=(3000, 16)).astype("f4")
+WIDE = np.hstack([X, X])  # wide enough for sketches
+folder = pathlib.Path(tempfile.mkdtemp())
+flat = fpq.FlatIndex(n_threads=2).add(X)
+flat.save(folder / "there")
+trained = fpq.PQIndex(4, 4, keep_vectors=True, n_threads=2).fit(X)
+kinds = [
+    fpq.FlatIndex("cosine", n_threads=2),
+    fpq.PQIndex(4, 4, rotation="opq", open_indexing=1.5, keep_vectors=True, n_threads=2),
+    fpq.IVFPQIndex(6, 4, 4, keep_vectors=True, n_threads=2),
+    fpq.E2LSHIndex(3, n_threads=2),
+    fpq.C2LSHIndex(20, n_threads=2),
+]
+
+def everything():
+    flat.save(folder / "a")
+    assert fpq.load(folder / "there").search(X[:2], 1).ids.ravel().tolist() == [0, 1]
+    fpq.load(folder / "there", mmap=True).verify()
+    assert len(pickle.loads(pickle.dumps(flat))) == len(copy.deepcopy(flat)) == 3000
+    for index in kinds:
+        rows = WIDE if "LSH" in type(index).__name__ else X
+        index.fit(rows).add(rows[:2000]).add(rows[2000:])
+        assert index.remove(np.arange(10, 20)) == 10
+        assert index.search(rows[:9], 3).ids.shape == (9, 3)
+        assert len(index.range_search(rows[:2], 0.5).lims) == 3
+        index.save(folder / "b")
+        if hasattr(index, "tune"):
+            index.tune(rows[:20] + 0.1, 3, 0.5)
+    fpq.KMeans(5, n_threads=2).fit(X).predict(X)
+    manifest = fpq.dask.build(trained, [X[:1000], X[1000:]], folder / "shards")
+    assert fpq.ShardedIndex(manifest).search(X[:3], 1, rerank=20).ids.ravel().tolist() == [0, 1, 2]
+    print("done", flush=True)
+
+def later():
+    time.sleep(0.5)
+    everything()
+"""
+MOMENTS = {
+    "handler of atexit": "atexit.register(everything)",
+    "thread after the main thread": "threading.Thread(target=later).start()",
+    "thread of such a thread": "threading.Thread(target=lambda: threading.Thread(target=later).start()).start()",
+    "when threads are joined": "threading._register_atexit(everything)",
+    "after pools have ended": "threading._register_atexit(everything); import concurrent.futures.thread",
+    "before pools end": "import concurrent.futures.thread; threading._register_atexit(everything)",
+    "daemon, while atexit waits": (
+        "thread = threading.Thread(target=later, daemon=True); thread.start(); atexit.register(thread.join)"
+    ),
+    "deletion at the end": """
+class Last:
+    def __del__(self, flat=flat, folder=folder, X=X):  # pickle, and parts of NumPy, do not work any more
+        flat.save(folder / "a")
+        assert flat.search(X[:2], 1).ids.ravel().tolist() == [0, 1]
+        print("done", flush=True)
+last = Last()
+""",
+    "forked child": "child = os.fork(); child or atexit.register(everything); child and os.waitpid(child, 0)",
+    "finalizer of a process": """
+import multiprocessing, multiprocessing.util
+def start():
+    multiprocessing.util.Finalize(None, everything, exitpriority=1)
+process = multiprocessing.get_context("fork").Process(target=start)
+process.start()
+process.join()
+""",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_all_calls_work_while_the_interpreter_ends(moment: str) -> None:
+    if "fork" in MOMENTS[moment] and not hasattr(os, "fork"):
+        pytest.skip("no fork here")
+    process = faults.run(LATE + MOMENTS[moment], stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=120)
+    assert out == "done\n", err
+
+
+def test_workers_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives some threads or none, all calls are made."""
+    start = threading.Thread.start
+
+    for given in (0, 1, 3):
+        left = [given]
+
+        def limited(thread: threading.Thread, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", limited)
+            assert threads.blas_map(lambda i: i * i, range(50), 20) == [i * i for i in range(50)]
+            with pytest.raises(ZeroDivisionError):
+                threads.blas_map(lambda i: 1 // i, range(3), 5)
+            with threads.Workers(7) as workers:
+                found = [workers.submit(divmod, i, 7) for i in range(100)]
+                assert [each.result() for each in found] == [divmod(i, 7) for i in range(100)]
+
+
+def test_workers_drop_calls_that_have_not_begun() -> None:
+    begun, go = threading.Event(), threading.Event()
+    made = []
+
+    def call(number: int) -> None:
+        made.append(number)
+        begun.set()
+        go.wait(60)
+
+    workers = threads.Workers(1)
+    for number in range(5):
+        workers.submit(call, number)
+    begun.wait(60)
+    workers.close(wait=False)
+    go.set()
+    workers.close()
+    assert made == [0]
+
+
 @pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
 def test_joblib_workers(index: Any, backend: str) -> None:
     joblib = pytest.importorskip("joblib")
-    found = joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(search_in_process)(index) for _ in range(4))
+    found = joblib.Parallel(n_jobs=2, backend=backend)(
+        joblib.delayed(faults.search_in_process)(index, Q) for _ in range(4)
+    )
     for ids in found:
         np.testing.assert_array_equal(ids, index.search(Q, k=5).ids)
 
@@ -276,11 +437,11 @@ def test_limits_are_obeyed() -> None:
     [
         ({"cpu.max": "150000 100000\n"}, 2),
         ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu.max": "max 100000\n"}, 1 << 16),
+        ({"cpu.max": "max 100000\n"}, threads.NO_QUOTA),
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1 << 16),
-        ({"cpu.max": "nonsense"}, 1 << 16),
-        ({}, 1 << 16),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, threads.NO_QUOTA),
+        ({"cpu.max": "nonsense"}, threads.NO_QUOTA),
+        ({}, threads.NO_QUOTA),
     ],
 )
 def test_quota_of_the_control_group(

@@ -166,9 +166,11 @@ int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads) {
 }
 
 /* Distances of a query to n rows; row: d floats of scratch. */
-static void distances_to(const fpq_matrix *x, const float *query, const int64_t *rows, int64_t n, int inner_product, float *out, float *row) {
+static void distances_to(const fpq_matrix *x, const float *query, const int64_t *rows, int64_t n, int inner_product, float *out, float *row,
+                         fpq_poll *poll) {
     const fpq_kernels *kern = fpq_active();
     for (int64_t r = 0; r < n; r++) {
+        if (r % 256 == 0 && fpq_stopped(poll)) return;
         if (r + 8 < n && rows[r + 8] >= 0) FPQ_PREFETCH(x->data + rows[r + 8] * x->row_stride);
         out[r] = rows[r] < 0 ? INFINITY : fpq_distance_to(kern, x, rows[r], query, inner_product, row);
     }
@@ -179,30 +181,42 @@ int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, co
     const int d = (int)x->d, tasks = (int)nq;
     threads = fpq_threads(threads, tasks);
     float *scratch = fpq_alloc((size_t)threads * (size_t)d * sizeof(float));
+    fpq_poll poll = {0};
     if (!scratch) return -1;
     if (tasks == 1) {
-        distances_to(x, queries, rows, n, inner_product, out, scratch);
+        distances_to(x, queries, rows, n, inner_product, out, scratch, &poll);
     } else {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
         for (int i = 0; i < tasks; i++)
             distances_to(x, queries + (ptrdiff_t)i * d, rows + i * n, n, inner_product, out + i * n,
-                         scratch + (size_t)FPQ_THREAD_NUMBER() * (size_t)d);
+                         scratch + (size_t)FPQ_THREAD_NUMBER() * (size_t)d, &poll);
     }
     fpq_free(scratch);
-    return 0;
+    return poll.stop ? -1 : 0;
+}
+
+/* Asks whether to stop every so many pairs. */
+static void smallest_of(const float *distances, const int64_t *ids, int64_t n, fpq_topk top, fpq_poll *poll) {
+    fpq_topk_init(&top);
+    for (int64_t p = 0; p < n; p++) {
+        if (p % (1 << 12) == 0 && fpq_stopped(poll)) return;
+        if (ids[p] >= 0) fpq_topk_push(&top, distances[p] <= INFINITY ? distances[p] : INFINITY, ids[p]);
+    }
+    fpq_topk_sort(&top);
 }
 
 int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids, int threads) {
     const int tasks = (int)nq;
+    fpq_poll poll = {0};
     threads = fpq_threads(nq * n < SMALL ? 1 : threads, tasks);
     if (tasks == 1) {
-        fpq_topk_merge((fpq_topk){.distance = out, .id = out_ids, .k = k}, distances, ids, n);
+        smallest_of(distances, ids, n, (fpq_topk){.distance = out, .id = out_ids, .k = k}, &poll);
     } else {
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int i = 0; i < tasks; i++) {
             const ptrdiff_t from = (ptrdiff_t)i * n, at = (ptrdiff_t)i * k;
-            fpq_topk_merge((fpq_topk){.distance = out + at, .id = out_ids + at, .k = k}, distances + from, ids + from, n);
+            smallest_of(distances + from, ids + from, n, (fpq_topk){.distance = out + at, .id = out_ids + at, .k = k}, &poll);
         }
     }
-    return 0;
+    return poll.stop ? -1 : 0;
 }

@@ -8,7 +8,8 @@
 #include "portable.h"
 #include "threads.h"
 
-enum { QUERIES = 8, TILE_BYTES = 1 << 18 };
+/* PIECE: rows between two questions whether to stop. */
+enum { QUERIES = 8, TILE_BYTES = 1 << 18, PIECE = 1 << 12 };
 
 /* The `budget` rows with the most collisions so far, ties to the lower row; rows come in ascending order. */
 typedef struct {
@@ -82,10 +83,10 @@ static void count_block(search *s, const uint8_t *codes, int m, int64_t block, i
 }
 
 /* One level of the queries that are not done: tiles of blocks that stay in the cache, all queries over a tile. */
-static void count_level(search *group, int n, const fpq_c2lsh *c, int m) {
+static void count_level(search *group, int n, const fpq_c2lsh *c, int m, fpq_poll *poll) {
     const int64_t rows = group->verifier.rows->pop.n, blocks = (rows + 63) / 64;
     const int64_t step = TILE_BYTES / (64 * m);
-    for (int64_t tile = 0; tile < blocks; tile += step)
+    for (int64_t tile = 0; tile < blocks && !fpq_stopped(poll); tile += step)
         for (int i = 0; i < n; i++)
             for (int64_t b = tile; b < tile + step && b < blocks && !group[i].done; b++)
                 count_block(group + i, c->codes + b * 64 * m, m, b, rows - b * 64 < 64 ? (int)(rows - b * 64) : 64);
@@ -109,13 +110,14 @@ static void offer(fpq_verifier *v, uint32_t row) {
 }
 
 /* Verifies the collected rows, those with the most collisions first, and applies the stop rules. */
-static void end_level(search *s, const fpq_c2lsh *c, int m) {
+static void end_level(search *s, const fpq_c2lsh *c, int m, fpq_poll *poll) {
     fpq_verifier *v = &s->verifier;
     collector *best = &s->best;
     const size_t size = v->rows->sketcher ? (size_t)v->rows->sketcher->size : 0;
     if (best->n > best->budget) keep_best(best);
     sort_by_count(best, m);
     for (int64_t i = 0; i < best->n; i++) {
+        if (i % PIECE == PIECE - 1 && fpq_stopped(poll)) break;
         if (size && i + 16 < best->n) FPQ_PREFETCH(v->rows->sketches + best->order[i + 16] * size);
         offer(v, best->order[i]);
     }
@@ -127,11 +129,13 @@ static void end_level(search *s, const fpq_c2lsh *c, int m) {
 }
 
 /* What is left when no window tells rows apart any more: all of them. */
-static void verify_all(search *s) {
+static void verify_all(search *s, fpq_poll *poll) {
     fpq_verifier *v = &s->verifier;
     s->found = v->rows->pop.n;
-    for (int64_t row = 0; row < v->rows->pop.n; row++)
+    for (int64_t row = 0; row < v->rows->pop.n; row++) {
+        if (row % PIECE == PIECE - 1 && fpq_stopped(poll)) break;
         if (!fpq_is_seen(v, (uint32_t)row)) offer(v, (uint32_t)row);
+    }
     fpq_verify_waiting(v);
     s->done = 1;
 }
@@ -152,6 +156,7 @@ int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh
     const int64_t even = (nq + threads - 1) / threads, size = even < QUERIES ? even : QUERIES;
     const int groups = (int)((nq + size - 1) / size);
     int failed = 0;
+    fpq_poll poll = {0};
     threads = fpq_threads(threads, groups);
 #pragma omp parallel num_threads(threads)
     {
@@ -166,32 +171,32 @@ int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh
         for (int g = 0; g < groups; g++) {
             const int64_t first = g * size;
             const int n = nq - first < size ? (int)(nq - first) : (int)size;
-            int left = ready ? n : 0;
-            for (int i = 0; i < n && ready; i++) {
+            int left = ready && !fpq_stopped(&poll) ? n : 0;
+            for (int i = 0; i < left; i++) {
                 search *s = group + i;
                 const int64_t q = first + i;
                 fpq_verify_start(&s->verifier, hashes, queries + q * d, distances + q * k, ids + q * k, k);
                 s->level = s->done = 0;
                 s->found = 0;
             }
-            while (left) {
+            while (left && !fpq_stopped(&poll)) {
                 for (int i = 0; i < n; i++) {
                     if (group[i].done) continue;
                     if (window_at(c, group[i].level) < EVERYTHING) {
                         start_level(group + i, c, hashes);
                     } else {
-                        verify_all(group + i);
+                        verify_all(group + i, &poll);
                         left--;
                     }
                 }
-                count_level(group, n, c, m);
+                count_level(group, n, c, m, &poll);
                 for (int i = 0; i < n; i++)
                     if (!group[i].done) {
-                        end_level(group + i, c, m);
+                        end_level(group + i, c, m, &poll);
                         left -= group[i].done;
                     }
             }
-            for (int i = 0; i < n && ready; i++) {
+            for (int i = 0; i < n && ready && !FPQ_READ_SHARED(&poll.stop); i++) {
                 fpq_topk_sort(&group[i].verifier.top);
                 stats[first + i] = (fpq_lsh_stats){group[i].level, group[i].found, group[i].verifier.verified};
             }
@@ -201,5 +206,5 @@ int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh
             fpq_free(group[i].best.rows);
         }
     }
-    return failed ? -1 : 0;
+    return failed || poll.stop ? -1 : 0;
 }

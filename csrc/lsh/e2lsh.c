@@ -5,11 +5,13 @@
 #include "portable.h"
 #include "threads.h"
 
-enum { GROUP = 32, AHEAD = 16, DEPTH = 2 };  /* probes a group, lines and buckets to prefetch */
+/* Probes a group, lines and buckets to prefetch, entries between two questions whether to stop. */
+enum { GROUP = 32, AHEAD = 16, DEPTH = 2, PIECE = 1 << 12 };
 
 typedef struct {
     const fpq_lsh_tables *tables;
     fpq_verifier *verifier;
+    fpq_poll *poll;
     int32_t table[GROUP];
     uint32_t key[GROUP];
     int size;
@@ -35,6 +37,7 @@ static void probe_group(group *g) {
     const int64_t size = tables->sketches ? v->rows->sketcher->size : 0;
     int64_t at[GROUP], end[GROUP];
     int found = 0;
+    if (fpq_stopped(g->poll)) g->size = 0;
     for (int i = 0; i < g->size; i++) {
         const uint32_t *start = tables->starts + g->table[i] * slots + (g->key[i] >> (32 - tables->bits));
         at[i] = start[0];
@@ -55,9 +58,11 @@ static void probe_group(group *g) {
     for (int i = 0; i < found; i++) {
         for (int next = i ? i + DEPTH : 0; size && next <= i + DEPTH && next < found; next++)
             prefetch(tables->sketches + at[next] * size, (end[next] - at[next]) * size);
-        for (int64_t e = at[i]; e < end[i]; e += 64)
+        for (int64_t e = at[i]; e < end[i]; e += 64) {
+            if ((e - at[i]) % PIECE == PIECE - 64 && fpq_stopped(g->poll)) break;
             fpq_verify_near(v, tables->entries + e, size ? tables->sketches + e * size : NULL,
                             end[i] - e < 64 ? (int)(end[i] - e) : 64);
+        }
     }
     g->size = 0;
 }
@@ -71,15 +76,16 @@ static void add_probe(group *g, int32_t table, uint32_t key) {
 }
 
 static void search_one(fpq_verifier *v, fpq_prober *prober, const fpq_hashes *hashes, const fpq_lsh_tables *tables,
-                       int64_t n_probe, fpq_lsh_stats *stats) {
-    group g = {.tables = tables, .verifier = v};
+                       int64_t n_probe, fpq_lsh_stats *stats, fpq_poll *poll) {
+    group g = {.tables = tables, .verifier = v, .poll = poll};
     int64_t left = n_probe;
     for (int32_t t = 0; t < hashes->n_tables && left > 0; t++, left--)
         add_probe(&g, t, (uint32_t)(fpq_lsh_sum(hashes, t, v->values) >> 32));
     if (left > 0) {
         int32_t table;
         uint32_t key;
-        for (fpq_prober_start(prober, hashes, v->values); left > 0 && fpq_prober_next(prober, &table, &key); left--)
+        fpq_prober_start(prober, hashes, v->values);
+        for (; left > 0 && !FPQ_READ_SHARED(&poll->stop) && fpq_prober_next(prober, &table, &key); left--)
             add_probe(&g, table, key);
     }
     probe_group(&g);
@@ -93,6 +99,7 @@ int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, con
                      fpq_lsh_stats *stats, int threads) {
     const int n = (int)nq;
     int failed = 0;
+    fpq_poll poll = {0};
     threads = fpq_threads(threads, nq);
 #pragma omp parallel num_threads(threads)
     {
@@ -105,13 +112,13 @@ int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, con
         }
 #pragma omp for schedule(dynamic)
         for (int i = 0; i < n; i++) {
-            if (!ready) continue;
+            if (!ready || fpq_stopped(&poll)) continue;
             fpq_verify_start(&v, hashes, queries + (ptrdiff_t)i * hashes->d, distances + (ptrdiff_t)i * k,
                              ids + (ptrdiff_t)i * k, k);
-            search_one(&v, &prober, hashes, tables, n_probe, stats + i);
+            search_one(&v, &prober, hashes, tables, n_probe, stats + i, &poll);
         }
         fpq_free(v.seen);
         fpq_free(prober.sums);
     }
-    return failed ? -1 : 0;
+    return failed || poll.stop ? -1 : 0;
 }

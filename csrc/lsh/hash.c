@@ -17,8 +17,10 @@ int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int
     threads = fpq_threads(threads, blocks);
     float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
     if (!memory) return -1;
+    fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
+        if (fpq_stopped(&poll)) continue;
         float *centred = memory + (size_t)FPQ_THREAD_NUMBER() * scratch, *sketch = centred + rows;
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
@@ -27,7 +29,7 @@ int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int
         for (int i = 0; i < n * s->size; i++) out[first * s->size + i] = (uint8_t)(sketch[i] + 0.5f);
     }
     fpq_free(memory);
-    return 0;
+    return poll.stop ? -1 : 0;
 }
 
 /* The values of one block of rows, fpq_columns apart, into scratch behind the rows themselves. */
@@ -49,8 +51,10 @@ int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, in
     threads = fpq_threads(threads, blocks);
     float *memory = fpq_alloc((size_t)threads * values_scratch(hashes) * sizeof(float));
     if (!memory) return -1;
+    fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
+        if (fpq_stopped(&poll)) continue;
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
         const float *values = values_of(hashes, x, first, n, memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
@@ -58,7 +62,7 @@ int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, in
             for (int c = 0; c < k; c++) out[(first + i) * k + c] = values[(ptrdiff_t)i * fpq_columns(k) + c];
     }
     fpq_free(memory);
-    return 0;
+    return poll.stop ? -1 : 0;
 }
 
 int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first_row, uint64_t *entries, int threads) {
@@ -66,8 +70,10 @@ int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first
     threads = fpq_threads(threads, blocks);
     float *memory = fpq_alloc((size_t)threads * values_scratch(hashes) * sizeof(float));
     if (!memory) return -1;
+    fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
+        if (fpq_stopped(&poll)) continue;
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
         const float *values = values_of(hashes, x, first, n, memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
@@ -78,7 +84,7 @@ int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first
             }
     }
     fpq_free(memory);
-    return 0;
+    return poll.stop ? -1 : 0;
 }
 
 int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads) {
@@ -86,8 +92,10 @@ int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *code
     threads = fpq_threads(threads, blocks);
     float *memory = fpq_alloc((size_t)threads * values_scratch(hashes) * sizeof(float));
     if (!memory) return -1;
+    fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int b = 0; b < blocks; b++) {
+        if (fpq_stopped(&poll)) continue;
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
         const float *values = values_of(hashes, x, first, n, memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
@@ -96,7 +104,7 @@ int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *code
                 codes[(first + i) * m + j] = fpq_lsh_code(values[(ptrdiff_t)i * fpq_columns(m) + j]);
     }
     fpq_free(memory);
-    return 0;
+    return poll.stop ? -1 : 0;
 }
 
 void fpq_lsh_starts(const uint64_t *entries, int64_t n, int bits, uint32_t *starts) {

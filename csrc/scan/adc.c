@@ -109,16 +109,18 @@ int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint
     threads = fpq_threads(threads, tasks);
     float *tables = fpq_alloc((size_t)threads * table * sizeof(float));
     if (!tables) return -1;
+    fpq_poll poll = {0};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int i = 0; i < tasks; i++) {
         FPQ_ALIGN(64) float sums[64];
         float *mine = tables + (size_t)FPQ_THREAD_NUMBER() * table;
         fpq_adc_table(adc, queries + (ptrdiff_t)i * d, mine);
         for (int64_t row = 0; row < n; row += 64) {
+            if (row % (1 << 14) == 0 && fpq_stopped(&poll)) break;
             kern->adc(mine, fpq_ld_table(adc), adc->m, adc->nbits, blocks + (first + row) * code_size, sums);
             for (int64_t r = row; r < n && r < row + 64; r++) out[i * n + r] = sums[r - row];
         }
     }
     fpq_free(tables);
-    return 0;
+    return poll.stop ? -1 : 0;
 }

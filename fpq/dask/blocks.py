@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,10 +29,41 @@ def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:
     X = from_xarray(X)
     if on_dask(X):
         return OnCluster.of_dask(X, client)
-    mapped = isinstance(X, np.memmap) and isinstance(X.base, mmap.mmap) and X.flags.c_contiguous
-    if client is not None and mapped and X.ndim == 2 and X.shape[1]:
+    if client is not None and _is_as_in_its_file(X) and X.ndim == 2 and X.shape[1]:
         return OnCluster.of_file(X, client, rows)
     return Here.of(X, rows)
+
+
+def _is_as_in_its_file(x: Any) -> bool:
+    """Whether workers that open the file of an array by its path read what the array holds.
+
+    Changes of an array of mode "c" are in memory only; those of modes "r+" and "w+" are written first. The base of a
+    view is not the map itself.
+    """
+    if not (isinstance(x, np.memmap) and isinstance(x.base, mmap.mmap) and x.flags.c_contiguous):
+        return False
+    if x.filename is None or x.mode == "c" or not _is_mapped_from(x, str(x.filename)):
+        return False
+    x.flush()
+    return True
+
+
+def _is_mapped_from(x: Array, path: str) -> bool:
+    """Whether the file under this path is the one that is mapped, and no other that has taken its name."""
+    if os.name == "nt":  # which lets nobody replace a mapped file
+        return True
+    address = x.__array_interface__["data"][0]
+    try:
+        inode = os.stat(path).st_ino
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                addresses, _, _, _, mapped_inode = line.split()[:5]
+                first, end = (int(number, 16) for number in addresses.split("-"))
+                if first <= address < end:
+                    return int(mapped_inode) == inode
+    except OSError:  # the file is gone, or this system does not say what is mapped
+        pass
+    return False
 
 
 class OnCluster:

@@ -41,7 +41,8 @@ def build(index: Any, X: Any, folder: str | os.PathLike[str], *, client: Any = N
     folder : path
         Made if it is not there. Workers must see it under the same path.
     client : dask.distributed.Client, optional
-        Whose workers encode. Default: the one in use, for a Dask array. They also read memory-mapped files, by path.
+        Whose workers encode. Default: the one in use, for a Dask array. They also read memory-mapped files, by path,
+        if the file holds what the array does: not of a view, of mode "c", or when another file has taken the name.
     shard_rows : int, default 2**20
         Rows of a shard where X has no blocks.
 

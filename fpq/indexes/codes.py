@@ -118,7 +118,7 @@ class CodeIndex(Index):
         """What `_commit_vectors` needs when all else went well."""
         if isinstance(self._vectors, VectorFile) or not self.keep_vectors:
             return None
-        return self._vectors.write(self._prepare(x, n_threads))
+        return self._vectors.write(x, normalize=self.metric == "cosine", n_threads=n_threads)
 
     def _commit_vectors(self, rows: GrowingArray | None, n: int) -> None:
         if rows is not None and isinstance(self._vectors, Vectors):

@@ -93,7 +93,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
         new_ids = self._ids.new(ids, len(x))
         n = len(self) + len(x)
-        rows = self._vectors.write(self._prepare(x, n_threads))
+        rows = self._vectors.write(x, normalize=self.metric == "cosine", n_threads=n_threads)
         self._norms.reserve(n)
         _native.flat_norms(rows.data[len(self) : n], self._norms.data[len(self) : n], n_threads)
         commit_ids = self._ids.adding(new_ids, len(x))

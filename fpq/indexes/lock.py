@@ -23,7 +23,8 @@ class Lock:
 
     def _renew(self) -> None:
         self._process = os.getpid()
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()  # Ctrl-C cannot come between its taking and the block that it is taken for
+        self._changed = threading.Condition(self._mutex)
         self._readers: set[int] = set()
         self._writer: int | None = None
         self._waiting = 0
@@ -38,14 +39,14 @@ class Lock:
 
     def begin_reading(self, me: int) -> None:
         """Wait for writers."""
-        with self._changed:
+        with self._mutex:
             while self._writer is not None or self._waiting:
                 self._changed.wait()
             self._readers.add(me)
 
     def begin_writing(self, me: int) -> None:
         """Wait for all others."""
-        with self._changed:
+        with self._mutex:
             self._waiting += 1
             try:
                 while self._writer is not None or self._readers:
@@ -56,7 +57,7 @@ class Lock:
 
     def end(self, me: int) -> None:
         """Give up what thread `me` has, if anything: an interrupt may come before `begin_...` has got it."""
-        with self._changed:
+        with self._mutex:
             self._readers.discard(me)
             if self._writer == me:
                 self._writer = None

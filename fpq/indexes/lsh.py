@@ -23,6 +23,9 @@ NEIGHBOUR_ROWS = 1 << 17  # rows among which neighbours are looked for
 NEIGHBOUR_QUERIES = 256
 NEIGHBOUR = 10  # its distance is what widths are measured in
 CLIPPED = 0.005  # share of sample rows beyond the range of a sketch coordinate, at either end
+WIDE = 4096  # dimensions from which on few rows give the principal directions
+WIDE_ROWS = 1024
+WIDE_VALUES = 1 << 26  # of the rows that give the ranges of wide sketches
 MAX_ROWS = (1 << 32) - 1
 
 Self = TypeVar("Self", bound="LSHIndex")
@@ -176,7 +179,9 @@ class LSHIndex(Index):
         self, n_tables: int, n_hashes: int, width: float, centre: Float32, rng: np.random.Generator
     ) -> _native.LSHHashes:
         columns, d = n_tables * n_hashes, len(centre)
-        directions = (rng.standard_normal((columns, d)) / width).astype(np.float32)
+        directions = np.empty((columns, d), dtype=np.float32)
+        for direction in directions:  # all at once would take four times the memory
+            direction[:] = rng.standard_normal(d) / width
         shifts = rng.random(columns, dtype=np.float32)
         mixers = rng.integers(0, 1 << 64, columns, dtype=np.uint64)
         return hashes_of(n_tables, n_hashes, centre, directions, shifts, mixers)
@@ -212,9 +217,9 @@ class LSHIndex(Index):
         n = len(self) + len(x)
         if n > MAX_ROWS:
             raise ValueError(f"X: an index holds at most {MAX_ROWS} vectors, with these it would hold {n}")
-        x = self._prepare(x, n_threads)
-        rows = self._vectors.write(x)
-        commit = self._adding(x, n_threads) if len(x) else None
+        rows = self._vectors.write(x, normalize=self.metric == "cosine", n_threads=n_threads)
+        prepared = rows.data[len(self) : n] if self.metric == "cosine" else x
+        commit = self._adding(prepared, n_threads) if len(x) else None
         commit_ids = self._ids.adding(new_ids, len(x))
         with uninterrupted():  # what can fail comes first
             commit_ids()
@@ -370,7 +375,11 @@ def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
     """The sketches for rows like these: principal coordinates and the length of the rest (csrc/lsh/verify.c)."""
     d = sample.shape[1]
     size = sketch_size(d)
-    principal = rotation.pca(sample, None, 1, size - 1, n_threads)
+    if d > WIDE or d > len(sample):
+        sample = _evenly(sample, WIDE_VALUES // d)
+        principal = rotation.pca_of_wide(_evenly(sample, WIDE_ROWS), size - 1, n_threads)
+    else:
+        principal = rotation.pca(sample, None, 1, size - 1, n_threads)
     centred = sample - principal.mean
     coordinates = principal.apply(sample, n_threads) - principal.apply(principal.mean[None], 1)
     rest = np.linalg.norm(centred - coordinates @ principal.matrix.T, axis=1)
@@ -393,6 +402,11 @@ def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
     squared = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
     distances = np.sqrt(np.maximum(squared, 0)).ravel()
     return distances[distances > 0] if distances.any() else np.zeros(1)
+
+
+def _evenly(x: Array, n: int) -> Array:
+    """About n rows from beginning to end."""
+    return x[:: -(-len(x) // max(1, n)) or 1]
 
 
 def _some(x: Array, n: int, rng: np.random.Generator) -> Array:

@@ -43,9 +43,12 @@ class Vectors:
         if self._rows is not None:
             self._rows.reserve(n)
 
-    def write(self, x: Array) -> GrowingArray:
-        """An array that holds the rows so far and `x` behind them: hand it to `commit` when all else went well."""
-        kept = np.dtype(np.float32) if x.dtype == np.float64 else x.dtype
+    def write(self, x: Array, *, normalize: bool = False, n_threads: int = 1) -> GrowingArray:
+        """An array that holds the rows so far and `x` behind them: hand it to `commit` when all else went well.
+
+        Rows are scaled to length 1 as they are written, if `normalize` is on, and become float32.
+        """
+        kept = np.dtype(np.float32) if normalize or x.dtype == np.float64 else x.dtype
         if self._rows is None:
             rows = GrowingArray((x.shape[1],), kept)
         elif self._rows.data.dtype == kept:
@@ -55,7 +58,10 @@ class Vectors:
             rows.reserve(self.n)
             copy_rows(self.data, rows.data)
         rows.reserve(self.n + len(x))
-        copy_rows(x, rows.data[self.n :])
+        if normalize:
+            _native.normalize(x, rows.data[self.n : self.n + len(x)], n_threads)
+        else:
+            copy_rows(x, rows.data[self.n :])
         return rows
 
     def commit(self, rows: GrowingArray, n: int) -> None:
