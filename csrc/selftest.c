@@ -136,7 +136,7 @@ static fpq_matrix matrix(int64_t n, int64_t d, int dtype) {
     const ptrdiff_t bytes = (ptrdiff_t[]){4, 8, 2, 1, 1}[dtype], all = n * d * bytes;
     char *data = INPUT(char, all);
     for (ptrdiff_t i = 0; i < all; i += bytes) draw(dtype, data + i);
-    fpq_matrix x = {data, n, d, d * bytes, bytes, dtype};
+    fpq_matrix x = {data, n, d, d * bytes, bytes, dtype, 0};
     const int layout = below(5);
     if (layout == 1) x.row_stride = bytes, x.col_stride = n * bytes;
     if (layout == 2 && all) x.data = element(&x, n - 1, 0), x.row_stride = -d * bytes;
@@ -164,7 +164,8 @@ static float *packed(const float *c, int k, int d, int ld) {
 static void test_read_rows(void) {
     const int n_all = size() + 1, d_all = size() + 1, n = below(n_all + 1), from = below(d_all), d = below(d_all - from + 1);
     const int first = below(n_all - n + 1);
-    const fpq_matrix x = matrix(n_all, d_all, below(5));
+    fpq_matrix x = matrix(n_all, d_all, below(5));
+    x.exponent = ANY_OF(0, 0, 5, -7);
     const float *offset = below(2) ? numbers(d) : NULL;
     int64_t *rows = below(2) ? INPUT(int64_t, n_all) : NULL;
     OUTPUTS(float, out, n * d);
@@ -172,7 +173,7 @@ static void test_read_rows(void) {
     FOR_BOTH (*use)->read_rows(&x, rows, first, n, from, from + d, offset, out[WAY]);
     CHECK(SAME(out[0], out[1], n * d));
     for (int i = 0; i < n * d; i++)
-        out[1][i] = (float)value(&x, rows ? rows[first + i / d] : first + i / d, from + i % d) - (offset ? offset[i % d] : 0);
+        out[1][i] = ldexpf((float)value(&x, rows ? rows[first + i / d] : first + i / d, from + i % d), x.exponent) - (offset ? offset[i % d] : 0);
     CHECK(SAME(out[0], out[1], n * d));
 }
 
@@ -185,36 +186,90 @@ static void test_has_nonfinite(void) {
     CHECK(!kern->has_nonfinite(x, n) == !n);
 }
 
+/* Whether id names a column with the largest of k scores, best is that score and second the largest of the others. */
+static int are_largest(const float *score, int k, int id, float best, float second) {
+    float other = -INFINITY;
+    int largest = id >= 0 && id < k && SAME(&best, score + id, 1);
+    for (int c = 0; largest && c < k; c++) {
+        largest &= score[c] <= best;
+        if (c != id && score[c] > other) other = score[c];
+    }
+    return largest && second == other;
+}
+
 static void test_nearest(void) {
     const int n = size(), d = size() + 1, k = size() + 1, blocks = FPQ_BLOCKS(k), first = below(99), cut = below(blocks + 1);
     const int ld = d + below(3);
     const float *x = numbers(n * ld), *columns = packed(numbers(k * d), k, d, d);
     float *bias = numbers(blocks * 16), *scores = OUTPUT(float, n * blocks * 16);
     OUTPUTS(float, best, n);
+    OUTPUTS(float, second, n);
     OUTPUTS(int32_t, id, n);
-    for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
-    for (int i = 0; i < n; i++) best[0][i] = best[1][i] = -INFINITY;
     OUTPUTS(float, lanes, n * 16);
+    for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
+    for (int i = 0; i < n; i++) best[0][i] = best[1][i] = second[0][i] = second[1][i] = -INFINITY;
     for (int i = 0; i < n * 16; i++) lanes[0][i] = lanes[1][i] = -INFINITY;
-    FOR_BOTH (*use)->nearest(x, ld, n, d, columns, bias, blocks, first, best[WAY], id[WAY], lanes[WAY]);
-    CHECK(kind == REALS || (SAME(best[0], best[1], n) && SAME(id[0], id[1], n)));
+    FOR_BOTH (*use)->nearest(x, ld, n, d, columns, bias, blocks, first, best[WAY], second[WAY], id[WAY], lanes[WAY]);
+    CHECK(kind == REALS || (SAME(best[0], best[1], n) && SAME(second[0], second[1], n)));
     for (int i = 0; i < n; i++) kern->project(x + i * ld, 1, d, columns, bias, blocks, scores + i * blocks * 16, 0);
     int largest = 1;
     for (int i = 0; i < n; i++) {
         const float *score = scores + i * blocks * 16;
-        int at = 0;
-        for (int c = 1; c < k; c++) at = score[c] > score[at] ? c : at;
         for (int c = 0; c < k; c++) largest &= score[c] <= lanes[0][i * 16 + c % 16];
-        largest &= id[0][i] == first + at && SAME(best[0] + i, score + at, 1);
+        largest &= are_largest(score, k, id[0][i] - first, best[0][i], second[0][i]);
     }
     CHECK(largest);
     for (int i = 0; i < n; i++) { /* a row at a time, the columns in two panels */
-        best[1][i] = -INFINITY;
-        kern->nearest(x + i * ld, ld, 1, d, columns, bias, cut, first, best[1] + i, id[1] + i, NULL);
+        best[1][i] = second[1][i] = -INFINITY;
+        kern->nearest(x + i * ld, ld, 1, d, columns, bias, cut, first, best[1] + i, second[1] + i, id[1] + i, NULL);
         kern->nearest(x + i * ld, ld, 1, d, columns + cut * d * 16, bias + cut * 16, blocks - cut, first + cut * 16,
-                      best[1] + i, id[1] + i, NULL);
+                      best[1] + i, second[1] + i, id[1] + i, NULL);
+        largest &= are_largest(scores + i * blocks * 16, k, id[1][i] - first, best[1][i], second[1][i]);
     }
-    CHECK(SAME(best[0], best[1], n) && SAME(id[0], id[1], n));
+    CHECK(largest);
+}
+
+static void test_transpose(void) {
+    const int n = size(), d = size() + 1, ldx = d + below(3), ldo = 16 * ((n + 15) / 16 + below(2));
+    const float *x = numbers(n * ldx);
+    int right = 1;
+    OUTPUTS(float, out, d * ldo);
+    FOR_BOTH (*use)->transpose(x, ldx, n, d, out[WAY], ldo);
+    CHECK(SAME(out[0], out[1], d * ldo));
+    for (int i = 0; i < ldo; i++)
+        for (int t = 0; t < d; t++) right &= out[0][t * ldo + i] == (i < n ? x[i * ldx + t] : 0);
+    CHECK(right);
+}
+
+static void test_squares(void) {
+    const int n = size(), d = size() + 1, ldx = d + below(3);
+    const float *x = numbers(n * ldx);
+    float *square = OUTPUT(float, n);
+    int near = 1;
+    kern->squares(x, ldx, n, d, square);
+    for (int i = 0; i < n; i++) near &= is_distance(-square[i], 1, x + i * ldx, x + i * ldx, d);
+    CHECK(near);
+}
+
+static void test_nearest_of_rows(void) {
+    const int n = FPQ_ROWS_TILE * (1 + below(2)), d = size() + 1, k = size() + 1, blocks = FPQ_BLOCKS(k), first = below(99);
+    const int cut = below(blocks + 1);
+    const float *rows = numbers(n * d), *columns = packed(numbers(k * d), k, d, d);
+    float *bias = numbers(blocks * 16), *score = OUTPUT(float, blocks * 16), *square = OUTPUT(float, n), *x = OUTPUT(float, n * d);
+    float *best = OUTPUT(float, n), *second = OUTPUT(float, n);
+    int32_t *id = OUTPUT(int32_t, n);
+    int largest = 1, near = 1;
+    kern->transpose(rows, d, n, d, x, n);
+    for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
+    for (int i = 0; i < n; i++) best[i] = second[i] = -INFINITY;
+    kern->nearest_of_rows(x, n, d, columns, bias, cut, first, best, second, id, square);
+    kern->nearest_of_rows(x, n, d, columns + cut * d * 16, bias + cut * 16, blocks - cut, first + cut * 16, best, second, id, square);
+    for (int i = 0; i < n; i++) {
+        kern->project(rows + i * d, 1, d, columns, bias, blocks, score, 0);
+        largest &= are_largest(score, k, id[i] - first, best[i], second[i]);
+        near &= is_distance(-square[i], 1, rows + i * d, rows + i * d, d);
+    }
+    CHECK(largest && near);
 }
 
 static uint8_t *some_of(int n, int *count) {
@@ -430,7 +485,7 @@ static void test_project(void) {
 
 static void test_accumulate(void) {
     const int n = size(), d = size() + 1, k = size() + 1, ld = d + below(3);
-    const float *x = numbers(n * ld), *start = numbers(k * d);
+    const float *x = numbers(n * ld), *start = numbers(k * d), *centroids = numbers(k * d);
     int32_t *id = INPUT(int32_t, n);
     OUTPUTS(float, sum, k * d);
     OUTPUTS(int32_t, count, k);
@@ -438,7 +493,7 @@ static void test_accumulate(void) {
     FOR_BOTH {
         memcpy(sum[WAY], start, (size_t)(k * d) * sizeof *start);
         for (int c = 0; c < k; c++) count[WAY][c] = c;
-        (*use)->accumulate(x, ld, n, d, id, sum[WAY], count[WAY]);
+        (*use)->accumulate(x, ld, n, d, centroids, id, sum[WAY], count[WAY]);
     }
     CHECK(SAME(sum[0], sum[1], k * d) && SAME(count[0], count[1], k));
 }
@@ -699,7 +754,7 @@ TEST_PAIR(ip_u8, uint8_t, FPQ_U8, 1)
 static void test_every_half(void) {
     uint16_t *halves = INPUT(uint16_t, 65536);
     float *got = OUTPUT(float, 65536);
-    const fpq_matrix x = {(const char *)halves, 1, 65536, 131072, 2, FPQ_F16};
+    const fpq_matrix x = {(const char *)halves, 1, 65536, 131072, 2, FPQ_F16, 0};
     int right = 1;
     for (int i = 0; i < 65536; i++) halves[i] = (uint16_t)i;
     kern->read_rows(&x, NULL, 0, 1, 0, 65536, NULL, got);
@@ -737,7 +792,10 @@ static problem random_problem(int k, int n) {
                      kind == INTEGERS && (k & (k - 1)) == 0};
 }
 
-static double at(const problem *p, int64_t i, int t) { return value(&p->data.x, p->data.rows ? p->data.rows[i] : i, t); }
+/* As float32, which is what is assigned. */
+static double at(const problem *p, int64_t i, int t) {
+    return (double)(float)value(&p->data.x, p->data.rows ? p->data.rows[i] : i, t);
+}
 
 static double distance(const problem *p, int j, int64_t i, int c) {
     double sum = 0;
@@ -778,29 +836,49 @@ static void test_assign(void) {
     CHECK(right);
 }
 
-/* What fpq_assign chooses is what the products of floats choose, also where it goes by bytes. */
+/* Whether the ids name the nearest centroids, but for what sums in double precision may differ by. */
+static int are_nearest(const problem *p, const int32_t *ids) {
+    int nearest = 1;
+    for (int i = 0; i < p->m * p->n; i++) {
+        const double least = distance(p, i / p->n, i % p->n, following(p, i / p->n, i % p->n, -1));
+        nearest &= distance(p, i / p->n, i % p->n, ids[i]) <= least * (1 + 1e-12);
+    }
+    return nearest;
+}
+
+/* Rows and centroids where products of floats say little: outliers, far groups, columns of two far values, a common offset,
+ * numbers whose squares overflow or underflow, centroids that repeat. */
+static void test_assign_far(void) {
+    problem p = random_problem(ANY_OF(1, 2, 17, 64, 65, 300), size());
+    const int all = p.m * p.n, d = (int)p.data.x.d, n = (int)p.data.x.n, floats = p.m * p.k * p.cb.dsub;
+    const float scale = (float[]){1, 1, 1, 1e-22f, 1e-38f, 1e17f, 3e19f}[below(7)], offset = (float[]){0, 0, 1e4f, 1e7f}[below(4)];
+    float *x = INPUT(float, n * d);
+    OUTPUTS(int32_t, ids, all);
+    OUTPUTS(float, errors, all);
+    p.data.x = (fpq_matrix){(const char *)x, n, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0};
+    for (int i = 0; i < n * d; i++) x[i] = number() * (below(40) ? 1 : 1e6f) + (below(2) ? 0 : offset);
+    for (int c = 0; c < floats; c++) {
+        if (below(3)) continue; /* zero, or as it was drawn */
+        const int j = c / (p.k * p.cb.dsub), t = c % p.cb.dsub, from = p.cb.offsets[j];
+        if (n && from + t < p.cb.offsets[j + 1]) p.cb.centroids[c] = x[below(n) * d + from + t];
+    }
+    for (int c = 1; c < p.k; c++) /* some are equal */
+        if (!below(5)) memcpy(p.cb.centroids + c * p.cb.dsub, p.cb.centroids, (size_t)p.cb.dsub * sizeof(float));
+    for (int i = 0; i < n * d; i++) x[i] *= scale;
+    for (int c = 0; c < floats; c++) p.cb.centroids[c] *= scale;
+    FOR_THREADS CHECK(!fpq_assign(&p.cb, &p.data, ids[t], errors[t], threads));
+    CHECK(SAME(ids[0], ids[1], all) && are_nearest(&p, ids[0]));
+    fpq_use_isa("scalar");
+    CHECK(!fpq_assign(&p.cb, &p.data, ids[1], NULL, 1));
+    fpq_use_isa(kern->isa);
+    CHECK(SAME(ids[0], ids[1], all));
+}
+
+/* Also where rows go by bytes. */
 static void test_bytes(void) {
     const problem p = random_problem(ANY_OF(64, 65, 100, 256, 300), size());
-    const int all = p.m * p.n, d = (int)p.data.x.d;
-    int32_t *ids = OUTPUT(int32_t, all), id[FPQ_ASSIGN_ROWS];
-    float *x = OUTPUT(float, FPQ_ASSIGN_ROWS * d), best[FPQ_ASSIGN_ROWS];
-    fpq_packed_codebook *packed = fpq_pack_codebooks(&p.cb, 1);
-    int same = 1;
-    CHECK(packed && !fpq_assign(&p.cb, &p.data, ids, NULL, 1));
-    for (int64_t i = 0; i < p.n; i += FPQ_ASSIGN_ROWS) {
-        const int n = p.n - i < FPQ_ASSIGN_ROWS ? (int)(p.n - i) : FPQ_ASSIGN_ROWS;
-        fpq_read_centred(kern, packed, &p.data, i, n, x);
-        for (int j = 0; j < p.m; j++) {
-            for (int r = 0; r < n; r++) {
-                best[r] = -INFINITY;
-                id[r] = 0;
-            }
-            kern->nearest(x + packed[j].from, d, n, packed[j].d, packed[j].packed, packed[j].bias, FPQ_BLOCKS(p.k), 0, best, id, NULL);
-            same &= SAME(id, ids + j * p.n + i, n);
-        }
-    }
-    CHECK(same);
-    fpq_free(packed);
+    int32_t *ids = OUTPUT(int32_t, p.m * p.n);
+    CHECK(!fpq_assign(&p.cb, &p.data, ids, NULL, 1) && are_nearest(&p, ids));
 }
 
 static void test_open_index(void) {
@@ -1431,7 +1509,7 @@ static void test_e2lsh_search(void) {
     const fpq_hashes hashes = random_hashes(n_tables, n_hashes, d);
     const fpq_sketcher s = random_sketcher(size, d);
     float *queries = numbers(nq * d);
-    const fpq_matrix q = {(const char *)queries, nq, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32};
+    const fpq_matrix q = {(const char *)queries, nq, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0};
     float *of_rows = OUTPUT(float, n * columns), *of_queries = OUTPUT(float, nq * columns), *exact = OUTPUT(float, nq * n);
     uint64_t *entries = OUTPUT(uint64_t, n_tables * n);
     uint32_t *starts = OUTPUT(uint32_t, n_tables * ((1 << bits) + 1));
@@ -1492,7 +1570,7 @@ static void test_c2lsh_search(void) {
     const fpq_hashes hashes = random_hashes(1, m, d);
     const fpq_sketcher s = random_sketcher(size, d);
     float *queries = numbers(nq * d);
-    const fpq_matrix q = {(const char *)queries, nq, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32};
+    const fpq_matrix q = {(const char *)queries, nq, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0};
     float *values = OUTPUT(float, nq * m), *exact = OUTPUT(float, nq * n);
     uint8_t *codes = OUTPUT(uint8_t, n * m), *blocks = OUTPUT(uint8_t, (n + 63) / 64 * 64 * m), *sketches = OUTPUT(uint8_t, n * size);
     uint8_t *candidate = INPUT(uint8_t, n);
@@ -1552,7 +1630,7 @@ typedef struct {
 int main(void) {
     static const test tests[] = {
         FPQ_KERNELS(TEST)
-        {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"bytes", test_bytes, ROUNDS},
+        {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"far", test_assign_far, ROUNDS}, {"bytes", test_bytes, ROUNDS},
         {"fpq_open_index", test_open_index, ROUNDS},
         {"k-means", test_kmeans_step, ROUNDS}, {"bounds", test_bounds, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
         {"ids", test_ids, ROUNDS},

@@ -46,9 +46,9 @@ static void leave_out_repeated(fpq_packed_codebook *codebook, int32_t *table, in
     const int d = codebook->d;
     for (int i = 0; i < size; i++) table[i] = -1;
     for (int32_t c = 0; c < codebook->k; c++) {
-        const float *row = codebook->rows + (ptrdiff_t)c * d;
+        const float *row = codebook->centroids + c * codebook->ld;
         int at = (int)(hash_of(row, d) >> 32 & (uint64_t)(size - 1));
-        while (table[at] >= 0 && memcmp(codebook->rows + (ptrdiff_t)table[at] * d, row, (size_t)d * sizeof(float)))
+        while (table[at] >= 0 && memcmp(codebook->centroids + table[at] * codebook->ld, row, (size_t)d * sizeof(float)))
             at = (at + 1) & (size - 1);
         if (table[at] < 0)
             table[at] = c;

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, threads, tuning
+from fpq import _checks, _native, scaling, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.blocks import Here
@@ -173,10 +173,11 @@ class CodeIndex(Index):
 
     def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
         """The k nearest of the candidates (nq, r >= k) of prepared queries by their kept vectors."""
-        found = self._exact(queries, candidates, n_threads)
+        queries, power = self._scaled(queries)
+        found = self._exact(queries, candidates, n_threads, power)
         distances, ids = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
         _native.smallest(found, np.ascontiguousarray(candidates), distances, ids, n_threads)
-        return distances, ids
+        return scaling.unscaled(distances, power, self._similarity), ids
 
     @abstractmethod
     def _find(self, setting: tuning.Setting) -> Nearest:
@@ -239,13 +240,12 @@ class CodeIndex(Index):
             raise ValueError("X: expected the vectors in the index, or their neighbors, as it keeps no vectors")
         return tuning.exact(rows, queries, k, ids, self._similarity, n_threads)[1]
 
-    def _exact(self, queries: Float32, candidates: Int64, n_threads: int) -> Float32:
+    def _exact(self, queries: Float32, candidates: Int64, n_threads: int, power: int) -> Float32:
         """The distances of prepared queries to the kept vectors of these ids (nq, r), ascending; +inf for id -1."""
         if self._vectors.dim is None:
             return np.full(candidates.shape, np.inf, dtype=np.float32)
         as_rows = self._vectors.by_id or self._ids.native is None
         rows = candidates if as_rows else self._ids.rows_or_missing(candidates)
-        queries, power = self._scaled(queries)
         return self._vectors.distances(queries, rows, self._similarity, n_threads, power)
 
     @reads

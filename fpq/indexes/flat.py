@@ -142,7 +142,8 @@ class FlatIndex(Index, kind="FlatIndex"):
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         rows = np.broadcast_to(np.arange(first, first + n, dtype=np.int64), (len(queries), n))
         queries, power = self._scaled(queries)
-        return self._vectors.distances(queries, rows, self._similarity, n_threads, power)
+        found = self._vectors.distances(queries, rows, self._similarity, n_threads, power)
+        return scaling.unscaled(found, power, self._similarity)
 
     @writes
     def remove(self, ids: Any) -> int:

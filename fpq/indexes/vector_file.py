@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _native, scaling
+from fpq import _native
 from fpq._checks import KERNEL_TYPES, Array, Float32, Int64
 from fpq.indexes.ids import Removal
 from fpq.storage import FormatError, State
@@ -58,7 +58,7 @@ class VectorFile:
         return out
 
     def distances(self, queries: Float32, ids: Int64, inner_product: bool, n_threads: int, power: int = 0) -> Float32:
-        """The exact distance of query i, scaled by 2**power, to each of ids[i] (nq, r); +inf for an id of -1."""
+        """As `Vectors.distances`, by id."""
         if ids.max(initial=-1) >= len(self.data) or ids.min(initial=-1) < -1:  # of a mapped index
             raise FormatError(
                 f"slot_ids: the data are damaged: expected ids of the {len(self.data)} rows of {self.path}"
@@ -67,7 +67,7 @@ class VectorFile:
         if not self._normalize:
             own = 0 if inner_product else power
             _native.flat_distances(self.data, queries, np.ascontiguousarray(ids), inner_product, out, n_threads, own)
-            return scaling.unscaled(out, power, inner_product)
+            return out
         step = max(1, CHUNK_VALUES // max(1, ids.shape[1] * self.dim))
         for start in range(0, len(ids), step):
             here = slice(start, start + step)

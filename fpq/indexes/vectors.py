@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpq import _native, scaling
+from fpq import _native
 from fpq._arrays import GrowingArray, copy_rows
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.ids import Removal
@@ -93,9 +93,12 @@ class Vectors:
         return self.data[rows].astype(np.float32)
 
     def distances(self, queries: Float32, rows: Int64, inner_product: bool, n_threads: int, power: int = 0) -> Float32:
-        """The exact distance of query i, scaled by 2**power, to each of rows[i] (nq, r); +inf for a row of -1."""
+        """The exact distance of query i to each of rows[i] (nq, r); +inf for a row of -1.
+
+        Queries are scaled by 2**power (fpq/scaling.py), and so are the distances.
+        """
         out = np.empty(rows.shape, dtype=np.float32)
         rows = np.ascontiguousarray(rows)
         own = 0 if inner_product else power
         _native.flat_distances(self.data, queries, rows, inner_product, out, n_threads, own)
-        return scaling.unscaled(out, power, inner_product)
+        return out
