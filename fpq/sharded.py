@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fpq import _checks, storage, threads
+from fpq import _checks, scaling, storage, threads
 from fpq import manifest as manifests
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import RangeResult, SearchResult
