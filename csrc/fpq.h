@@ -175,7 +175,7 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
                     int inner_product, int k, float *distances, int64_t *ids, int threads);
 /* The rows of a matrix, which must stay, made ready for fpq_flat_search of any number of queries; NULL: no memory. */
 typedef struct fpq_flat_columns fpq_flat_columns;
-int fpq_flat_columns_pay(const fpq_matrix *x); /* whether it is sooner so, for k of at most x->n / 8 */
+int fpq_flat_columns_pay(const fpq_matrix *x, int64_t k); /* whether that is faster for the k nearest */
 fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product);
 void fpq_flat_columns_free(fpq_flat_columns *columns);
 int64_t fpq_flat_columns_bytes(const fpq_flat_columns *columns);

@@ -1322,7 +1322,7 @@ static void test_flat(void) {
         CHECK(!fpq_flat_distances(&x, queries, 1, rows + nq * n, nq, inner_product, all[t] + nq * n, threads));
         CHECK(!fpq_flat_search(&x, norms[t], queries, nq, &pop, inner_product, top, distances[t], ids[t], threads));
         CHECK(are_smallest(all[t], nq, &pop, top, distances[t], ids[t]));
-        if (!n || pop.allowed || !fpq_flat_columns_pay(&x)) continue;
+        if (!n || pop.allowed || !fpq_flat_columns_pay(&x, 1)) continue;
         fpq_flat_columns *columns = fpq_flat_columns_make(&x, inner_product);
         CHECK(columns && fpq_flat_columns_bytes(columns) > 0);
         CHECK(!fpq_flat_columns_search(columns, queries, nq, &pop, top, distances[t], ids[t], threads));

@@ -111,7 +111,7 @@ cdef extern from "fpq.h" nogil:
                         int threads)
     ctypedef struct fpq_flat_columns:
         pass
-    int fpq_flat_columns_pay(const fpq_matrix *x)
+    int fpq_flat_columns_pay(const fpq_matrix *x, int64_t k)
     fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product)
     void fpq_flat_columns_free(fpq_flat_columns *columns)
     int64_t fpq_flat_columns_bytes(const fpq_flat_columns *columns)
@@ -571,7 +571,7 @@ cdef class Columns:
     def __cinit__(self, object x, bint inner_product):
         cdef _Matrix matrix = _Matrix(x)
         self.rows, self.n = matrix, matrix.c.n
-        if fpq_flat_columns_pay(&matrix.c):
+        if fpq_flat_columns_pay(&matrix.c, 1):
             with nogil:
                 self.c = fpq_flat_columns_make(&matrix.c, inner_product)
             _done(-1 if self.c == NULL else 0)
@@ -592,7 +592,7 @@ cdef class Columns:
 
     def serve(self, int k):
         """Whether they are sooner than `flat_search` for the k nearest."""
-        return self.c != NULL and k <= self.n // 8
+        return self.c != NULL and fpq_flat_columns_pay(&self.rows.c, k)
 
     def search(self, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
         """The k nearest rows, exactly."""

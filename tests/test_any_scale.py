@@ -70,7 +70,7 @@ def quiet(call: Any) -> Any:
 
 
 def check(search: Any, truth: np.ndarray, error: np.ndarray, sign: float = 1.0) -> None:
-    """That a search gives the k least of `truth` (nq, n), each within its error, or refuses distances beyond float32."""
+    """That a search gives the k least of `truth` (nq, n), each within its error, or refuses what is beyond float32."""
     k = min(10, truth.shape[1])
     order = np.argsort(truth, axis=1, kind="stable")[:, :k]
     kth = np.take_along_axis(truth, order, 1)

@@ -27,7 +27,8 @@ struct fpq_flat_columns {
     int n, d, ld, blocks, panels, tile;
 };
 
-int fpq_flat_columns_pay(const fpq_matrix *x) {
+int fpq_flat_columns_pay(const fpq_matrix *x, int64_t k) {
+    if (k > x->n / 8 || x->exponent) return 0;
     return x->n <= MOST_FLOAT_ROWS || (x->n <= MOST_ROWS && fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
 }
 

@@ -90,8 +90,8 @@ static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq,
 
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
                     int inner_product, int k, float *distances, int64_t *ids, int threads) {
-    const int few = fpq_flat_columns_pay(x) && !x->exponent && (k >= LEAST_K || fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
-    if (few && nq >= LEAST_QUERIES && k <= x->n / 8 && !pop->allowed)
+    const int few = fpq_flat_columns_pay(x, k) && (k >= LEAST_K || fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
+    if (few && nq >= LEAST_QUERIES && !pop->allowed)
         return search_columns(x, queries, nq, pop, inner_product, k, distances, ids, threads);
     const int d = (int)x->d, group = nq < DIRECT || x->exponent ? DIRECT : QUERIES;
     const flat f = {.kern = fpq_active(), .x = x, .norms = norms, .queries = queries, .pop = pop,

@@ -9,7 +9,8 @@
 #include "portable.h"
 #include "threads.h"
 
-enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20 };
+/* FEW: chunks a thread; with fewer, rows are assigned in more pieces than are summed. */
+enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20, PIECE_ROWS = 4 * FPQ_ASSIGN_ROWS, FEW = 4 };
 
 typedef struct {
     const fpq_codebooks *cb;
@@ -24,7 +25,8 @@ typedef struct {
     int64_t *changed;      /* (m, chunks) */
     int64_t ld;
     int32_t *ids;
-    const int32_t *before; /* with a limit: the ids of the iteration before */
+    const int32_t *before; /* the ids of the iteration before, where assignment and sums are apart */
+    int limited;
     float *errors;
     fpq_poll *poll;
 } step;
@@ -59,16 +61,19 @@ static float squared_distance(const fpq_packed_codebook *packed, const float *x,
     return sum;
 }
 
-/* What a chunk of rows goes through in all active subspaces: assignment to the nearest centroids and sums at once or, when a
- * limit moves rows in between, one after the other. x is scratch for FPQ_ASSIGN_ROWS rows, scratch for the search. */
-enum { ASSIGN = 1, SUM = 2 };
+static void count_changed(const step *s, size_t pair, const int32_t *ids, const int32_t *before, int n) {
+    int64_t changed = 0;
+    for (int r = 0; r < n; r++) changed += ids[r] != before[r];
+    s->changed[pair] += changed;
+}
 
-static void do_chunk(const step *s, int chunk, int work, float *x, char *scratch) {
+/* Assignment of rows from .. end - 1 in all active subspaces, and, if a chunk is named that they belong to, their sums. x is
+ * scratch for FPQ_ASSIGN_ROWS rows, scratch for the search. */
+static void assign_rows(const step *s, int64_t from, int64_t end, int chunk, float *x, char *scratch) {
     const fpq_kernels *kern = fpq_active();
     const ptrdiff_t d = s->data->x.d;
-    const int64_t end = chunk_end(s, chunk);
     int32_t before[FPQ_ASSIGN_ROWS];
-    for (int64_t i = chunk * s->chunk_rows; i < end && !fpq_stopped(s->poll); i += FPQ_ASSIGN_ROWS) {
+    for (int64_t i = from; i < end && !fpq_stopped(s->poll); i += FPQ_ASSIGN_ROWS) {
         const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
         fpq_read_centred(kern, s->packed, s->data, i, n, x);
         for (int j = 0; j < s->cb->m; j++) {
@@ -76,26 +81,37 @@ static void do_chunk(const step *s, int chunk, int work, float *x, char *scratch
             int32_t *ids = s->ids + j * s->ld + i;
             if (!s->active[j]) continue;
             float *errors = s->errors + j * s->ld + i;
-            if (work & ASSIGN) {
-                const fpq_assignment a = {kern, packed, s->data, i, x + packed->from, d, n, scratch};
-                memcpy(before, ids, (size_t)n * sizeof *ids);
-                if (s->grouped)
-                    fpq_nearest_in_doubt(&a, s->grouped + j, ids, errors, s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
-                                         s->bounds->drift + (ptrdiff_t)j * s->bounds->groups);
-                else
-                    fpq_nearest_rows(&a, ids, errors);
-            } else {
-                memcpy(before, s->before + j * s->ld + i, (size_t)n * sizeof *ids);
-                for (int r = 0; r < n; r++) errors[r] = squared_distance(packed, x + r * d + packed->from, ids[r]);
-            }
-            if (!(work & SUM)) continue;
+            const fpq_assignment a = {kern, packed, s->data, i, x + packed->from, d, n, scratch};
+            memcpy(before, ids, (size_t)n * sizeof *ids);
+            if (s->grouped)
+                fpq_nearest_in_doubt(&a, s->grouped + j, ids, errors, s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
+                                     s->bounds->drift + (ptrdiff_t)j * s->bounds->groups);
+            else
+                fpq_nearest_rows(&a, ids, errors);
+            if (chunk < 0) continue;
             const size_t pair = (size_t)j * (size_t)s->chunks + (size_t)chunk;
             float *table = s->sums + pair * table_floats(s->cb);
-            int changed = 0;
-            for (int r = 0; r < n; r++) changed += ids[r] != before[r];
-            s->changed[pair] += changed;
+            count_changed(s, pair, ids, before, n);
             kern->accumulate(x + packed->from, d, n, packed->d, packed->rows, ids, table, sizes_in(s->cb, table));
         }
+    }
+}
+
+/* The sums of a chunk of assigned rows in one subspace. */
+static void sum_chunk(const step *s, int chunk, int j, float *x) {
+    const fpq_kernels *kern = fpq_active();
+    const fpq_packed_codebook *packed = s->packed + j;
+    const int64_t end = chunk_end(s, chunk);
+    const size_t pair = (size_t)j * (size_t)s->chunks + (size_t)chunk;
+    float *table = s->sums + pair * table_floats(s->cb);
+    for (int64_t i = chunk * s->chunk_rows; i < end && !fpq_stopped(s->poll); i += FPQ_ASSIGN_ROWS) {
+        const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
+        const int32_t *ids = s->ids + j * s->ld + i;
+        kern->read_rows(&s->data->x, s->data->rows, i, n, packed->from, packed->from + packed->d, packed->offset, x);
+        for (int r = 0; r < n && s->limited; r++)
+            s->errors[j * s->ld + i + r] = squared_distance(packed, x + (ptrdiff_t)r * packed->d, ids[r]);
+        count_changed(s, pair, ids, s->before + j * s->ld + i, n);
+        kern->accumulate(x, packed->d, n, packed->d, packed->rows, ids, table, sizes_in(s->cb, table));
     }
 }
 
@@ -103,13 +119,34 @@ static size_t rows_size(const fpq_rows *data) {
     return (size_t)FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float);
 }
 
-static void do_chunks(const step *s, int work, char *scratch, int threads) {
-    const size_t rows = rows_size(s->data), each = rows + fpq_doubt_scratch(s->cb);
+static size_t scratch_size(const step *s) { return rows_size(s->data) + fpq_doubt_scratch(s->cb); }
+
+static void assign_and_sum(const step *s, char *scratch, int threads) {
+    const size_t rows = rows_size(s->data), each = scratch_size(s);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int chunk = 0; chunk < s->chunks; chunk++) {
         char *mine = scratch + (size_t)FPQ_THREAD_NUMBER() * each;
-        do_chunk(s, chunk, work, (float *)(void *)mine, mine + rows);
+        assign_rows(s, chunk * s->chunk_rows, chunk_end(s, chunk), chunk, (float *)(void *)mine, mine + rows);
     }
+}
+
+static void assign_pieces(const step *s, int pieces, char *scratch, int threads) {
+    const size_t rows = rows_size(s->data), each = scratch_size(s);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int piece = 0; piece < pieces; piece++) {
+        char *mine = scratch + (size_t)FPQ_THREAD_NUMBER() * each;
+        const int64_t from = (int64_t)piece * PIECE_ROWS, left = s->data->n - from;
+        assign_rows(s, from, from + (left < PIECE_ROWS ? left : PIECE_ROWS), -1, (float *)(void *)mine, mine + rows);
+    }
+}
+
+static void sum_chunks(const step *s, char *scratch, int threads) {
+    const size_t each = scratch_size(s);
+    const int tasks = s->chunks * s->cb->m;
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int task = 0; task < tasks; task++)
+        if (s->active[task % s->cb->m])
+            sum_chunk(s, task / s->cb->m, task % s->cb->m, (float *)(void *)(scratch + (size_t)FPQ_THREAD_NUMBER() * each));
 }
 
 int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int64_t chunk_rows,
@@ -117,18 +154,19 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
                     int64_t *changed, int threads) {
     const int m = cb->m, k = cb->k, chunks = count_chunks(data->n, chunk_rows);
     const size_t pairs = (size_t)m * (size_t)chunks, each = (size_t)k * (size_t)cb->dsub;
+    const int pieces = (int)((data->n + PIECE_ROWS - 1) / PIECE_ROWS), apart = limit > 0 || !sums || chunks < FEW * threads;
     fpq_poll poll = {0};
     int status = -1;
-    threads = fpq_threads(threads, chunks > m ? chunks : m);
+    threads = fpq_threads(threads, apart && pieces > chunks * m ? pieces : chunks * m);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
     fpq_grouped_codebook *grouped = bounds->groups && packed ? fpq_group_codebooks(cb, packed, bounds, threads) : NULL;
-    char *scratch = fpq_alloc((size_t)threads * (rows_size(data) + fpq_doubt_scratch(cb)));
-    int32_t *before = limit > 0 ? fpq_alloc((size_t)m * (size_t)data->n * sizeof *ids) : NULL;
+    int32_t *before = apart ? fpq_alloc((size_t)m * (size_t)ld * sizeof *ids) : NULL;
     int64_t *counts = fpq_alloc((size_t)m * (size_t)k * sizeof *counts);
     step s = {.cb = cb, .data = data, .packed = packed, .grouped = grouped, .bounds = bounds, .active = active, .chunks = chunks,
               .chunk_rows = chunk_rows, .sums = sums, .changed = changed, .ld = ld, .ids = ids, .before = before,
-              .errors = errors, .poll = &poll};
-    if (!packed || !scratch || !counts || (limit > 0 && !before) || (bounds->groups && !grouped)) goto done;
+              .limited = limit > 0, .errors = errors, .poll = &poll};
+    char *scratch = fpq_alloc((size_t)threads * scratch_size(&s));
+    if (!packed || !scratch || !counts || (apart && !before) || (bounds->groups && !grouped)) goto done;
     if (sums) {
         memset(sums, 0, pairs * table_floats(cb) * sizeof(float));
         memset(changed, 0, pairs * sizeof *changed);
@@ -136,14 +174,14 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
     for (int j = 0; j < m && grouped && drifted; j++)
         fpq_add_drift(grouped + j, drifted + (size_t)j * each, cb->centroids + (size_t)j * each, cb->dsub,
                       bounds->drift + j * bounds->groups);
-    if (limit > 0) {
-        memcpy(before, ids, (size_t)m * (size_t)data->n * sizeof *ids);
-        do_chunks(&s, ASSIGN, scratch, threads);
-        memset(counts, 0, (size_t)m * (size_t)k * sizeof *counts);
-        if (poll.stop || fpq_open_index(cb, data, limit, k, 0, ids, counts, threads)) goto done;
-        do_chunks(&s, SUM, scratch, threads);
+    if (!apart) {
+        assign_and_sum(&s, scratch, threads);
     } else {
-        do_chunks(&s, sums ? ASSIGN | SUM : ASSIGN, scratch, threads);
+        if (sums) memcpy(before, ids, (size_t)m * (size_t)ld * sizeof *ids);
+        assign_pieces(&s, pieces, scratch, threads);
+        memset(counts, 0, (size_t)m * (size_t)k * sizeof *counts);
+        if (poll.stop || (limit > 0 && fpq_open_index(cb, data, limit, k, 0, ids, counts, threads))) goto done;
+        if (sums) sum_chunks(&s, scratch, threads);
     }
     if (!poll.stop) status = 0;
 done:
