@@ -173,9 +173,15 @@ int32_t fpq_nearest_of_squared(const fpq_assignment *a, float square, const floa
     return nearest.id;
 }
 
-static float error_of(const fpq_assignment *a, int i, int32_t id) {
+float fpq_exact_error(const fpq_assignment *a, int i, int32_t id) {
+    float *row = (float *)(void *)a->scratch;
+    fpq_read_row(a, i, row);
+    return (float)fpq_squared_distance(row, a->codebook->centroids + id * a->codebook->ld, a->codebook->d);
+}
+
+static float error_of(const fpq_assignment *a, int i, int32_t id, float square) {
     const int d = a->codebook->d;
-    return a->kern->l2_f32(a->x + i * a->ldx, a->codebook->rows + (ptrdiff_t)id * d, d);
+    return fpq_sure_error(a, i, id, square, a->kern->l2_f32(a->x + i * a->ldx, a->codebook->rows + (ptrdiff_t)id * d, d));
 }
 
 /* Panels of columns that stay in the L2 cache while all rows pass over them. */
@@ -211,7 +217,7 @@ static void nearest_of_floats(const fpq_assignment *a, int32_t *ids, float *erro
     }
     for (int i = 0; i < a->n; i++) {
         ids[i] = fpq_decide(a, i, square[i], best[i], second[i], id[i]);
-        if (errors) errors[i] = error_of(a, i, ids[i]);
+        if (errors) errors[i] = error_of(a, i, ids[i], square[i]);
     }
 }
 
@@ -276,7 +282,7 @@ static void nearest_of_bytes(const fpq_assignment *a, int32_t *ids, float *error
                                ld, lanes);
         for (int r = i; r < i + some; r++) {
             ids[r] = fpq_nearest_by_bytes(a, &rows, r, products + (r - i) * ld);
-            if (errors) errors[r] = error_of(a, r, ids[r]);
+            if (errors) errors[r] = error_of(a, r, ids[r], rows.square[r]);
         }
     }
 }

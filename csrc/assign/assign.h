@@ -77,6 +77,13 @@ int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square,
 int32_t fpq_nearest_of_squared(const fpq_assignment *a, float square, const float *squared, const float *row);
 void fpq_read_row(const fpq_assignment *a, int i, float *row);
 
+/* The squared distance of row i to a centroid. That of the centred vectors, `error`, has lost digits where centring left the
+ * row far from the origin: 4 u |x| beside |x - c|. */
+float fpq_exact_error(const fpq_assignment *a, int i, int32_t id);
+FPQ_INLINE float fpq_sure_error(const fpq_assignment *a, int i, int32_t id, float square, float error) {
+    return error >= square * 0x1p-22f ? error : fpq_exact_error(a, i, id);
+}
+
 /* The nearest centroid of row i: id, which has the largest score, unless the second largest comes within the margin. */
 FPQ_INLINE int32_t fpq_decide(const fpq_assignment *a, int i, float square, float best, float second, int32_t id) {
     const float least = best - fpq_score_margin(a->codebook->d, square, a->codebook->bias[id]);

@@ -271,6 +271,7 @@ void fpq_nearest_in_doubt(const fpq_assignment *a, const grouped *g, int32_t *id
     }
     if (by_group) count = search_groups(&c, doubts, rows);
     (c.bytes ? search_all_bytes : search_all)(&c, rows, count);
+    for (int i = 0; i < n; i++) errors[i] = fpq_sure_error(a, i, ids[i], square[i], errors[i]);
 }
 
 void fpq_add_drift(const grouped *g, const float *before, const float *centroids, int dsub, uint16_t *drift) {

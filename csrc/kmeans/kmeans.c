@@ -9,8 +9,8 @@
 #include "portable.h"
 #include "threads.h"
 
-/* FEW: chunks a thread; with fewer, rows are assigned in more pieces than are summed. */
-enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20, PIECE_ROWS = 4 * FPQ_ASSIGN_ROWS, FEW = 4 };
+/* Where there are fewer chunks than threads, rows are assigned in pieces of PIECE_ROWS and summed by chunks afterwards. */
+enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20, PIECE_ROWS = 4 * FPQ_ASSIGN_ROWS };
 
 typedef struct {
     const fpq_codebooks *cb;
@@ -154,7 +154,7 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
                     int64_t *changed, int threads) {
     const int m = cb->m, k = cb->k, chunks = count_chunks(data->n, chunk_rows);
     const size_t pairs = (size_t)m * (size_t)chunks, each = (size_t)k * (size_t)cb->dsub;
-    const int pieces = (int)((data->n + PIECE_ROWS - 1) / PIECE_ROWS), apart = limit > 0 || !sums || chunks < FEW * threads;
+    const int pieces = (int)((data->n + PIECE_ROWS - 1) / PIECE_ROWS), apart = limit > 0 || !sums || chunks < threads;
     fpq_poll poll = {0};
     int status = -1;
     threads = fpq_threads(threads, apart && pieces > chunks * m ? pieces : chunks * m);
