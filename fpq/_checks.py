@@ -154,6 +154,8 @@ def numbers(name: str, x: Any) -> Array:
 
     Integers too large for float32 to have each of them are rounded, with a warning.
     """
+    if type(x) is np.ndarray and x.dtype.byteorder in "=|" and x.dtype in KERNEL_TYPES and x.flags.aligned:
+        return x
     array = plain(name, x)
     if array.dtype == object and array.ndim == 1 and _are_rows(array):  # a column of lists or arrays
         array = plain(name, array.tolist())

@@ -64,5 +64,7 @@ def for_search(inner_product: bool, largest: float, queries: Float32) -> int:
 
 def unscaled(distances: Float32, power: int, inner_product: bool) -> Float32:
     """Distances of scaled vectors as they are without scaling."""
+    if not power:
+        return distances
     with np.errstate(over="ignore", under="ignore"):
-        return np.ldexp(distances, -power if inner_product else -2 * power) if power else distances
+        return np.ldexp(distances, -power if inner_product else -2 * power)

@@ -68,13 +68,18 @@ static void measure(const fpq_kernels *kern, const work *w, int64_t n, int d, in
     const int rows = n - first < STRIPE ? (int)(n - first) : STRIPE;
     float *distance = w->distance + first * DRAWS;
     kern->project(w->x + first * d, rows, d, w->packed, bias, 1, distance, DRAWS);
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < rows; i++, distance += DRAWS) {
+        const float norm = w->norm[first + i], share = (float)(d + 8) * 0x1p-18f;
+        int sure = 0;
         for (int t = 0; t < DRAWS; t++) {
-            const float square = w->norm[first + i] - 2 * distance[i * DRAWS + t];
-            const float least = (w->norm[first + i] - 2 * bias[t]) * (float)(d + 8) * 0x1p-18f;
-            distance[i * DRAWS + t] = square >= least ? square : kern->l2_f32(w->x + (first + i) * d, w->drawn + (ptrdiff_t)t * d, d);
+            distance[t] = norm - 2 * distance[t];
+            sure += distance[t] >= (norm - 2 * bias[t]) * share;
         }
-    kern->lower(distance, rows, -1, w->left + first, w->sum + s * DRAWS);
+        for (int t = 0; t < DRAWS && sure < DRAWS; t++)
+            if (!(distance[t] >= (norm - 2 * bias[t]) * share))
+                distance[t] = kern->l2_f32(w->x + (first + i) * d, w->drawn + (ptrdiff_t)t * d, d);
+    }
+    kern->lower(w->distance + first * DRAWS, rows, -1, w->left + first, w->sum + s * DRAWS);
 }
 
 static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const double *draws, work w, int threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -135,7 +136,7 @@ class Index(Storable, ABC):
         if self.metric == "cosine":
             return queries, 0
         power = scaling.for_search(self._similarity, self._largest, queries)
-        return scaling.scaled(queries, power), power
+        return (scaling.scaled(queries, power), power) if power else (queries, 0)
 
     def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
         """The distances (nq, n) of prepared queries to rows first .. first + n - 1, `first` a multiple of 64."""
@@ -164,8 +165,11 @@ class Index(Storable, ABC):
     @staticmethod
     def _require_finite(distances: Float32, ids: Int64) -> None:
         """See that no distance found is beyond float32; distances of each query ascend."""
-        ends = distances[:, [0, -1]]
-        if np.isfinite(ends).all():
+        if len(distances) == 1:
+            finite = math.isfinite(distances.item(0)) and math.isfinite(distances.item(-1))
+        else:
+            finite = bool(np.isfinite(distances[:, 0]).all() and np.isfinite(distances[:, -1]).all())
+        if finite:
             return
         query, at = np.nonzero(np.isinf(distances) & (ids >= 0))
         if len(query):

@@ -396,8 +396,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _probing(self, n_probe: int | None, n_threads: int, power: int) -> Probing:
         assert self._coarse is not None
-        own = power if self.metric == "l2" else 0
-        rotated, radii = scaling.scaled(self._rotated, own), scaling.scaled(self._radius, own)
+        rotated, radii = self._rotated, self._radius
+        if power and self.metric == "l2":
+            rotated, radii = scaling.scaled(rotated, power), scaling.scaled(radii, power)
         return Probing(
             self.quantizer, self._coarse, rotated, self._lists, radii if self.residual else None, self.metric,
             self._probes(n_probe), n_threads, power,
