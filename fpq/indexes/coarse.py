@@ -116,8 +116,8 @@ def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int) -> Float32:
 
 
 def list_limit(capacity: float, n: int, n_lists: int) -> int:
-    """Most rows of a list among `n`: ceil(capacity * n / n_lists)."""
-    return math.ceil(capacity * n / n_lists)
+    """Most rows of a list among `n`: ceil(capacity * n / n_lists), n at most."""
+    return math.ceil(min(capacity, n_lists) * n / n_lists)
 
 
 def by_halves(points: Float32) -> Int64:
