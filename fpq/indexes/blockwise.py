@@ -6,7 +6,6 @@ or, of a memory-mapped array, `ROWS` rows; an iterable may make its blocks while
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
@@ -16,6 +15,7 @@ import numpy as np
 from fpq._checks import KERNEL_TYPES
 from fpq.blocks import Here, Where
 from fpq.indexes.base import SearchResult
+from fpq.indexes.lock import uninterrupted
 
 ROWS = 1 << 18
 
@@ -69,8 +69,7 @@ def adds_blocks(method: F) -> F:
         if not in_blocks(X) or (isinstance(X, np.memmap) and self._limited):
             return method(self, X, ids)
         given = None if ids is None else np.atleast_1d(np.asarray(ids))
-        names = [name for name in ("_ids", "_vectors", "_counts", "_radius") if hasattr(self, name)]
-        before = {name: copy.copy(getattr(self, name)) for name in names}
+        restore = self._restoring()
         n = len(self)
         try:
             source = Here.of(X, ROWS)
@@ -85,8 +84,8 @@ def adds_blocks(method: F) -> F:
             if given is not None and len(given) != len(self) - n:
                 raise ValueError(f"ids: expected {len(self) - n} ids for so many rows, got {len(given)}")
         except BaseException:
-            self.remove(self._ids.values[n:])
-            vars(self).update(before)
+            with uninterrupted():
+                restore()
             raise
         return self
 

@@ -95,8 +95,9 @@ class FlatIndex(Index, kind="FlatIndex"):
         rows = self._vectors.write(self._prepare(x, n_threads))
         self._norms.reserve(n)
         _native.flat_norms(rows.data[len(self) : n], self._norms.data[len(self) : n], n_threads)
-        with uninterrupted():
-            self._ids.append(new_ids, len(x))
+        all_ids = self._ids.extended(new_ids, len(x))
+        with uninterrupted():  # what can fail comes first
+            self._ids = all_ids
             self._vectors.commit(rows, n)
         return self
 
@@ -143,10 +144,11 @@ class FlatIndex(Index, kind="FlatIndex"):
             How many were removed.
         """
         removal = self._ids.plan_removal(ids)
-        norms, ids = self._norms.data[removal.sources], self._ids.without(removal)
+        ids, take_vectors = self._ids.without(removal), self._vectors.removing(removal)
+        take_norms = self._norms.moving(removal.sources, removal.targets)
         with uninterrupted():  # what can fail comes first
-            self._vectors.remove(removal)
-            self._norms.data[removal.targets] = norms
+            take_vectors()
+            take_norms()
             self._ids = ids
         return len(removal.rows)
 

@@ -65,7 +65,10 @@ class Ids:
 
     def numbered(self, ids: Int64 | None, n: int) -> Int64:
         """The ids that `append` will give `n` new rows."""
-        return np.arange(self.next_id, self.next_id + n, dtype=np.int64) if ids is None else ids
+        if ids is not None:
+            return ids
+        first = self.next_id if n else 0  # with none left, next_id is no int64
+        return np.arange(first, first + n, dtype=np.int64)
 
     def append(self, ids: Int64 | None, n: int) -> None:
         """Ids for `n` new rows, as `new` has checked them."""
@@ -149,7 +152,7 @@ class Ids:
     def from_state(cls, stored: Stored) -> Ids:
         """Ids from a file."""
         ids = cls()
-        ids.n, ids.next_id = stored.count("n"), stored.count("next_id")
+        ids.n, ids.next_id = stored.count("n"), stored.count("next_id", most=1 << 63)
         if stored.has("ids"):
             ids._values = stored.array("ids", np.int64, (ids.n,), non_negative, unique, below(ids.next_id), bulk=True)
         elif ids.n != ids.next_id:

@@ -11,10 +11,12 @@ import numpy as np
 from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Int32, Int64, UInt8, UInt64
+from fpq.indexes.base import bits_to_mask
 from fpq.indexes.ids import Ids
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64
+CLEARED_ROWS = 1 << 12  # at a time
 
 
 class Layout(NamedTuple):
@@ -59,10 +61,11 @@ class Layout(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where new rows go: make it so with `commit`, which cannot fail."""
+    """Where new rows go: `commit` makes it so, `clear` forgets what was written. Neither can fail."""
 
     slots: Int64
     commit: Callable[[], None]
+    clear: Callable[[], None]
 
 
 class InvertedLists:
@@ -97,7 +100,8 @@ class InvertedLists:
         slots[order] = layout.slots(lists, sizes[lists] + rank)
         self.blocks.reserve(layout.n_blocks)
         self.slot_ids.reserve(layout.n_blocks)
-        return Placement(slots, partial(self._put, layout, layout.rows()))
+        clear = self._clearing(slots[slots < self.layout.n_blocks * BLOCK_ROWS])
+        return Placement(slots, partial(self._put, layout, layout.rows()), clear)
 
     def reserve(self, n: int) -> None:
         """Make room for `n` rows in all, however they fall on the lists."""
@@ -110,10 +114,30 @@ class InvertedLists:
         _native.put_codes(codes, slots, self.blocks.data)
         self.slot_ids.data.reshape(-1)[slots] = ids
 
-    def clear(self, slots: Int64) -> None:
-        """Forget what was written for a placement that will not be committed: files hold whole blocks."""
-        slots = slots[slots < self.layout.n_blocks * BLOCK_ROWS]
-        self.write(slots, np.zeros((len(slots), self.blocks.data.shape[1]), np.uint8), np.zeros(len(slots), np.int64))
+    def _clearing(self, slots: Int64) -> Callable[[], None]:
+        """What puts zeros into slots without rows, as files hold whole blocks, and takes no memory."""
+        nothing = np.zeros((min(len(slots), CLEARED_ROWS), self.blocks.data.shape[1]), np.uint8)
+
+        def clear() -> None:
+            ids = self.slot_ids.data.reshape(-1)
+            for start in range(0, len(slots), CLEARED_ROWS):
+                here = slots[start : start + CLEARED_ROWS]
+                _native.put_codes(nothing[: len(here)], here, self.blocks.data)
+                ids[here] = 0
+
+        return clear
+
+    def restoring(self) -> Callable[[], None]:
+        """What brings back the lists as they are, whatever rows have been added meanwhile, and cannot fail."""
+        layout, rows, in_order = self.layout, self.rows, self._sorted
+        clear = self._clearing(np.flatnonzero(~bits_to_mask(rows[: layout.n_blocks])))
+
+        def restore() -> None:
+            self._put(layout, rows)
+            self._sorted = in_order
+            clear()
+
+        return restore
 
     def _taken(self) -> Int64:
         """The slots of all rows, list by list."""

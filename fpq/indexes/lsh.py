@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fpq import _checks, _native, rotation, threads, tuning
+from fpq import _checks, _native, _settings, rotation, threads, tuning
 from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Bits, Index, Nearest
@@ -24,6 +24,9 @@ NEIGHBOUR_QUERIES = 256
 NEIGHBOUR = 10  # its distance is what widths are measured in
 CLIPPED = 0.005  # share of sample rows beyond the range of a sketch coordinate, at either end
 MAX_ROWS = (1 << 32) - 1
+LEAST_WIDTH = 1e-37  # of a bucket: a direction in widths is a normal number over it, as float32
+USUAL = 1e-6, 1e6  # sizes of numbers whose squares float32 holds well
+MOST_SCALE = 1e30  # of sketches, codes a unit of distance: float32 has to hold products with it
 
 Self = TypeVar("Self", bound="LSHIndex")
 Commit = Callable[[], None]  # makes a prepared change visible; cannot fail
@@ -92,10 +95,12 @@ def _erf(x: Float64) -> Float64:
 class LSHIndex(Index):
     """Kept vectors that are found by hashes and ranked by exact distances."""
 
+    metric = _settings.Fixed(_settings.choice("l2", "cosine"))
+    seed = _settings.Setting(_settings.seed)
+
     def __init__(self, metric: str, seed: int, n_threads: int | None) -> None:
-        _checks.choice("metric", metric, ("l2", "cosine"))
         super().__init__(metric, n_threads)
-        self.seed = _checks.integer("seed", seed, 0)
+        self.seed = seed
         self.last_stats: LSHStats | None = None
         self._dim: int | None = None
         self._hashes: _native.LSHHashes | None = None
@@ -139,26 +144,22 @@ class LSHIndex(Index):
         sample = self._prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
         sketches = sketcher(sample, n_threads) if sketch_size(x.shape[1]) else None
         hashes, chosen = self._choose(x, sample, rng, n_threads)
-        with uninterrupted():
-            self._hashes, self._sketcher, self._dim = hashes, sketches, x.shape[1]
-            self._vectors = Vectors()
-            vars(self).update(chosen)
-            self._reset()
+        learned = {"_hashes": hashes, "_sketcher": sketches, "_dim": x.shape[1], "_vectors": Vectors(), **chosen}
+        with uninterrupted():  # what can fail comes first
+            vars(self).update(learned)
         return self
 
     @abstractmethod
     def _choose(
         self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
-        """The hash functions, and the attributes that go with them."""
-
-    @abstractmethod
-    def _reset(self) -> None:
-        """Forget all rows."""
+        """The hash functions, and the attributes that go with them in an index without rows."""
 
     def _neighbour_distance(self, x: Array, rng: np.random.Generator, n_threads: int) -> float:
         """Median distance of sampled rows to their 10th neighbour among at most 131,072 rows of x."""
         rows = self._prepare(_some(x, NEIGHBOUR_ROWS, rng), n_threads)
+        factor = unit_factor(rows)
+        rows = scaled(rows, factor)
         queries = np.ascontiguousarray(_some(rows, NEIGHBOUR_QUERIES, rng), dtype=np.float32)
         k = min(NEIGHBOUR + 1, len(rows))  # the row itself comes first
         squared, _ = tuning.exact(rows, queries, k, None, False, n_threads)
@@ -171,11 +172,17 @@ class LSHIndex(Index):
                     "few times the distance of near neighbours"
                 )
             median = float(np.median(positive))
-        return math.sqrt(median)
+        return math.sqrt(median) / factor
 
     def _draw(
         self, n_tables: int, n_hashes: int, width: float, centre: Float32, rng: np.random.Generator
     ) -> _native.LSHHashes:
+        """Functions for buckets of a width."""
+        if width < LEAST_WIDTH:
+            raise ValueError(
+                f"width: that of a bucket, chosen by the distances of the rows of X, is {width:.3g}, expected at least "
+                f"{LEAST_WIDTH:g}: scale X up"
+            )
         columns, d = n_tables * n_hashes, len(centre)
         directions = (rng.standard_normal((columns, d)) / width).astype(np.float32)
         shifts = rng.random(columns, dtype=np.float32)
@@ -215,9 +222,10 @@ class LSHIndex(Index):
             raise ValueError(f"X: an index holds at most {MAX_ROWS} vectors, with these it would hold {n}")
         x = self._prepare(x, n_threads)
         rows = self._vectors.write(x)
+        all_ids = self._ids.extended(new_ids, len(x))
         commit = self._adding(x, n_threads) if len(x) else None
         with uninterrupted():  # what can fail comes first
-            self._ids.append(new_ids, len(x))
+            self._ids = all_ids
             self._vectors.commit(rows, n)
             if commit:
                 commit()
@@ -245,9 +253,13 @@ class LSHIndex(Index):
         removal = self._ids.plan_removal(ids)
         if not len(removal.rows):
             return 0
-        left, commit = self._ids.without(removal), self._removing(removal)
+        left, take_vectors, commit = (
+            self._ids.without(removal),
+            self._vectors.removing(removal),
+            self._removing(removal),
+        )
         with uninterrupted():  # what can fail comes first
-            self._vectors.remove(removal)
+            take_vectors()
             commit()
             self._ids = left
         return len(removal.rows)
@@ -369,6 +381,8 @@ def sketch_size(d: int) -> int:
 def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
     """The sketches for rows like these: principal coordinates and the length of the rest (csrc/lsh/verify.c)."""
     d = sample.shape[1]
+    factor = unit_factor(sample)
+    sample = scaled(sample, factor)
     size = sketch_size(d)
     principal = rotation.pca(sample, None, 1, size - 1, n_threads)
     centred = sample - principal.mean
@@ -376,15 +390,42 @@ def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
     rest = np.linalg.norm(centred - coordinates @ principal.matrix.T, axis=1)
     low, high = np.quantile(np.column_stack([coordinates, rest]), [CLIPPED, 1 - CLIPPED], axis=0)
     extent = float((high - low).max())
-    least = ((low + high) / 2 - extent / 2).astype(np.float32)
+    with np.errstate(over="ignore"):
+        least = (((low + high) / 2 - extent / 2) / factor).astype(np.float32)
+    if not np.isfinite(least).all():
+        raise ValueError("X: expected rows whose distances are finite as float32: scale X down")
     directions = np.ascontiguousarray(principal.matrix.T)
-    return _sketcher(principal.mean, directions, least, 255 / extent if extent > 0 else 1.0)
+    scale = min(255 * factor / extent, MOST_SCALE) if extent > 0 else 1.0
+    return _sketcher((principal.mean / factor).astype(np.float32), directions, least, scale)
 
 
 def _sketcher(centre: Float32, directions: Float32, least: Float32, scale: float) -> _native.LSHSketcher:
     """Sketches by orthonormal directions (size - 1, d)."""
     size, d = directions.shape
     return _native.LSHSketcher(centre, pack(directions, d), pack(directions.T, size), least, scale)
+
+
+def width_in_range(name: str, value: Any, buckets: float) -> float:
+    """Check the width of a number of buckets."""
+    width, least = _checks.positive(name, value), LEAST_WIDTH * buckets
+    if width < least:
+        raise ValueError(f"{name}: expected at least {least:g}, as float32 holds directions in widths, got {width:g}")
+    return width
+
+
+def unit_factor(x: Array) -> float:
+    """A power of two that brings the numbers of x near 1; 1 if they are of usual size already."""
+    largest = max(float(x.max()), -float(x.min()))
+    low, high = USUAL
+    return 1.0 if low <= largest <= high or largest == 0 else 2.0 ** -math.frexp(largest)[1]
+
+
+def scaled(x: Array, factor: float) -> Array:
+    """The numbers times a factor, as float32; x itself if the factor is 1."""
+    if factor == 1.0:
+        return x
+    out: Float32 = np.multiply(x, factor, dtype=np.float64).astype(np.float32)
+    return out
 
 
 def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
