@@ -392,11 +392,12 @@ def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
     extent = float((high - low).max())
     with np.errstate(over="ignore"):
         least = (((low + high) / 2 - extent / 2) / factor).astype(np.float32)
+        centre = (principal.mean / factor).astype(np.float32)
     if not np.isfinite(least).all():
         raise ValueError("X: expected rows whose distances are finite as float32: scale X down")
     directions = np.ascontiguousarray(principal.matrix.T)
     scale = min(255 * factor / extent, MOST_SCALE) if extent > 0 else 1.0
-    return _sketcher((principal.mean / factor).astype(np.float32), directions, least, scale)
+    return _sketcher(centre, directions, least, scale)
 
 
 def _sketcher(centre: Float32, directions: Float32, least: Float32, scale: float) -> _native.LSHSketcher:
