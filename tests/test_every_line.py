@@ -21,7 +21,7 @@ from fpq import manifest
 from fpq.blocks import Here
 from fpq.indexes import sampling
 
-STEP = int(os.environ.get("FPQ_FAULT_STEP", "12"))
+STEP = int(os.environ.get("FPQ_FAULT_STEP", "24"))
 N, D = 90, 34  # wide enough for sketches
 X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
 Q = X[:2] + 0.1

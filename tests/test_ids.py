@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 import fpq
 
+LAST = int(np.iinfo(np.int64).max)
 X = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
 
 
@@ -57,3 +62,30 @@ def test_ids_have_64_bits_where_integers_have_32(monkeypatch: pytest.MonkeyPatch
         assert index.remove(index.ids) == 198
         assert index.add(X[:2]).ids.tolist() == [200, 201]
         assert index.ids.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        fpq.FlatIndex,
+        lambda: fpq.PQIndex(4, 4),
+        lambda: fpq.IVFPQIndex(4, 4, 4, keep_vectors=True),
+        fpq.E2LSHIndex,
+        fpq.C2LSHIndex,
+    ],
+)
+def test_the_largest_id_in_a_file(make: Any, tmp_path: Path) -> None:
+    """An index that holds or has held it can be saved, loaded and changed; only numbering on has come to its end."""
+    rows = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    index = make().fit(rows)
+    index.add(rows[:3], ids=[5, 6, LAST])
+    for held in (True, False):
+        index.save(tmp_path / "a")
+        for other in (fpq.load(tmp_path / "a"), fpq.load(tmp_path / "a", mmap=True), copy.deepcopy(index)):
+            assert (LAST in other.search(rows[2], 3).ids) == (LAST in other.ids) == held
+            other.search(rows[2], 1, allowed=[5, LAST])
+        with pytest.raises(ValueError, match=r"^ids: none left"):
+            index.add(rows[:1])
+        index.add(rows[:0])
+        index.add(rows[4:5], ids=[7 + held])
+        assert index.remove([LAST]) == held

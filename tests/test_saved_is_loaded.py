@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import fpq
 
-EXAMPLES = int(os.environ.get("FPQ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("FPQ_EXAMPLES", "80"))
 SCALES = int(os.environ.get("FPQ_LEAST_SCALE", "-19")), int(os.environ.get("FPQ_MOST_SCALE", "18"))
 
 SEEDS = st.one_of(st.integers(0, 5), st.just(2**62), st.just((1 << 128) - 1), st.just(np.uint8(7)))
