@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fpq import _native
-from fpq._checks import Array, Float32, Int64
+from fpq._checks import Array, Float32
 
 COPY_BYTES = 1 << 26
 MOVE_BYTES = 1 << 22
@@ -74,7 +74,7 @@ class GrowingArray:
             copy_rows(self.data, larger)
             self.data = larger
 
-    def moving(self, sources: Int64, targets: Int64) -> Callable[[], None]:
+    def moving(self, sources: Array, targets: Array) -> Callable[[], None]:
         """What copies the entries `sources` over the entries `targets`, others all, and cannot fail.
 
         It takes no memory: there is a buffer for a piece of the entries, and the pieces go through one after the other.
