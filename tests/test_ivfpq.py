@@ -245,3 +245,12 @@ def test_failed_add_changes_nothing(monkeypatch):
     index.add(X[1000:])
     whole = build(keep_vectors=True, open_indexing=2.0, list_capacity=2.0).add(X[:1000]).add(X[1000:])
     assert np.array_equal(index.search(Q, 10).ids, whole.search(Q, 10).ids)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exponent", [-40, 40, 55])
+def test_lists_are_in_the_same_order_at_any_scale(exponent: int) -> None:
+    x = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    plain = fpq.IVFPQIndex(20, 4, 4).fit(x)
+    scaled = fpq.IVFPQIndex(20, 4, 4).fit(np.ldexp(x, exponent))
+    np.testing.assert_array_equal(np.ldexp(plain.centroids, exponent), scaled.centroids)

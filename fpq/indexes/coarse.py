@@ -130,6 +130,7 @@ def by_halves(points: Float32) -> Int64:
         if len(ids) <= 2:
             return ids
         x = points[ids] - points[ids].mean(axis=0)
+        x = np.ldexp(x, -np.frexp(np.abs(x).max())[1])  # near 1, exactly: powers of large numbers overflow
         axis = x[np.einsum("ij,ij->i", x, x).argmax()]
         for _ in range(AXIS_STEPS):  # of the power method; einsum adds in the same order whatever the number of threads
             axis = np.einsum("ij,i->j", x, np.einsum("ij,j->i", x, axis))
