@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks, _native, scaling, threads
+from fpq import _checks, _native, _settings, scaling, threads
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import Lock, reads
@@ -58,10 +59,12 @@ class Index(Storable, ABC):
     Public methods that read an index are marked with `reads`, those that change it with `writes`.
     """
 
-    def __init__(self, metric: str, n_threads: int | None) -> None:
-        self.metric: str = _checks.choice("metric", metric, _checks.METRICS)
-        threads.resolve(n_threads)
+    metric = _settings.Fixed(_settings.choice(*_checks.METRICS))
+
+    def __init__(self, metric: str, n_threads: int | None, verbose: bool = False) -> None:
+        self.metric = metric
         self.n_threads = n_threads
+        self.verbose = verbose
         self._ids = Ids()
         self._lock = Lock()
 
@@ -98,6 +101,14 @@ class Index(Storable, ABC):
 
     def _reserve(self, n: int) -> None:
         """Make room for `n` rows in all, which are going to come."""
+
+    def _restoring(self) -> Callable[[], None]:
+        """What makes the index as it is now again, whatever rows have been added meanwhile, and cannot fail."""
+        names = [name for name in ("_vectors", "_counts", "_radius") if hasattr(self, name)]
+        before = {name: getattr(self, name) for name in names}
+        before["_vectors"] = copy.copy(before["_vectors"])  # counts and radii are replaced as a whole
+        before["_ids"] = self._ids.snapshot()
+        return lambda: vars(self).update(before)
 
     @property
     def _limited(self) -> bool:
