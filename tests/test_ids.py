@@ -121,7 +121,7 @@ def test_ids_beside_a_set(data: st.DataObject, narrow: int, scans: int) -> None:
                 if what == "add":
                     commit()
                     model |= set(chosen.tolist())
-                    next_id = max(next_id, *(chosen + 1).tolist()) if len(chosen) else next_id
+                    next_id = max(next_id, int(chosen.max(initial=-1)) + 1)
             elif what == "number" and next_id + n <= LARGEST:
                 ids.adding(ids.new(None, n), n)()
                 model |= set(range(next_id, next_id + n))
