@@ -2,9 +2,10 @@
 
     python bench/checkouts.py PYTHON_BEFORE PYTHON_AFTER [--only train,encode,...] [--rounds 5] [--threads 1]
 
-Both arguments are Python interpreters, each with its own fpq: the interpreters of two virtual environments, say. A ratio
-is the least time of the first divided by the least time of the second: above 1 means that the second is faster. The least
-of several times is what the machine's other work disturbs least. Times are CPU seconds with one thread, else seconds.
+Both arguments are Python interpreters, each with its own fpq: the interpreters of two virtual environments, say. A
+ratio is the least time of the first divided by the least time of the second: above 1 means that the second is faster.
+The least of several times is what the machine's other work disturbs least. Times are CPU seconds with one thread, else
+seconds.
 The last column tells whether both gave the same bits.
 """
 

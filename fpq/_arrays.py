@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -13,6 +12,7 @@ from fpq import _native
 from fpq._checks import Array, Float32
 
 COPY_BYTES = 1 << 26
+MOVE_BYTES = 1 << 22
 
 
 def aligned_empty(*shape: int, dtype: DTypeLike = np.float32) -> Array:
@@ -74,6 +74,20 @@ class GrowingArray:
             copy_rows(self.data, larger)
             self.data = larger
 
-    def move(self, source: Any, target: Any) -> None:
-        """Copy the entries `source` over the entries `target`."""
-        self.data[target] = self.data[source]
+    def moving(self, sources: Array, targets: Array) -> Callable[[], None]:
+        """What copies the entries `sources` over the entries `targets`, others all, and cannot fail.
+
+        It takes no memory: there is a buffer for a piece of the entries, and the pieces go through one after the other.
+        """
+        data = self.data
+        step = max(1, min(len(sources), MOVE_BYTES // max(1, data[:1].nbytes)))
+        buffer = np.empty((step, *data.shape[1:]), data.dtype)
+
+        def move() -> None:
+            for start in range(0, len(sources), step):
+                here = sources[start : start + step]
+                piece = buffer[: len(here)]
+                np.take(data, here, axis=0, out=piece, mode="clip")  # other modes take memory of their own
+                data[targets[start : start + step]] = piece
+
+        return move

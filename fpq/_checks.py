@@ -22,21 +22,23 @@ UInt64 = NDArray[np.uint64]
 Float64 = NDArray[np.float64]
 
 KERNEL_TYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, np.uint8, np.int8))
+MOST = (1 << 63) - 1  # of an integer that files and kernels take
 METRICS = ("l2", "ip", "cosine")
 EXACT_INTEGERS = 1 << 24  # up to here float32 has each integer
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """`value` as an int between `low` and `high`."""
+    """`value` as an int between `low` and `high`, which is 2**63 - 1 by default."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: expected an integer, got {value!r}") from None
-    if number < low or (high is not None and number > high):
-        bounds = f"at least {low}" if high is None else f"{low} to {high}"
-        raise ValueError(f"{name}: expected {bounds}, got {number}")
+    if not low <= number <= (MOST if high is None else high):
+        bounds = f"at least {low}" if high is None and number < low else f"{low} to {MOST if high is None else high}"
+        shown = number if abs(number) <= MOST else f"a number of {number.bit_length()} bits"
+        raise ValueError(f"{name}: expected {bounds}, got {shown}")
     return number
 
 
@@ -46,6 +48,8 @@ def real(name: str, value: Any, low: float = -np.inf) -> float:
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
+    except OverflowError:  # of an integer
+        number = float("inf")
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a number, got {value!r}") from None
     if not np.isfinite(number) or number < low:

@@ -53,9 +53,10 @@ def from_codebooks(codebooks: Any, *, rotation_matrix: Any = None, metric: str =
     if rotation_matrix is not None:
         rotation = _rotation(rotation_matrix, m * dsub)
         dim = len(rotation.matrix)
-    index = PQIndex(m, nbits, metric=metric, rotation=None if rotation is None else "opq")
-    if rotation is not None and dim != m * dsub:
-        index.quantizer.rotation_dim = m * dsub
+    index = PQIndex(
+        m, nbits, metric=metric, rotation=None if rotation is None else "opq",
+        rotation_dim=None if dim == m * dsub else m * dsub,
+    )  # fmt: skip
     index.quantizer._learned(
         dim=dim, codebooks=centroids, code_counts=np.zeros((m, k), np.int64), inertia=float("nan"), n_iter_run=0,
         rotation=rotation,

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, scaling, threads
+from fpq import _checks, _native, _settings, scaling, threads
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.lloyd import LocalRows, TrainingRows, iterate, train_codebooks
 from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
 
+MOST_CLUSTERS = 1 << 24
 SEED_ROWS = 16  # rows a centroid that k-means++ looks at
 
 
@@ -72,6 +73,14 @@ def warn_of_few_rows(n: int, k: int) -> None:
         )
 
 
+def _init(name: str, value: Any) -> str | Float32:
+    """The check of the setting `init`: a rule by its name, or centroids (k, d)."""
+    if isinstance(value, str):
+        rule: str = _checks.choice(name, value, ("random", "k-means++"))
+        return rule
+    return np.array(_checks.vectors(name, value, min_rows=1), dtype=np.float32, order="C")
+
+
 class KMeans(Storable, kind="KMeans"):
     """k-means clustering by squared Euclidean distance.
 
@@ -121,6 +130,13 @@ class KMeans(Storable, kind="KMeans"):
     True
     """
 
+    n_clusters = _settings.Fixed(_settings.at_least(1, MOST_CLUSTERS))
+    n_iter = _settings.Setting(_settings.integer(1))
+    init = _settings.Setting(_init)
+    max_points_per_centroid = _settings.Setting(_settings.integer(1))
+    capacity = _settings.Setting(_settings.optional(_settings.real(1.0)))
+    seed = _settings.Setting(_settings.seed)
+
     centroids: Float32
     inertia: float
     n_iter_run: int
@@ -137,13 +153,12 @@ class KMeans(Storable, kind="KMeans"):
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
-        self.n_clusters = _checks.integer("n_clusters", n_clusters, 1)
-        self.n_iter = _checks.integer("n_iter", n_iter, 1)
-        self.init = _checks.choice("init", init, ("random", "k-means++")) if isinstance(init, str) else init
-        self.max_points_per_centroid = _checks.integer("max_points_per_centroid", max_points_per_centroid, 1)
-        self.capacity = None if capacity is None else _checks.real("capacity", capacity, 1.0)
-        self.seed = _checks.integer("seed", seed, 0)
-        threads.resolve(n_threads)
+        self.n_clusters = n_clusters
+        self.n_iter = n_iter
+        self.init = init
+        self.max_points_per_centroid = max_points_per_centroid
+        self.capacity = capacity
+        self.seed = seed
         self.n_threads = n_threads
         self.verbose = verbose
 
@@ -181,7 +196,7 @@ class KMeans(Storable, kind="KMeans"):
             given = _checks.vectors("init", self.init, dim=d, min_rows=k)
             if len(given) != k:
                 raise ValueError(f"init: expected {k} centroids, got {len(given)}")
-            start = scaling.scaled(given.astype(np.float32), power)[None]
+            start = scaling.scaled(given, power)[None]
         trained = train_codebooks(
             rows, offsets, start, n_iter=self.n_iter, rng=rng, capacity=self.capacity, n_threads=n_threads,
             verbose=self.verbose,
@@ -199,7 +214,7 @@ class KMeans(Storable, kind="KMeans"):
         arrays: dict[str, Array] = {}
         if not isinstance(self.init, str):
             params["init"] = None
-            arrays["init"] = _checks.numbers("init", self.init).astype(np.float32)
+            arrays["init"] = self.init
         params["dim"] = None
         if hasattr(self, "centroids"):
             params |= {"inertia": as_number(self.inertia), "n_iter_run": self.n_iter_run}

@@ -48,7 +48,7 @@ class OpenIndexing:
         """Check the parameters."""
         object.__setattr__(self, "c", _checks.real("c", self.c, 1.0))
         object.__setattr__(self, "candidates", _checks.integer("candidates", self.candidates, 1))
-        _checks.choice("scope", self.scope, ("subspace", "shared"))
+        object.__setattr__(self, "scope", _checks.choice("scope", self.scope, ("subspace", "shared")))
 
     @classmethod
     def of(cls, policy: OpenIndexing | float | None) -> OpenIndexing | None:

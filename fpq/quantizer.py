@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, scaling, threads
+from fpq import _checks, _native, _settings, scaling, threads
 from fpq import rotation as rotations
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
@@ -19,6 +19,7 @@ from fpq.open_indexing import OpenIndexing
 from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 
 CHUNK_ROWS = 1 << 16
+MOST_SUBSPACES = 1 << 20
 
 
 def group_centroids(trained: Training, offsets: Int32) -> Training:
@@ -116,6 +117,16 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     True
     """
 
+    m = _settings.Fixed(_settings.at_least(1, MOST_SUBSPACES))
+    nbits = _settings.Fixed(_settings.integer(1, 8))
+    rotation = _settings.Fixed(_settings.choice(None, "pca", "opq"))
+    rotation_dim = _settings.Fixed[int | None](_settings.checked)
+    open_indexing = _settings.Fixed[OpenIndexing | None](_settings.checked)
+    n_iter = _settings.Setting(_settings.integer(1))
+    init = _settings.Setting(_settings.choice("k-means++", "random"))
+    max_points_per_centroid = _settings.Setting(_settings.integer(1))
+    seed = _settings.Setting(_settings.seed)
+
     dim: int
     codebooks: Float32
     offsets: Int32
@@ -142,20 +153,19 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
-        self.m = _checks.integer("m", m, 1)
-        self.nbits = _checks.integer("nbits", nbits, 1, 8)
-        self.rotation = _checks.choice("rotation", rotation, (None, "pca", "opq"))
+        self.m = m
+        self.nbits = nbits
+        self.rotation = rotation
         if rotation_dim is not None:
             rotation_dim = _checks.integer("rotation_dim", rotation_dim, self.m)
             if rotation is None:
                 raise ValueError(f"rotation_dim: {rotation_dim} needs a rotation, 'pca' or 'opq'")
         self.rotation_dim = rotation_dim
         self.open_indexing = OpenIndexing.of(open_indexing)
-        self.n_iter = _checks.integer("n_iter", n_iter, 1)
-        self.init = _checks.choice("init", init, ("k-means++", "random"))
-        self.max_points_per_centroid = _checks.integer("max_points_per_centroid", max_points_per_centroid, 1)
-        self.seed = _checks.integer("seed", seed, 0)
-        threads.resolve(n_threads)
+        self.n_iter = n_iter
+        self.init = init
+        self.max_points_per_centroid = max_points_per_centroid
+        self.seed = seed
         self.n_threads = n_threads
         self.verbose = verbose
 

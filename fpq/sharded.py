@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fpq import _checks, scaling, storage, threads
+from fpq import _checks, _settings, scaling, storage, threads
 from fpq import manifest as manifests
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import RangeResult, SearchResult
+from fpq.indexes.lock import uninterrupted
 from fpq.manifest import Manifest, Shard
 from fpq.storage import FormatError
 
@@ -239,12 +240,19 @@ class ShardedIndex:
     [5, 105, 205]
     """
 
+    allow_partial = _settings.Setting(_settings.flag)
+
     def __init__(self, manifest: str | os.PathLike[str], *, client: Any = None, allow_partial: bool = False) -> None:
-        self.allow_partial = bool(_checks.choice("allow_partial", allow_partial, (False, True)))
-        self._client = client
+        self._begin(manifest, allow_partial)
+        self._open(manifests.read(self._path), client)
+
+    def _begin(self, manifest: str | os.PathLike[str], allow_partial: bool) -> None:
+        self.allow_partial = allow_partial
         self._path = Path(os.path.abspath(manifest))
         self._changing = threading.Lock()
-        about = manifests.read(self._path)
+
+    def _open(self, about: Manifest, client: Any) -> None:
+        self._client = client
         self._holder: Holder = Here(self._path.parent) if client is None else _cluster(client, self._path.parent)
         self._ask(about, nothing, None)
         self._manifest = about
@@ -256,7 +264,8 @@ class ShardedIndex:
         files: Sequence[str | os.PathLike[str]],
         *,
         offsets: Sequence[int] | None = None,
-        **options: Any,
+        client: Any = None,
+        allow_partial: bool = False,
     ) -> ShardedIndex:
         """Write a manifest for files that `save` has written, and open it.
 
@@ -268,14 +277,16 @@ class ShardedIndex:
             At least one. The manifest keeps their paths from its own folder.
         offsets : sequence of int, optional
             What to add to the ids in each file. Default: 0.
-        options
-            `client` and `allow_partial`.
+        client, allow_partial
+            As in `ShardedIndex`.
 
         Raises
         ------
         FormatError, OSError, ValueError, TypeError
-            As `add_shard`.
+            As `add_shard`. What stood under `manifest` is then as before.
         """
+        index = cls.__new__(cls)
+        index._begin(manifest, allow_partial)
         if not len(files):
             raise ValueError("files: expected at least one shard, got none")
         offsets = [0] * len(files) if offsets is None else offsets
@@ -286,8 +297,9 @@ class ShardedIndex:
         for file, offset in zip(files, offsets, strict=True):
             about = _with_shard(about, file, Path(manifest).parent, offset)
         assert about is not None
+        index._open(about, client)
         about.write(manifest)
-        return cls(manifest, **options)
+        return index
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle goes through the path of the manifest."""
@@ -490,8 +502,9 @@ class ShardedIndex:
         return n
 
     def _change(self, about: Manifest) -> None:
-        about.write(self._path)
-        self._manifest = about
+        with uninterrupted():  # on the disk and here, or neither
+            about.write(self._path)
+            self._manifest = about
         self._holder.keep(about.shards)
 
     def verify(self) -> None:

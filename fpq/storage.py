@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fpq import _format, threads
+from fpq import _format, _settings, threads
 from fpq._arrays import aligned_empty
 from fpq._checks import Array
 from fpq._format import Digests, Extent, FormatError, Layout
@@ -54,8 +54,8 @@ class Storable:
     _kind: ClassVar[str]
     _file: Stored | None = None  # of an object whose arrays are mapped
 
-    n_threads: int | None
-    verbose: bool = False
+    n_threads = _settings.Setting(_settings.thread_count)
+    verbose = _settings.Setting(_settings.flag)
 
     def __init_subclass__(cls, *, kind: str | None = None, **options: Any) -> None:
         """Register the class under the name that files know it by."""
@@ -92,7 +92,8 @@ class Storable:
         OSError
             If the file cannot be written; what was there is as before.
         ValueError
-            If it is the file of the vectors that the index reads.
+            If it is the file of the vectors that the index reads, or if `load` would refuse the file, as something in
+            the object has been overwritten; what was there is as before.
 
         Examples
         --------
@@ -104,8 +105,7 @@ class Storable:
         """
         refuse_input(path, self._inputs())
         with self._reading():
-            params, arrays = self._state()
-            arrays = _format.in_file_order(arrays)
+            params, arrays = self._loadable_state()
             pieces = {name: _format.as_bytes(array) for name, array in arrays.items()}
             with _replacing(Path(path)) as file, _format.Digests(threads.resolve(None)) as digests:
                 begun = {name: digests.begin(piece) for name, piece in pieces.items()}
@@ -127,6 +127,19 @@ class Storable:
         if self._file is not None:
             _restore(Stored(self._file.layout, self._file.source, mapped=True, checked=True))
 
+    def _loadable_state(self) -> State:
+        """The state, arrays in file order, seen to be one that `load` takes but for arrays that grow with the rows."""
+        params, held = self._state()
+        try:
+            arrays = _format.in_file_order(held)
+            header = _format.header(self._kind, params, arrays, dict.fromkeys(arrays, _format.BLANK))
+            size = len(header) + sum(array.nbytes for array in arrays.values())
+            head, text = header[:8], header[8 : 8 + _format.header_size(header[:8], size)]
+            _restore(Stored(_format.parse(head, text, size), held, mapped=False, checked=False))
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"{self._kind}: what it holds could not be loaded again: {error}") from error
+        return State(params, arrays)
+
     def _pieces(self) -> list[bytes | memoryview]:
         params, arrays = self._state()
         return _format.encode(self._kind, params, arrays, threads.resolve(None))
@@ -134,7 +147,8 @@ class Storable:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle goes through the bytes of a file."""
         with self._reading():
-            data = b"".join(self._pieces())
+            params, arrays = self._loadable_state()
+            data = b"".join(_format.encode(self._kind, params, arrays, threads.resolve(None)))
         return _from_bytes, (data, self.n_threads, self.verbose)
 
 
@@ -160,7 +174,7 @@ class Stored:
     ) -> None:
         self.layout = layout
         self.params = layout.params
-        self.source = source  # a binary file, or the bytes of one
+        self.source = source  # a binary file, the bytes of one, or the arrays themselves
         self.mapped = mapped
         self.checked = checked
         self.n_threads = n_threads
@@ -177,10 +191,10 @@ class Stored:
         self._taken.update(names)
         return {name: self.params[name] for name in names}
 
-    def count(self, name: str, low: int = 0) -> int:
+    def count(self, name: str, low: int = 0, most: int = (1 << 63) - 1) -> int:
         """A parameter that is an integer from `low` on."""
         (value,) = self.take(name).values()
-        if type(value) is not int or not low <= value < 1 << 63:
+        if type(value) is not int or not low <= value <= most:
             raise FormatError(f"{name}: expected an integer of at least {low}, got {value!r}")
         return value
 
@@ -246,6 +260,10 @@ class Stored:
             expected = f"{' or '.join(map(str, dtypes))} {shape}"
             raise FormatError(f"{name}: expected {expected}, got {extent.dtype} {extent.shape}")
         self._arrays.discard(name)
+        if isinstance(self.source, dict):
+            array: Array = np.ascontiguousarray(self.source[name])
+            self._judge(name, array, () if bulk else checks)
+            return array
         with _format.Digests(threads.resolve(None) if extent.nbytes > _format.DIGEST_CHUNK else 1) as digests:
             check = self.checked or not bulk
             if self.mapped and bulk:
@@ -257,10 +275,13 @@ class Stored:
                 raise FormatError(f"{name}: the data are damaged: their digest differs")
         array = np.frombuffer(data, extent.dtype).reshape(extent.shape)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        for each in checks if check else ():
+        self._judge(name, array, checks if check else ())
+        return array
+
+    def _judge(self, name: str, array: Array, checks: Iterable[Check]) -> None:
+        for each in checks:
             if not each.holds(array):
                 raise FormatError(f"{name}: expected {each.expected}")
-        return array
 
     def _extent(self, name: str) -> Extent:
         if name not in self.layout.arrays:

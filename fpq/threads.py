@@ -133,8 +133,9 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:  # Ctrl-C may come before `close`
-        self._calls.put(None)
+    def __del__(self) -> None:  # Ctrl-C may come before `close`, or before `__init__` has ended
+        if hasattr(self, "_calls"):
+            self._calls.put(None)
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> Call[R]:
         """Have ``function(*arguments)`` called."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,116 @@ def search_in_process(index: Any, Q: Any, out: Any = None) -> Any:
     if out is not None:
         out.put(ids)
     return ids
+
+
+PACKAGE = os.path.dirname(fpq.__file__) + os.sep
+# Lines between a call and the `with` or `try` that undoes it: no signal is heeded there, they only call.
+UNBROKEN = {("lock.py", name) for name in ("locked", "reading", "end", "uninterrupted")}
+
+Line = tuple[str, int]  # file, number
+
+
+class Lines:
+    """Traces the lines of fpq that a call executes, and raises an error before a line is executed for the n-th time.
+
+    What `uninterrupted` puts an interrupt off for does not count: it cannot fail.
+    """
+
+    def __init__(self, at: Line | None = None, times: int = 0, error: BaseException | None = None) -> None:
+        self.counts: dict[Line, int] = {}
+        self.raised = False
+        self._at, self._left, self._error = at, times, error
+        self._calls_of_uninterrupted = 0
+        self._within = False
+
+    def run(self, call: Any) -> Any:
+        """The result of ``call()``."""
+        before = sys.gettrace()
+        sys.settrace(self._enter)
+        try:
+            return call()
+        finally:
+            sys.settrace(before)
+
+    def _enter(self, frame: Any, event: str, argument: Any) -> Any:
+        code = frame.f_code
+        if not code.co_filename.startswith(PACKAGE):
+            return None
+        if code.co_name == "uninterrupted":  # a generator: it is called to begin and to end
+            self._calls_of_uninterrupted += 1
+            self._within = True
+            return self._leave_uninterrupted
+        if self._within or (os.path.basename(code.co_filename), code.co_name) in UNBROKEN:
+            return None
+        begun: set[int] = set()  # lines with `with`: each comes again before it ends, where no signal is heeded either
+
+        def line(frame: Any, event: str, argument: Any) -> Any:
+            if event == "line" and frame.f_lineno not in begun:
+                if linecache.getline(code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+                    begun.add(frame.f_lineno)
+                self._line((code.co_filename, frame.f_lineno))
+            return line
+
+        return line
+
+    def _leave_uninterrupted(self, frame: Any, event: str, argument: Any) -> Any:
+        if event == "return":
+            self._within = self._calls_of_uninterrupted % 2 == 1
+        return self._leave_uninterrupted
+
+    def _line(self, line: Line) -> None:
+        if self._within:
+            return
+        if self._error is None:
+            self.counts[line] = self.counts.get(line, 0) + 1
+        elif line == self._at:
+            self._left -= 1
+            if self._left == 0:
+                self.raised = True
+                raise self._error
+
+
+def every_line(make: Any, call: Any, observe: Any, *, step: int = 1, salt: str = "") -> int:
+    """Fail before each line of a call, or one in `step` of them; how many times it failed.
+
+    Each line fails with MemoryError at its first and with KeyboardInterrupt at its last execution. After that the
+    object is seen to be as before, or as after a call that succeeds (when nothing was left to do but to return).
+
+    Parameters
+    ----------
+    make : callable
+        Makes the object.
+    call : callable
+        Takes the object.
+    observe : callable
+        Takes the object; all that can be seen of it, to be compared.
+    """
+    thing = make()
+    before = observe(thing)
+    tracer = Lines()
+    tracer.run(lambda: call(thing))
+    after = observe(thing)
+    lines = sorted(tracer.counts.items())
+    assert lines
+    cases = [
+        case
+        for i, (line, times) in enumerate(lines)
+        if (i + zlib.crc32(salt.encode())) % step == 0
+        for case in ((line, 1, MemoryError("none left")), (line, times, KeyboardInterrupt()))
+    ]
+    thing = make()
+    failed = 0
+    for line, times, error in cases:
+        tracer = Lines(line, times, error)
+        try:
+            tracer.run(lambda: call(thing))
+        except (MemoryError, KeyboardInterrupt):
+            assert tracer.raised, line
+        failed += tracer.raised
+        found = observe(thing)
+        if found != before:
+            assert found == after, f"{type(error).__name__} at execution {times} of {line[0]}:{line[1]}"
+            thing = make()
+    call(thing)
+    assert observe(thing) == after, "after all failures"
+    return failed

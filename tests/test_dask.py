@@ -142,13 +142,13 @@ def test_search_on_a_cluster(client: Any, tmp_path: Path) -> None:
     manifest = fpq.dask.build(one, da.from_array(X, chunks=(400, D)), tmp_path)
     one.add(X)
     many = fpq.ShardedIndex(manifest, client=client)
+    assert many.nbytes == fpq.ShardedIndex(manifest).nbytes > 0  # before searches make tables of ids
     few = np.arange(0, N, 3)
     for options in ({}, {"n_probe": 3}, {"rerank": 4}, {"allowed": few}, {"allowed": np.isin(np.arange(N), few)}):
         same(many.search(Q, 11, **options), one.search(Q, 11, **options))
     same(many.search(Q[0], 2), one.search(Q[0], 2))
     same(many.range_search(Q, 9.0, n_probe=4), one.range_search(Q, 9.0, n_probe=4))
     many.verify()
-    assert many.nbytes == fpq.ShardedIndex(manifest).nbytes > 0
     dropped = many.shards[2]
     many.drop_shard(dropped)
     left = np.r_[0:800, 1200:N]

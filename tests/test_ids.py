@@ -71,7 +71,7 @@ def test_ids_have_64_bits_where_integers_have_32(monkeypatch: pytest.MonkeyPatch
         assert index.ids.dtype == np.int64
 
 
-LARGEST = np.iinfo(np.int64).max
+LARGEST = int(np.iinfo(np.int64).max)
 
 
 def in_a_row(n: int) -> Any:
@@ -121,7 +121,7 @@ def test_ids_beside_a_set(data: st.DataObject, narrow: int, scans: int) -> None:
                 if what == "add":
                     commit()
                     model |= set(chosen.tolist())
-                    next_id = max(next_id, *(chosen + 1).tolist()) if len(chosen) else next_id
+                    next_id = max(next_id, int(chosen.max(initial=-1)) + 1)
             elif what == "number" and next_id + n <= LARGEST:
                 ids.adding(ids.new(None, n), n)()
                 model |= set(range(next_id, next_id + n))
@@ -314,3 +314,30 @@ def test_negative_and_huge_ids_of_a_mapped_file(tmp_path: Path) -> None:
             if index._ids.largest < 1000:
                 for share in (1, 50):
                     index.search(WIDE[:3], 2, allowed=np.arange(1000) % share == 0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        fpq.FlatIndex,
+        lambda: fpq.PQIndex(4, 4),
+        lambda: fpq.IVFPQIndex(4, 4, 4, keep_vectors=True),
+        fpq.E2LSHIndex,
+        fpq.C2LSHIndex,
+    ],
+)
+def test_the_largest_id_in_a_file(make: Any, tmp_path: Path) -> None:
+    """An index that holds or has held it can be saved, loaded and changed; only numbering on has come to its end."""
+    rows = np.random.default_rng(0).normal(size=(300, 12)).astype(np.float32)
+    index = make().fit(rows)
+    index.add(rows[:3], ids=[5, 6, LARGEST])
+    for held in (True, False):
+        index.save(tmp_path / "a")
+        for other in (fpq.load(tmp_path / "a"), fpq.load(tmp_path / "a", mmap=True), copy.deepcopy(index)):
+            assert (LARGEST in other.search(rows[2], 3).ids) == (LARGEST in other.ids) == held
+            other.search(rows[2], 1, allowed=[5, LARGEST])
+        with pytest.raises(ValueError, match=r"^ids: none left"):
+            index.add(rows[:1])
+        index.add(rows[:0])
+        index.add(rows[4:5], ids=[7 + held])
+        assert index.remove([LARGEST]) == held

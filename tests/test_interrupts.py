@@ -82,7 +82,7 @@ def test_search_with_rerank(name: str, filled: dict[str, Any]) -> None:
 def test_one_query_with_many_probes() -> None:
     """All rows are in the bucket of the query, in each table."""
     index = fpq.E2LSHIndex(1000, 1, 1e6).fit(WIDE).add(WIDE)
-    index._table_sketches = index._sketcher = None  # each row's distance is to be taken
+    index._tables, index._sketcher = index._tables._replace(sketches=None), None  # each row's distance is to be taken
     interrupt(lambda: [index.search(WIDE[0], 10, n_probe=1 << 20) for _ in range(1000)])
 
 

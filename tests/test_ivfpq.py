@@ -235,7 +235,7 @@ def test_bad_input(call, error, message):
 def test_failed_add_changes_nothing(monkeypatch):
     index = build(keep_vectors=True, open_indexing=2.0, list_capacity=2.0).add(X[:1000])
     before = index.search(Q, 10), index.list_sizes, index.nbytes
-    monkeypatch.setattr(index._vectors, "write", lambda x: (_ for _ in ()).throw(MemoryError("no memory")))
+    monkeypatch.setattr(index._vectors, "write", lambda x, **_: (_ for _ in ()).throw(MemoryError("no memory")))
     with pytest.raises(MemoryError):
         index.add(X[1000:])
     monkeypatch.undo()
@@ -262,3 +262,12 @@ def test_queries_in_batches(monkeypatch):
                     np.testing.assert_array_equal(a, b)
         monkeypatch.undo()
         assert len(expected[1].ids) > 100
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("exponent", [-40, 40, 55])
+def test_lists_are_in_the_same_order_at_any_scale(exponent: int) -> None:
+    x = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    plain = fpq.IVFPQIndex(20, 4, 4).fit(x)
+    scaled = fpq.IVFPQIndex(20, 4, 4).fit(np.ldexp(x, exponent))
+    np.testing.assert_array_equal(np.ldexp(plain.centroids, exponent), scaled.centroids)

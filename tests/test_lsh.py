@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -483,3 +484,52 @@ def test_few_wide_rows(make: Any, n: int, d: int) -> None:
     same = found.ids == exact.ids
     assert same.mean() > 0.9
     np.testing.assert_array_equal(found.distances[same], exact.distances[same])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("d", [8, 40])  # without sketches and with
+@pytest.mark.parametrize("exponent", [-30, -25, -15, 0, 15, 18, 30, 37])
+@pytest.mark.parametrize("make", [fpq.E2LSHIndex, fpq.C2LSHIndex])
+def test_data_of_any_scale(make: Any, exponent: int, d: int, tmp_path: Path) -> None:
+    """Widths and sketches are chosen as for the same data at scale 1, and whatever is accepted can be saved."""
+    scale = 2.0 ** round(exponent * np.log2(10))
+    x = np.random.default_rng(0).normal(size=(300, d)).astype(np.float32)
+    plain = make().fit(x).add(x)
+    rows = (x * scale).astype(np.float32)
+    index = make().fit(rows).add(rows)
+    assert index.width == pytest.approx(plain.width * scale)
+    if abs(exponent) <= 15:  # where float32 holds squared distances
+        np.testing.assert_array_equal(index.search(rows[:20], 5).ids, plain.search(x[:20], 5).ids)
+
+    def answer(index: Any) -> Any:
+        try:
+            return index.search(rows[:5], 3).ids.tolist()
+        except ValueError as error:
+            assert exponent >= 30 and str(error).startswith("Q: expected distances within float32")
+            return str(error)
+
+    assert isinstance(answer(index), str) == (exponent >= 30)  # where squared distances of different rows leave float32
+    for width in (None, 1e-36 * 5, 3 * scale, 1.0, 1e38, 1e300):
+        index = make(width=width).fit(rows).add(rows)
+        index.save(tmp_path / "a")
+        assert answer(index) == answer(fpq.load(tmp_path / "a"))
+
+
+def test_width_out_of_range() -> None:
+    for make, least in ((fpq.E2LSHIndex, "1e-37"), (fpq.C2LSHIndex, "2e-36")):
+        with pytest.raises(ValueError, match=f"^width: expected at least {least}, .*, got 1e-45"):
+            make(width=1e-45)
+        with pytest.raises(ValueError, match=r"^width: that of a bucket, chosen by the distances of the rows of X"):
+            make().fit(X * np.float32(1e-40))
+    huge = np.random.default_rng(0).normal(size=(100, 40)).clip(-1, 1) * 3e38
+    for make in (fpq.E2LSHIndex, fpq.C2LSHIndex):
+        with pytest.raises(ValueError, match=r"^X: expected rows whose distances are finite as float32"):
+            make().fit(huge.astype(np.float32))
+
+
+def test_ratio_out_of_range() -> None:
+    for ratio in (1.0, 1 + 1e-15, 1.0099):
+        with pytest.raises(ValueError, match=r"^ratio: expected (a number above 1|at least 1\.01), got 1\."):
+            fpq.C2LSHIndex(n_hashes=10, ratio=ratio)
+    index = fpq.C2LSHIndex(n_hashes=10, ratio=1.01).fit(X).add(X)
+    assert index.search(X[:3], 1).ids[:, 0].tolist() == [0, 1, 2]

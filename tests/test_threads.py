@@ -452,3 +452,23 @@ def test_quota_of_the_control_group(
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(threads, "Path", lambda _: tmp_path)
     assert threads._cgroup_cpus.__wrapped__() == cpus
+
+
+@pytest.mark.parametrize("change", [False, True])
+def test_an_interrupt_while_the_lock_is_given_up(change: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = fpq.FlatIndex().add(np.eye(3))
+    end = Lock._end
+    calls = []
+
+    def interrupted_once(self: Lock, me: int) -> None:
+        calls.append(me)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        end(self, me)
+
+    monkeypatch.setattr(Lock, "_end", interrupted_once)
+    with pytest.raises(KeyboardInterrupt):
+        index.add(np.eye(3)) if change else index.search(np.ones(3), 1)
+    assert len(calls) == 2 and len(index) == (6 if change else 3)
+    with ThreadPoolExecutor(1) as pool:  # another thread need not wait
+        assert pool.submit(index.remove, [0]).result(timeout=10) == 1

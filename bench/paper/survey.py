@@ -52,7 +52,7 @@ def effects(task: measure.Task) -> list[Effect]:
 def _effect(
     title: str, quantizer: ProductQuantizer, policy: OpenIndexing | None, split: data.Split, threads: int
 ) -> Effect:
-    quantizer.open_indexing = policy
+    vars(quantizer)["open_indexing"] = policy  # of a quantizer in use it cannot be set, of this one all codes are new
     index = PQIndex(quantizer.m, n_threads=threads)
     index.quantizer = quantizer
     index.add(split.train)

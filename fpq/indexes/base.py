@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks, _native, scaling, threads
+from fpq import _checks, _native, _settings, scaling, threads
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.ids import Ids
 from fpq.indexes.lock import Lock, reads
@@ -59,10 +60,12 @@ class Index(Storable, ABC):
     Public methods that read an index are marked with `reads`, those that change it with `writes`.
     """
 
-    def __init__(self, metric: str, n_threads: int | None) -> None:
-        self.metric: str = _checks.choice("metric", metric, _checks.METRICS)
-        threads.resolve(n_threads)
+    metric = _settings.Fixed(_settings.choice(*_checks.METRICS))
+
+    def __init__(self, metric: str, n_threads: int | None, verbose: bool = False) -> None:
+        self.metric = metric
         self.n_threads = n_threads
+        self.verbose = verbose
         self._ids = Ids()
         self._lock = Lock()
 
@@ -99,6 +102,14 @@ class Index(Storable, ABC):
 
     def _reserve(self, n: int) -> None:
         """Make room for `n` rows in all, which are going to come."""
+
+    def _restoring(self) -> Callable[[], None]:
+        """What makes the index as it is now again, whatever rows have been added meanwhile, and cannot fail."""
+        names = [name for name in ("_vectors", "_counts", "_radius") if hasattr(self, name)]
+        before = {name: getattr(self, name) for name in names}
+        before["_vectors"] = copy.copy(before["_vectors"])  # counts and radii are replaced as a whole
+        before["_ids"] = self._ids.snapshot()
+        return lambda: vars(self).update(before)
 
     @property
     def _limited(self) -> bool:
@@ -166,10 +177,10 @@ class Index(Storable, ABC):
     def _require_finite(distances: Float32, ids: Int64) -> None:
         """See that no distance found is beyond float32; distances of each query ascend."""
         if len(distances) == 1:
-            finite = math.isfinite(distances.item(0)) and math.isfinite(distances.item(-1))
-        else:
-            finite = bool(np.isfinite(distances[:, 0]).all() and np.isfinite(distances[:, -1]).all())
-        if finite:
+            beyond = math.isinf(distances.item(0)) or math.isinf(distances.item(-1))
+        else:  # count_nonzero imports nothing, as `any` may: a search may be the last call of a program
+            beyond = bool(np.count_nonzero(np.isinf(distances[:, 0])) + np.count_nonzero(np.isinf(distances[:, -1])))
+        if not beyond:
             return
         query, at = np.nonzero(np.isinf(distances) & (ids >= 0))
         if len(query):

@@ -6,7 +6,6 @@ or, of a memory-mapped array, `ROWS` rows; an iterable may make its blocks while
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
@@ -17,6 +16,7 @@ from fpq import _checks
 from fpq._checks import KERNEL_TYPES
 from fpq.blocks import Here, Where, on_dask
 from fpq.indexes.base import SearchResult
+from fpq.indexes.lock import uninterrupted
 
 ROWS = 1 << 18
 
@@ -71,8 +71,7 @@ def adds_blocks(method: F) -> F:
         if not in_blocks(X) or (isinstance(X, np.memmap) and self._limited):
             return method(self, X, ids)
         given = None if ids is None else _checks.id_array("ids", ids)
-        names = [name for name in ("_ids", "_vectors", "_counts", "_radius") if hasattr(self, name)]
-        before = {name: copy.copy(getattr(self, name)) for name in names}
+        restore = self._restoring()
         n = len(self)
         try:
             source = Here.of(X, ROWS)
@@ -87,8 +86,8 @@ def adds_blocks(method: F) -> F:
             if given is not None and len(given) != len(self) - n:
                 raise ValueError(f"ids: expected {len(self) - n} ids for so many rows, got {len(given)}")
         except BaseException:
-            self.remove(self._ids.values[n:])
-            vars(self).update(before)
+            with uninterrupted():
+                restore()
             raise
         return self
 

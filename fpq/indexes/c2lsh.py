@@ -7,19 +7,32 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, tuning
+from fpq import _checks, _native, _settings, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.ids import Commit, Removal
 from fpq.indexes.lock import reads
-from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability
+from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
 from fpq.storage import State, Stored
 
 BLOCK_ROWS = 64
 MAX_HASHES = 255  # a count is one byte
 WINDOW = 10.0  # half a window of the first level, in base buckets
+LEAST_RATIO = 1.01  # nearer to 1, a search would go through thousands of levels
 STEP = 1.25  # between the numbers of candidates that `tune` measures
+
+
+def _width(name: str, value: Any) -> float:
+    return width_in_range(name, value, 2 * WINDOW)
+
+
+def _ratio(name: str, value: Any) -> float:
+    number = _checks.real(name, value)
+    if number < LEAST_RATIO:
+        least = "a number above 1" if number <= 1 else f"at least {LEAST_RATIO}"
+        raise ValueError(f"{name}: expected {least}, got {number}")
+    return number
 
 
 class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
@@ -54,7 +67,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         Window of the first level, in units of distance (not squared). Default: that for the median distance of a row
         to its 10th neighbour, among at most 131,072 rows of X.
     ratio : float, default 2.0
-        The c of c-approximate search, above 1.
+        The c of c-approximate search, at least 1.01.
     delta : float, default 1/e
         Bound of the probability that a vector within a level's radius is not a candidate there, between 0 and 1.
     beta : float, default 0.01
@@ -83,6 +96,17 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     [0, 1, 2]
     """
 
+    n_hashes = _settings.Fixed[int](_settings.checked)
+    threshold = _settings.Fixed[int](_settings.checked)
+    width = _settings.Fixed(_settings.optional(_width))
+    ratio = _settings.Fixed(_ratio)
+    delta = _settings.Fixed(_checks.fraction)
+    beta = _settings.Fixed(_checks.fraction)
+    n_candidates = _settings.Setting(_settings.optional(_settings.integer(1)))
+
+    _blocks: GrowingArray  # (blocks, n_hashes, BLOCK_ROWS)
+    _row_sketches: GrowingArray | None
+
     def __init__(
         self,
         n_hashes: int | None = None,
@@ -97,10 +121,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         n_threads: int | None = None,
     ) -> None:
         super().__init__(metric, seed, n_threads)
-        self.ratio = _checks.real("ratio", ratio)
-        if self.ratio <= 1:
-            raise ValueError(f"ratio: expected a number above 1, got {self.ratio}")
-        self.delta, self.beta = _checks.fraction("delta", delta), _checks.fraction("beta", beta)
+        self.ratio, self.delta, self.beta = ratio, delta, beta
         if n_hashes is not None:
             n_hashes = _checks.integer("n_hashes", n_hashes, 1, MAX_HASHES)
         chosen, least = self._formulas(n_hashes)
@@ -108,12 +129,12 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             threshold = _checks.integer("threshold", threshold, 1)
             if threshold > chosen:
                 raise ValueError(f"threshold: expected at most n_hashes = {chosen} collisions, got {threshold}")
-        self.n_hashes: int = chosen
-        self.threshold: int = least if threshold is None else threshold
-        self._given_width = None if width is None else _checks.positive("width", width)
-        self.width = self._given_width
-        self.n_candidates: int | None = None
-        self._reset()
+        self.n_hashes = chosen
+        self.threshold = least if threshold is None else threshold
+        self.width = width
+        self._given_width = self.width
+        self.n_candidates = None
+        vars(self).update(self._no_rows(0))
 
     def _formulas(self, n_hashes: int | None) -> tuple[int, int]:
         """How many functions, and the threshold: Huang et al. 2015, section 5.
@@ -123,7 +144,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         beta/2 if m >= ln(2/beta) / (2 (alpha - p2)^2).
         """
         p1, p2 = collision_probability([1.0, self.ratio], self._base_width(1.0), WINDOW)
-        miss, false = math.sqrt(math.log(1 / self.delta)), math.sqrt(math.log(2 / self.beta))
+        miss, false = math.sqrt(-math.log(self.delta)), math.sqrt(math.log(2) - math.log(self.beta))
         if n_hashes is None:
             n_hashes = math.ceil((miss + false) ** 2 / (2 * (p1 - p2) ** 2))
             if n_hashes > MAX_HASHES:
@@ -136,7 +157,8 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
 
     def _window(self) -> float:
         """The best window for the radius 1: Huang et al. 2015, section 5.3."""
-        return math.sqrt(8 * self.ratio**2 * math.log(self.ratio) / (self.ratio**2 - 1))
+        log = math.log(self.ratio)
+        return math.sqrt(8 * log / -math.expm1(-2 * log))  # ratio**2 may overflow
 
     def _base_width(self, radius: float) -> float:
         return self._window() * radius / (2 * WINDOW)
@@ -160,11 +182,14 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             width = self._window() * self._neighbour_distance(x, rng, n_threads)
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
         hashes = self._draw(1, self.n_hashes, width / (2 * WINDOW), centre, rng)
-        return hashes, {"width": width, "n_candidates": None}
+        return hashes, {"width": width, "n_candidates": None, **self._no_rows(sketch_size(x.shape[1]))}
 
-    def _reset(self) -> None:
-        self._blocks = GrowingArray((self.n_hashes, BLOCK_ROWS), np.uint8)
-        self._row_sketches = GrowingArray((self._sketch_size,), np.uint8) if self._sketch_size else None
+    def _no_rows(self, size: int) -> dict[str, Any]:
+        """The attributes of an index without rows, with sketches of `size` bytes."""
+        return {
+            "_blocks": GrowingArray((self.n_hashes, BLOCK_ROWS), np.uint8),
+            "_row_sketches": GrowingArray((size,), np.uint8) if size else None,
+        }
 
     def _adding(self, x: Array, n_threads: int) -> Commit:
         assert self._hashes is not None
@@ -308,11 +333,11 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             stored.take("chosen")
             return index
         chosen = stored.part("chosen")
-        index.width = _checks.positive("width", chosen.number("width"))
+        vars(index).update(width=_checks.positive("width", chosen.number("width")))
         index.n_candidates = chosen.optional_count("n_candidates", 1)
         index._restore_hashes(stored, 1, index.n_hashes)
-        index._reset()
         n, size = len(index), index._sketch_size
+        vars(index).update(index._no_rows(size))
         if n:
             shape = (-(-n // BLOCK_ROWS), index.n_hashes, BLOCK_ROWS)
             index._blocks = GrowingArray.of(stored.array("codes", np.uint8, shape, bulk=True))

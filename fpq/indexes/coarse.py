@@ -121,8 +121,8 @@ def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int) -> Float32:
 
 
 def list_limit(capacity: float, n: int, n_lists: int) -> int:
-    """Most rows of a list among `n`: ceil(capacity * n / n_lists)."""
-    return math.ceil(capacity * n / n_lists)
+    """Most rows of a list among `n`: ceil(capacity * n / n_lists), n at most."""
+    return math.ceil(min(capacity, n_lists) * n / n_lists)
 
 
 def by_halves(points: Float32) -> Int64:
@@ -135,7 +135,7 @@ def by_halves(points: Float32) -> Int64:
         if len(ids) <= 2:
             return ids
         x = points[ids] - points[ids].mean(axis=0, dtype=np.float64).astype(np.float32)
-        x /= max(float(np.abs(x).max()), np.finfo(np.float32).tiny)
+        x /= max(float(np.abs(x).max()), np.finfo(np.float32).tiny)  # powers of large and small numbers leave float32
         axis = x[np.einsum("ij,ij->i", x, x).argmax()]
         for _ in range(AXIS_STEPS):  # of the power method; einsum adds in the same order whatever the number of threads
             axis = np.einsum("ij,i->j", x, np.einsum("ij,j->i", x, axis))

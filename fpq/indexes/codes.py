@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, scaling, threads, tuning
+from fpq import _checks, _native, _settings, scaling, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.blocks import Here
 from fpq.indexes.base import Bits, Index, Nearest, SearchResult
 from fpq.indexes.blockwise import ROWS, gathered, in_blocks
-from fpq.indexes.lock import reads
+from fpq.indexes.lock import reads, uninterrupted
 from fpq.indexes.vector_file import VectorFile
 from fpq.indexes.vectors import Vectors
 from fpq.lloyd import TrainingRows
@@ -29,7 +29,8 @@ MAX_RERANK = 128  # that `tune` measures
 class CodeIndex(Index):
     """An index that holds codes, and the vectors themselves if asked to."""
 
-    rerank: int | None = None
+    rerank = _settings.Setting(_settings.optional(_settings.integer(1)))
+    keep_vectors = _settings.Fixed(_settings.flag_or_path)
 
     def __init__(
         self,
@@ -46,20 +47,16 @@ class CodeIndex(Index):
         n_threads: int | None,
         verbose: bool,
     ) -> None:
-        super().__init__(metric, n_threads)
+        super().__init__(metric, n_threads, verbose)
         self.quantizer = ProductQuantizer(
             m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing,
             init=init, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
-        self.verbose = verbose
+        self.rerank = None
+        self.keep_vectors = keep_vectors
         self._vectors: Vectors | VectorFile = Vectors()
-        if isinstance(keep_vectors, (str, os.PathLike)):
-            self._vectors = VectorFile(keep_vectors, normalize=metric == "cosine")
-            self.keep_vectors: bool | str = self._vectors.path
-        elif isinstance(keep_vectors, bool):
-            self.keep_vectors = keep_vectors
-        else:
-            raise TypeError(f"keep_vectors: expected False, True or the path of a .npy file, got {keep_vectors!r}")
+        if isinstance(self.keep_vectors, str):
+            self._vectors = VectorFile(self.keep_vectors, normalize=self.metric == "cosine")
         self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
 
     def _inputs(self) -> tuple[str, ...]:
@@ -103,9 +100,23 @@ class CodeIndex(Index):
     def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
         """As `fit`, from the rows that it would draw of n: the same bits."""
 
-    def _forget_vectors(self) -> None:
-        if isinstance(self._vectors, Vectors):
-            self._vectors = Vectors()
+    def _double(self) -> ProductQuantizer:
+        """A quantizer like that of the index, to learn in its place: `_take_learned` makes it visible."""
+        double = object.__new__(ProductQuantizer)
+        vars(double).update(vars(self.quantizer))
+        return double
+
+    def _take_learned(self, double: ProductQuantizer, **more: Any) -> None:
+        """Be an index without rows that has learned what `double` has, and these attributes. All happens or nothing."""
+        fresh = {**self._no_rows(), **more}
+        with uninterrupted():  # what can fail comes first
+            vars(self.quantizer).update(vars(double))
+            vars(self).update(fresh)
+
+    def _no_rows(self) -> dict[str, Any]:
+        """The attributes of an index without rows."""
+        vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors
+        return {"_vectors": vectors, "_counts": None}
 
     def _require_file_fits(self, dim: int, ids: Int64 | None = None) -> None:
         """See that a file of vectors has this dimension, and a row for each of these new ids."""

@@ -6,13 +6,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks, _native, threads, tuning
+from fpq import _checks, _native, _settings, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt32, UInt64
 from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.ids import Commit, Removal, nothing
 from fpq.indexes.lock import reads
-from fpq.indexes.lsh import MAX_ROWS, LSHIndex, LSHStats, collision_probability, pair_distances, sketch_size
+from fpq.indexes.lsh import (
+    MAX_ROWS,
+    LSHIndex,
+    LSHStats,
+    collision_probability,
+    pair_distances,
+    sketch_size,
+    width_in_range,
+)
 from fpq.storage import Check, FormatError, State, Stored
 
 WIDTH = 3.0  # default width, in distances to the 10th neighbour
@@ -22,7 +30,7 @@ BUCKET_ROWS = 600  # default n_hashes: so many that a row shares its bucket with
 MAX_HASHES = 32
 MAX_TABLES = 1024
 MAX_PROBES = 1 << 16  # that `tune` measures
-MOST_PROBES = 1 << 40  # more than memory allows
+MOST_PROBES = 1 << 20  # that a search takes
 STEP = 1.25  # between the numbers of probes that `tune` measures
 WAITING = 8  # tables take new rows in when one row in so many is new
 ROW_BITS = np.uint64(32)
@@ -51,6 +59,10 @@ class Tables(NamedTuple):
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return self.entries.nbytes + self.starts.nbytes + (0 if self.sketches is None else self.sketches.nbytes)
+
+
+def _width(name: str, value: Any) -> float:
+    return width_in_range(name, value, 1.0)
 
 
 class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
@@ -108,6 +120,15 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     [0, 1, 2]
     """
 
+    n_tables = _settings.Fixed(_settings.optional(_settings.integer(1, MAX_TABLES)))
+    n_hashes = _settings.Fixed(_settings.optional(_settings.integer(1, MAX_HASHES)))
+    width = _settings.Fixed(_settings.optional(_width))
+    memory_limit = _settings.Fixed(_settings.optional(_settings.integer(1)))
+    n_probe = _settings.Setting(_settings.integer(1))
+
+    _tables: Tables
+    _waiting: tuple[GrowingArray, GrowingArray]  # entries and sketches of the rows behind those in the tables
+
     def __init__(
         self,
         n_tables: int | None = None,
@@ -120,21 +141,17 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         n_threads: int | None = None,
     ) -> None:
         super().__init__(metric, seed, n_threads)
-        self._given = (
-            None if n_tables is None else _checks.integer("n_tables", n_tables, 1, MAX_TABLES),
-            None if n_hashes is None else _checks.integer("n_hashes", n_hashes, 1, MAX_HASHES),
-            None if width is None else _checks.positive("width", width),
-        )
-        self.n_tables, self.n_hashes, self.width = self._given
-        self.memory_limit = None if memory_limit is None else _checks.integer("memory_limit", memory_limit, 1)
-        self.n_probe: int | None = None
-        self._reset()
+        self.n_tables, self.n_hashes, self.width = n_tables, n_hashes, width
+        self._given = self.n_tables, self.n_hashes, self.width
+        self.memory_limit = memory_limit
+        vars(self).update(n_probe=None, **self._no_rows(self.n_tables or 0, 0))  # n_probe: until `fit`
 
-    def _reset(self) -> None:
-        n_tables = self.n_tables or 0
-        self._tables = Tables(np.empty((n_tables, 0), np.uint64), np.empty((n_tables, 0), np.uint32), 1, None)
-        # Of the rows behind those in the tables: entries, and sketches.
-        self._waiting = GrowingArray((n_tables,), np.uint64), GrowingArray((self._sketch_size,), np.uint8)
+    def _no_rows(self, n_tables: int, size: int) -> dict[str, Any]:
+        """The attributes of an index without rows, with sketches of `size` bytes."""
+        return {
+            "_tables": Tables(np.empty((n_tables, 0), np.uint64), np.empty((n_tables, 0), np.uint32), 1, None),
+            "_waiting": (GrowingArray((n_tables,), np.uint64), GrowingArray((size,), np.uint8)),
+        }
 
     @property
     def nbytes(self) -> int:
@@ -160,7 +177,8 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         n_tables = n_tables or min(TABLES, fitting)
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
         hashes = self._draw(n_tables, n_hashes, width, centre, rng)
-        return hashes, {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
+        chosen = {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
+        return hashes, chosen | self._no_rows(n_tables, sketch_size(x.shape[1]))
 
     def _adding(self, x: Array, n_threads: int) -> Commit:
         assert self._hashes is not None
@@ -264,7 +282,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         Q : array (nq, d) or (d,)
         k : int, default 10
         n_probe : int, optional
-            Buckets to probe, over all tables. Default: the attribute `n_probe`.
+            Buckets to probe, over all tables; more than 2**20 means 2**20. Default: the attribute `n_probe`.
         allowed : array of ids, or boolean mask by id, optional
             Only these may be returned.
         n_threads : int, optional
@@ -351,14 +369,15 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
             stored.take("chosen")
             return index
         chosen = stored.part("chosen")
-        index.n_tables = _checks.integer("n_tables", chosen.count("n_tables"), 1, MAX_TABLES)
-        index.n_hashes = _checks.integer("n_hashes", chosen.count("n_hashes"), 1, MAX_HASHES)
-        index.width = _checks.positive("width", chosen.number("width"))
+        n_tables = _checks.integer("n_tables", chosen.count("n_tables"), 1, MAX_TABLES)
+        n_hashes = _checks.integer("n_hashes", chosen.count("n_hashes"), 1, MAX_HASHES)
+        width = _checks.positive("width", chosen.number("width"))
+        vars(index).update(n_tables=n_tables, n_hashes=n_hashes, width=width)
         index.n_probe = chosen.count("n_probe", 1)
-        index._restore_hashes(stored, index.n_tables, index.n_hashes)
-        index._reset()
+        index._restore_hashes(stored, n_tables, n_hashes)
+        vars(index).update(index._no_rows(n_tables, index._sketch_size))
         if len(index):
-            index._restore_tables(stored, index.n_tables, len(index))
+            index._restore_tables(stored, n_tables, len(index))
         return index
 
     def _restore_tables(self, stored: Stored, n_tables: int, n: int) -> None:

@@ -97,7 +97,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         self._norms.reserve(n)
         _native.flat_norms(rows.data[len(self) : n], self._norms.data[len(self) : n], n_threads)
         commit_ids = self._ids.adding(new_ids, len(x))
-        with uninterrupted():
+        with uninterrupted():  # what can fail comes first
             commit_ids()
             self._vectors.commit(rows, n)
             self._longest = None
@@ -155,10 +155,11 @@ class FlatIndex(Index, kind="FlatIndex"):
             How many were removed.
         """
         removal = self._ids.plan_removal(ids)
-        norms, remove_ids = self._norms.data[removal.sources], self._ids.removing(removal)
+        remove_ids, take_vectors = self._ids.removing(removal), self._vectors.removing(removal)
+        take_norms = self._norms.moving(removal.sources, removal.targets)
         with uninterrupted():  # what can fail comes first
-            self._vectors.remove(removal)
-            self._norms.data[removal.targets] = norms
+            take_vectors()
+            take_norms()
             self._longest = None
             remove_ids()
         return len(removal.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -115,10 +116,7 @@ def _scan(ids: Int64, wanted: Int64, places: Iterable[Int64]) -> Int64:
 
 
 class Ids:
-    """The id of each row. As long as ids are the row numbers, nothing is stored.
-
-    A copy made by `copy.copy` stays valid as long as the rows it knows of stay where they are.
-    """
+    """The id of each row. As long as ids are the row numbers, nothing is stored."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -172,7 +170,10 @@ class Ids:
 
     def numbered(self, ids: Int64 | None, n: int) -> Int64:
         """The ids that `n` new rows will get."""
-        return np.arange(self.next_id, self.next_id + n, dtype=np.int64) if ids is None else ids
+        if ids is not None:
+            return ids
+        first = self.next_id if n else 0  # with none left, next_id is no int64
+        return np.arange(first, first + n, dtype=np.int64)
 
     def adding(self, ids: Int64 | None, n: int) -> Commit:
         """Prepare ids for `n` new rows, as `new` has checked them. They count once they are committed."""
@@ -196,6 +197,12 @@ class Ids:
             self._values, self._table, self.n, self.next_id = values, table, end, next_id
 
         return commit
+
+    def snapshot(self) -> Ids:
+        """The ids as they are now, valid as long as rows are only added: with a table of its own, not made yet."""
+        ids = copy.copy(self)
+        ids._table = IdTable()
+        return ids
 
     def _find(self, ids: Int64) -> Int64:
         """The row of each id, -1 where there is none."""
@@ -256,7 +263,7 @@ class Ids:
     def from_state(cls, stored: Stored) -> Ids:
         """Ids from a file."""
         ids = cls()
-        ids.n, ids.next_id = stored.count("n"), stored.count("next_id")
+        ids.n, ids.next_id = stored.count("n"), stored.count("next_id", most=1 << 63)
         if stored.has("ids"):
             checks = (non_negative, unique, below(ids.next_id))
             ids._values = GrowingArray.of(stored.array("ids", np.int64, (ids.n,), *checks, bulk=True))

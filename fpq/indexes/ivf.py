@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, scaling, threads, tuning
+from fpq import _checks, _settings, scaling, threads, tuning
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
 from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, normalized
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
@@ -71,6 +71,16 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     [0, 1, 2]
     """
 
+    n_lists = _settings.Fixed(_settings.integer(1, 1 << 24))
+    residual = _settings.Fixed(_settings.choice(True, False))
+    list_capacity = _settings.Fixed(_settings.optional(_settings.real(1.0)))
+    n_probe = _settings.Setting(_settings.integer(1))
+
+    _coarse: CoarseQuantizer | None
+    _rotated: Float32  # centroids as the codes see them
+    _lists: InvertedLists
+    _radius: Float32
+
     def __init__(
         self,
         n_lists: int,
@@ -88,22 +98,20 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
-        self.n_lists = _checks.integer("n_lists", n_lists, 1, 1 << 24)
-        self.residual = bool(_checks.choice("residual", residual, (True, False)))
-        self.list_capacity = None if list_capacity is None else _checks.real("list_capacity", list_capacity, 1.0)
+        self.n_lists = n_lists
+        self.residual = residual
+        self.list_capacity = list_capacity
         super().__init__(
             m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
             init="random", keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self.n_probe = min(16, self.n_lists)
-        self._coarse: CoarseQuantizer | None = None
-        self._reset()
+        self._coarse = None
+        vars(self).update(self._no_rows())
 
-    def _reset(self) -> None:
-        self._lists = InvertedLists(self.n_lists, self.quantizer.code_size)
-        self._radius = np.zeros(self.n_lists, dtype=np.float32)
-        self._forget_vectors()
-        self._counts = None
+    def _no_rows(self) -> dict[str, Any]:
+        lists = InvertedLists(self.n_lists, self.quantizer.code_size)
+        return {**super()._no_rows(), "_lists": lists, "_radius": np.zeros(self.n_lists, dtype=np.float32)}
 
     @property
     def is_trained(self) -> bool:
@@ -174,10 +182,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         rows = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:
             rows = rows.changed(partial(residuals, coarse))
-        self._reset()  # an empty index loses nothing if fit fails
-        pq.fit_drawn(rows, rows.n)
-        self._coarse = coarse
-        self._rotated = pq.rotate(coarse.centroids, n_threads)
+        quantizer = self._double()
+        quantizer.fit_drawn(rows, rows.n)
+        self._take_learned(quantizer, _coarse=coarse, _rotated=quantizer.rotate(coarse.centroids, n_threads))
 
     @property
     def _training_size(self) -> int:
@@ -225,7 +232,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self._require_file_fits(x.shape[1], new_ids)
         n = len(self) + len(x)
         labels = self._labels(x, n, n_threads)
-        slots, place = self._lists.place(labels)
+        slots, place, clear = self._lists.place(labels)
         counts, radius = self._next_counts(), self._radius.copy()
         try:
             row = 0
@@ -237,15 +244,26 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
                 row = here.stop
             rows = self._write_vectors(x, n_threads)
             commit_ids = self._ids.adding(given, len(x))
+            with uninterrupted():  # what can fail comes first
+                commit_ids()
+                place()
+                self._commit_vectors(rows, n)
+                self._counts, self._radius = counts, radius
         except BaseException:
-            self._lists.clear(slots)
+            with uninterrupted():
+                if len(self) < n:  # else an interrupt was put off until all was done
+                    clear()
             raise
-        with uninterrupted():
-            commit_ids()
-            place()
-            self._commit_vectors(rows, n)
-            self._counts, self._radius = counts, radius
         return self
+
+    def _restoring(self) -> Callable[[], None]:
+        restore, restore_lists = super()._restoring(), self._lists.restoring()
+
+        def back() -> None:
+            restore()
+            restore_lists()
+
+        return back
 
     def _put_codes(self, centroids: Float32, labels: Int32, codes: UInt8, ids: Int64) -> None:
         """Make these centroids the lists and these codes, in order of id, the rows of an empty index."""
@@ -253,8 +271,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         given = None if np.array_equal(ids, np.arange(len(ids))) else self._ids.new(ids, len(ids))
         self._coarse = CoarseQuantizer(centroids, self.metric == "ip", n_threads)
         self._rotated = self.quantizer.rotate(centroids, n_threads)
-        self._reset()
-        slots, place = self._lists.place(labels)
+        vars(self).update(self._no_rows())
+        slots, place, _ = self._lists.place(labels)
         self._lists.write(slots, codes, ids)
         if self.residual:
             np.maximum.at(self._radius, labels, self.quantizer.lengths(codes))
@@ -464,8 +482,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         if counts is not None:
             self.quantizer.count(self._lists.codes(slots), counts, -1)
         remove_ids, take_out = self._ids.removing(removal), self._lists.removing(slots)
+        take_vectors = self._vectors.removing(removal)
         with uninterrupted():  # what can fail comes first
-            self._vectors.remove(removal)
+            take_vectors()
             take_out()
             remove_ids()
             self._counts = counts
@@ -505,7 +524,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         index.n_probe = min(stored.count("n_probe", 1), index.n_lists)
         index.rerank = stored_rerank(stored)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
-        index._reset()
+        vars(index).update(index._no_rows())
         index._ids = Ids.from_state(stored)
         index._lists = InvertedLists.from_state(stored, index.n_lists, pq.code_size, index._ids)
         if not pq.is_trained:

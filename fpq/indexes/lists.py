@@ -16,6 +16,7 @@ from fpq.storage import Check, FormatError, State, Stored, below, non_negative, 
 
 BLOCK_ROWS = 64
 PIECE_BLOCKS = 1 << 10  # of which ids are read at a time
+CLEARED_ROWS = 1 << 12  # at a time
 
 
 class Layout(NamedTuple):
@@ -83,10 +84,11 @@ def _lowest(n: Int64) -> UInt64:
 
 
 class Placement(NamedTuple):
-    """Where new rows go: make it so with `commit`, which cannot fail."""
+    """Where new rows go: `commit` makes it so, `clear` forgets what was written. Neither can fail."""
 
     slots: Int64
     commit: Callable[[], None]
+    clear: Callable[[], None]
 
 
 class InvertedLists:
@@ -127,7 +129,7 @@ class InvertedLists:
             self._table.insert(slot_ids, slots)
             self.layout, self.rows = layout, all_rows
 
-        return Placement(slots, commit)
+        return Placement(slots, commit, self._clearing(slots[slots < self.layout.n_blocks * BLOCK_ROWS]))
 
     def reserve(self, n: int) -> None:
         """Make room for `n` rows in all, however they fall on the lists."""
@@ -140,10 +142,29 @@ class InvertedLists:
         _native.put_codes(codes, slots, self.blocks.data)
         self.slot_ids.data.reshape(-1)[slots] = ids
 
-    def clear(self, slots: Int64) -> None:
-        """Forget what was written for a placement that will not be committed: files hold whole blocks."""
-        slots = slots[slots < self.layout.n_blocks * BLOCK_ROWS]
-        self.write(slots, np.zeros((len(slots), self.blocks.data.shape[1]), np.uint8), np.zeros(len(slots), np.int64))
+    def _clearing(self, slots: Int64) -> Callable[[], None]:
+        """What puts zeros into slots without rows, as files hold whole blocks, and takes no memory."""
+        nothing = np.zeros((min(len(slots), CLEARED_ROWS), self.blocks.data.shape[1]), np.uint8)
+
+        def clear() -> None:
+            ids = self.slot_ids.data.reshape(-1)
+            for start in range(0, len(slots), CLEARED_ROWS):
+                here = slots[start : start + CLEARED_ROWS]
+                _native.put_codes(nothing[: len(here)], here, self.blocks.data)
+                ids[here] = 0
+
+        return clear
+
+    def restoring(self) -> Callable[[], None]:
+        """What brings back the lists as they are, whatever rows have been added meanwhile, and cannot fail."""
+        before = {"layout": self.layout, "rows": self.rows, "_table": IdTable()}
+        clear = self._clearing(np.flatnonzero(~bits_to_mask(self.rows[: self.layout.n_blocks])))
+
+        def restore() -> None:
+            vars(self).update(before)
+            clear()
+
+        return restore
 
     def _taken(self) -> Int64:
         """The slots of all rows, list by list."""

@@ -27,7 +27,7 @@ class Lock:
         self._changed = threading.Condition(self._mutex)
         self._readers: set[int] = set()
         self._writer: int | None = None
-        self._waiting = 0
+        self._waiting: set[int] = set()  # to write
 
     def holds(self, me: int, *, to_write: bool = False) -> bool:
         """Whether thread `me` has the lock already."""
@@ -47,18 +47,24 @@ class Lock:
     def begin_writing(self, me: int) -> None:
         """Wait for all others."""
         with self._mutex:
-            self._waiting += 1
-            try:
-                while self._writer is not None or self._readers:
-                    self._changed.wait()
-                self._writer = me
-            finally:
-                self._waiting -= 1
+            self._waiting.add(me)
+            while self._writer is not None or self._readers:
+                self._changed.wait()
+            self._writer = me
+            self._waiting.discard(me)
 
     def end(self, me: int) -> None:
-        """Give up what thread `me` has, if anything: an interrupt may come before `begin_...` has got it."""
+        """Give up what thread `me` has or waits for: an interrupt may come before `begin_...` has got it."""
+        try:
+            self._end(me)
+        except BaseException:  # Ctrl-C has come amid
+            self._end(me)
+            raise
+
+    def _end(self, me: int) -> None:
         with self._mutex:
             self._readers.discard(me)
+            self._waiting.discard(me)
             if self._writer == me:
                 self._writer = None
             if not self._readers:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fpq import _checks, _native, rotation, threads, tuning
+from fpq import _checks, _native, _settings, rotation, scaling, threads, tuning
 from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Bits, Index, Nearest
@@ -27,6 +27,8 @@ WIDE = 4096  # dimensions from which on few rows give the principal directions
 WIDE_ROWS = 1024
 WIDE_VALUES = 1 << 26  # of the rows that give the ranges of wide sketches
 MAX_ROWS = (1 << 32) - 1
+LEAST_WIDTH = 1e-37  # of a bucket: a direction in widths is a normal number over it, as float32
+MOST_SCALE = 1e30  # of sketches, codes a unit of distance: float32 has to hold products with it
 
 Self = TypeVar("Self", bound="LSHIndex")
 
@@ -94,10 +96,12 @@ def _erf(x: Float64) -> Float64:
 class LSHIndex(Index):
     """Kept vectors that are found by hashes and ranked by exact distances."""
 
+    metric = _settings.Fixed(_settings.choice("l2", "cosine"))
+    seed = _settings.Setting(_settings.seed)
+
     def __init__(self, metric: str, seed: int, n_threads: int | None) -> None:
-        _checks.choice("metric", metric, ("l2", "cosine"))
         super().__init__(metric, n_threads)
-        self.seed = _checks.integer("seed", seed, 0)
+        self.seed = seed
         self.last_stats: LSHStats | None = None
         self._dim: int | None = None
         self._hashes: _native.LSHHashes | None = None
@@ -141,26 +145,21 @@ class LSHIndex(Index):
         sample = self._prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
         sketches = sketcher(sample, n_threads) if sketch_size(x.shape[1]) else None
         hashes, chosen = self._choose(x, sample, rng, n_threads)
-        with uninterrupted():
-            self._hashes, self._sketcher, self._dim = hashes, sketches, x.shape[1]
-            self._vectors = Vectors()
-            vars(self).update(chosen)
-            self._reset()
+        learned = {"_hashes": hashes, "_sketcher": sketches, "_dim": x.shape[1], "_vectors": Vectors(), **chosen}
+        with uninterrupted():  # what can fail comes first
+            vars(self).update(learned)
         return self
 
     @abstractmethod
     def _choose(
         self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
-        """The hash functions, and the attributes that go with them."""
-
-    @abstractmethod
-    def _reset(self) -> None:
-        """Forget all rows."""
+        """The hash functions, and the attributes that go with them in an index without rows."""
 
     def _neighbour_distance(self, x: Array, rng: np.random.Generator, n_threads: int) -> float:
         """Median distance of sampled rows to their 10th neighbour among at most 131,072 rows of x."""
         rows = self._prepare(_some(x, NEIGHBOUR_ROWS, rng), n_threads)
+        rows, power = _unit_sized(rows, n_threads)
         queries = np.ascontiguousarray(_some(rows, NEIGHBOUR_QUERIES, rng), dtype=np.float32)
         k = min(NEIGHBOUR + 1, len(rows))  # the row itself comes first
         squared, _ = tuning.exact(rows, queries, k, None, False, n_threads)
@@ -173,11 +172,17 @@ class LSHIndex(Index):
                     "few times the distance of near neighbours"
                 )
             median = float(np.median(positive))
-        return math.sqrt(median)
+        return math.ldexp(math.sqrt(median), -power)
 
     def _draw(
         self, n_tables: int, n_hashes: int, width: float, centre: Float32, rng: np.random.Generator
     ) -> _native.LSHHashes:
+        """Functions for buckets of a width."""
+        if width < LEAST_WIDTH:
+            raise ValueError(
+                f"width: that of a bucket, chosen by the distances of the rows of X, is {width:.3g}, expected at least "
+                f"{LEAST_WIDTH:g}: scale X up"
+            )
         columns, d = n_tables * n_hashes, len(centre)
         directions = np.empty((columns, d), dtype=np.float32)
         for direction in directions:  # all at once would take four times the memory
@@ -250,9 +255,10 @@ class LSHIndex(Index):
         removal = self._ids.plan_removal(ids)
         if not len(removal.rows):
             return 0
-        remove_ids, commit = self._ids.removing(removal), self._removing(removal)
+        remove_ids, take_vectors = self._ids.removing(removal), self._vectors.removing(removal)
+        commit = self._removing(removal)
         with uninterrupted():  # what can fail comes first
-            self._vectors.remove(removal)
+            take_vectors()
             commit()
             remove_ids()
         return len(removal.rows)
@@ -374,6 +380,7 @@ def sketch_size(d: int) -> int:
 def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
     """The sketches for rows like these: principal coordinates and the length of the rest (csrc/lsh/verify.c)."""
     d = sample.shape[1]
+    sample, power = _unit_sized(sample, n_threads)
     size = sketch_size(d)
     if d > WIDE or d > len(sample):
         sample = _evenly(sample, WIDE_VALUES // d)
@@ -385,15 +392,34 @@ def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
     rest = np.linalg.norm(centred - coordinates @ principal.matrix.T, axis=1)
     low, high = np.quantile(np.column_stack([coordinates, rest]), [CLIPPED, 1 - CLIPPED], axis=0)
     extent = float((high - low).max())
-    least = ((low + high) / 2 - extent / 2).astype(np.float32)
+    with np.errstate(over="ignore"):
+        least = np.ldexp((low + high) / 2 - extent / 2, -power).astype(np.float32)
+        centre = scaling.scaled(principal.mean, -power)
+    if not np.isfinite(least).all():
+        raise ValueError("X: expected rows whose distances are finite as float32: scale X down")
     directions = np.ascontiguousarray(principal.matrix.T)
-    return _sketcher(principal.mean, directions, least, 255 / extent if extent > 0 else 1.0)
+    scale = min(math.ldexp(255 / extent, power), MOST_SCALE) if extent > 0 else 1.0
+    return _sketcher(centre, directions, least, scale)
 
 
 def _sketcher(centre: Float32, directions: Float32, least: Float32, scale: float) -> _native.LSHSketcher:
     """Sketches by orthonormal directions (size - 1, d)."""
     size, d = directions.shape
     return _native.LSHSketcher(centre, pack(directions, d), pack(directions.T, size), least, scale)
+
+
+def width_in_range(name: str, value: Any, buckets: float) -> float:
+    """Check the width of a number of buckets."""
+    width, least = _checks.positive(name, value), LEAST_WIDTH * buckets
+    if width < least:
+        raise ValueError(f"{name}: expected at least {least:g}, as float32 holds directions in widths, got {width:g}")
+    return width
+
+
+def _unit_sized(x: Array, n_threads: int) -> tuple[Array, int]:
+    """The rows times a power of two, and the power: 0 unless squares or their sums would leave float32."""
+    power = scaling.exponent(_native.largest(x, n_threads), scaling.MOST)
+    return scaling.scaled(x, power), power
 
 
 def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:

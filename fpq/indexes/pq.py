@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     [0, 1, 2]
     """
 
+    _blocks: GrowingArray  # (blocks, code_size, BLOCK_ROWS)
+
     def __init__(
         self,
         m: int = 16,
@@ -80,12 +83,11 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
             init="k-means++", keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
-        self._reset()
+        vars(self).update(self._no_rows())
 
-    def _reset(self) -> None:
-        self._blocks = GrowingArray((self.quantizer.code_size, BLOCK_ROWS), np.uint8)
-        self._forget_vectors()
-        self._counts = None
+    def _no_rows(self) -> dict[str, Any]:
+        blocks = GrowingArray((self.quantizer.code_size, BLOCK_ROWS), np.uint8)
+        return {**super()._no_rows(), "_blocks": blocks}
 
     @property
     def nbytes(self) -> int:
@@ -120,8 +122,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             self._require_file_fits(x.shape[1])
         if self.metric == "cosine" or len(self):
             x = self._training_rows(X, self._training_size)
-        self._reset()  # an empty index loses nothing if fit fails
-        self.quantizer.fit(x)
+        quantizer = self._double()
+        quantizer.fit(x)
+        self._take_learned(quantizer)
         return self
 
     def _reserve(self, n: int) -> None:
@@ -136,8 +139,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self._require_file_fits(rows.dim)
         if self.metric == "cosine":
             rows, n = rows.changed(normalized), rows.n
-        self._reset()
-        self.quantizer.fit_drawn(rows, n)
+        quantizer = self._double()
+        quantizer.fit_drawn(rows, n)
+        self._take_learned(quantizer)
 
     @writes
     @adds_blocks
@@ -164,7 +168,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self._require_file_fits(x.shape[1], self._ids.numbered(new_ids, len(x)))
         n = len(self) + len(x)
         self._blocks.reserve(-(-n // BLOCK_ROWS))
-        counts = self._next_counts()
+        counts, clear_tail = self._next_counts(), self._clearing_tail()
         try:
             row = len(self)
             for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
@@ -172,15 +176,31 @@ class PQIndex(CodeIndex, kind="PQIndex"):
                 row += len(codes)
             rows = self._write_vectors(x, n_threads)
             commit_ids = self._ids.adding(new_ids, len(x))
+            with uninterrupted():  # what can fail comes first
+                commit_ids()
+                self._commit_vectors(rows, n)
+                self._counts = counts
         except BaseException:
-            tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS)  # files hold whole blocks
-            _native.put_codes(np.zeros((len(tail), self.quantizer.code_size), np.uint8), tail, self._blocks.data)
+            with uninterrupted():
+                if len(self) < n:  # else an interrupt was put off until all was done
+                    clear_tail()
             raise
-        with uninterrupted():
-            commit_ids()
-            self._commit_vectors(rows, n)
-            self._counts = counts
         return self
+
+    def _clearing_tail(self) -> Callable[[], None]:
+        """What puts zeros behind the last row into its block, as files hold whole blocks, and cannot fail."""
+        tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS, dtype=np.int64)
+        nothing = np.zeros((len(tail), self.quantizer.code_size), np.uint8)
+        return lambda: _native.put_codes(nothing, tail, self._blocks.data)
+
+    def _restoring(self) -> Callable[[], None]:
+        restore, clear_tail = super()._restoring(), self._clearing_tail()
+
+        def back() -> None:
+            restore()
+            clear_tail()
+
+        return back
 
     @reads
     @searches_blocks
@@ -295,8 +315,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             self.quantizer.count(self._codes(removal.rows), counts, -1)
         freed = np.arange(len(self) - len(removal.rows), len(self), dtype=np.int64)
         nothing = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # nothing removed gets into a file
+        take_vectors = self._vectors.removing(removal)
         with uninterrupted():  # what can fail comes first
-            self._vectors.remove(removal)
+            take_vectors()
             _native.put_codes(codes, removal.targets, self._blocks.data)
             _native.put_codes(nothing, freed, self._blocks.data)
             remove_ids()
@@ -328,7 +349,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         index = cls(**stored_options(stored), n_threads=stored.n_threads, verbose=stored.verbose)
         index.rerank = stored_rerank(stored)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
-        index._reset()
+        vars(index).update(index._no_rows())
         index._ids = Ids.from_state(stored)
         if not pq.is_trained:
             if len(index):

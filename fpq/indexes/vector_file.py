@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,9 @@ class VectorFile:
         if len(ids) and int(ids.max()) >= len(self.data):
             raise ValueError(f"ids: expected ids below {len(self.data)}, the rows of {self.path}, got {ids.max()}")
 
-    def remove(self, removal: Removal) -> None:
-        """Nothing: ids that are gone are not asked for."""
+    def removing(self, removal: Removal) -> Callable[[], None]:
+        """Nothing to do: ids that are gone are not asked for."""
+        return lambda: None
 
     def rows(self, ids: Int64) -> Float32:
         """The vectors (n, d) of these ids as the metric wants them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fpq import _native
@@ -69,11 +71,18 @@ class Vectors:
         self._rows = rows
         self.n = n
 
-    def remove(self, removal: Removal) -> None:
-        """Carry out a planned removal."""
-        if self._rows is not None:
-            self._rows.move(removal.sources, removal.targets)
-            self.n -= len(removal.rows)
+    def removing(self, removal: Removal) -> Callable[[], None]:
+        """What carries out a planned removal, and cannot fail."""
+        if self._rows is None:
+            return lambda: None
+        move = self._rows.moving(removal.sources, removal.targets)
+        left = self.n - len(removal.rows)
+
+        def commit() -> None:
+            move()
+            self.n = left
+
+        return commit
 
     def state(self) -> State:
         """What a file stores."""

@@ -1,0 +1,126 @@
+"""Attributes of indexes and quantizers that are checked whenever they are set.
+
+How an object runs and learns (n_threads, n_probe, seed, ...) may be set at any time. What its codes, hashes or counters
+depend on (m, metric, n_lists, ...) is set once, by the constructor. No value gets in that a file cannot hold.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from fpq import _checks, threads
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MOST_SEED = (1 << 128) - 1  # of a seed, as much as NumPy's generators take in
+
+
+class Setting(Generic[T]):
+    """An attribute that holds what `check(name, value)` makes of the value it is set to.
+
+    A check raises ValueError or TypeError that names the attribute; the value before stays. The attribute stands in the
+    dict of its object, under its own name.
+    """
+
+    def __init__(self, check: Callable[[str, Any], T]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Setting[T]: ...
+    @overload
+    def __get__(self, owner: object, kind: type) -> T: ...
+    def __get__(self, owner: object | None, kind: type) -> Setting[T] | T:
+        if owner is None:
+            return self
+        try:
+            value: T = vars(owner)[self._name]
+        except KeyError:
+            raise AttributeError(f"{kind.__name__!r} object has no attribute {self._name!r}") from None
+        return value
+
+    def __set__(self, owner: object, value: Any) -> None:
+        vars(owner)[self._name] = self._check(self._name, value)
+
+
+class Fixed(Setting[T]):
+    """A setting of the constructor: what the object holds depends on it, so it stays as it is."""
+
+    def __set__(self, owner: object, value: Any) -> None:
+        if self._name in vars(owner):
+            kind = type(owner).__name__
+            raise AttributeError(f"{self._name}: cannot be changed, make a new {kind} with {self._name}={value!r}")
+        super().__set__(owner, value)
+
+
+def checked(name: str, value: T) -> T:
+    """The check of a value that the constructor has checked, with others."""
+    return value
+
+
+def integer(low: int, high: int | None = None) -> Callable[[str, Any], int]:
+    """The check for an integer between `low` and `high`."""
+    return lambda name, value: _checks.integer(name, value, low, high)
+
+
+def at_least(low: int, most: int) -> Callable[[str, Any], int]:
+    """The check for an integer of at least `low`; `most` is a limit that only nonsense reaches."""
+
+    def check(name: str, value: Any) -> int:
+        enough = isinstance(value, (int, np.integer)) and value >= low
+        return _checks.integer(name, value, low, most if enough else None)
+
+    return check
+
+
+def real(low: float) -> Callable[[str, Any], float]:
+    """The check for a finite number of at least `low`."""
+    return lambda name, value: _checks.real(name, value, low)
+
+
+def choice(*options: R) -> Callable[[str, Any], R]:
+    """The check for one of several values."""
+
+    def check(name: str, value: Any) -> R:
+        chosen: R = _checks.choice(name, value, options)
+        return chosen
+
+    return check
+
+
+def optional(check: Callable[[str, Any], R]) -> Callable[[str, Any], R | None]:
+    """The check for None or what another check takes."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Check that `value` is True or False."""
+    return bool(_checks.choice(name, value, (False, True)))
+
+
+def flag_or_path(name: str, value: Any) -> bool | str:
+    """Check that `value` is True, False or the path of a .npy file."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(path, str):
+        raise TypeError(f"{name}: expected False, True or the path of a .npy file, got {value!r}")
+    return path
+
+
+def thread_count(name: str, value: Any) -> int | None:
+    """Check that `value` is None or a number of threads."""
+    threads.resolve(value)
+    return None if value is None else _checks.integer(name, value, 1)
+
+
+def seed(name: str, value: Any) -> int:
+    """Check that `value` is a seed."""
+    return at_least(0, MOST_SEED)(name, value)

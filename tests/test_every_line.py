@@ -1,0 +1,220 @@
+"""No memory or Ctrl-C before any line of any public method leaves an object as it was.
+
+By default one line in STEP of each method; FPQ_FAULT_STEP=1 takes all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faults
+import numpy as np
+import pytest
+
+import fpq
+from fpq import manifest
+from fpq.blocks import Here
+from fpq.indexes import sampling
+
+STEP = int(os.environ.get("FPQ_FAULT_STEP", "24"))
+N, D = 90, 34  # wide enough for sketches
+X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
+Q = X[:2] + 0.1
+MORE = X[:40] + 1
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*training rows for:RuntimeWarning")
+
+FEW = {"n_threads": 1}
+KINDS: dict[str, Callable[[], Any]] = {
+    "flat": lambda: fpq.FlatIndex("cosine", **FEW),
+    "pq": lambda: fpq.PQIndex(2, 2, open_indexing=1.5, keep_vectors=True, **FEW),
+    "pq rotated": lambda: fpq.PQIndex(2, 2, rotation="pca", metric="cosine", **FEW),
+    "ivfpq": lambda: fpq.IVFPQIndex(3, 2, 2, open_indexing=1.5, list_capacity=1.5, keep_vectors=True, **FEW),
+    "ivfpq plain": lambda: fpq.IVFPQIndex(3, 2, 2, metric="ip", residual=False, **FEW),
+    "e2lsh": lambda: fpq.E2LSHIndex(2, 2, **FEW),
+    "c2lsh": lambda: fpq.C2LSHIndex(20, **FEW),
+}
+STREAMS = ("flat", "pq", "ivfpq", "ivfpq plain")
+
+
+def filled(kind: str) -> Any:
+    """With ids that are not row numbers, of which some have been removed."""
+    index = KINDS[kind]().fit(X)
+    if isinstance(index, (fpq.PQIndex, fpq.IVFPQIndex)) and index.keep_vectors:
+        index.rerank = 2
+    index.add(X.astype(np.float16) if kind == "flat" else X, ids=np.arange(N) * 2)
+    assert index.remove(np.arange(0, 40, 4)) == 10
+    return index
+
+
+def emptied(kind: str) -> Any:
+    """Trained, and nothing in it any more."""
+    index = filled(kind)
+    index.remove(index.ids)
+    return index
+
+
+def observed(index: Any) -> Any:
+    lock = index._lock
+    assert not lock._readers and lock._writer is None and not lock._waiting
+    params, arrays = index._state()
+    answers: Any = None
+    if index.is_trained and index.dim is not None:
+        answers = [array.tobytes() for array in index.search(Q[:, : index.dim], 3)]
+        answers.append(index.reconstruct(index.ids).tobytes())
+    settings = {name: getattr(index, name, None) for name in ("n_probe", "rerank", "n_candidates", "n_threads")}
+    return len(index), params, {name: array.tobytes() for name, array in arrays.items()}, answers, settings
+
+
+def blocks() -> list[np.ndarray]:
+    return [MORE[:15], MORE[15:16], MORE[16:]]
+
+
+FITS: dict[str, Callable[[Any], Any]] = {
+    "fit": lambda index: index.fit(X * 2),
+    "fit stream": lambda index: index.fit(iter([X[:50, :20], X[50:, :20]])),
+    "fit blocks": lambda index: sampling.learn(index, Here.of_array(X * 2, 40)),
+}
+CHANGES: dict[str, Callable[[Any], Any]] = {
+    "add": lambda index: index.add(MORE),
+    "add with ids": lambda index: index.add(MORE.astype(np.float64), ids=np.arange(1000, 1040)),
+    "remove": lambda index: index.remove(np.arange(0, 120, 3)),
+    "remove all": lambda index: index.remove(index.ids),
+}
+STREAMED: dict[str, Callable[[Any], Any]] = {
+    "add stream": lambda index: index.add(iter(blocks())),
+    "add stream with ids": lambda index: index.add(iter(blocks()), ids=np.arange(1000, 1040)),
+}
+READS: dict[str, Callable[[Any], Any]] = {
+    "search": lambda index: index.search(Q, 3),
+    "search some": lambda index: index.search(Q[0], 3, allowed=index.ids[::2]),
+    "range search": lambda index: index.range_search(Q, 10.0),
+    "reconstruct": lambda index: index.reconstruct(index.ids[:9]),
+    "pickle": lambda index: pickle.loads(pickle.dumps(index)),
+}
+
+
+def cases() -> list[tuple[str, str, str]]:
+    """Kind, object, call."""
+    found = []
+    for kind in KINDS:
+        fits = [name for name in FITS if name == "fit" or kind in STREAMS[1:]]
+        found += [(kind, state, name) for state in ("new", "emptied") for name in fits]
+        found += [(kind, "filled", name) for name in [*CHANGES, *(STREAMED if kind in STREAMS else ()), *READS]]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "state", "name"), cases(), ids=lambda each: each)
+def test_indexes(kind: str, state: str, name: str) -> None:
+    pristine = {"new": KINDS[kind], "emptied": lambda: emptied(kind), "filled": lambda: filled(kind)}[state]()
+    call = {**FITS, **CHANGES, **STREAMED, **READS}[name]
+    faults.every_line(lambda: copy.deepcopy(pristine), call, observed, step=STEP, salt=f"{kind} {state} {name}")
+
+
+TUNES: dict[str, Callable[[Any], Any]] = {
+    "pq": lambda index: index.tune(Q, 3, recall=0.1),
+    "ivfpq": lambda index: index.tune(iter([Q[:1], Q[1:]]), 3, recall=0.1, X=np.repeat(X, 2, axis=0)),
+    "ivfpq plain": lambda index: index.tune(Q, 3, recall=0, X=iter([np.repeat(X, 2, axis=0)])),
+    "e2lsh": lambda index: index.tune(Q, 3, recall=0.1),
+    "c2lsh": lambda index: index.tune(Q, 3, recall=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", TUNES)
+def test_tune(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**9))  # the choice goes by time
+    monkeypatch.setattr("fpq.tuning.time.perf_counter", lambda: next(clock))
+    pristine = filled(kind)
+
+    def observe(index: Any) -> Any:
+        return observed(index)[:4]  # answers go by what was chosen
+
+    faults.every_line(lambda: copy.deepcopy(pristine), TUNES[kind], observe, step=STEP, salt=kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_save_and_load(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    index = filled(kind)
+
+    def old_file() -> Any:
+        KINDS[kind]().save(path)
+        return index
+
+    def files(index: Any) -> Any:
+        assert os.listdir(tmp_path) == ["a"]
+        return path.read_bytes(), observed(index)
+
+    faults.every_line(old_file, lambda index: index.save(path), files, step=STEP, salt=kind)
+    index.save(path)
+    for mmap in (False, True):
+        faults.every_line(
+            lambda: index, lambda _, mmap=mmap: fpq.load(path, mmap=mmap), files, step=STEP, salt=f"{kind} {mmap}"
+        )
+    mapped = fpq.load(path, mmap=True)
+    faults.every_line(lambda: mapped, lambda mapped: mapped.verify(), observed, step=STEP, salt=kind)
+
+
+QUANTIZERS: dict[str, Callable[[], Any]] = {
+    "kmeans": lambda: fpq.KMeans(3, **FEW),
+    "kmeans limited": lambda: fpq.KMeans(3, capacity=1.2, init="k-means++", **FEW),
+    "pq": lambda: fpq.ProductQuantizer(2, 2, open_indexing=1.2, **FEW),
+    "pq 8 bits": lambda: fpq.ProductQuantizer(1, 8, n_iter=2, **FEW),
+    "opq": lambda: fpq.ProductQuantizer(2, 2, rotation="opq", rotation_dim=4, **FEW),
+}
+USES: dict[str, Callable[[Any], Any]] = {
+    "fit": lambda thing: thing.fit(X[:, :20] * 2),
+    "predict or encode": lambda thing: (
+        thing.predict(X) if isinstance(thing, fpq.KMeans) else [thing.decode(thing.encode(X)), thing.distance_table(Q)]
+    ),
+    "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_quantizers(kind: str, name: str) -> None:
+    trained = QUANTIZERS[kind]().fit(X)
+    step = STEP * (5 if kind in ("opq", "pq 8 bits") and name == "fit" else 1)  # which take long
+    for pristine in [trained, QUANTIZERS[kind]()] if name == "fit" else [trained]:
+        faults.every_line(
+            lambda pristine=pristine: copy.deepcopy(pristine), USES[name], lambda thing: thing._pieces(),
+            step=step, salt=f"{kind} {name}",
+        )  # fmt: skip
+
+
+def test_shards(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    files = [tmp_path / f"{i}.fpq" for i in range(3)]
+    for i, file in enumerate(files):
+        fpq.FlatIndex().add(X[30 * i : 30 * i + 30]).save(file)
+
+    def made(index: Any = None) -> Any:
+        path.unlink(missing_ok=True)
+        fpq.ShardedIndex.create(path, files[:2], offsets=[0, 100])
+        return fpq.ShardedIndex(path)
+
+    def observe(index: Any) -> Any:
+        assert len(os.listdir(tmp_path)) == 4
+        assert manifest.read(path) == index._manifest
+        return index._manifest, [array.tobytes() for array in index.search(Q, 3)]
+
+    calls: dict[str, Callable[[Any], Any]] = {
+        "add": lambda index: index.add_shard(files[2], offset=200),
+        "drop": lambda index: index.drop_shard("1.fpq"),
+        "search": lambda index: index.search(Q, 3, allowed=[3, 105]),
+        "range search": lambda index: index.range_search(Q, 10.0),
+        "verify": lambda index: index.verify(),
+    }
+    for name, call in calls.items():
+        faults.every_line(made, call, observe, step=STEP, salt=name)
+
+    def create(_: Any) -> Any:
+        return fpq.ShardedIndex.create(path, files, offsets=[0, 100, 200])
+
+    faults.every_line(made, create, lambda _: path.read_bytes(), step=STEP)
