@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  * Nearest centroids of blocks of rows, for the drivers of assignment, k-means and OpenIndexing.
  *
- * ||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2), so the nearest centroid has the largest x.c + bias. Rows and centroids are
- * first moved by a mean of the centroids without the extreme ones: distances stay, and neither data far from the origin nor outliers cost
- * precision. What rounding may do to x.c + bias has a bound. Where the two largest are closer than the bound, squared
- * differences of the vectors as they came decide, so every instruction set chooses the centroid that is nearest. */
+ * ||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2), so the nearest centroid has the largest score x.c + bias. Rows and centroids
+ * are first moved by a mean of the centroids without the extreme ones: distances stay, and neither data far from the origin
+ * nor outliers cost precision. What rounding may do to a score has a bound. Where the two largest are closer than the bound,
+ * squared differences of the vectors as they came decide, so every instruction set chooses the nearest centroid. */
 #ifndef FPQ_ASSIGN_H
 #define FPQ_ASSIGN_H
 

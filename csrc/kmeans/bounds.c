@@ -27,8 +27,9 @@ static void group_one(grouped *g, float *unit, float *scratch) {
     const fpq_packed_codebook *packed = g->packed;
     const int d = packed->d;
     float largest = 0;
-    for (int c = 0; c < packed->k; c++)
-        if (-2 * packed->bias[c] > largest) largest = -2 * packed->bias[c];
+    for (int c = 0; c < packed->k; c++)    /* those of -inf repeat others */
+        if (packed->bias[c] > -INFINITY && -2.1f * packed->bias[c] > largest) largest = -2.1f * packed->bias[c];
+    if (packed->overflows) largest = INFINITY;
     for (int group = 0; group < g->groups; group++)
         for (int i = 0; i < g->blocks * FPQ_BLOCK; i++) {
             const int block = group * g->blocks + i / FPQ_BLOCK;
