@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 
@@ -21,10 +21,10 @@ MOST_SEED = (1 << 128) - 1  # of a seed, as much as NumPy's generators take in
 
 
 class Setting(Generic[T]):
-    """An attribute that holds what `check(name, value)` makes of the value it is set to.
+    """An attribute of a `Checked` object that holds what `check(name, value)` makes of the value it is set to.
 
-    A check raises ValueError or TypeError that names the attribute; the value before stays. The attribute stands in the
-    dict of its object, under its own name.
+    A check raises ValueError or TypeError that names the attribute; the value before stays. The value stands in the
+    dict of its object, so that reading costs nothing.
     """
 
     def __init__(self, check: Callable[[str, Any], T]) -> None:
@@ -40,24 +40,34 @@ class Setting(Generic[T]):
     def __get__(self, owner: object | None, kind: type) -> Setting[T] | T:
         if owner is None:
             return self
-        try:
-            value: T = vars(owner)[self._name]
-        except KeyError:
-            raise AttributeError(f"{kind.__name__!r} object has no attribute {self._name!r}") from None
-        return value
+        raise AttributeError(f"{kind.__name__!r} object has no attribute {self._name!r}")
 
-    def __set__(self, owner: object, value: Any) -> None:
-        vars(owner)[self._name] = self._check(self._name, value)
+    if TYPE_CHECKING:  # any value may be set
+
+        def __set__(self, owner: object, value: Any) -> None: ...
+
+    def checked(self, owner: object, value: Any) -> T:
+        """What the attribute becomes."""
+        return self._check(self._name, value)
 
 
 class Fixed(Setting[T]):
     """A setting of the constructor: what the object holds depends on it, so it stays as it is."""
 
-    def __set__(self, owner: object, value: Any) -> None:
+    def checked(self, owner: object, value: Any) -> T:
+        """As `Setting.checked`, once."""
         if self._name in vars(owner):
             kind = type(owner).__name__
             raise AttributeError(f"{self._name}: cannot be changed, make a new {kind} with {self._name}={value!r}")
-        super().__set__(owner, value)
+        return super().checked(owner, value)
+
+
+class Checked:
+    """A class whose settings are checked whenever they are set."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setting = getattr(type(self), name, None)
+        object.__setattr__(self, name, setting.checked(self, value) if isinstance(setting, Setting) else value)
 
 
 def checked(name: str, value: T) -> T:

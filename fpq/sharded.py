@@ -194,7 +194,7 @@ class Here:
         self._opened = {shard: self._opened[shard] for shard in shards if shard in self._opened}
 
 
-class ShardedIndex:
+class ShardedIndex(_settings.Checked):
     """An index in many files (shards), searched as if it were one.
 
     Shards are files of FlatIndex, PQIndex or IVFPQIndex objects with the same parameters and codebooks and separate

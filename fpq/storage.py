@@ -44,7 +44,7 @@ class State(NamedTuple):
         return state
 
 
-class Storable:
+class Storable(_settings.Checked):
     """A class whose objects can be saved, loaded and pickled.
 
     ``class C(Storable, kind="C")`` writes `_state` and reads it back in `_from_state`; nothing else is to be done.

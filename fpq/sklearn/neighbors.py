@@ -57,7 +57,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
     ----------
     index_ : FlatIndex, PQIndex or IVFPQIndex
         Of the training rows less `offset_`.
-    offset_ : float64 (n_features_in_,) or None
+    offset_ : float64 (d,) or None
         What is subtracted from features before they become float32. None if it is 0 for each, if X was not float64, and
         for "cosine".
     n_samples_fit_ : int

@@ -30,7 +30,7 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     ----------
     quantizer_ : fpq.ProductQuantizer
         Of the training rows less `offset_`.
-    offset_ : float64 (n_features_in_,) or None
+    offset_ : float64 (d,) or None
         What is subtracted from features before they become float32. None if it is 0 for each, or if X was not float64.
     n_features_in_ : int
 
