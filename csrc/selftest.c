@@ -738,7 +738,7 @@ static void test_collisions(void) {
 #define TEST_PAIR(name, type, number_type, inner_product)                            \
     static void test_##name(void) {                                                  \
         const int d = size() + ANY_OF(0, 0, 200);                                    \
-        const fpq_matrix x = {(const char *)INPUT(type, d), 1, d, 0, sizeof(type), number_type}; \
+        const fpq_matrix x = {(const char *)INPUT(type, d), 1, d, 0, sizeof(type), number_type, 0}; \
         const float *q = numbers(d);                                                 \
         type *row = (type *)taken[0].memory;                                         \
         for (int t = 0; t < d; t++) draw(number_type, row + t);                      \
