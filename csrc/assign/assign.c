@@ -203,7 +203,7 @@ static void nearest_of_floats(const fpq_assignment *a, int32_t *ids, float *erro
         best[i] = second[i] = -INFINITY;
         id[i] = 0;
     }
-    if (n == a->n && n <= FEW)
+    if (a->n <= FEW)
         a->kern->squares(a->x, a->ldx, n, d, square);
     else
         a->kern->transpose(a->x, a->ldx, a->n, d, columns, n);

@@ -29,7 +29,6 @@ FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); } /* b where a
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm512_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) { return _mm512_reduce_max_ps(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
-FPQ_INLINE vm vf_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 /* Rows become columns, 16 of each: pairs, fours, then quarters of vectors change places. */
@@ -63,7 +62,6 @@ FPQ_INLINE vi vi_lane_numbers(void) {
 }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
-FPQ_INLINE int vi_min(vi x) { return _mm512_reduce_min_epi32(x); }
 
 typedef __m512i vb;
 #define BYTES 64

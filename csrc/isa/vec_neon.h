@@ -34,7 +34,6 @@ FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminnmq_f32(a, b); } /* b where a i
 FPQ_INLINE vf vf_larger(vf a, vf b) { return vmaxq_f32(a, b); }
 FPQ_INLINE float vf_max(vf x) { return vmaxvq_f32(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return vcgtq_f32(a, b); }
-FPQ_INLINE vm vf_equal(vf a, vf b) { return vceqq_f32(a, b); }
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }
 FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) {
     const uint32_t weights[4] = {1, 2, 4, 8};
@@ -59,7 +58,6 @@ FPQ_INLINE vi vi_lane_numbers(void) {
 }
 FPQ_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return vceqq_s32(a, b); }
-FPQ_INLINE int vi_min(vi x) { return vminvq_s32(x); }
 
 typedef uint8x16_t vb;
 #define BYTES 16
