@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -133,10 +134,6 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:  # Ctrl-C may come before `close`, or before `__init__` has ended
-        if hasattr(self, "_calls"):
-            self._calls.put(None)
-
     def submit(self, function: Callable[..., R], *arguments: Any) -> Call[R]:
         """Have ``function(*arguments)`` called."""
         call = Call(function, arguments)
@@ -167,7 +164,10 @@ class Workers:
         """Start one more thread, if the system gives one."""
         if sys.is_finalizing():  # a new thread would wait for ever for Python's lock
             return
-        thread = threading.Thread(target=_make_calls, args=(self._calls, self._within))
+        # Ctrl-C may come before `close`: the threads end with their owner too. Not by `__del__`: Python drops the
+        # KeyboardInterrupt that comes within one, and this callback has no line of Python.
+        owner = weakref.ref(self, functools.partial(self._calls.put, None))
+        thread = threading.Thread(target=_make_calls, args=(self._calls, self._within, owner))
         try:
             thread.start()
         except (RuntimeError, MemoryError):
@@ -175,7 +175,11 @@ class Workers:
         self._threads.append(thread)
 
 
-def _make_calls(calls: SimpleQueue[Call[Any] | None], within: contextlib.AbstractContextManager[Any] | None) -> None:
+def _make_calls(
+    calls: SimpleQueue[Call[Any] | None],
+    within: contextlib.AbstractContextManager[Any] | None,
+    owner: weakref.ref[Workers],  # kept, as its callback ends the thread
+) -> None:
     """What a thread does until None comes, which it leaves for the others."""
     with within or contextlib.nullcontext():
         while (call := calls.get()) is not None:
