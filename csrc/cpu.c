@@ -135,7 +135,8 @@ void fpq_on_poll(int (*poll)(void)) { poll_hook = poll; }
 int fpq_stopped(fpq_poll *poll) {
     if (FPQ_THREAD_NUMBER() == 0 && poll_hook && !FPQ_READ_SHARED(&poll->stop)) {
         const double now = FPQ_SECONDS();
-        const int due = poll->next > 0 && now >= poll->next; /* never in a short call: the hook waits for Python's lock */
+        const int due = poll->next > 0 &&
+                        now >= poll->next; /* never in a short call: the hook waits for Python's lock */
         if (due || poll->next <= 0) poll->next = now + 0.05;
         if (due && poll_hook()) FPQ_WRITE_SHARED(&poll->stop, 1);
     }

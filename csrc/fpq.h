@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  * The C interface of fpq. No Python, no global state but the choice of instruction set. Callers own all arrays and
  * have checked all arguments. Functions that allocate scratch return 0, or -1 when memory ran out (outputs are then
- * undefined, inputs unchanged) or the hook of fpq_on_poll said stop. `threads` is at least 1; results do not depend on it.
+ * undefined, inputs unchanged) or the hook of fpq_on_poll said stop. `threads` is at least 1; results do not depend on
+ * it.
  */
 #ifndef FPQ_H
 #define FPQ_H
@@ -15,27 +16,28 @@ typedef struct {
 } fpq_features;
 
 const fpq_features *fpq_cpu_features(void);
-const char *fpq_isa(void);                 /* name of the table in use: scalar, avx2, avx512bw, avx512 (with VBMI and VNNI), neon */
-const char *fpq_isa_at(int i);             /* i-th instruction set that runs here, slowest first; NULL past the end */
-int fpq_use_isa(const char *name);         /* 0, or -1 if it is unknown or does not run here */
+const char *fpq_isa(void);     /* name of the table in use: scalar, avx2, avx512bw, avx512 (with VBMI and VNNI), neon */
+const char *fpq_isa_at(int i); /* i-th instruction set that runs here, slowest first; NULL past the end */
+int fpq_use_isa(const char *name); /* 0, or -1 if it is unknown or does not run here */
 int fpq_has_openmp(void);
-int fpq_max_threads(void);                 /* what OpenMP would use: OMP_NUM_THREADS, omp_set_num_threads */
-void fpq_on_poll(int (*poll)(void));       /* long calls ask it now and then, from the calling thread: not 0 ends the call */
-void fpq_after_fork(void);                 /* call in a forked child: its OpenMP pool is gone, use one thread */
+int fpq_max_threads(void);           /* what OpenMP would use: OMP_NUM_THREADS, omp_set_num_threads */
+void fpq_on_poll(int (*poll)(void)); /* long calls ask it now and then, from the calling thread: not 0 ends the call */
+void fpq_after_fork(void);           /* call in a forked child: its OpenMP pool is gone, use one thread */
 
 /* ---- input matrices: any element type, any strides ---- */
 enum { FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8 };
 typedef struct {
     const char *data;
     int64_t n, d;
-    ptrdiff_t row_stride, col_stride;      /* bytes, may be negative */
+    ptrdiff_t row_stride, col_stride; /* bytes, may be negative */
     int dtype;
-    int exponent;                          /* numbers are read times 2^exponent, -126 to 126 */
+    int exponent; /* numbers are read times 2^exponent, -126 to 126 */
 } fpq_matrix;
 
 int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads); /* -1: none, -2: stopped */
-int fpq_largest(const fpq_matrix *x, float *out, int threads);     /* the largest absolute value of finite numbers; 0 if there are none */
-int fpq_normalize(const fpq_matrix *x, float *out, int threads);   /* out (n, d): rows of length 1; zero rows stay zero */
+int fpq_largest(const fpq_matrix *x, float *out,
+                int threads); /* the largest absolute value of finite numbers; 0 if there are none */
+int fpq_normalize(const fpq_matrix *x, float *out, int threads); /* out (n, d): rows of length 1; zero rows stay zero */
 
 /* ---- packed columns: c (k, d) with rows ld apart -> out, fpq_packed_size(k, d) floats, 64-byte aligned ---- */
 int64_t fpq_packed_size(int k, int d);
@@ -44,9 +46,9 @@ int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int
 
 /* ---- codebooks: m subspaces, subspace j is dimensions offsets[j]..offsets[j+1]-1, k centroids each ---- */
 typedef struct {
-    int m, k, dsub;                        /* dsub: the widest subspace, the stride of centroids */
-    const int32_t *offsets;                /* m + 1 */
-    float *centroids;                      /* (m, k, dsub), zero-padded */
+    int m, k, dsub;         /* dsub: the widest subspace, the stride of centroids */
+    const int32_t *offsets; /* m + 1 */
+    float *centroids;       /* (m, k, dsub), zero-padded */
 } fpq_codebooks;
 
 /* Training or input rows: x[rows[i]] for i < n, or x[i] if rows is NULL. */
@@ -66,24 +68,23 @@ int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws,
 
 /* What k-means remembers between iterations (csrc/kmeans/bounds.h); all zero before the first one. */
 typedef struct {
-    int groups;                            /* of centroids: 16, 32, 48 or 64; 0 remembers nothing */
-    uint16_t *bounds;                      /* (m, ld, groups) */
-    uint16_t *drift;                       /* (m, groups) */
-    float *units;                          /* (m) */
+    int groups;       /* of centroids: 16, 32, 48 or 64; 0 remembers nothing */
+    uint16_t *bounds; /* (m, ld, groups) */
+    uint16_t *drift;  /* (m, groups) */
+    float *units;     /* (m) */
 } fpq_bounds;
 
 /* A Lloyd iteration in two halves, which machines that share the rows may share too.
  *
  * The first: assignment of rows, and sums of each chunk of them, in all subspaces with active[j] != 0. ids and errors
- * (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry). limit > 0 caps the rows a cluster may get,
- * then ld is n or m is 1. `drifted`: the centroids at the last call with these bounds, NULL at the first one. sums
- * (m, ceil(n / chunk_rows), k * (dsub + 1)) is for the second half; changed (m, chunks) receives how many ids changed. Without
- * sums (NULL) rows are assigned only. chunk_rows: fpq_kmeans_chunk_rows of
- * all rows, whoever has them. */
+ * (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry). limit > 0 caps the rows a cluster may
+ * get, then ld is n or m is 1. `drifted`: the centroids at the last call with these bounds, NULL at the first one. sums
+ * (m, ceil(n / chunk_rows), k * (dsub + 1)) is for the second half; changed (m, chunks) receives how many ids changed.
+ * Without sums (NULL) rows are assigned only. chunk_rows: fpq_kmeans_chunk_rows of all rows, whoever has them. */
 int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n);
-int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int64_t chunk_rows,
-                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, const float *drifted, float *sums,
-                    int64_t *changed, int threads);
+int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
+                    int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
+                    const float *drifted, float *sums, int64_t *changed, int threads);
 
 /* The second: centroids become means, counts (m, k) receive the cluster sizes. An empty cluster keeps its centroid. */
 int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
@@ -96,8 +97,8 @@ int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors,
 /* OpenIndexing: ids (m, n) hold the nearest centroids on entry and the chosen ones on return. Rows in order; a centroid
  * whose count has reached limit gives way to the next nearest, `candidates` are tried in all and the last one is taken
  * even if it is full. counts: (m, k), or (k) when shared; continued from their values on entry. */
-int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared, int32_t *ids,
-                   int64_t *counts, int threads);
+int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
+                   int32_t *ids, int64_t *counts, int threads);
 
 /* ---- codes: sub-code j stands at bits j*nbits.. of a row's code, low bits first; code_size = ceil(m*nbits/8) ---- */
 int fpq_code_size(int m, int nbits);
@@ -109,36 +110,36 @@ void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int co
 
 /* ---- exact search over codes by asymmetric distances (ADC) ---- */
 typedef struct {
-    const float *packed;                   /* (m, fpq_packed_size(k, dsub)), not centred */
-    const float *codebooks;                /* (m, k, dsub), the same in order */
+    const float *packed;    /* (m, fpq_packed_size(k, dsub)), not centred */
+    const float *codebooks; /* (m, k, dsub), the same in order */
     const int32_t *offsets;
     int m, nbits, dsub;
-    int inner_product;                     /* distances are negated inner products */
+    int inner_product; /* distances are negated inner products */
 } fpq_adc;
 
 typedef struct {
-    const int64_t *ids;                    /* NULL: row numbers */
-    const uint64_t *allowed;               /* bit i: row i may be returned; NULL: all */
+    const int64_t *ids;      /* NULL: row numbers */
+    const uint64_t *allowed; /* bit i: row i may be returned; NULL: all */
     int64_t n;
 } fpq_population;
 
 void fpq_adc_table(const fpq_adc *adc, const float *q, float *table); /* (m, max(2^nbits, 16)) */
 /* The k smallest (distance, id) of each query, ascending; missing: +inf, -1. */
-int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, const fpq_population *pop,
-                   int k, float *distances, int64_t *ids, int threads);
+int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
+                   const fpq_population *pop, int k, float *distances, int64_t *ids, int threads);
 /* All distances of rows first .. first+n-1 (first a multiple of 64): out (nq, n). */
 int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first, int64_t n,
                 float *out, int threads);
 
 /* ---- ids (ids.c) ----
- * A hash table from ids to places: rows, or slots of inverted lists. At most half of its entries are taken. Nothing here
- * can fail or allocates. */
+ * A hash table from ids to places: rows, or slots of inverted lists. At most half of its entries are taken. Nothing
+ * here can fail or allocates. */
 typedef struct {
-    void *entries;                         /* 2^bits of uint32_t, or of uint64_t if wide; all 0 at first */
-    int bits;                              /* 1 to 63 */
-    int place_bits;                        /* of an entry: places are below 2^place_bits - 1; at most 32, or 63 if wide */
+    void *entries;  /* 2^bits of uint32_t, or of uint64_t if wide; all 0 at first */
+    int bits;       /* 1 to 63 */
+    int place_bits; /* of an entry: places are below 2^place_bits - 1; at most 32, or 63 if wide */
     int wide;
-    const int64_t *ids;                    /* the id in each place */
+    const int64_t *ids; /* the id in each place */
 } fpq_id_table;
 
 void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places); /* -1: not there */
@@ -152,13 +153,13 @@ void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits); /* bits of 
 
 /* ---- inverted lists of codes ---- */
 typedef struct {
-    const float *centroids;                /* (n_lists, d) */
-    const int64_t *first;                  /* (n_lists + 1): list l is the blocks chain[first[l]] .. chain[first[l + 1] - 1] */
+    const float *centroids; /* (n_lists, d) */
+    const int64_t *first;   /* (n_lists + 1): list l is the blocks chain[first[l]] .. chain[first[l + 1] - 1] */
     const int32_t *chain;
-    const uint64_t *rows;                  /* bit r of rows[b]: row r of block b holds a vector that may be returned */
-    const float *radius;                   /* (n_lists), no decoded residual is longer; NULL: not known */
-    int residual;                          /* codes are of x - centroid */
-    int64_t n;                             /* how many */
+    const uint64_t *rows; /* bit r of rows[b]: row r of block b holds a vector that may be returned */
+    const float *radius;  /* (n_lists), no decoded residual is longer; NULL: not known */
+    int residual;         /* codes are of x - centroid */
+    int64_t n;            /* how many */
 } fpq_lists;
 
 /* As fpq_adc_search, among the lists probes (nq, n_probe). Row r of block b has the id slot_ids[b * 64 + r]. */
@@ -167,62 +168,64 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
                    int threads);
 /* The distances of all rows of the probed lists, 64 a block in the order of probes and blocks; query i's from
  * out[starts[i] * 64] on. */
-int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes, int n_probe,
-                const uint8_t *blocks, const int64_t *starts, float *out, int threads);
+int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
+                int n_probe, const uint8_t *blocks, const int64_t *starts, float *out, int threads);
 
 /* ---- exact distances to stored vectors; inner_product: negated inner products ---- */
-int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
-                    int inner_product, int k, float *distances, int64_t *ids, int threads);
+int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
+                    const fpq_population *pop, int inner_product, int k, float *distances, int64_t *ids, int threads);
 /* The rows of a matrix, which must stay, made ready for fpq_flat_search of any number of queries; NULL: no memory. */
 typedef struct fpq_flat_columns fpq_flat_columns;
 int fpq_flat_columns_pay(const fpq_matrix *x, int64_t k); /* whether that is faster for the k nearest */
 fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product);
 void fpq_flat_columns_free(fpq_flat_columns *columns);
 int64_t fpq_flat_columns_bytes(const fpq_flat_columns *columns);
-int fpq_flat_columns_search(const fpq_flat_columns *columns, const float *queries, int64_t nq, const fpq_population *pop, int k,
-                       float *distances, int64_t *ids, int threads); /* of all rows */
+int fpq_flat_columns_search(const fpq_flat_columns *columns, const float *queries, int64_t nq,
+                            const fpq_population *pop, int k, float *distances, int64_t *ids,
+                            int threads);                           /* of all rows */
 int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads); /* squared lengths of the rows */
 /* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a row of -1 gives +inf. */
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                        int inner_product, float *out, int threads);
 /* The k smallest (distance, id) of each row of n >= k, ascending; an id of -1 is none, NaN counts as +inf. */
-int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids, int threads);
+int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids,
+                 int threads);
 
 /* ---- LSH ---- */
 /* Hash j of table t of a vector x is floor(v), v = (x - centre) . column t * n_hashes + j + shift, columns in units of
  * widths. A table's key is the upper half of the sum of hash times mixer, modulo 2^64. */
 typedef struct {
-    int d, n_tables, n_hashes;             /* E2LSH: n_hashes at most 32; C2LSH: one table, n_hashes at most 255 */
-    const float *centre;                   /* d */
-    const float *packed;                   /* n_tables * n_hashes columns */
-    const float *shifts;                   /* one a column, padded with zeros to a multiple of 16 */
-    const uint64_t *mixers;                /* one a column; C2LSH: unused */
+    int d, n_tables, n_hashes; /* E2LSH: n_hashes at most 32; C2LSH: one table, n_hashes at most 255 */
+    const float *centre;       /* d */
+    const float *packed;       /* n_tables * n_hashes columns */
+    const float *shifts;       /* one a column, padded with zeros to a multiple of 16 */
+    const uint64_t *mixers;    /* one a column; C2LSH: unused */
 } fpq_hashes;
 
 /* Sketches: size - 1 coordinates of x - centre along orthonormal directions and the length of the rest, less `least`,
  * times `scale`, clipped to 0..255 and rounded. size: 16, 32, 48 or 64. */
 typedef struct {
     int d, size;
-    const float *centre;                   /* d */
-    const float *packed;                   /* the directions, as size - 1 columns of d numbers */
-    const float *back;                     /* the same as d columns of size - 1 numbers */
-    const float *least;                    /* size */
+    const float *centre; /* d */
+    const float *packed; /* the directions, as size - 1 columns of d numbers */
+    const float *back;   /* the same as d columns of size - 1 numbers */
+    const float *least;  /* size */
     float scale;
 } fpq_sketcher;
 
 /* What candidates are verified on. Sketches spare most of them without changing the answer. */
 typedef struct {
-    fpq_matrix x;                          /* at most 2^32 - 1 rows */
-    const fpq_sketcher *sketcher;          /* NULL: none */
-    const uint8_t *sketches;               /* C2LSH: (n, size) */
+    fpq_matrix x;                 /* at most 2^32 - 1 rows */
+    const fpq_sketcher *sketcher; /* NULL: none */
+    const uint8_t *sketches;      /* C2LSH: (n, size) */
     fpq_population pop;
-    int inner_product;                     /* rows and queries are of length 1 or 0 then */
+    int inner_product; /* rows and queries are of length 1 or 0 then */
 } fpq_lsh_rows;
 
 typedef struct {
-    int64_t buckets;                       /* E2LSH: probed buckets that hold rows; C2LSH: levels */
-    int64_t candidates;                    /* rows in them, in each table; C2LSH: rows that collided often enough */
-    int64_t verified;                      /* rows whose distance was taken */
+    int64_t buckets;    /* E2LSH: probed buckets that hold rows; C2LSH: levels */
+    int64_t candidates; /* rows in them, in each table; C2LSH: rows that collided often enough */
+    int64_t verified;   /* rows whose distance was taken */
 } fpq_lsh_stats;
 
 int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int threads); /* out (n, size) */
@@ -231,10 +234,10 @@ int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, in
 
 /* E2LSH with multi-probe: a table is its entries, key << 32 | row, in ascending order. */
 typedef struct {
-    const uint64_t *entries;               /* (n_tables, n) */
-    const uint8_t *sketches;               /* (n_tables, n, size), in the order of entries; NULL: none */
-    const uint32_t *starts;                /* (n_tables, 2^bits + 1) */
-    int bits;                              /* 1 to 31 */
+    const uint64_t *entries; /* (n_tables, n) */
+    const uint8_t *sketches; /* (n_tables, n, size), in the order of entries; NULL: none */
+    const uint32_t *starts;  /* (n_tables, 2^bits + 1) */
+    int bits;                /* 1 to 31 */
 } fpq_lsh_tables;
 
 /* entries (n_tables, n) of rows first..first+n-1, not sorted. */
@@ -250,11 +253,11 @@ int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, con
  * for the radius `radius` * ratio^i; a row collides where its hash is among those of the window. From the level on
  * whose windows hold all 256 codes, all rows are candidates. */
 typedef struct {
-    const uint8_t *codes;                  /* blocks [ceil(n/64)][n_hashes][64] */
+    const uint8_t *codes; /* blocks [ceil(n/64)][n_hashes][64] */
     double window, radius, ratio;
-    int threshold;                         /* collisions that make a candidate, at least 1 */
-    int64_t budget;                        /* stop when there are so many candidates, at least 1 */
-    int stop_early;                        /* stop after a level with k rows within ratio times its radius */
+    int threshold;  /* collisions that make a candidate, at least 1 */
+    int64_t budget; /* stop when there are so many candidates, at least 1 */
+    int stop_early; /* stop after a level with k rows within ratio times its radius */
 } fpq_c2lsh;
 
 int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads); /* (n, n_hashes) */

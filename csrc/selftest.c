@@ -51,7 +51,11 @@ static float number(void) {
 
 /* ---- memory: inputs have the exact size, for the sanitizers; behind outputs stands a pattern that must stay ---- */
 enum { GUARD = 64, PATTERN = 0xa5, MOST = 256 };
-static struct { unsigned char *memory; size_t bytes; int is_output; } taken[MOST];
+static struct {
+    unsigned char *memory;
+    size_t bytes;
+    int is_output;
+} taken[MOST];
 static int n_taken;
 
 static void *take(size_t bytes, int is_output) {
@@ -113,22 +117,36 @@ static const char *element(const fpq_matrix *x, int64_t i, int64_t t) {
 static double value(const fpq_matrix *x, int64_t i, int64_t t) {
     const void *at = element(x, i, t);
     switch (x->dtype) {
-    case FPQ_F32: return (double)*(const float *)at;
-    case FPQ_F64: return *(const double *)at;
-    case FPQ_F16: return half(*(const uint16_t *)at);
-    case FPQ_U8: return *(const uint8_t *)at;
-    default: return *(const int8_t *)at;
+    case FPQ_F32:
+        return (double)*(const float *)at;
+    case FPQ_F64:
+        return *(const double *)at;
+    case FPQ_F16:
+        return half(*(const uint16_t *)at);
+    case FPQ_U8:
+        return *(const uint8_t *)at;
+    default:
+        return *(const int8_t *)at;
     }
 }
 
 static void draw(int dtype, void *at) {
     static const uint16_t halves[] = {0, 0x3c00, 0x4000, 0x4200, 0x4400, 0xbc00, 0xc000, 0xc200, 0xc400};
     switch (dtype) {
-    case FPQ_F32: *(float *)at = number(); break;
-    case FPQ_F64: *(double *)at = (double)number() * (kind == REALS ? 1.000000001 : 1); break;
-    case FPQ_F16: *(uint16_t *)at = kind == REALS ? (uint16_t)(next() & 0xbfff) : halves[below(9)]; break;
-    case FPQ_U8: *(uint8_t *)at = (uint8_t)below(kind == REALS ? 256 : 9); break;
-    default: *(int8_t *)at = (int8_t)(kind == REALS ? below(256) - 128 : below(9) - 4);
+    case FPQ_F32:
+        *(float *)at = number();
+        break;
+    case FPQ_F64:
+        *(double *)at = (double)number() * (kind == REALS ? 1.000000001 : 1);
+        break;
+    case FPQ_F16:
+        *(uint16_t *)at = kind == REALS ? (uint16_t)(next() & 0xbfff) : halves[below(9)];
+        break;
+    case FPQ_U8:
+        *(uint8_t *)at = (uint8_t)below(kind == REALS ? 256 : 9);
+        break;
+    default:
+        *(int8_t *)at = (int8_t)(kind == REALS ? below(256) - 128 : below(9) - 4);
     }
 }
 
@@ -162,18 +180,20 @@ static float *packed(const float *c, int k, int d, int ld) {
 
 /* ---- the kernels: test_NAME for each NAME of FPQ_KERNELS, or this file does not compile ---- */
 static void test_read_rows(void) {
-    const int n_all = size() + 1, d_all = size() + 1, n = below(n_all + 1), from = below(d_all), d = below(d_all - from + 1);
+    const int n_all = size() + 1, d_all = size() + 1, n = below(n_all + 1), from = below(d_all),
+              d = below(d_all - from + 1);
     const int first = below(n_all - n + 1);
     fpq_matrix x = matrix(n_all, d_all, below(5));
     x.exponent = ANY_OF(0, 0, 5, -7);
     const float *offset = below(2) ? numbers(d) : NULL;
     int64_t *rows = below(2) ? INPUT(int64_t, n_all) : NULL;
-    OUTPUTS(float, out, n * d);
+    OUTPUTS(float, out, n *d);
     for (int i = 0; rows && i < n_all; i++) rows[i] = below(n_all);
-    FOR_BOTH (*use)->read_rows(&x, rows, first, n, from, from + d, offset, out[WAY]);
+    FOR_BOTH(*use)->read_rows(&x, rows, first, n, from, from + d, offset, out[WAY]);
     CHECK(SAME(out[0], out[1], n * d));
     for (int i = 0; i < n * d; i++)
-        out[1][i] = ldexpf((float)value(&x, rows ? rows[first + i / d] : first + i / d, from + i % d), x.exponent) - (offset ? offset[i % d] : 0);
+        out[1][i] = ldexpf((float)value(&x, rows ? rows[first + i / d] : first + i / d, from + i % d), x.exponent) -
+                    (offset ? offset[i % d] : 0);
     CHECK(SAME(out[0], out[1], n * d));
 }
 
@@ -198,7 +218,8 @@ static int are_largest(const float *score, int k, int id, float best, float seco
 }
 
 static void test_nearest(void) {
-    const int n = size(), d = size() + 1, k = size() + 1, blocks = FPQ_BLOCKS(k), first = below(99), cut = below(blocks + 1);
+    const int n = size(), d = size() + 1, k = size() + 1, blocks = FPQ_BLOCKS(k), first = below(99),
+              cut = below(blocks + 1);
     const int ld = d + below(3);
     const float *x = numbers(n * ld), *columns = packed(numbers(k * d), k, d, d);
     float *bias = numbers(blocks * 16), *scores = OUTPUT(float, n * blocks * 16);
@@ -209,7 +230,7 @@ static void test_nearest(void) {
     for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
     for (int i = 0; i < n; i++) best[0][i] = best[1][i] = second[0][i] = second[1][i] = -INFINITY;
     for (int i = 0; i < n * 16; i++) lanes[0][i] = lanes[1][i] = -INFINITY;
-    FOR_BOTH (*use)->nearest(x, ld, n, d, columns, bias, blocks, first, best[WAY], second[WAY], id[WAY], lanes[WAY]);
+    FOR_BOTH(*use)->nearest(x, ld, n, d, columns, bias, blocks, first, best[WAY], second[WAY], id[WAY], lanes[WAY]);
     CHECK(kind == REALS || (SAME(best[0], best[1], n) && SAME(second[0], second[1], n)));
     for (int i = 0; i < n; i++) kern->project(x + i * ld, 1, d, columns, bias, blocks, scores + i * blocks * 16, 0);
     int largest = 1;
@@ -233,8 +254,8 @@ static void test_transpose(void) {
     const int n = size(), d = size() + 1, ldx = d + below(3), ldo = 16 * ((n + 15) / 16 + below(2));
     const float *x = numbers(n * ldx);
     int right = 1;
-    OUTPUTS(float, out, d * ldo);
-    FOR_BOTH (*use)->transpose(x, ldx, n, d, out[WAY], ldo);
+    OUTPUTS(float, out, d *ldo);
+    FOR_BOTH(*use)->transpose(x, ldx, n, d, out[WAY], ldo);
     CHECK(SAME(out[0], out[1], d * ldo));
     for (int i = 0; i < ldo; i++)
         for (int t = 0; t < d; t++) right &= out[0][t * ldo + i] == (i < n ? x[i * ldx + t] : 0);
@@ -252,10 +273,12 @@ static void test_squares(void) {
 }
 
 static void test_nearest_of_rows(void) {
-    const int n = FPQ_ROWS_TILE * (1 + below(2)), d = size() + 1, k = size() + 1, blocks = FPQ_BLOCKS(k), first = below(99);
+    const int n = FPQ_ROWS_TILE * (1 + below(2)), d = size() + 1, k = size() + 1, blocks = FPQ_BLOCKS(k),
+              first = below(99);
     const int cut = below(blocks + 1);
     const float *rows = numbers(n * d), *columns = packed(numbers(k * d), k, d, d);
-    float *bias = numbers(blocks * 16), *score = OUTPUT(float, blocks * 16), *square = OUTPUT(float, n), *x = OUTPUT(float, n * d);
+    float *bias = numbers(blocks * 16), *score = OUTPUT(float, blocks * 16), *square = OUTPUT(float, n),
+          *x = OUTPUT(float, n *d);
     float *best = OUTPUT(float, n), *second = OUTPUT(float, n);
     int32_t *id = OUTPUT(int32_t, n);
     int largest = 1, near = 1;
@@ -263,7 +286,8 @@ static void test_nearest_of_rows(void) {
     for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
     for (int i = 0; i < n; i++) best[i] = second[i] = -INFINITY;
     kern->nearest_of_rows(x, n, d, columns, bias, cut, first, best, second, id, square);
-    kern->nearest_of_rows(x, n, d, columns + cut * d * 16, bias + cut * 16, blocks - cut, first + cut * 16, best, second, id, square);
+    kern->nearest_of_rows(x, n, d, columns + cut * d * 16, bias + cut * 16, blocks - cut, first + cut * 16, best,
+                          second, id, square);
     for (int i = 0; i < n; i++) {
         kern->project(rows + i * d, 1, d, columns, bias, blocks, score, 0);
         largest &= are_largest(score, k, id[i] - first, best[i], second[i]);
@@ -281,7 +305,8 @@ static uint8_t *some_of(int n, int *count) {
 }
 
 static void test_largest(void) {
-    const int n = size(), d = size() + 1, k = 1 + below(40), blocks = FPQ_BLOCKS(k), ld = d + below(3), first = below(99);
+    const int n = size(), d = size() + 1, k = 1 + below(40), blocks = FPQ_BLOCKS(k), ld = d + below(3),
+              first = below(99);
     const float *x = numbers(n * ld), *columns = packed(numbers(k * d), k, d, d);
     float *bias = numbers(blocks * 16), *scores = OUTPUT(float, blocks * 16);
     int32_t *own = INPUT(int32_t, n);
@@ -290,7 +315,7 @@ static void test_largest(void) {
     OUTPUTS(float, out, n * 16);
     for (int c = k; c < blocks * 16; c++) bias[c] = -INFINITY;
     for (int i = 0; i < n; i++) own[i] = first + below(k + 4) - 2;
-    FOR_BOTH (*use)->largest(x, ld, rows, count, d, columns, bias, blocks, own, first, out[WAY]);
+    FOR_BOTH(*use)->largest(x, ld, rows, count, d, columns, bias, blocks, own, first, out[WAY]);
     CHECK(kind == REALS || SAME(out[0], out[1], n * 16));
     for (int i = 0; i < count; i++) {
         float most = -INFINITY;
@@ -328,9 +353,9 @@ typedef struct {
 
 static byte_problem random_bytes(int rows, int blocks) {
     const int d = 4 * (1 + size() / 4), k = blocks * 16;
-    int8_t *packed = INPUT(int8_t, k * d);
+    int8_t *packed = INPUT(int8_t, k *d);
     int32_t *start = INPUT(int32_t, k);
-    const byte_problem p = {{packed, start, numbers(k), numbers(k), d}, INPUT(uint8_t, rows * d), numbers(rows)};
+    const byte_problem p = {{packed, start, numbers(k), numbers(k), d}, INPUT(uint8_t, rows *d), numbers(rows)};
     for (int i = 0; i < rows * d; i++) p.x[i] = (uint8_t)(1 + below(255));
     for (int c = 0; c < k; c++) {
         start[c] = 0;
@@ -346,19 +371,21 @@ static byte_problem random_bytes(int rows, int blocks) {
 static float byte_product_of(const byte_problem *p, int row, int c) {
     int sum = 0;
     for (int t = 0; t < p->columns.d; t++)
-        sum += (p->x[row * p->columns.d + t] - 128) * p->columns.packed[(c / 16 * p->columns.d + t / 4 * 4) * 16 + c % 16 * 4 + t % 4];
+        sum += (p->x[row * p->columns.d + t] - 128) *
+               p->columns.packed[(c / 16 * p->columns.d + t / 4 * 4) * 16 + c % 16 * 4 + t % 4];
     return (float)sum * p->columns.scale[c] * p->step[row] + p->columns.bias[c];
 }
 
 static void test_project_bytes(void) {
-    const int n = size(), blocks = 1 + below(9), from = below(blocks), some = 1 + below(blocks - from), ld = some * 16 + below(3);
+    const int n = size(), blocks = 1 + below(9), from = below(blocks), some = 1 + below(blocks - from),
+              ld = some * 16 + below(3);
     const byte_problem p = random_bytes(n, blocks);
     int count, right = 1;
     const uint8_t *rows = some_of(n, &count);
-    OUTPUTS(float, out, n * ld);
+    OUTPUTS(float, out, n *ld);
     OUTPUTS(float, lanes, n * 16);
     for (int i = 0; i < n * 16; i++) lanes[0][i] = lanes[1][i] = below(2) ? -INFINITY : 1;
-    FOR_BOTH (*use)->project_bytes(p.x, p.step, rows, count, &p.columns, from, some, out[WAY], ld, lanes[WAY]);
+    FOR_BOTH(*use)->project_bytes(p.x, p.step, rows, count, &p.columns, from, some, out[WAY], ld, lanes[WAY]);
     CHECK(SAME(out[0], out[1], n * ld) && SAME(lanes[0], lanes[1], n * 16));
     for (int i = 0; i < count; i++)
         for (int c = 0; c < some * 16; c++) {
@@ -369,7 +396,8 @@ static void test_project_bytes(void) {
 }
 
 static void test_largest_bytes(void) {
-    const int n = size(), blocks = 1 + below(6), from = below(blocks), most = blocks - from < 4 ? blocks - from : 4, first = below(99);
+    const int n = size(), blocks = 1 + below(6), from = below(blocks), most = blocks - from < 4 ? blocks - from : 4,
+              first = below(99);
     const int some = 1 + below(most);
     const byte_problem p = random_bytes(n, blocks);
     const float *least = numbers(n);
@@ -379,7 +407,8 @@ static void test_largest_bytes(void) {
     for (int i = 0; i < n; i++) own[i] = first + below(some * 16 + 4) - 2;
     OUTPUTS(float, out, n * 16);
     OUTPUTS(uint64_t, near, n);
-    FOR_BOTH (*use)->largest_bytes(p.x, p.step, rows, count, &p.columns, from, some, own, first, least, out[WAY], near[WAY]);
+    FOR_BOTH(*use)->largest_bytes(p.x, p.step, rows, count, &p.columns, from, some, own, first, least, out[WAY],
+                                  near[WAY]);
     CHECK(SAME(out[0], out[1], n * 16) && SAME(near[0], near[1], n));
     for (int i = 0; i < count; i++) {
         const int r = rows[i];
@@ -400,7 +429,7 @@ static void test_doubt(void) {
     const float *x = numbers(n * ld), *centroids = numbers(k * d);
     const fpq_ruler ruler = {(float)d, 65535.f / 8 / sqrtf((float)d)};
     int32_t *id = INPUT(int32_t, n);
-    uint16_t *bounds = INPUT(uint16_t, n * groups), *drift = INPUT(uint16_t, groups);
+    uint16_t *bounds = INPUT(uint16_t, n *groups), *drift = INPUT(uint16_t, groups);
     float *square = OUTPUT(float, n), *error = OUTPUT(float, n);
     uint64_t *doubts = OUTPUT(uint64_t, n);
     int near = 1, right = 1;
@@ -430,7 +459,7 @@ static void test_bound(void) {
     uint16_t *searched = INPUT(uint16_t, n), *drift = INPUT(uint16_t, 16);
     int count, near = 1, kept = 1;
     const uint8_t *rows = some_of(n, &count);
-    OUTPUTS(uint16_t, bounds, n * ld);
+    OUTPUTS(uint16_t, bounds, n *ld);
     OUTPUTS(float, most, n);
     for (int i = 0; i < n; i++) {
         searched[i] = (uint16_t)below(65536);
@@ -438,12 +467,11 @@ static void test_bound(void) {
         most[0][i] = most[1][i] = (float)below(3) - 2;
     }
     for (int g = 0; g < 16; g++) drift[g] = (uint16_t)below(ANY_OF(1, 9000, 65536));
-    FOR_BOTH (*use)->bound(lanes, rows, count, d, &ruler, square, searched, drift, bounds[WAY], ld, most[WAY]);
+    FOR_BOTH(*use)->bound(lanes, rows, count, d, &ruler, square, searched, drift, bounds[WAY], ld, most[WAY]);
     CHECK(SAME(most[0], most[1], n));
     for (int i = 0; i < n * ld; i++) near &= abs(bounds[0][i] - bounds[1][i]) <= 1;
     for (int i = 0; i < count; i++)
-        for (int g = 0; g < 16; g++)
-            kept &= searched[rows[i]] >> g & 1 || bounds[0][rows[i] * ld + g] == PATTERN * 257;
+        for (int g = 0; g < 16; g++) kept &= searched[rows[i]] >> g & 1 || bounds[0][rows[i] * ld + g] == PATTERN * 257;
     CHECK(near);
     CHECK(kept);
 }
@@ -469,9 +497,10 @@ static void test_lower(void) {
 
 static void test_project(void) {
     const int n = size(), d = size() + 1, k = size() + 1, width = FPQ_BLOCKS(k) * 16, ld = width + below(3);
-    const float *x = numbers(n * d), *c = numbers(k * d), *columns = packed(c, k, d, d), *bias = below(2) ? numbers(width) : NULL;
-    OUTPUTS(float, out, n * ld);
-    FOR_BOTH (*use)->project(x, n, d, columns, bias, FPQ_BLOCKS(k), out[WAY], ld);
+    const float *x = numbers(n * d), *c = numbers(k * d), *columns = packed(c, k, d, d),
+                *bias = below(2) ? numbers(width) : NULL;
+    OUTPUTS(float, out, n *ld);
+    FOR_BOTH(*use)->project(x, n, d, columns, bias, FPQ_BLOCKS(k), out[WAY], ld);
     CHECK(kind == REALS || SAME(out[0], out[1], n * ld));
     int near = 1, gaps = 1;
     for (int i = 0; i < n; i++) {
@@ -487,7 +516,7 @@ static void test_accumulate(void) {
     const int n = size(), d = size() + 1, k = size() + 1, ld = d + below(3);
     const float *x = numbers(n * ld), *start = numbers(k * d), *centroids = numbers(k * d);
     int32_t *id = INPUT(int32_t, n);
-    OUTPUTS(float, sum, k * d);
+    OUTPUTS(float, sum, k *d);
     OUTPUTS(int32_t, count, k);
     for (int i = 0; i < n; i++) id[i] = below(k);
     FOR_BOTH {
@@ -498,17 +527,18 @@ static void test_accumulate(void) {
     CHECK(SAME(sum[0], sum[1], k * d) && SAME(count[0], count[1], k));
 }
 
-#define TEST_TABLE(name, inner_product)                                                       \
-    static void test_##name(void) {                                                           \
-        const int d = size() + 1, k = size() + 1, width = FPQ_BLOCKS(k) * 16, n = 1 + below(FPQ_TABLES), ldq = d + below(3); \
-        const float *q = numbers(n * ldq), *c = numbers(k * d), *columns = packed(c, k, d, d); \
-        float *out[2][FPQ_TABLES];                                                            \
-        for (int i = 0; i < n; i++) out[0][i] = OUTPUT(float, width), out[1][i] = OUTPUT(float, width); \
-        FOR_BOTH (*use)->name(q, ldq, n, d, columns, FPQ_BLOCKS(k), out[WAY]);                \
-        for (int i = 0; i < n; i++) {                                                         \
-            CHECK(SAME(out[0][i], out[1][i], width));                                         \
+#define TEST_TABLE(name, inner_product)                                                                             \
+    static void test_##name(void) {                                                                                 \
+        const int d = size() + 1, k = size() + 1, width = FPQ_BLOCKS(k) * 16, n = 1 + below(FPQ_TABLES),            \
+                  ldq = d + below(3);                                                                               \
+        const float *q = numbers(n * ldq), *c = numbers(k * d), *columns = packed(c, k, d, d);                      \
+        float *out[2][FPQ_TABLES];                                                                                  \
+        for (int i = 0; i < n; i++) out[0][i] = OUTPUT(float, width), out[1][i] = OUTPUT(float, width);             \
+        FOR_BOTH(*use)->name(q, ldq, n, d, columns, FPQ_BLOCKS(k), out[WAY]);                                       \
+        for (int i = 0; i < n; i++) {                                                                               \
+            CHECK(SAME(out[0][i], out[1][i], width));                                                               \
             for (int j = 0; j < k; j++) CHECK(is_distance(out[0][i][j], inner_product, q + i * ldq, c + j * d, d)); \
-        }                                                                                     \
+        }                                                                                                           \
     }
 TEST_TABLE(table_l2, 0)
 TEST_TABLE(table_ip, 1)
@@ -527,7 +557,7 @@ static void test_adc(void) {
     uint8_t *codes = INPUT(uint8_t, bytes);
     OUTPUTS(float, out, 64);
     for (int i = 0; i < bytes; i++) codes[i] = (uint8_t)next();
-    FOR_BOTH (*use)->adc(table, ld, m, nbits, codes, out[WAY]);
+    FOR_BOTH(*use)->adc(table, ld, m, nbits, codes, out[WAY]);
     CHECK(SAME(out[0], out[1], 64));
     for (int i = 0; i < 64; i++) {
         out[1][i] = 0;
@@ -537,7 +567,8 @@ static void test_adc(void) {
 }
 
 static void test_code_l2(void) {
-    const int m = ANY_OF(1, 7, 8, 9, 16, 19), nbits = below(2) ? 8 : 4, k = 1 << nbits, even = below(2), most = even ? ANY_OF(4, 8, 16, 24) : 1 + below(11);
+    const int m = ANY_OF(1, 7, 8, 9, 16, 19), nbits = below(2) ? 8 : 4, k = 1 << nbits, even = below(2),
+              most = even ? ANY_OF(4, 8, 16, 24) : 1 + below(11);
     int32_t *offsets = INPUT(int32_t, m + 1);
     offsets[0] = 0;
     for (int j = 0; j < m; j++) offsets[j + 1] = offsets[j] + (j && !even ? 1 + below(most) : most);
@@ -551,7 +582,8 @@ static void test_code_l2(void) {
         for (int j = 0; j < m; j++) {
             const float *p = codebooks + (j * k + sub_code(codes + r, 64, j, nbits)) * most;
             float entry = 0;
-            for (int t = offsets[j]; t < offsets[j + 1]; t++) entry += (q[t] - p[t - offsets[j]]) * (q[t] - p[t - offsets[j]]);
+            for (int t = offsets[j]; t < offsets[j + 1]; t++)
+                entry += (q[t] - p[t - offsets[j]]) * (q[t] - p[t - offsets[j]]);
             sum += entry;
         }
         CHECK(SAME(&out, &sum, 1) && out == spec->code_l2(&adc, q, codes + r));
@@ -563,7 +595,7 @@ static void test_quantize(void) {
     float *x = numbers(n), least = INFINITY, scale = (float[]){1, 37.5f, 1000, 1e30f}[below(4)];
     for (int i = 0; i < n; i++) least = x[i] < least ? x[i] : least;
     OUTPUTS(uint8_t, out, n);
-    FOR_BOTH (*use)->quantize(x, n, least, scale, out[WAY]);
+    FOR_BOTH(*use)->quantize(x, n, least, scale, out[WAY]);
     CHECK(SAME(out[0], out[1], n));
     for (int i = 0; i < n; i++) CHECK(out[0][i] == (int)fminf(floorf((x[i] - least) * scale), 255));
 }
@@ -573,7 +605,7 @@ static void test_steps(void) {
     float *x = numbers(n), least = INFINITY, scale = (float[]){1, 37.5f, 20000, 1e30f}[below(4)];
     for (int i = 0; i < n; i++) least = x[i] < least ? x[i] : least;
     OUTPUTS(uint16_t, out, n);
-    FOR_BOTH (*use)->steps(x, n, least, scale, out[WAY]);
+    FOR_BOTH(*use)->steps(x, n, least, scale, out[WAY]);
     CHECK(SAME(out[0], out[1], n));
     for (int i = 0; i < n; i++) CHECK(out[0][i] == (int)fminf(floorf((x[i] - least) * scale), 32767));
 }
@@ -582,7 +614,7 @@ static void test_group_least(void) {
     const int members = ANY_OF(1, 4, 4), groups = members == 4 ? 64 : ANY_OF(16, 256, 256), n = groups * members;
     const float *x = numbers(n);
     OUTPUTS(float, out, groups);
-    FOR_BOTH (*use)->group_least(x, groups, members, out[WAY]);
+    FOR_BOTH(*use)->group_least(x, groups, members, out[WAY]);
     CHECK(SAME(out[0], out[1], groups));
     for (int c = 0; c < n; c++) CHECK(x[c] >= out[0][FPQ_GROUP(c, groups)]);
 }
@@ -605,14 +637,16 @@ static void test_quantize_steps(void) {
     uint16_t *x = INPUT(uint16_t, n);
     for (int i = 0; i < n; i++) x[i] = (uint16_t)(100 + below(65436));
     OUTPUTS(uint8_t, out, n);
-    FOR_BOTH (*use)->quantize_steps(x, n, least, factor, out[WAY]);
+    FOR_BOTH(*use)->quantize_steps(x, n, least, factor, out[WAY]);
     CHECK(SAME(out[0], out[1], n));
     for (int i = 0; i < n; i++) CHECK(out[0][i] == fmin(floor((double)(x[i] - least) * factor / 65536), 255));
 }
 
 static void test_rough_l2(void) {
-    const int d = size(), blocks = 1 + below(17), columns = blocks * FPQ_BLOCK, n = 1 + below(FPQ_TABLES), ldq = d + below(3);
-    const float *q = numbers(n * ldq), *half = below(2) ? numbers(columns) : NULL, *c = packed(numbers(columns * d), columns, d, d);
+    const int d = size(), blocks = 1 + below(17), columns = blocks * FPQ_BLOCK, n = 1 + below(FPQ_TABLES),
+              ldq = d + below(3);
+    const float *q = numbers(n * ldq), *half = below(2) ? numbers(columns) : NULL,
+                *c = packed(numbers(columns * d), columns, d, d);
     float *exact = OUTPUT(float, columns), *sizes = OUTPUT(float, columns), *out[FPQ_TABLES], *least = OUTPUT(float, n);
     int right = 1;
     for (int i = 0; i < n; i++) out[i] = OUTPUT(float, columns);
@@ -622,7 +656,8 @@ static void test_rough_l2(void) {
         spec->rough_l2(q + i * ldq, ldq, 1, d, c, half, blocks, &exact, &lowest);
         for (int e = 0; e < columns; e++) {
             sizes[e] = half ? fabsf(half[e]) : 0;
-            for (int t = 0; t < d; t++) sizes[e] += fabsf(q[i * ldq + t] * c[(e / FPQ_BLOCK * d + t) * FPQ_BLOCK + e % FPQ_BLOCK]);
+            for (int t = 0; t < d; t++)
+                sizes[e] += fabsf(q[i * ldq + t] * c[(e / FPQ_BLOCK * d + t) * FPQ_BLOCK + e % FPQ_BLOCK]);
             right &= fabsf(out[i][e] - exact[e]) <= (kind == REALS ? 2 * (float)(d + 2) * FLT_EPSILON * sizes[e] : 0);
         }
         lowest = INFINITY;
@@ -637,15 +672,20 @@ static void test_survey(void) {
     const float *x = numbers(n);
     OUTPUTS(float, out, 3);
     double sum = 0, scale = 0;
-    FOR_BOTH (*use)->survey(x, n, out[WAY]);
+    FOR_BOTH(*use)->survey(x, n, out[WAY]);
     for (int i = 0; i < n; i++) sum += (double)x[i], scale += fabs((double)x[i]);
     CHECK(out[0][0] == out[1][0] && out[0][1] == out[1][1]);
     CHECK(fabs((double)out[0][2] - sum) <= n * (double)FLT_EPSILON * scale);
 }
 
 static void test_sieve(int nbits) {
-    const int m = size() + 1, groups = nbits == 4 ? 16 : below(2) ? 256 : kern->groups, size_of_code = fpq_code_size(m, nbits), n_blocks = 9, n = below(n_blocks + 1);
-    uint8_t *entries = INPUT(uint8_t, m * groups), *blocks = INPUT(uint8_t, n_blocks * 64 * size_of_code), *start = INPUT(uint8_t, n * 64);
+    const int m = size() + 1,
+              groups = nbits == 4 ? 16
+                       : below(2) ? 256
+                                  : kern->groups,
+              size_of_code = fpq_code_size(m, nbits), n_blocks = 9, n = below(n_blocks + 1);
+    uint8_t *entries = INPUT(uint8_t, m *groups), *blocks = INPUT(uint8_t, n_blocks * 64 * size_of_code),
+            *start = INPUT(uint8_t, n * 64);
     int32_t *order = INPUT(int32_t, m), which[9];
     OUTPUTS(uint8_t, sums, n * 64);
     OUTPUTS(uint64_t, near, n);
@@ -704,7 +744,7 @@ static void test_at_least(void) {
 static void test_near_sketches(void) {
     const int size = 16 * (1 + below(4)), n = below(65);
     int16_t *q = INPUT(int16_t, size);
-    uint8_t *codes = INPUT(uint8_t, n * size);
+    uint8_t *codes = INPUT(uint8_t, n *size);
     for (int t = 0; t < size; t++) q[t] = (int16_t)below(1021);
     for (int i = 0; i < n * size; i++) codes[i] = (uint8_t)(below(3) ? q[i % size] / 4 : below(256));
     const int32_t limit = below(8) ? below(size * 100000) : below(2) ? INT32_MAX : 0;
@@ -735,16 +775,16 @@ static void test_collisions(void) {
     }
 }
 
-#define TEST_PAIR(name, type, number_type, inner_product)                            \
-    static void test_##name(void) {                                                  \
-        const int d = size() + ANY_OF(0, 0, 200);                                    \
-        const fpq_matrix x = {(const char *)INPUT(type, d), 1, d, 0, sizeof(type), number_type, 0}; \
-        const float *q = numbers(d);                                                 \
-        type *row = (type *)taken[0].memory;                                         \
-        for (int t = 0; t < d; t++) draw(number_type, row + t);                      \
-        const float got = kern->name(q, row, d), expected = spec->name(q, row, d);   \
+#define TEST_PAIR(name, type, number_type, inner_product)                                                    \
+    static void test_##name(void) {                                                                          \
+        const int d = size() + ANY_OF(0, 0, 200);                                                            \
+        const fpq_matrix x = {(const char *)INPUT(type, d), 1, d, 0, sizeof(type), number_type, 0};          \
+        const float *q = numbers(d);                                                                         \
+        type *row = (type *)taken[0].memory;                                                                 \
+        for (int t = 0; t < d; t++) draw(number_type, row + t);                                              \
+        const float got = kern->name(q, row, d), expected = spec->name(q, row, d);                           \
         CHECK(is_distance(inner_product ? -got : got, inner_product, q, row_of(&x, 0, INPUT(float, d)), d)); \
-        CHECK(kind == REALS || SAME(&got, &expected, 1));                            \
+        CHECK(kind == REALS || SAME(&got, &expected, 1));                                                    \
     }
 TEST_PAIR(l2_f32, float, FPQ_F32, 0)
 TEST_PAIR(l2_u8, uint8_t, FPQ_U8, 0)
@@ -788,7 +828,7 @@ static problem random_problem(int k, int n) {
     for (int i = 0; i < m * k * dsub; i++) /* padding */
         if (i % dsub >= offsets[i / dsub / k + 1] - offsets[i / dsub / k]) centroids[i] = 0;
     for (int i = 0; by_rows && i < n; i++) rows[i] = below(n_all);
-    return (problem){{m, k, dsub, offsets, centroids}, {matrix(n_all, offsets[m], below(5)), rows, n}, m, k, n,
+    return (problem){{m, k, dsub, offsets, centroids},      {matrix(n_all, offsets[m], below(5)), rows, n}, m, k, n,
                      kind == INTEGERS && (k & (k - 1)) == 0};
 }
 
@@ -846,13 +886,14 @@ static int are_nearest(const problem *p, const int32_t *ids) {
     return nearest;
 }
 
-/* Rows and centroids where products of floats say little: outliers, far groups, columns of two far values, a common offset,
- * numbers whose squares overflow or underflow, centroids that repeat. */
+/* Rows and centroids where products of floats say little: outliers, far groups, columns of two far values, a common
+ * offset, numbers whose squares overflow or underflow, centroids that repeat. */
 static void test_assign_far(void) {
     problem p = random_problem(ANY_OF(1, 2, 17, 64, 65, 300), size());
     const int all = p.m * p.n, d = (int)p.data.x.d, n = (int)p.data.x.n, floats = p.m * p.k * p.cb.dsub;
-    const float scale = (float[]){1, 1, 1, 1e-22f, 1e-38f, 1e17f, 3e19f}[below(7)], offset = (float[]){0, 0, 1e4f, 1e7f}[below(4)];
-    float *x = INPUT(float, n * d);
+    const float scale = (float[]){1, 1, 1, 1e-22f, 1e-38f, 1e17f, 3e19f}[below(7)],
+                offset = (float[]){0, 0, 1e4f, 1e7f}[below(4)];
+    float *x = INPUT(float, n *d);
     OUTPUTS(int32_t, ids, all);
     OUTPUTS(float, errors, all);
     p.data.x = (fpq_matrix){(const char *)x, n, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0};
@@ -877,7 +918,7 @@ static void test_assign_far(void) {
 /* Also where rows go by bytes. */
 static void test_bytes(void) {
     const problem p = random_problem(ANY_OF(64, 65, 100, 256, 300), size());
-    int32_t *ids = OUTPUT(int32_t, p.m * p.n);
+    int32_t *ids = OUTPUT(int32_t, p.m *p.n);
     CHECK(!fpq_assign(&p.cb, &p.data, ids, NULL, 1) && are_nearest(&p, ids));
 }
 
@@ -886,14 +927,14 @@ static void test_open_index(void) {
     const int shared = below(2), candidates = below(2) ? p.k : 1 + below(p.k), all = p.m * p.n;
     const double limit = p.n * (shared ? p.m : 1) * ANY_OF(1, 2, 3) / (double)p.k;
     OUTPUTS(int32_t, ids, all);
-    OUTPUTS(int64_t, counts, p.m * p.k);
+    OUTPUTS(int64_t, counts, p.m *p.k);
     FOR_THREADS {
         memset(counts[t], 0, (size_t)(p.m * p.k) * sizeof **counts);
         CHECK(!fpq_assign(&p.cb, &p.data, ids[t], NULL, 1));
         CHECK(!fpq_open_index(&p.cb, &p.data, limit, candidates, shared, ids[t], counts[t], threads));
     }
     CHECK(SAME(ids[0], ids[1], all) && SAME(counts[0], counts[1], p.m * p.k));
-    int64_t *count = INPUT(int64_t, p.m * p.k);
+    int64_t *count = INPUT(int64_t, p.m *p.k);
     int right = 1, within = 1;
     memset(count, 0, (size_t)(p.m * p.k) * sizeof *count);
     for (int i = 0; i < p.n; i++)
@@ -909,16 +950,16 @@ static void test_open_index(void) {
 }
 
 /* A Lloyd iteration in its two halves; an empty cluster takes a row. drifted: NULL without bounds. */
-static int lloyd(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update, int64_t ld,
-                 int32_t *ids, float *errors, fpq_bounds *bounds, float *drifted, int first, int64_t *changed, int64_t *counts,
-                 int threads) {
+static int lloyd(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int update,
+                 int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, float *drifted, int first,
+                 int64_t *changed, int64_t *counts, int threads) {
     const int64_t n = data->n, chunk_rows = fpq_kmeans_chunk_rows(cb->m, cb->k, cb->dsub, n);
     const int m = cb->m, k = cb->k, chunks = (int)((n + chunk_rows - 1) / chunk_rows), floats = m * k * cb->dsub;
     float *sums = OUTPUT(float, m * chunks * k * (cb->dsub + 1)), *start = INPUT(float, floats);
-    int64_t *moved = OUTPUT(int64_t, m * chunks), *rows = OUTPUT(int64_t, k);
+    int64_t *moved = OUTPUT(int64_t, m *chunks), *rows = OUTPUT(int64_t, k);
     memcpy(start, cb->centroids, (size_t)floats * sizeof(float));
-    int status = fpq_kmeans_sums(cb, data, active, limit, chunk_rows, ld, ids, errors, bounds, first ? NULL : drifted, sums, moved,
-                                 threads);
+    int status = fpq_kmeans_sums(cb, data, active, limit, chunk_rows, ld, ids, errors, bounds, first ? NULL : drifted,
+                                 sums, moved, threads);
     if (drifted) memcpy(drifted, start, (size_t)floats * sizeof(float));
     status |= fpq_kmeans_means(cb, active, chunks, sums, counts, threads);
     for (int j = 0; j < m; j++) {
@@ -946,8 +987,8 @@ static void test_kmeans_step(void) {
     OUTPUTS(int32_t, ids, all);
     OUTPUTS(float, errors, all);
     OUTPUTS(int64_t, changed, m);
-    OUTPUTS(int64_t, counts, m * k);
-    int64_t *chosen = INPUT(int64_t, m * k);
+    OUTPUTS(int64_t, counts, m *k);
+    int64_t *chosen = INPUT(int64_t, m *k);
     memset(chosen, 0, (size_t)(m * k) * sizeof *chosen);
     CHECK(!fpq_assign(&p.cb, &p.data, expected, NULL, 1));
     if (limit > 0) CHECK(!fpq_open_index(&p.cb, &p.data, limit, k, 0, expected, chosen, 1));
@@ -958,7 +999,8 @@ static void test_kmeans_step(void) {
         fpq_bounds none = {0, NULL, NULL, NULL};
         cb.centroids = memcpy(centroids[t], p.cb.centroids, (size_t)floats * sizeof(float));
         memcpy(ids[t], before, (size_t)all * sizeof(int32_t));
-        CHECK(!lloyd(&cb, &p.data, active, limit, update, n, ids[t], errors[t], &none, NULL, 1, changed[t], counts[t], threads));
+        CHECK(!lloyd(&cb, &p.data, active, limit, update, n, ids[t], errors[t], &none, NULL, 1, changed[t], counts[t],
+                     threads));
     }
     CHECK(SAME(centroids[0], centroids[1], floats) && SAME(ids[0], ids[1], all) && SAME(errors[0], errors[1], all));
     CHECK(SAME(changed[0], changed[1], m) && SAME(counts[0], counts[1], m * k) && SAME(ids[0], expected, all));
@@ -1010,7 +1052,8 @@ static void test_bounds(void) {
     int64_t *changed[3], *counts[3];
     int filled = 1, same = 1;
     for (int t = 0; t < 3; t++) { /* without, with, with and more threads */
-        bounds[t] = (fpq_bounds){t ? groups : 0, OUTPUT(uint16_t, all * groups), OUTPUT(uint16_t, m * groups), OUTPUT(float, m)};
+        bounds[t] = (fpq_bounds){t ? groups : 0, OUTPUT(uint16_t, all *groups), OUTPUT(uint16_t, m *groups),
+                                 OUTPUT(float, m)};
         memset(bounds[t].bounds, 0, (size_t)(all * groups) * sizeof(uint16_t));
         memset(bounds[t].drift, 0, (size_t)(m * groups) * sizeof(uint16_t));
         memset(bounds[t].units, 0, (size_t)m * sizeof(float));
@@ -1018,7 +1061,7 @@ static void test_bounds(void) {
         centroids[t] = memcpy(OUTPUT(float, floats), p.cb.centroids, (size_t)floats * sizeof(float));
         drifted[t] = OUTPUT(float, floats);
         changed[t] = OUTPUT(int64_t, m);
-        counts[t] = OUTPUT(int64_t, m * k);
+        counts[t] = OUTPUT(int64_t, m *k);
     }
     for (int round = 0; round < 6 && filled; round++) {
         fpq_rows data = p.data;
@@ -1026,8 +1069,8 @@ static void test_bounds(void) {
         for (int t = 0; t < 3; t++) {
             fpq_codebooks cb = p.cb;
             cb.centroids = centroids[t];
-            CHECK(!lloyd(&cb, &data, active, 0, round < 5, ld, ids[t], errors, bounds + t, drifted[t], !round, changed[t], counts[t],
-                         t == 2 ? THREADS : 1));
+            CHECK(!lloyd(&cb, &data, active, 0, round < 5, ld, ids[t], errors, bounds + t, drifted[t], !round,
+                         changed[t], counts[t], t == 2 ? THREADS : 1));
             if (!t) continue;
             same &= SAME(ids[0], ids[t], all) && SAME(changed[0], changed[t], m) && SAME(counts[0], counts[t], m * k);
         }
@@ -1041,7 +1084,7 @@ static void test_seed(void) {
     const int large = !below(8), draws_each = FPQ_SEED_DRAWS, picks = FPQ_SEED_PICKS;
     const problem p = random_problem(large ? 3 : 1 + below(20), large ? 9000 : size() + 1);
     const int n = p.n, floats = p.m * p.k * p.cb.dsub, each = (p.k + picks - 1) / picks * draws_each;
-    double *draws = INPUT(double, p.m * each), *left = INPUT(double, n);
+    double *draws = INPUT(double, p.m *each), *left = INPUT(double, n);
     OUTPUTS(float, centroids, floats);
     for (int i = 0; i < p.m * each; i++) draws[i] = (double)(next() >> 11) * 0x1p-53;
     FOR_THREADS {
@@ -1082,9 +1125,9 @@ static void test_seed(void) {
 
 static void test_codes(void) {
     const int n = size(), m = 1 + below(20), nbits = 1 + below(8), bytes = fpq_code_size(m, nbits);
-    int32_t *ids = INPUT(int32_t, m * n), *unpacked = OUTPUT(int32_t, m * n);
-    uint8_t *codes = OUTPUT(uint8_t, n * bytes), *blocks = OUTPUT(uint8_t, (n + 63) / 64 * 64 * bytes);
-    uint8_t *got = OUTPUT(uint8_t, n * bytes);
+    int32_t *ids = INPUT(int32_t, m *n), *unpacked = OUTPUT(int32_t, m *n);
+    uint8_t *codes = OUTPUT(uint8_t, n *bytes), *blocks = OUTPUT(uint8_t, (n + 63) / 64 * 64 * bytes);
+    uint8_t *got = OUTPUT(uint8_t, n *bytes);
     int64_t *rows = INPUT(int64_t, n);
     int right = 1;
     for (int i = 0; i < m * n; i++) ids[i] = below(1 << nbits);
@@ -1194,15 +1237,15 @@ static void test_adc_search(void) {
     const int nq = ANY_OF(1, 2, 3, 9, 30), top = ANY_OF(1, 3, 10, 100), first = n > 64 ? 64 : 0;
     const problem p = random_problem(k, nq);
     const int d = p.cb.offsets[p.m], bytes = fpq_code_size(p.m, nbits), each = (int)fpq_packed_size(k, p.cb.dsub);
-    float *columns = OUTPUT(float, p.m * each), *table = OUTPUT(float, p.m * width), *queries = numbers(nq * d);
+    float *columns = OUTPUT(float, p.m *each), *table = OUTPUT(float, p.m *width), *queries = numbers(nq * d);
     uint8_t *blocks = INPUT(uint8_t, (n + 63) / 64 * 64 * bytes);
     const fpq_population pop = random_population(n);
     const fpq_adc adc = {columns, p.cb.centroids, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
-    float *expected = INPUT(float, nq * n);
-    OUTPUTS(float, all, nq * n);
-    OUTPUTS(float, part, nq * (n - first));
-    OUTPUTS(float, distances, nq * top);
-    OUTPUTS(int64_t, ids, nq * top);
+    float *expected = INPUT(float, nq *n);
+    OUTPUTS(float, all, nq *n);
+    OUTPUTS(float, part, nq *(n - first));
+    OUTPUTS(float, distances, nq *top);
+    OUTPUTS(int64_t, ids, nq *top);
     for (int i = 0; i < (n + 63) / 64 * 64 * bytes; i++) blocks[i] = (uint8_t)next();
     for (int j = 0; j < p.m; j++)
         fpq_pack(p.cb.centroids + j * k * p.cb.dsub, k, p.cb.offsets[j + 1] - p.cb.offsets[j], p.cb.dsub, NULL,
@@ -1234,21 +1277,22 @@ static void test_adc_search(void) {
 
 /* All lists probed, in a random order: distances to the lists' codes by definition, and the smallest of them. */
 static void test_ivf_search(void) {
-    const int nbits = ANY_OF(8, 4, 1 + below(8)), k = 1 << nbits, width = k < 16 ? 16 : k, n_blocks = ANY_OF(1, 2, 7, 60);
+    const int nbits = ANY_OF(8, 4, 1 + below(8)), k = 1 << nbits, width = k < 16 ? 16 : k,
+              n_blocks = ANY_OF(1, 2, 7, 60);
     const int nq = ANY_OF(1, 2, 9, 70), top = ANY_OF(1, 10, 100), n_lists = 1 + below(n_blocks + 2), n = n_blocks * 64;
     const problem p = random_problem(k, nq);
     const int d = p.cb.offsets[p.m], bytes = fpq_code_size(p.m, nbits), each = (int)fpq_packed_size(k, p.cb.dsub);
-    float *columns = OUTPUT(float, p.m * each), *table = OUTPUT(float, p.m * width), *queries = numbers(nq * d);
+    float *columns = OUTPUT(float, p.m *each), *table = OUTPUT(float, p.m *width), *queries = numbers(nq * d);
     float *centroids = numbers(n_lists * d), *radius = INPUT(float, n_lists), *residual = INPUT(float, d);
-    uint8_t *blocks = INPUT(uint8_t, n * bytes);
-    int64_t *first = INPUT(int64_t, n_lists + 1), *probes = INPUT(int64_t, nq * n_lists), *starts = INPUT(int64_t, nq);
+    uint8_t *blocks = INPUT(uint8_t, n *bytes);
+    int64_t *first = INPUT(int64_t, n_lists + 1), *probes = INPUT(int64_t, nq *n_lists), *starts = INPUT(int64_t, nq);
     int64_t *slot_ids = INPUT(int64_t, n);
     int32_t *chain = INPUT(int32_t, n_blocks);
     uint64_t *rows = INPUT(uint64_t, n_blocks);
-    OUTPUTS(float, all, nq * n);
-    OUTPUTS(float, distances, nq * top);
-    OUTPUTS(int64_t, ids, nq * top);
-    float *by_slot = INPUT(float, nq * n);
+    OUTPUTS(float, all, nq *n);
+    OUTPUTS(float, distances, nq *top);
+    OUTPUTS(int64_t, ids, nq *top);
+    float *by_slot = INPUT(float, nq *n);
     const fpq_adc adc = {columns, p.cb.centroids, p.cb.offsets, p.m, nbits, p.cb.dsub, below(2)};
     const fpq_lists lists = {centroids, first, chain, rows, below(2) ? radius : NULL, below(2), n_lists};
     for (int i = 0; i < n * bytes; i++) blocks[i] = (uint8_t)next();
@@ -1266,8 +1310,10 @@ static void test_ivf_search(void) {
             for (int r = 0; r < 64; r++) {
                 double square = 0;
                 for (int j = 0; j < p.m; j++) {
-                    const float *c = p.cb.centroids + (j * k + sub_code(blocks + chain[b] * 64 * bytes + r, 64, j, nbits)) * p.cb.dsub;
-                    for (int t = 0; t < p.cb.offsets[j + 1] - p.cb.offsets[j]; t++) square += (double)c[t] * (double)c[t];
+                    const float *c = p.cb.centroids +
+                                     (j * k + sub_code(blocks + chain[b] * 64 * bytes + r, 64, j, nbits)) * p.cb.dsub;
+                    for (int t = 0; t < p.cb.offsets[j + 1] - p.cb.offsets[j]; t++)
+                        square += (double)c[t] * (double)c[t];
                 }
                 longest = square > longest ? square : longest;
             }
@@ -1276,7 +1322,8 @@ static void test_ivf_search(void) {
     FOR_THREADS {
         CHECK(!fpq_ivf_all(&adc, &lists, queries, nq, probes, n_lists, blocks, starts, all[t], threads));
         CHECK(SAME(all[t], all[0], nq * n));
-        CHECK(!fpq_ivf_search(&adc, &lists, queries, nq, probes, n_lists, blocks, slot_ids, top, distances[t], ids[t], threads));
+        CHECK(!fpq_ivf_search(&adc, &lists, queries, nq, probes, n_lists, blocks, slot_ids, top, distances[t], ids[t],
+                              threads));
         int right = 1, at = 0;
         for (int i = 0; i < nq * n_lists; i++) {
             const int64_t list = probes[i];
@@ -1292,7 +1339,8 @@ static void test_ivf_search(void) {
                     float sum = 0;
                     for (int j = 0; j < p.m; j++)
                         sum += table[j * width + sub_code(blocks + chain[b] * 64 * bytes + r, 64, j, nbits)];
-                    right &= fabs((double)all[t][at] - ((double)sum + offset)) <= 1e-5 * (fabs((double)sum) + fabs(offset));
+                    right &= fabs((double)all[t][at] - ((double)sum + offset)) <=
+                             1e-5 * (fabs((double)sum) + fabs(offset));
                     by_slot[i / n_lists * n + chain[b] * 64 + r] = all[t][at];
                 }
         }
@@ -1304,16 +1352,17 @@ static void test_ivf_search(void) {
 
 static void test_flat(void) {
     origin = (float)ANY_OF(0, 0, 100);
-    const int n = ANY_OF(0, 1, 63, 64, 65, 200, 3000), d = ANY_OF(1, 7, 16, 33, 70), nq = ANY_OF(1, 3, 4, 5, 64, 65, 130);
+    const int n = ANY_OF(0, 1, 63, 64, 65, 200, 3000), d = ANY_OF(1, 7, 16, 33, 70),
+              nq = ANY_OF(1, 3, 4, 5, 64, 65, 130);
     const int top = ANY_OF(1, 3, 10, 100), inner_product = below(2);
     const fpq_matrix x = matrix(n, d, below(5));
     const fpq_population pop = random_population(n);
     float *queries = numbers(nq * d), *row = INPUT(float, d);
-    int64_t *rows = INPUT(int64_t, nq * (n + 1));
+    int64_t *rows = INPUT(int64_t, nq *(n + 1));
     OUTPUTS(float, norms, n);
-    OUTPUTS(float, all, nq * (n + 1));
-    OUTPUTS(float, distances, nq * top);
-    OUTPUTS(int64_t, ids, nq * top);
+    OUTPUTS(float, all, nq *(n + 1));
+    OUTPUTS(float, distances, nq *top);
+    OUTPUTS(int64_t, ids, nq *top);
     for (int i = 0; i < nq * (n + 1); i++) rows[i] = i < nq * n ? i % n : -1; /* and one of -1 for each query */
     origin = 0;
     FOR_THREADS {
@@ -1344,8 +1393,8 @@ static void test_matrix(void) {
     const int n = size(), d = size() + 1, k = size() + 1;
     const fpq_matrix x = matrix(n, d, below(5));
     float *c = numbers(k * d), *columns = packed(c, k, d, d), *row = INPUT(float, d);
-    OUTPUTS(float, normal, n * d);
-    OUTPUTS(float, product, n * k);
+    OUTPUTS(float, normal, n *d);
+    OUTPUTS(float, product, n *k);
     FOR_THREADS {
         CHECK(!fpq_normalize(&x, normal[t], threads));
         CHECK(!fpq_project(&x, columns, k, product[t], threads));
@@ -1382,10 +1431,10 @@ static void test_first_nonfinite_row(void) {
 
 static void test_smallest(void) {
     const int n = ANY_OF(1, 5, 64, 400), nq = ANY_OF(1, 3, 70), k = 1 + below(n);
-    float *distances = INPUT(float, nq * n);
-    int64_t *ids = INPUT(int64_t, nq * n);
-    OUTPUTS(float, least, nq * k);
-    OUTPUTS(int64_t, least_ids, nq * k);
+    float *distances = INPUT(float, nq *n);
+    int64_t *ids = INPUT(int64_t, nq *n);
+    OUTPUTS(float, least, nq *k);
+    OUTPUTS(int64_t, least_ids, nq *k);
     for (int i = 0; i < nq * n; i++) {
         distances[i] = below(9) ? number() : below(2) ? INFINITY : NAN;
         ids[i] = below(5) ? below(4) * n + i % n : -1;
@@ -1420,11 +1469,16 @@ static fpq_hashes random_hashes(int n_tables, int n_hashes, int d) {
 
 /* Directions are those of coordinates, so the length of the rest is that of the others. */
 static fpq_sketcher random_sketcher(int size, int d) {
-    float *directions = INPUT(float, (size - 1) * d), *back = INPUT(float, d * (size - 1)), *least = INPUT(float, size);
+    float *directions = INPUT(float, (size - 1) * d), *back = INPUT(float, d *(size - 1)), *least = INPUT(float, size);
     for (int j = 0; j < size - 1; j++)
         for (int t = 0; t < d; t++) directions[j * d + t] = back[t * (size - 1) + j] = (float)(t == d - 1 - j);
     for (int t = 0; t < size; t++) least[t] = (float)below(5) - 4;
-    return (fpq_sketcher){d, size, numbers(d), packed(directions, size - 1, d, d), packed(back, d, size - 1, size - 1), least,
+    return (fpq_sketcher){d,
+                          size,
+                          numbers(d),
+                          packed(directions, size - 1, d, d),
+                          packed(back, d, size - 1, size - 1),
+                          least,
                           (float)ANY_OF(1, 20, 100)};
 }
 
@@ -1436,21 +1490,23 @@ static int by_number(const void *x, const void *y) {
 }
 
 static void test_lsh_hashing(void) {
-    const int n = ANY_OF(1, 95, 96, 97, 300), n_tables = 1 + below(4), n_hashes = 1 + below(20), k = n_tables * n_hashes;
+    const int n = ANY_OF(1, 95, 96, 97, 300), n_tables = 1 + below(4), n_hashes = 1 + below(20),
+              k = n_tables * n_hashes;
     const int size = 16 * (1 + below(4)), d = size - 1 + below(20), first = below(1000), bits = 1 + below(9);
     const fpq_matrix x = matrix(n, d, below(5));
     const fpq_hashes hashes = random_hashes(n_tables, n_hashes, d);
     const fpq_hashes one = {d, 1, n_hashes, hashes.centre, hashes.packed, hashes.shifts, hashes.mixers};
     const fpq_sketcher s = random_sketcher(size, d);
     float *row = INPUT(float, d);
-    OUTPUTS(float, values, n * k);
-    OUTPUTS(uint64_t, entries, n * n_tables);
-    OUTPUTS(uint8_t, codes, n * n_hashes);
-    OUTPUTS(uint8_t, sketches, n * size);
-    OUTPUTS(float, firsts, n * n_hashes);
+    OUTPUTS(float, values, n *k);
+    OUTPUTS(uint64_t, entries, n *n_tables);
+    OUTPUTS(uint8_t, codes, n *n_hashes);
+    OUTPUTS(uint8_t, sketches, n *size);
+    OUTPUTS(float, firsts, n *n_hashes);
     uint32_t *starts = OUTPUT(uint32_t, (1 << bits) + 1);
     FOR_THREADS {
-        CHECK(!fpq_lsh_values(&hashes, &x, values[t], threads) && !fpq_lsh_entries(&hashes, &x, first, entries[t], threads));
+        CHECK(!fpq_lsh_values(&hashes, &x, values[t], threads) &&
+              !fpq_lsh_entries(&hashes, &x, first, entries[t], threads));
         CHECK(!fpq_lsh_buckets(&one, &x, codes[t], threads) && !fpq_lsh_sketch(&s, &x, sketches[t], threads));
         CHECK(!fpq_lsh_values(&one, &x, firsts[t], threads));
     }
@@ -1465,7 +1521,8 @@ static void test_lsh_hashing(void) {
                 sum += (uint64_t)bucket(values[0][i * k + j]) * hashes.mixers[j];
             right &= entries[0][table * n + i] == ((sum >> 32 << 32) | (uint64_t)(first + i));
         }
-        for (int j = 0; j < n_hashes; j++) right &= codes[0][i * n_hashes + j] == (bucket(firsts[0][i * n_hashes + j]) & 255);
+        for (int j = 0; j < n_hashes; j++)
+            right &= codes[0][i * n_hashes + j] == (bucket(firsts[0][i * n_hashes + j]) & 255);
         double rest = 0;
         for (int t = 0; t < d; t++) {
             const double y = (double)row[t] - (double)s.centre[t];
@@ -1490,12 +1547,13 @@ static void test_lsh_hashing(void) {
 }
 
 /* Whether distances and ids (k) are the smallest of those candidates that may be returned. */
-static int are_smallest_of(const float *all, const uint8_t *candidate, const fpq_population *pop, int k, const float *distances,
-                           const int64_t *ids) {
+static int are_smallest_of(const float *all, const uint8_t *candidate, const fpq_population *pop, int k,
+                           const float *distances, const int64_t *ids) {
     uint64_t *allowed = INPUT(uint64_t, (pop->n + 63) / 64);
     for (int64_t i = 0; i < (pop->n + 63) / 64; i++) allowed[i] = 0;
     for (int64_t i = 0; i < pop->n; i++)
-        if (candidate[i] && (!pop->allowed || (pop->allowed[i / 64] >> i % 64 & 1))) allowed[i / 64] |= (uint64_t)1 << i % 64;
+        if (candidate[i] && (!pop->allowed || (pop->allowed[i / 64] >> i % 64 & 1)))
+            allowed[i / 64] |= (uint64_t)1 << i % 64;
     const fpq_population some = {pop->ids, allowed, pop->n};
     return are_smallest(all, 1, &some, k, distances, ids);
 }
@@ -1510,13 +1568,14 @@ static void test_e2lsh_search(void) {
     const fpq_sketcher s = random_sketcher(size, d);
     float *queries = numbers(nq * d);
     const fpq_matrix q = {(const char *)queries, nq, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0};
-    float *of_rows = OUTPUT(float, n * columns), *of_queries = OUTPUT(float, nq * columns), *exact = OUTPUT(float, nq * n);
-    uint64_t *entries = OUTPUT(uint64_t, n_tables * n);
+    float *of_rows = OUTPUT(float, n *columns), *of_queries = OUTPUT(float, nq *columns), *exact = OUTPUT(float, nq *n);
+    uint64_t *entries = OUTPUT(uint64_t, n_tables *n);
     uint32_t *starts = OUTPUT(uint32_t, n_tables * ((1 << bits) + 1));
-    uint8_t *by_row = OUTPUT(uint8_t, n * size), *sketches = INPUT(uint8_t, n_tables * n * size), *candidate = INPUT(uint8_t, n);
-    int64_t *rows = INPUT(int64_t, nq * n);
-    OUTPUTS(float, distances, nq * k);
-    OUTPUTS(int64_t, ids, nq * k);
+    uint8_t *by_row = OUTPUT(uint8_t, n *size), *sketches = INPUT(uint8_t, n_tables * n * size),
+            *candidate = INPUT(uint8_t, n);
+    int64_t *rows = INPUT(int64_t, nq *n);
+    OUTPUTS(float, distances, nq *k);
+    OUTPUTS(int64_t, ids, nq *k);
     OUTPUTS(fpq_lsh_stats, stats, nq);
     for (int i = 0; i < nq * n; i++) rows[i] = i % n;
     CHECK(!fpq_flat_distances(&x, queries, nq, rows, n, 0, exact, 1) && !fpq_lsh_sketch(&s, &x, by_row, 1));
@@ -1530,8 +1589,8 @@ static void test_e2lsh_search(void) {
         memcpy(sketches + e * size, by_row + (entries[e] & 0xffffffffu) * (uint64_t)size, (size_t)size);
     const fpq_lsh_rows held = {x, sketched ? &s : NULL, NULL, pop, 0};
     const fpq_lsh_tables tables = {entries, sketched ? sketches : NULL, starts, bits};
-    FOR_THREADS CHECK(!fpq_e2lsh_search(&hashes, &tables, &held, queries, nq, all_probes ? 1000 : n_tables, k, distances[t], ids[t],
-                                        stats[t], threads));
+    FOR_THREADS CHECK(!fpq_e2lsh_search(&hashes, &tables, &held, queries, nq, all_probes ? 1000 : n_tables, k,
+                                        distances[t], ids[t], stats[t], threads));
     CHECK(SAME(distances[0], distances[1], nq * k) && SAME(ids[0], ids[1], nq * k) && SAME(stats[0], stats[1], nq));
     int right = 1;
     for (int i = 0; i < nq; i++) { /* a probe changes each of the numbers by 1 at most */
@@ -1571,21 +1630,27 @@ static void test_c2lsh_search(void) {
     const fpq_sketcher s = random_sketcher(size, d);
     float *queries = numbers(nq * d);
     const fpq_matrix q = {(const char *)queries, nq, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0};
-    float *values = OUTPUT(float, nq * m), *exact = OUTPUT(float, nq * n);
-    uint8_t *codes = OUTPUT(uint8_t, n * m), *blocks = OUTPUT(uint8_t, (n + 63) / 64 * 64 * m), *sketches = OUTPUT(uint8_t, n * size);
+    float *values = OUTPUT(float, nq *m), *exact = OUTPUT(float, nq *n);
+    uint8_t *codes = OUTPUT(uint8_t, n *m), *blocks = OUTPUT(uint8_t, (n + 63) / 64 * 64 * m),
+            *sketches = OUTPUT(uint8_t, n *size);
     uint8_t *candidate = INPUT(uint8_t, n);
-    int64_t *rows = INPUT(int64_t, nq * n);
+    int64_t *rows = INPUT(int64_t, nq *n);
     collided *found = INPUT(collided, n);
-    OUTPUTS(float, distances, nq * k);
-    OUTPUTS(int64_t, ids, nq * k);
+    OUTPUTS(float, distances, nq *k);
+    OUTPUTS(int64_t, ids, nq *k);
     OUTPUTS(fpq_lsh_stats, stats, nq);
     for (int i = 0; i < nq * n; i++) rows[i] = i % n;
     CHECK(!fpq_flat_distances(&x, queries, nq, rows, n, 0, exact, 1) && !fpq_lsh_sketch(&s, &x, sketches, 1));
     CHECK(!fpq_lsh_buckets(&hashes, &x, codes, 1) && !fpq_lsh_values(&hashes, &q, values, 1));
     memset(blocks, 0, (size_t)((n + 63) / 64 * 64 * m));
     fpq_put_codes(codes, rows, n, m, blocks);
-    const fpq_c2lsh c = {.codes = blocks, .window = 0.5, .radius = ANY_OF(1, 4, 30), .ratio = ANY_OF(2, 3), .threshold = 1 + below(m),
-                         .budget = 1 + below(n), .stop_early = below(2)};
+    const fpq_c2lsh c = {.codes = blocks,
+                         .window = 0.5,
+                         .radius = ANY_OF(1, 4, 30),
+                         .ratio = ANY_OF(2, 3),
+                         .threshold = 1 + below(m),
+                         .budget = 1 + below(n),
+                         .stop_early = below(2)};
     const fpq_lsh_rows held = {x, sketched ? &s : NULL, sketched ? sketches : NULL, pop, 0};
     FOR_THREADS CHECK(!fpq_c2lsh_search(&hashes, &c, &held, queries, nq, k, distances[t], ids[t], stats[t], threads));
     CHECK(SAME(distances[0], distances[1], nq * k) && SAME(ids[0], ids[1], nq * k) && SAME(stats[0], stats[1], nq));
@@ -1603,7 +1668,8 @@ static void test_c2lsh_search(void) {
             for (int r = 0; r < n; r++) {
                 int count = 0;
                 for (int j = 0; j < m; j++) {
-                    const uint8_t low = (uint8_t)bucket(values[i * m + j] - half), high = (uint8_t)bucket(values[i * m + j] + half);
+                    const uint8_t low = (uint8_t)bucket(values[i * m + j] - half),
+                                  high = (uint8_t)bucket(values[i * m + j] + half);
                     count += (uint8_t)(codes[r * m + j] - low) <= (uint8_t)(high - low);
                 }
                 const int may = !pop.allowed || (pop.allowed[r / 64] >> r % 64 & 1);
@@ -1629,15 +1695,25 @@ typedef struct {
 
 int main(void) {
     static const test tests[] = {
-        FPQ_KERNELS(TEST)
-        {"halves", test_every_half, 1}, {"fpq_assign", test_assign, ROUNDS}, {"far", test_assign_far, ROUNDS}, {"bytes", test_bytes, ROUNDS},
+        FPQ_KERNELS(TEST){"halves", test_every_half, 1},
+        {"fpq_assign", test_assign, ROUNDS},
+        {"far", test_assign_far, ROUNDS},
+        {"bytes", test_bytes, ROUNDS},
         {"fpq_open_index", test_open_index, ROUNDS},
-        {"k-means", test_kmeans_step, ROUNDS}, {"bounds", test_bounds, ROUNDS}, {"fpq_seed", test_seed, ROUNDS}, {"codes", test_codes, ROUNDS},
+        {"k-means", test_kmeans_step, ROUNDS},
+        {"bounds", test_bounds, ROUNDS},
+        {"fpq_seed", test_seed, ROUNDS},
+        {"codes", test_codes, ROUNDS},
         {"ids", test_ids, ROUNDS},
-        {"fpq_adc_search", test_adc_search, ROUNDS}, {"fpq_ivf_search", test_ivf_search, ROUNDS}, {"fpq_flat_search", test_flat, ROUNDS},
-        {"fpq_normalize, fpq_project", test_matrix, ROUNDS}, {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},
-        {"fpq_smallest", test_smallest, ROUNDS}, {"LSH hashing", test_lsh_hashing, ROUNDS},
-        {"fpq_e2lsh_search", test_e2lsh_search, ROUNDS}, {"fpq_c2lsh_search", test_c2lsh_search, ROUNDS},
+        {"fpq_adc_search", test_adc_search, ROUNDS},
+        {"fpq_ivf_search", test_ivf_search, ROUNDS},
+        {"fpq_flat_search", test_flat, ROUNDS},
+        {"fpq_normalize, fpq_project", test_matrix, ROUNDS},
+        {"fpq_first_nonfinite_row", test_first_nonfinite_row, ROUNDS},
+        {"fpq_smallest", test_smallest, ROUNDS},
+        {"LSH hashing", test_lsh_hashing, ROUNDS},
+        {"fpq_e2lsh_search", test_e2lsh_search, ROUNDS},
+        {"fpq_c2lsh_search", test_c2lsh_search, ROUNDS},
     };
     const char *only = getenv("FPQ_ISA");
     long all = 0, all_failed = 0;

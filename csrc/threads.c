@@ -23,7 +23,10 @@ static size_t stack_size(void) {
     if (!text) return 0;
     const unsigned long long number = strtoull(text, &end, 10);
     while (*end == ' ') end++;
-    const int shift = *end == 'B' || *end == 'b' ? 0 : *end == 'M' || *end == 'm' ? 20 : *end == 'G' || *end == 'g' ? 30 : 10;
+    const int shift = *end == 'B' || *end == 'b'   ? 0
+                      : *end == 'M' || *end == 'm' ? 20
+                      : *end == 'G' || *end == 'g' ? 30
+                                                   : 10;
     return number < (unsigned long long)1 << 32 ? (size_t)number << shift : 0;
 }
 

@@ -24,7 +24,7 @@ int fpq_threads_given(int wanted);
  * of work outside of inner parallel regions. Thread 0, the caller's, asks the hook of fpq_on_poll every 50 ms. */
 typedef struct {
     int stop;
-    double next;      /* when to ask, in seconds */
+    double next; /* when to ask, in seconds */
 } fpq_poll;
 
 int fpq_stopped(fpq_poll *poll);

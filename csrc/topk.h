@@ -11,8 +11,8 @@
 typedef struct {
     float *distance;
     int64_t *id;
-    int k, n;                              /* n of them are taken */
-    const int64_t *ids;                    /* id holds rows, of which these are the ids, until fpq_topk_name; NULL: it holds ids */
+    int k, n;           /* n of them are taken */
+    const int64_t *ids; /* id holds rows, of which these are the ids, until fpq_topk_name; NULL: it holds ids */
 } fpq_topk;
 
 /* What is not taken is +inf, -1. */
@@ -41,12 +41,14 @@ FPQ_INLINE void fpq_topk_rise(fpq_topk *top, int at, float distance, int64_t id)
     top->id[at] = id;
 }
 
-/* Put a pair in place of the first of `size`: down to the bottom, where most belong, then up. Which of two children is worse is no
- * branch to be guessed. */
+/* Put a pair in place of the first of `size`: down to the bottom, where most belong, then up. Which of two children is
+ * worse is no branch to be guessed. */
 FPQ_INLINE void fpq_topk_replace(fpq_topk *top, int size, float distance, int64_t id) {
     int at = 0;
     for (int child; (child = 2 * at + 1) < size; at = child) {
-        if (child + 1 < size) child += fpq_topk_worse(top, top->distance[child + 1], top->id[child + 1], top->distance[child], top->id[child]);
+        if (child + 1 < size)
+            child += fpq_topk_worse(top, top->distance[child + 1], top->id[child + 1], top->distance[child],
+                                    top->id[child]);
         top->distance[at] = top->distance[child];
         top->id[at] = top->id[child];
     }

@@ -40,8 +40,8 @@ static uint64_t hash_of(const float *x, int d) {
     return hash;
 }
 
-/* Centroids that repeat an earlier one get a bias that keeps them from being chosen: else every row near them would be in
- * doubt. table: 2 k places and more, a power of two, of an open-addressing hash table. */
+/* Centroids that repeat an earlier one get a bias that keeps them from being chosen: else every row near them would be
+ * in doubt. table: 2 k places and more, a power of two, of an open-addressing hash table. */
 static void leave_out_repeated(fpq_packed_codebook *codebook, int32_t *table, int size) {
     const int d = codebook->d;
     for (int i = 0; i < size; i++) table[i] = -1;
@@ -91,9 +91,15 @@ fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
     for (int j = 0; j < cb->m; j++) {
         float *piece = memory + head + offsets + (size_t)j * each, *behind = piece + columns * (dsub + 1) + rows;
         const int d = cb->offsets[j + 1] - cb->offsets[j];
-        out[j] = (fpq_packed_codebook){.from = cb->offsets[j], .d = d, .k = cb->k, .offset = memory + head + cb->offsets[j],
-                                       .bias = piece, .packed = piece + columns, .rows = piece + columns * (dsub + 1),
-                                       .centroids = cb->centroids + (size_t)j * (size_t)cb->k * dsub, .ld = cb->dsub,
+        out[j] = (fpq_packed_codebook){.from = cb->offsets[j],
+                                       .d = d,
+                                       .k = cb->k,
+                                       .offset = memory + head + cb->offsets[j],
+                                       .bias = piece,
+                                       .packed = piece + columns,
+                                       .rows = piece + columns * (dsub + 1),
+                                       .centroids = cb->centroids + (size_t)j * (size_t)cb->k * dsub,
+                                       .ld = cb->dsub,
                                        .has_bytes = has_bytes};
         if (has_bytes) fpq_byte_codebook_place((char *)(behind + 2 * dsub), FPQ_BLOCKS(cb->k), d, piece, &out[j].bytes);
         pack_one(out + j, behind);
@@ -104,14 +110,14 @@ fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
 
 int fpq_assign_blocks(int64_t n) { return (int)((n + FPQ_ASSIGN_ROWS - 1) / FPQ_ASSIGN_ROWS); }
 
-void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed, const fpq_rows *data, int64_t first, int n,
-                      float *x) {
+void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed, const fpq_rows *data, int64_t first,
+                      int n, float *x) {
     kern->read_rows(&data->x, data->rows, first, n, 0, (int)data->x.d, packed->offset, x);
 }
 
-/* How large the squared difference of two centred vectors may be if they are as near as two others, whose squared difference
- * is `squared`. With |x| and |c|, centring has moved a distance by at most 2 u (|x| + |c|) <= 2 u (2 |x| + distance), and a sum of
- * squares is off by less than (d + 3) u of itself. */
+/* How large the squared difference of two centred vectors may be if they are as near as two others, whose squared
+ * difference is `squared`. With |x| and |c|, centring has moved a distance by at most 2 u (|x| + |c|) <= 2 u (2 |x| +
+ * distance), and a sum of squares is off by less than (d + 3) u of itself. */
 static float reach_of(int d, float square, float squared) {
     const double far = sqrt((double)squared) * (1 + (d + 16) * 0x1p-23) + 5 * 0x1p-23 * sqrt((double)square) + 0x1p-60;
     return (float)(far * far);
@@ -119,7 +125,7 @@ static float reach_of(int d, float square, float squared) {
 
 /* The nearest of the listed centroids so far. */
 typedef struct {
-    float reach;                           /* squared differences of centred vectors above this are not the nearest one's */
+    float reach; /* squared differences of centred vectors above this are not the nearest one's */
     double distance;
     int32_t id;
 } contest;
@@ -143,7 +149,8 @@ int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square,
     static const float zeros[64];
     const fpq_kernels *kern = a->kern;
     const fpq_packed_codebook *codebook = a->codebook;
-    const int d = codebook->d, k = codebook->k, all = codebook->overflows || !(square < INFINITY) || !(least > -INFINITY);
+    const int d = codebook->d, k = codebook->k,
+              all = codebook->overflows || !(square < INFINITY) || !(least > -INFINITY);
     const float *x = a->x + i * a->ldx;
     float *scores = (float *)(void *)a->scratch, *row = scores + fpq_products_ld(k);
     contest nearest = {INFINITY, INFINITY, 0};
@@ -151,7 +158,8 @@ int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square,
     kern->project(x, 1, d, codebook->packed, codebook->bias, FPQ_BLOCKS(k), scores, 0);
     fpq_read_row(a, i, row);
     for (int from = 0; from < k; from += 64)
-        for (uint64_t near = all ? ~(uint64_t)0 : kern->at_least(scores + from, -least, zeros); near; near &= near - 1) {
+        for (uint64_t near = all ? ~(uint64_t)0 : kern->at_least(scores + from, -least, zeros); near;
+             near &= near - 1) {
             const int32_t c = from + fpq_lowest_bit(near);
             if (c >= k) break;
             const float squared = kern->l2_f32(x, codebook->rows + (ptrdiff_t)c * d, d);
@@ -164,7 +172,8 @@ int32_t fpq_nearest_of_squared(const fpq_assignment *a, float square, const floa
     float survey[3];
     contest nearest = {INFINITY, INFINITY, -1};
     a->kern->survey(squared, a->codebook->k, survey);
-    const float reach = a->codebook->overflows || !(square < INFINITY) ? FLT_MAX : reach_of(a->codebook->d, square, survey[0]);
+    const float reach = a->codebook->overflows || !(square < INFINITY) ? FLT_MAX
+                                                                       : reach_of(a->codebook->d, square, survey[0]);
     for (int from = 0; from < a->codebook->k; from += 64)
         for (uint64_t near = a->kern->at_most(squared + from, fminf(reach, FLT_MAX)); near; near &= near - 1) {
             const int32_t c = from + fpq_lowest_bit(near);
@@ -181,7 +190,8 @@ float fpq_exact_error(const fpq_assignment *a, int i, int32_t id) {
 
 static float error_of(const fpq_assignment *a, int i, int32_t id, float square) {
     const int d = a->codebook->d;
-    return fpq_sure_error(a, i, id, square, a->kern->l2_f32(a->x + i * a->ldx, a->codebook->rows + (ptrdiff_t)id * d, d));
+    return fpq_sure_error(a, i, id, square,
+                          a->kern->l2_f32(a->x + i * a->ldx, a->codebook->rows + (ptrdiff_t)id * d, d));
 }
 
 /* Panels of columns that stay in the L2 cache while all rows pass over them. */
@@ -234,10 +244,11 @@ int32_t fpq_nearest_by_bytes(const fpq_assignment *a, const fpq_byte_rows *rows,
     const float margin = rows->margin[i], *x = a->x + i * a->ldx;
     float survey[3], best = -INFINITY, second = -INFINITY;
     int32_t id = 0;
-    int left = k / 8;                      /* more than that are cheaper to do again all at once */
+    int left = k / 8; /* more than that are cheaper to do again all at once */
     kern->survey(products, k, survey);
     for (int from = 0; from < k && left >= 0 && margin < INFINITY; from += 64)
-        for (uint64_t near = kern->at_least(products + from, 2 * margin - survey[1], zeros); near && left-- > 0; near &= near - 1) {
+        for (uint64_t near = kern->at_least(products + from, 2 * margin - survey[1], zeros); near && left-- > 0;
+             near &= near - 1) {
             const int32_t c = from + fpq_lowest_bit(near);
             const float product = kern->ip_f32(x, codebook->rows + (ptrdiff_t)c * d, d) + codebook->bias[c];
             if (product > best) {
@@ -278,8 +289,8 @@ static void nearest_of_bytes(const fpq_assignment *a, int32_t *ids, float *error
     }
     for (int i = 0; i < a->n; i += FPQ_BYTE_TILE) {
         const int some = a->n - i < FPQ_BYTE_TILE ? a->n - i : FPQ_BYTE_TILE;
-        a->kern->project_bytes(rows.bytes, rows.step, list + i, some, &codebook->bytes.columns, 0, FPQ_BLOCKS(codebook->k), products,
-                               ld, lanes);
+        a->kern->project_bytes(rows.bytes, rows.step, list + i, some, &codebook->bytes.columns, 0,
+                               FPQ_BLOCKS(codebook->k), products, ld, lanes);
         for (int r = i; r < i + some; r++) {
             ids[r] = fpq_nearest_by_bytes(a, &rows, r, products + (r - i) * ld);
             if (errors) errors[r] = error_of(a, r, ids[r], rows.square[r]);
@@ -290,7 +301,8 @@ static void nearest_of_bytes(const fpq_assignment *a, int32_t *ids, float *error
 size_t fpq_nearest_scratch(const fpq_codebooks *cb) {
     const size_t columns = fpq_lines((size_t)FPQ_ASSIGN_ROWS * (size_t)cb->dsub * sizeof(float));
     const size_t bytes = byte_scratch(cb->k) + fpq_byte_rows_size(FPQ_ASSIGN_ROWS, cb->dsub);
-    return fpq_decide_scratch(cb->k, cb->dsub) + (fpq_bytes_pay(fpq_active(), cb->k, cb->dsub) && bytes > columns ? bytes : columns);
+    return fpq_decide_scratch(cb->k, cb->dsub) +
+           (fpq_bytes_pay(fpq_active(), cb->k, cb->dsub) && bytes > columns ? bytes : columns);
 }
 
 void fpq_nearest_rows(const fpq_assignment *a, int32_t *ids, float *errors) {
@@ -300,7 +312,8 @@ void fpq_nearest_rows(const fpq_assignment *a, int32_t *ids, float *errors) {
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads) {
     const int blocks = fpq_assign_blocks(data->n);
     const ptrdiff_t d = data->x.d;
-    const size_t rows = fpq_float_lines((size_t)FPQ_ASSIGN_ROWS * (size_t)d), scratch = rows + fpq_nearest_scratch(cb) / sizeof(float);
+    const size_t rows = fpq_float_lines((size_t)FPQ_ASSIGN_ROWS * (size_t)d),
+                 scratch = rows + fpq_nearest_scratch(cb) / sizeof(float);
     const fpq_kernels *kern = fpq_active();
     threads = fpq_threads(threads, blocks);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);

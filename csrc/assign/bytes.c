@@ -6,7 +6,7 @@
 
 #include "portable.h"
 
-enum { LEAST_D = 64, LEAST_K = 64 };       /* with fewer, writing a row in bytes costs what it saves */
+enum { LEAST_D = 64, LEAST_K = 64 }; /* with fewer, writing a row in bytes costs what it saves */
 
 static int padded(int d) { return (d + 3) / 4 * 4; }
 
@@ -18,7 +18,8 @@ size_t fpq_byte_codebook_size(int blocks, int d) {
 }
 
 size_t fpq_byte_rows_size(int n, int d) {
-    return fpq_lines((size_t)n * (size_t)padded(d)) + 4 * fpq_lines((size_t)n * sizeof(float)) + fpq_lines((size_t)d * sizeof(float));
+    return fpq_lines((size_t)n * (size_t)padded(d)) + 4 * fpq_lines((size_t)n * sizeof(float)) +
+           fpq_lines((size_t)d * sizeof(float));
 }
 
 void fpq_byte_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_byte_codebook *codebook) {
@@ -40,7 +41,8 @@ void fpq_byte_rows_place(char *memory, int n, const fpq_byte_codebook *codebook,
     rows->rest = (float *)(void *)(memory + fpq_lines((size_t)n * sizeof(float)));
 }
 
-void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook, int at, const float *c, int d, float *scratch) {
+void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook, int at, const float *c, int d,
+                           float *scratch) {
     int8_t *to = codebook->packed + (ptrdiff_t)(at / FPQ_BLOCK) * codebook->columns.d * FPQ_BLOCK + at % FPQ_BLOCK * 4;
     uint8_t *bytes = (uint8_t *)(void *)(scratch + d);
     int32_t sum = 0;
@@ -63,6 +65,5 @@ void fpq_byte_rows_put(const fpq_kernels *kern, fpq_byte_rows *rows, int at, con
     rows->square[at] = kern->ip_f32(x, x, d);
     const float length = sqrtf(rows->square[at]), error = sqrtf(kern->ip_f32(rows->rest, rows->rest, d));
     rows->rounding[at] = codebook->slack * (length + codebook->length) * codebook->length;
-    rows->margin[at] =
-        1.0001f * (error * codebook->length + (length + error) * codebook->error) + rows->rounding[at];
+    rows->margin[at] = 1.0001f * (error * codebook->length + (length + error) * codebook->error) + rows->rounding[at];
 }

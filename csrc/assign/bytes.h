@@ -13,18 +13,18 @@ typedef struct {
     int8_t *packed;
     int32_t *start;
     float *scale;
-    float length, error, slack;            /* most |c| and |f| of a column; relative rounding error of sums of floats */
+    float length, error, slack; /* most |c| and |f| of a column; relative rounding error of sums of floats */
 } fpq_byte_codebook;
 
 /* Rows to be multiplied with the columns. */
 typedef struct {
     const fpq_byte_codebook *codebook;
-    uint8_t *bytes;                        /* (n, columns.d) */
+    uint8_t *bytes; /* (n, columns.d) */
     float *step;
-    float *margin;                         /* a product and that of the bytes are never farther apart */
-    float *square;                         /* squared lengths of the rows */
-    float *rounding;                       /* a product in float32, summed in any order, and the true one are never farther apart */
-    float *rest;                           /* (columns.d) */
+    float *margin;   /* a product and that of the bytes are never farther apart */
+    float *square;   /* squared lengths of the rows */
+    float *rounding; /* a product in float32, summed in any order, and the true one are never farther apart */
+    float *rest;     /* (columns.d) */
 } fpq_byte_rows;
 
 /* Whether bytes are worth while for k columns of d numbers. */
@@ -38,7 +38,8 @@ void fpq_byte_codebook_place(char *memory, int blocks, int d, const float *bias,
 void fpq_byte_rows_place(char *memory, int n, const fpq_byte_codebook *codebook, fpq_byte_rows *rows);
 
 /* Column `at` becomes c (d numbers); scratch (2 d). */
-void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook, int at, const float *c, int d, float *scratch);
+void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook, int at, const float *c, int d,
+                           float *scratch);
 
 /* Row `at` becomes x (d numbers). */
 void fpq_byte_rows_put(const fpq_kernels *kern, fpq_byte_rows *rows, int at, const float *x, int d);

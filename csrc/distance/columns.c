@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Few rows as columns, of bytes where those are faster. Their products with a query bound its distances to them; rows that may be
- * among the k nearest get theirs worked out by the kernel that fpq_flat_search uses. As in assign/assign.h, the bias of a column
- * holds the column's share of what rounding may do, so that the margin depends on the query and the near columns only. */
+ * Few rows as columns, of bytes where those are faster. Their products with a query bound its distances to them; rows
+ * that may be among the k nearest get theirs worked out by the kernel that fpq_flat_search uses. As in assign/assign.h,
+ * the bias of a column holds the column's share of what rounding may do, so that the margin depends on the query and
+ * the near columns only. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -13,17 +14,24 @@
 #include "threads.h"
 
 /* TILE: queries that share the reading of columns. WORD: numbers that at_least compares, and columns of a panel. */
-enum { TILE = 48, BYTES_TILE = 12, WORD = 64, PANEL = WORD / FPQ_BLOCK, MOST_ROWS = 16384, MOST_FLOAT_ROWS = 4096,
-       SAMPLE = 33 };
+enum {
+    TILE = 48,
+    BYTES_TILE = 12,
+    WORD = 64,
+    PANEL = WORD / FPQ_BLOCK,
+    MOST_ROWS = 16384,
+    MOST_FLOAT_ROWS = 4096,
+    SAMPLE = 33
+};
 
 struct fpq_flat_columns {
     fpq_matrix x;
     fpq_byte_codebook bytes;
-    float *floats;                         /* packed columns; NULL: there are bytes */
-    float *bias;                           /* ld */
-    float *centre;                         /* d; NULL for inner products */
+    float *floats; /* packed columns; NULL: there are bytes */
+    float *bias;   /* ld */
+    float *centre; /* d; NULL for inner products */
     size_t bytes_taken;
-    float longest;                         /* the largest squared length of a column */
+    float longest; /* the largest squared length of a column */
     int n, d, ld, blocks, panels, tile;
 };
 
@@ -59,16 +67,25 @@ static void put_columns(const fpq_kernels *kern, fpq_flat_columns *f, float *scr
 
 fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product) {
     const fpq_kernels *kern = fpq_active();
-    const int n = (int)x->n, d = (int)x->d, blocks = FPQ_BLOCKS(n), panels = (blocks + PANEL - 1) / PANEL, ld = panels * WORD;
+    const int n = (int)x->n, d = (int)x->d, blocks = FPQ_BLOCKS(n), panels = (blocks + PANEL - 1) / PANEL,
+              ld = panels * WORD;
     const int has_bytes = fpq_bytes_pay(kern, n, d);
     const size_t head = fpq_lines(sizeof(fpq_flat_columns)), bias = fpq_lines((size_t)ld * sizeof(float));
-    const size_t columns = fpq_lines(has_bytes ? fpq_byte_codebook_size(blocks, d) : (size_t)ld * (size_t)d * sizeof(float));
+    const size_t columns = fpq_lines(has_bytes ? fpq_byte_codebook_size(blocks, d)
+                                               : (size_t)ld * (size_t)d * sizeof(float));
     const size_t all = head + bias + columns + (SAMPLE + 1) * (size_t)d * sizeof(float);
     char *memory = fpq_alloc(all);
     if (!memory) return NULL;
     fpq_flat_columns *f = (fpq_flat_columns *)(void *)memory;
-    *f = (fpq_flat_columns){.x = *x, .bias = (float *)(void *)(memory + head), .bytes_taken = all,
-                            .n = n, .d = d, .ld = ld, .blocks = blocks, .panels = panels, .tile = has_bytes ? BYTES_TILE : TILE};
+    *f = (fpq_flat_columns){.x = *x,
+                            .bias = (float *)(void *)(memory + head),
+                            .bytes_taken = all,
+                            .n = n,
+                            .d = d,
+                            .ld = ld,
+                            .blocks = blocks,
+                            .panels = panels,
+                            .tile = has_bytes ? BYTES_TILE : TILE};
     memory += head + bias;
     float *centre = (float *)(void *)(memory + columns);
     if (!inner_product) {
@@ -118,13 +135,13 @@ static float reached_by(const fpq_kernels *kern, const float *x, int words, int 
 }
 
 typedef struct {
-    float *products;                       /* (tile, ld) */
-    float *lanes;                          /* (panels, tile, FPQ_BLOCK): the largest of each lane of a panel */
-    float *maxima;                         /* (words of FPQ_BLOCK * panels), those of one row */
-    float *x;                              /* (tile, d), centred */
-    float *row;                            /* d */
-    float *margin;                         /* (tile): products and those of the bytes are never farther apart; 0 for floats */
-    float *square;                         /* (tile): squared lengths of the queries, centred */
+    float *products; /* (tile, ld) */
+    float *lanes;    /* (panels, tile, FPQ_BLOCK): the largest of each lane of a panel */
+    float *maxima;   /* (words of FPQ_BLOCK * panels), those of one row */
+    float *x;        /* (tile, d), centred */
+    float *row;      /* d */
+    float *margin;   /* (tile): products and those of the bytes are never farther apart; 0 for floats */
+    float *square;   /* (tile): squared lengths of the queries, centred */
     fpq_byte_rows rows;
 } workspace;
 
@@ -132,11 +149,14 @@ static int maxima_words(const fpq_flat_columns *f) { return (f->panels + PANEL -
 
 /* Bytes of scratch a thread needs for so many queries at a time. */
 static size_t float_scratch(const fpq_flat_columns *f, int tile) {
-    const size_t n = (size_t)tile, floats = n * (size_t)f->ld + (size_t)f->panels * n * FPQ_BLOCK + (size_t)maxima_words(f) * WORD;
+    const size_t n = (size_t)tile,
+                 floats = n * (size_t)f->ld + (size_t)f->panels * n * FPQ_BLOCK + (size_t)maxima_words(f) * WORD;
     return fpq_lines((floats + (n + 1) * (size_t)f->d + 2 * n) * sizeof(float));
 }
 
-static size_t scratch_size(const fpq_flat_columns *f, int tile) { return float_scratch(f, tile) + (f->floats ? 0 : fpq_byte_rows_size(tile, f->d)); }
+static size_t scratch_size(const fpq_flat_columns *f, int tile) {
+    return float_scratch(f, tile) + (f->floats ? 0 : fpq_byte_rows_size(tile, f->d));
+}
 
 static void place(const fpq_flat_columns *f, int tile, char *scratch, workspace *w) {
     w->products = (float *)(void *)scratch;
@@ -171,7 +191,8 @@ static void multiply(const fpq_kernels *kern, const fpq_flat_columns *f, const f
         float *lanes = w->lanes + (ptrdiff_t)p * n * FPQ_BLOCK, *products = w->products + p * WORD;
         for (int i = 0; i < n * FPQ_BLOCK; i++) lanes[i] = -INFINITY;
         if (!f->floats) {
-            kern->project_bytes(w->rows.bytes, w->rows.step, list, n, &f->bytes.columns, p * PANEL, blocks, products, f->ld, lanes);
+            kern->project_bytes(w->rows.bytes, w->rows.step, list, n, &f->bytes.columns, p * PANEL, blocks, products,
+                                f->ld, lanes);
             continue;
         }
         kern->project(w->x, n, d, f->floats + (ptrdiff_t)p * WORD * d, f->bias + p * WORD, blocks, products, f->ld);
@@ -180,22 +201,25 @@ static void multiply(const fpq_kernels *kern, const fpq_flat_columns *f, const f
     }
 }
 
-/* How far the product of one of the k nearest may lie below `reached`, which the products of k columns reach. Such a column c is
- * near the query x, of squared length `square`: |x - c|^2 <= square - 2 reached, and so |c| <= |x| + |x - c|. For inner products the
- * longest column has to do. The distances have an error of their own, relative to themselves. */
+/* How far the product of one of the k nearest may lie below `reached`, which the products of k columns reach. Such a
+ * column c is near the query x, of squared length `square`: |x - c|^2 <= square - 2 reached, and so |c| <= |x| + |x -
+ * c|. For inner products the longest column has to do. The distances have an error of their own, relative to
+ * themselves. */
 static float margin_of(const fpq_flat_columns *f, float square, float reached, float margin) {
-    const float length = sqrtf(square) + sqrtf(fmaxf(square - 2 * reached, 0)), column = f->centre ? length * length : f->longest;
+    const float length = sqrtf(square) + sqrtf(fmaxf(square - 2 * reached, 0)),
+                column = f->centre ? length * length : f->longest;
     const float rounding = FPQ_ROW_ERROR(f->d) * (2 * square + column) + FPQ_CENTROID_ERROR(f->d) * column;
     return 2 * margin + 2.1f * (rounding + FPQ_UNDERFLOW(f->d));
 }
 
 /* Neighbours of one query by its products. */
-static void search_products(const fpq_kernels *kern, const fpq_flat_columns *f, const fpq_population *pop, const float *query,
-                            const float *products, float square, float margin, workspace *w, fpq_topk *top) {
+static void search_products(const fpq_kernels *kern, const fpq_flat_columns *f, const fpq_population *pop,
+                            const float *query, const float *products, float square, float margin, workspace *w,
+                            fpq_topk *top) {
     static const float zeros[WORD];
     const int by_maxima = 2 * top->k <= f->panels * FPQ_BLOCK;
-    const float reached = reached_by(kern, by_maxima ? w->maxima : products, by_maxima ? maxima_words(f) : f->panels, top->k,
-                                     2 * margin + 8 * FPQ_ROW_ERROR(f->d) * square);
+    const float reached = reached_by(kern, by_maxima ? w->maxima : products, by_maxima ? maxima_words(f) : f->panels,
+                                     top->k, 2 * margin + 8 * FPQ_ROW_ERROR(f->d) * square);
     const float least = reached - margin_of(f, square, reached, margin);
     for (int p = 0; p < f->panels; p++)
         for (uint64_t near = kern->at_least(products + p * WORD, -least, zeros); near; near &= near - 1) {
@@ -204,8 +228,8 @@ static void search_products(const fpq_kernels *kern, const fpq_flat_columns *f, 
         }
 }
 
-static void search_tile(const fpq_flat_columns *f, const fpq_population *pop, const float *queries, int n, int k, float *distances,
-                        int64_t *ids, char *scratch) {
+static void search_tile(const fpq_flat_columns *f, const fpq_population *pop, const float *queries, int n, int k,
+                        float *distances, int64_t *ids, char *scratch) {
     const fpq_kernels *kern = fpq_active();
     workspace w;
     place(f, n, scratch, &w);
@@ -220,13 +244,14 @@ static void search_tile(const fpq_flat_columns *f, const fpq_population *pop, co
         if (w.margin[i] + w.square[i] < FLT_MAX / 64 && f->longest < INFINITY)
             search_products(kern, f, pop, query, w.products + (ptrdiff_t)i * f->ld, w.square[i], w.margin[i], &w, &top);
         else
-            for (int c = 0; c < f->n; c++) fpq_push_row(pop, &top, fpq_distance_to(kern, &f->x, c, query, !f->centre, w.row), c);
+            for (int c = 0; c < f->n; c++)
+                fpq_push_row(pop, &top, fpq_distance_to(kern, &f->x, c, query, !f->centre, w.row), c);
         fpq_topk_sort(&top);
     }
 }
 
-int fpq_flat_columns_search(const fpq_flat_columns *f, const float *queries, int64_t nq, const fpq_population *pop, int k, float *distances,
-                            int64_t *ids, int threads) {
+int fpq_flat_columns_search(const fpq_flat_columns *f, const float *queries, int64_t nq, const fpq_population *pop,
+                            int k, float *distances, int64_t *ids, int threads) {
     const int tile = nq < f->tile ? (int)nq : f->tile, tasks = (int)((nq + tile - 1) / tile);
     const size_t each = scratch_size(f, tile);
     threads = fpq_threads(threads, tasks);

@@ -20,13 +20,14 @@ typedef struct {
     const float *norms, *queries;
     const fpq_population *pop;
     int inner_product;
-    float slack;      /* relative error of a sum of d products, doubled */
+    float slack; /* relative error of a sum of d products, doubled */
 } flat;
 
 /* Floats of scratch a thread needs: packed queries, rows, products, one row. */
 static size_t scratch_size(int d) { return (size_t)d * (ROWS + QUERIES + 1) + (size_t)ROWS * QUERIES; }
 
-static void search_direct(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_topk *top, float *row) {
+static void search_direct(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_topk *top,
+                          float *row) {
     for (int64_t r = from; r < to; r++)
         for (int i = 0; i < n && fpq_is_allowed(f->pop, r); i++) {
             const float *q = f->queries + (first_query + i) * f->x->d;
@@ -69,33 +70,40 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
             const float norm = f->norms[r0 + i];
             const float shift = f->slack * norm - (f->inner_product ? 0 : norm / 2);
             uint64_t near_enough = present;
-            if (norm < INFINITY) near_enough &= overflows | f->kern->at_least(products + (ptrdiff_t)i * QUERIES, shift, least);
+            if (norm < INFINITY)
+                near_enough &= overflows | f->kern->at_least(products + (ptrdiff_t)i * QUERIES, shift, least);
             for (; near_enough; near_enough &= near_enough - 1) {
                 const int q = fpq_lowest_bit(near_enough);
                 const float *query = queries + (ptrdiff_t)q * d;
-                fpq_push_row(f->pop, top + q, fpq_distance_to(f->kern, f->x, r0 + i, query, f->inner_product, row), r0 + i);
+                fpq_push_row(f->pop, top + q, fpq_distance_to(f->kern, f->x, r0 + i, query, f->inner_product, row),
+                             r0 + i);
                 least[q] = least_product(f, q_norm[q], fpq_topk_limit(top + q));
             }
         }
     }
 }
 
-static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_population *pop, int inner_product, int k,
-                          float *distances, int64_t *ids, int threads) {
+static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_population *pop,
+                          int inner_product, int k, float *distances, int64_t *ids, int threads) {
     fpq_flat_columns *columns = fpq_flat_columns_make(x, inner_product);
     const int status = columns ? fpq_flat_columns_search(columns, queries, nq, pop, k, distances, ids, threads) : -1;
     fpq_flat_columns_free(columns);
     return status;
 }
 
-int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq, const fpq_population *pop,
-                    int inner_product, int k, float *distances, int64_t *ids, int threads) {
+int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
+                    const fpq_population *pop, int inner_product, int k, float *distances, int64_t *ids, int threads) {
     const int few = fpq_flat_columns_pay(x, k) && (k >= LEAST_K || fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
     if (few && nq >= LEAST_QUERIES && !pop->allowed)
         return search_columns(x, queries, nq, pop, inner_product, k, distances, ids, threads);
     const int d = (int)x->d, group = nq < DIRECT || x->exponent ? DIRECT : QUERIES;
-    const flat f = {.kern = fpq_active(), .x = x, .norms = norms, .queries = queries, .pop = pop,
-                    .inner_product = inner_product, .slack = (float)(d + 16) * FLT_EPSILON};
+    const flat f = {.kern = fpq_active(),
+                    .x = x,
+                    .norms = norms,
+                    .queries = queries,
+                    .pop = pop,
+                    .inner_product = inner_product,
+                    .slack = (float)(d + 16) * FLT_EPSILON};
     const int64_t groups = (nq + group - 1) / group;
     /* Ranges of rows, so that few groups of queries occupy all threads too; the answers are merged. */
     int64_t ranges = groups >= 2 * threads ? 1 : 2 * threads;
@@ -121,7 +129,8 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
         fpq_topk top[QUERIES];
         for (int i = 0; i < n; i++) {
             const int64_t at = ((parts ? range * nq : 0) + first_query + i) * k;
-            top[i] = parts ? (fpq_topk){.distance = part_distances + at, .id = parts + at, .k = k} : (fpq_topk){.distance = distances + at, .id = ids + at, .k = k};
+            top[i] = parts ? (fpq_topk){.distance = part_distances + at, .id = parts + at, .k = k}
+                           : (fpq_topk){.distance = distances + at, .id = ids + at, .k = k};
             fpq_topk_init(top + i);
         }
         if (group == DIRECT)
@@ -166,8 +175,8 @@ int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads) {
 }
 
 /* Distances of a query to n rows; row: d floats of scratch. */
-static void distances_to(const fpq_matrix *x, const float *query, const int64_t *rows, int64_t n, int inner_product, float *out, float *row,
-                         fpq_poll *poll) {
+static void distances_to(const fpq_matrix *x, const float *query, const int64_t *rows, int64_t n, int inner_product,
+                         float *out, float *row, fpq_poll *poll) {
     const fpq_kernels *kern = fpq_active();
     for (int64_t r = 0; r < n; r++) {
         if (r % 256 == 0 && fpq_stopped(poll)) return;
@@ -205,7 +214,8 @@ static void smallest_of(const float *distances, const int64_t *ids, int64_t n, f
     fpq_topk_sort(&top);
 }
 
-int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids, int threads) {
+int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids,
+                 int threads) {
     const int tasks = (int)nq;
     fpq_poll poll = {0};
     threads = fpq_threads(nq * n < SMALL ? 1 : threads, tasks);
@@ -215,7 +225,8 @@ int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int i = 0; i < tasks; i++) {
             const ptrdiff_t from = (ptrdiff_t)i * n, at = (ptrdiff_t)i * k;
-            smallest_of(distances + from, ids + from, n, (fpq_topk){.distance = out + at, .id = out_ids + at, .k = k}, &poll);
+            smallest_of(distances + from, ids + from, n, (fpq_topk){.distance = out + at, .id = out_ids + at, .k = k},
+                        &poll);
         }
     }
     return poll.stop ? -1 : 0;

@@ -45,8 +45,8 @@ static void nearest(const float *x, ptrdiff_t ldx, int n, int d, const float *pa
         }
 }
 
-static void largest(const float *x, ptrdiff_t ldx, const uint8_t *rows, int n, int d, const float *packed, const float *bias,
-                    int n_blocks, const int32_t *own, int32_t first, float *out) {
+static void largest(const float *x, ptrdiff_t ldx, const uint8_t *rows, int n, int d, const float *packed,
+                    const float *bias, int n_blocks, const int32_t *own, int32_t first, float *out) {
     for (int i = 0; i < n; i++) {
         float *most = out + rows[i] * FPQ_BLOCK, score[FPQ_BLOCK];
         *most = -INFINITY;
@@ -69,7 +69,8 @@ static void lower(const float *distance, int n, int keep, float *FPQ_RESTRICT le
     for (int t = 0; t < 16; t++) sum[t] = sums[t];
 }
 
-static void table_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out) {
+static void table_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks,
+                     float *const *out) {
     for (int i = 0; i < n; i++)
         for (int c = 0; c < n_blocks * FPQ_BLOCK; c++) {
             const float *column = packed + (ptrdiff_t)(c / FPQ_BLOCK) * d * FPQ_BLOCK + c % FPQ_BLOCK;
@@ -82,7 +83,8 @@ static void table_l2(const float *q, ptrdiff_t ldq, int n, int d, const float *p
         }
 }
 
-static void table_ip(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out) {
+static void table_ip(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks,
+                     float *const *out) {
     for (int i = 0; i < n; i++)
         for (int c = 0; c < n_blocks * FPQ_BLOCK; c++) {
             const float *column = packed + (ptrdiff_t)(c / FPQ_BLOCK) * d * FPQ_BLOCK + c % FPQ_BLOCK;
@@ -128,7 +130,8 @@ static void sieve8(const fpq_sieve *sieve, const uint8_t *blocks, int code_size,
         const uint8_t *codes = blocks + (ptrdiff_t)which[i] * 64 * code_size;
         for (int o = 0; o < sieve->n; o++)
             for (int r = 0, j = sieve->order[o]; r < 64; r++)
-                add_saturating(sums + i * 64 + r, sieve->entries[j * sieve->groups + FPQ_GROUP(codes[j * 64 + r], sieve->groups)]);
+                add_saturating(sums + i * 64 + r,
+                               sieve->entries[j * sieve->groups + FPQ_GROUP(codes[j * 64 + r], sieve->groups)]);
         near[i] = near_rows(sums + i * 64);
     }
 }
@@ -144,11 +147,17 @@ static void sieve4(const fpq_sieve *sieve, const uint8_t *blocks, int code_size,
     }
 }
 
-static void quantize(const float *x, int n, float least, float scale, uint8_t *out) { quantize_from(x, 0, n, least, scale, out); }
+static void quantize(const float *x, int n, float least, float scale, uint8_t *out) {
+    quantize_from(x, 0, n, least, scale, out);
+}
 
-static void steps(const float *x, int n, float least, float scale, uint16_t *out) { steps_from(x, 0, n, least, scale, out); }
+static void steps(const float *x, int n, float least, float scale, uint16_t *out) {
+    steps_from(x, 0, n, least, scale, out);
+}
 
-static void quantize_steps(const uint16_t *x, int n, int least, int factor, uint8_t *out) { quantize_steps_from(x, 0, n, least, factor, out); }
+static void quantize_steps(const uint16_t *x, int n, int least, int factor, uint8_t *out) {
+    quantize_steps_from(x, 0, n, least, factor, out);
+}
 
 static void group_least(const float *x, int groups, int members, float *out) {
     for (int g = 0; g < groups; g++) out[g] = INFINITY;
@@ -205,11 +214,11 @@ static uint64_t near_sketches(const int16_t *q, const uint8_t *codes, int size, 
     return near;
 }
 
-#define PAIR(name, type, term)                               \
+#define PAIR(name, type, term)                                \
     static float name(const float *q, const type *x, int d) { \
-        float sum = 0;                                       \
-        for (int t = 0; t < d; t++) sum += term;             \
-        return sum;                                          \
+        float sum = 0;                                        \
+        for (int t = 0; t < d; t++) sum += term;              \
+        return sum;                                           \
     }
 PAIR(l2_f32, float, (q[t] - x[t]) * (q[t] - x[t]))
 PAIR(l2_u8, uint8_t, (q[t] - (float)x[t]) * (q[t] - (float)x[t]))
@@ -221,8 +230,8 @@ static void transpose(const float *x, ptrdiff_t ldx, int n, int d, float *out, i
         for (int i = 0; i < ldo; i++) out[(ptrdiff_t)t * ldo + i] = i < n ? x[i * ldx + t] : 0;
 }
 
-static void nearest_of_rows(const float *x, int n, int d, const float *packed, const float *bias, int n_blocks, int32_t first_id,
-                            float *best, float *second, int32_t *id, float *square) {
+static void nearest_of_rows(const float *x, int n, int d, const float *packed, const float *bias, int n_blocks,
+                            int32_t first_id, float *best, float *second, int32_t *id, float *square) {
     for (int i = 0; i < n; i++) square[i] = 0;
     for (int t = 0; t < d; t++)
         for (int i = 0; i < n; i++) square[i] += x[(ptrdiff_t)t * n + i] * x[(ptrdiff_t)t * n + i];

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT  The vector words on AVX2 + FMA: 8 lanes. */
 #include <immintrin.h>
 
-typedef __m256 vf;   /* floats */
-typedef __m256i vi;  /* 32-bit integers */
-typedef __m256 vm;   /* a choice for each lane */
+typedef __m256 vf;  /* floats */
+typedef __m256i vi; /* 32-bit integers */
+typedef __m256 vm;  /* a choice for each lane */
 #define LANES 8
 #define TILE_ROWS 6
 #define TILE_BLOCKS 1
@@ -40,7 +40,9 @@ FPQ_INLINE float vf_max(vf x) {
 }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
-FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) { return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
+FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) {
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
+}
 /* Rows become columns, 8 of each: pairs, fours, then halves of vectors change places. */
 FPQ_INLINE void vf_transpose(vf *x) {
     vf pairs[8], fours[8];
@@ -48,12 +50,11 @@ FPQ_INLINE void vf_transpose(vf *x) {
         pairs[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
         pairs[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
     }
-    FPQ_UNROLL for (int i = 0; i < 8; i += 4)
-        FPQ_UNROLL for (int h = 0; h < 2; h++) {
-            const __m256d a = _mm256_castps_pd(pairs[i + h]), b = _mm256_castps_pd(pairs[i + h + 2]);
-            fours[i + 2 * h] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
-            fours[i + 2 * h + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
-        }
+    FPQ_UNROLL for (int i = 0; i < 8; i += 4) FPQ_UNROLL for (int h = 0; h < 2; h++) {
+        const __m256d a = _mm256_castps_pd(pairs[i + h]), b = _mm256_castps_pd(pairs[i + h + 2]);
+        fours[i + 2 * h] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+        fours[i + 2 * h + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+    }
     FPQ_UNROLL for (int i = 0; i < 4; i++) {
         x[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
         x[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
@@ -84,8 +85,8 @@ FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm256_and_si256(_mm256_srli_epi16(
 FPQ_INLINE vb vb_double(vb x) { return _mm256_add_epi8(x, x); }
 FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm256_blendv_epi8(no, yes, by); } /* by the top bit */
 
-/* The entry of each code's group: the two top bits choose among four look-ups, which see the top bit, where it gives 0, and
- * the four lowest. */
+/* The entry of each code's group: the two top bits choose among four look-ups, which see the top bit, where it gives 0,
+ * and the four lowest. */
 FPQ_INLINE vb vt_look_up(vt table, vb code) {
     const vb other = _mm256_xor_si256(code, _mm256_set1_epi8(-128));
     const vb a = _mm256_or_si256(vb_look_up(table.part[0], code), vb_look_up(table.part[2], other));
@@ -99,14 +100,18 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
 
 /* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
 FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
-    const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift), _mm256_set1_epi16((int16_t)reach));
-    const __m256i x = _mm256_loadu_si256((const __m256i *)bounds), near = _mm256_cmpeq_epi16(_mm256_min_epu16(x, limit), x);
-    return (unsigned)_mm_movemask_epi8(_mm_packs_epi16(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1)));
+    const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift),
+                                            _mm256_set1_epi16((int16_t)reach));
+    const __m256i x = _mm256_loadu_si256((const __m256i *)bounds),
+                  near = _mm256_cmpeq_epi16(_mm256_min_epu16(x, limit), x);
+    return (unsigned)_mm_movemask_epi8(
+        _mm_packs_epi16(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1)));
 }
 
 /* to[g] = floor(units[g]), at most 65535, for each g of 16 whose bit is set. */
 FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
-    const __m256i each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, INT16_MIN);
+    const __m256i each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
+                                           INT16_MIN);
     const __m256i low = _mm256_cvttps_epi32(_mm256_min_ps(units[0], _mm256_set1_ps(65535)));
     const __m256i high = _mm256_cvttps_epi32(_mm256_min_ps(units[1], _mm256_set1_ps(65535)));
     const __m256i whole = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);

@@ -13,7 +13,9 @@ typedef __mmask16 vm;
 FPQ_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
 FPQ_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
-FPQ_INLINE vf vf_load_part(const float *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); } /* others 0 */
+FPQ_INLINE vf vf_load_part(const float *p, int n) {
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+} /* others 0 */
 FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
@@ -38,15 +40,16 @@ FPQ_INLINE void vf_transpose(vf *x) {
         pairs[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
         pairs[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
     }
-    FPQ_UNROLL for (int i = 0; i < 16; i += 4)
-        FPQ_UNROLL for (int h = 0; h < 2; h++) {
-            const __m512d a = _mm512_castps_pd(pairs[i + h]), b = _mm512_castps_pd(pairs[i + h + 2]);
-            fours[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-            fours[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        }
+    FPQ_UNROLL for (int i = 0; i < 16; i += 4) FPQ_UNROLL for (int h = 0; h < 2; h++) {
+        const __m512d a = _mm512_castps_pd(pairs[i + h]), b = _mm512_castps_pd(pairs[i + h + 2]);
+        fours[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        fours[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
     FPQ_UNROLL for (int i = 0; i < 4; i++) {
-        const vf a = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0x88), b = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0x88);
-        const vf c = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0xdd), d = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0xdd);
+        const vf a = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0x88),
+                 b = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0x88);
+        const vf c = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0xdd),
+                 d = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0xdd);
         x[i] = _mm512_shuffle_f32x4(a, b, 0x88);
         x[i + 4] = _mm512_shuffle_f32x4(c, d, 0x88);
         x[i + 8] = _mm512_shuffle_f32x4(a, b, 0xdd);
@@ -57,9 +60,7 @@ FPQ_INLINE vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
 FPQ_INLINE void vi_store(int32_t *p, vi x) { _mm512_storeu_si512(p, x); }
 FPQ_INLINE vi vi_set(int x) { return _mm512_set1_epi32(x); }
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
-FPQ_INLINE vi vi_lane_numbers(void) {
-    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-}
+FPQ_INLINE vi vi_lane_numbers(void) { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 
@@ -78,7 +79,9 @@ FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(
 #include "isa/vec_x86.h"
 
 FPQ_INLINE vb vb_double(vb x) { return _mm512_add_epi8(x, x); }
-FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm512_mask_blend_epi8(_mm512_movepi8_mask(by), no, yes); } /* by the top bit */
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) {
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(by), no, yes);
+} /* by the top bit */
 
 /* The entry of each code's group: the two top bits choose among four look-ups. */
 FPQ_INLINE vb vt_look_up(vt table, vb code) {
@@ -93,7 +96,8 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512
 
 /* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
 FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
-    const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift), _mm256_set1_epi16((int16_t)reach));
+    const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift),
+                                            _mm256_set1_epi16((int16_t)reach));
     return _mm256_cmple_epu16_mask(_mm256_loadu_si256((const __m256i *)bounds), limit);
 }
 

@@ -41,8 +41,10 @@ FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) {
 }
 /* Rows become columns, 4 of each: pairs, then halves of vectors change places. */
 FPQ_INLINE void vf_transpose(vf *x) {
-    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(x[0], x[1])), b = vreinterpretq_f64_f32(vtrn2q_f32(x[0], x[1]));
-    const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(x[2], x[3])), d = vreinterpretq_f64_f32(vtrn2q_f32(x[2], x[3]));
+    const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(x[0], x[1])),
+                      b = vreinterpretq_f64_f32(vtrn2q_f32(x[0], x[1]));
+    const float64x2_t c = vreinterpretq_f64_f32(vtrn1q_f32(x[2], x[3])),
+                      d = vreinterpretq_f64_f32(vtrn2q_f32(x[2], x[3]));
     x[0] = vreinterpretq_f32_f64(vtrn1q_f64(a, c));
     x[1] = vreinterpretq_f32_f64(vtrn1q_f64(b, d));
     x[2] = vreinterpretq_f32_f64(vtrn2q_f64(a, c));
@@ -70,15 +72,19 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return vld1q_u8(p); }
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return vqtbl1q_u8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return vandq_u8(x, vdupq_n_u8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return vshrq_n_u8(x, 4); }
-typedef uint8x16x4_t vt; /* a table of 64 bytes */
+typedef uint8x16x4_t vt;                             /* a table of 64 bytes */
 FPQ_INLINE vt vt_load(const uint8_t *p, int apart) { /* in quarters */
     const vt x = {{vld1q_u8(p), vld1q_u8(p + apart), vld1q_u8(p + 2 * apart), vld1q_u8(p + 3 * apart)}};
     return x;
 }
 FPQ_INLINE vb vb_double(vb x) { return vaddq_u8(x, x); }
-FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return vbslq_u8(vcgeq_u8(by, vdupq_n_u8(128)), yes, no); } /* by the top bit */
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) {
+    return vbslq_u8(vcgeq_u8(by, vdupq_n_u8(128)), yes, no);
+} /* by the top bit */
 /* The entry of each code's group: bits 0 to 3, and the two top bits beside them. */
-FPQ_INLINE vb vt_look_up(vt table, vb code) { return vqtbl4q_u8(table, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 2))); }
+FPQ_INLINE vb vt_look_up(vt table, vb code) {
+    return vqtbl4q_u8(table, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 2)));
+}
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return vqaddq_u8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) {
     const uint8_t weights[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
@@ -99,13 +105,16 @@ FPQ_INLINE vh vh_set(uint16_t x) {
     const vh y = {{vdupq_n_u16(x), vdupq_n_u16(x)}};
     return y;
 }
-FPQ_INLINE void vh_store_bytes(uint8_t *p, vh x) { vst1q_u8(p, vcombine_u8(vmovn_u16(x.val[0]), vmovn_u16(x.val[1]))); } /* all at most 255 */
+FPQ_INLINE void vh_store_bytes(uint8_t *p, vh x) {
+    vst1q_u8(p, vcombine_u8(vmovn_u16(x.val[0]), vmovn_u16(x.val[1])));
+} /* all at most 255 */
 FPQ_INLINE vh vh_sub(vh a, vh b) {
     const vh x = {{vsubq_u16(a.val[0], b.val[0]), vsubq_u16(a.val[1], b.val[1])}};
     return x;
 }
 FPQ_INLINE uint16x8_t upper_halves(uint16x8_t a, uint16x8_t b) {
-    return vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b)), 16), vshrn_n_u32(vmull_u16(vget_high_u16(a), vget_high_u16(b)), 16));
+    return vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b)), 16),
+                        vshrn_n_u32(vmull_u16(vget_high_u16(a), vget_high_u16(b)), 16));
 }
 FPQ_INLINE vh vh_times(vh a, vh b) { /* the upper halves of the products */
     const vh x = {{upper_halves(a.val[0], b.val[0]), upper_halves(a.val[1], b.val[1])}};
@@ -129,7 +138,8 @@ FPQ_INLINE vs vs_load(const int16_t *p) {
 }
 FPQ_INLINE vs vs_load_codes(const uint8_t *p) { /* times 4 */
     const uint8x16_t x = vld1q_u8(p);
-    const vs y = {{vreinterpretq_s16_u16(vshll_n_u8(vget_low_u8(x), 2)), vreinterpretq_s16_u16(vshll_n_u8(vget_high_u8(x), 2))}};
+    const vs y = {
+        {vreinterpretq_s16_u16(vshll_n_u8(vget_low_u8(x), 2)), vreinterpretq_s16_u16(vshll_n_u8(vget_high_u8(x), 2))}};
     return y;
 }
 FPQ_INLINE vs vs_sub(vs a, vs b) {

@@ -1,9 +1,10 @@
-/* SPDX-License-Identifier: MIT  The words that AVX2 and AVX-512 have in common; 16-bit integers have 16 lanes on both. */
+/* SPDX-License-Identifier: MIT  The words that AVX2 and AVX-512 have in common; 16-bit integers have 16 lanes on both.
+ */
 #define FPQ_OWN_CODE_L2 "scan/code_l2_x86.inc"
 
 typedef struct {
     vb part[4];
-} vt; /* a table of 64 bytes */
+} vt;                                                /* a table of 64 bytes */
 FPQ_INLINE vt vt_load(const uint8_t *p, int apart) { /* in quarters */
     const vt x = {{vb_table(p), vb_table(p + apart), vb_table(p + 2 * apart), vb_table(p + 3 * apart)}};
     return x;
@@ -21,7 +22,8 @@ FPQ_INLINE vh vh_times(vh a, vh b) { return _mm256_mulhi_epu16(a, b); } /* the u
 FPQ_INLINE vh vh_add(vh a, vh b) { return _mm256_add_epi16(a, b); }
 FPQ_INLINE vh vh_lesser(vh a, vh b) { return _mm256_min_epu16(a, b); }
 FPQ_INLINE int vh_least(vh x) {
-    return _mm_extract_epi16(_mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1))), 0);
+    return _mm_extract_epi16(_mm_minpos_epu16(_mm_min_epu16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1))),
+                             0);
 }
 
 typedef __m256i vs; /* 16 16-bit integers */

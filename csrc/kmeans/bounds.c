@@ -8,7 +8,8 @@
 #include "portable.h"
 #include "threads.h"
 
-/* In units of an eighth of the codebook's radius: the longest distances still fit, and so does a long way of the centroids. */
+/* In units of an eighth of the codebook's radius: the longest distances still fit, and so does a long way of the
+ * centroids. */
 #define UNITS (65535.f / 8)
 
 enum { MOST_GROUPS = 64 };
@@ -27,7 +28,7 @@ static void group_one(grouped *g, float *unit, float *scratch) {
     const fpq_packed_codebook *packed = g->packed;
     const int d = packed->d;
     float largest = 0;
-    for (int c = 0; c < packed->k; c++)    /* those of -inf repeat others */
+    for (int c = 0; c < packed->k; c++) /* those of -inf repeat others */
         if (packed->bias[c] > -INFINITY && -2.1f * packed->bias[c] > largest) largest = -2.1f * packed->bias[c];
     if (packed->overflows) largest = INFINITY;
     for (int group = 0; group < g->groups; group++)
@@ -38,15 +39,16 @@ static void group_one(grouped *g, float *unit, float *scratch) {
             g->bias[block * FPQ_BLOCK + i % FPQ_BLOCK] = c < packed->k ? packed->bias[c] : -INFINITY;
             for (int t = 0; t < d; t++) to[t * FPQ_BLOCK] = c < packed->k ? packed->rows[(ptrdiff_t)c * d + t] : 0;
             if (g->has_bytes && c < packed->k)
-                fpq_byte_codebook_put(fpq_active(), &g->bytes, block * FPQ_BLOCK + i % FPQ_BLOCK, packed->rows + (ptrdiff_t)c * d, d,
-                                      scratch);
+                fpq_byte_codebook_put(fpq_active(), &g->bytes, block * FPQ_BLOCK + i % FPQ_BLOCK,
+                                      packed->rows + (ptrdiff_t)c * d, d, scratch);
         }
     g->ruler.radius = largest;
     if (!(*unit > 0)) *unit = largest > 0 && largest < INFINITY ? UNITS / sqrtf(largest) : 0;
     g->ruler.per_unit = *unit;
 }
 
-grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook *packed, fpq_bounds *bounds, int threads) {
+grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook *packed, fpq_bounds *bounds,
+                             int threads) {
     const int groups = bounds->groups, panels = groups / FPQ_BLOCK, span = (FPQ_BLOCKS(cb->k) + panels - 1) / panels;
     const int blocks = FPQ_BLOCKS(span);
     const size_t columns = (size_t)groups * (size_t)blocks * FPQ_BLOCK, dsub = (size_t)cb->dsub;
@@ -61,9 +63,15 @@ grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook 
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int j = 0; j < cb->m; j++) {
         float *piece = memory + head + (size_t)j * each, *behind = piece + columns * (dsub + 1);
-        out[j] = (grouped){.packed = packed + j, .groups = groups, .span = span, .blocks = blocks, .bias = piece,
-                           .packed_groups = piece + columns, .has_bytes = has_bytes};
-        if (has_bytes) fpq_byte_codebook_place((char *)(behind + 2 * dsub), groups * blocks, packed[j].d, piece, &out[j].bytes);
+        out[j] = (grouped){.packed = packed + j,
+                           .groups = groups,
+                           .span = span,
+                           .blocks = blocks,
+                           .bias = piece,
+                           .packed_groups = piece + columns,
+                           .has_bytes = has_bytes};
+        if (has_bytes)
+            fpq_byte_codebook_place((char *)(behind + 2 * dsub), groups * blocks, packed[j].d, piece, &out[j].bytes);
         group_one(out + j, bounds->units + j, behind);
     }
     return out;
@@ -77,12 +85,12 @@ typedef struct {
     const float *x;
     ptrdiff_t ldx;
     int n;
-    int32_t *ids;                          /* their own centroids */
+    int32_t *ids; /* their own centroids */
     float *errors, *square;
-    uint16_t *bounds;                      /* (n, groups) */
+    uint16_t *bounds; /* (n, groups) */
     const uint16_t *drift;
-    float *found, *products;               /* scratch: (n, d), (FPQ_BYTE_TILE, fpq_products_ld(k)) */
-    const fpq_byte_rows *bytes;            /* NULL: not in use */
+    float *found, *products;    /* scratch: (n, d), (FPQ_BYTE_TILE, fpq_products_ld(k)) */
+    const fpq_byte_rows *bytes; /* NULL: not in use */
 } chunk;
 
 static void take(const chunk *c, int row, int32_t id) {
@@ -98,9 +106,11 @@ static void take(const chunk *c, int row, int32_t id) {
 static void search_all(const chunk *c, const uint8_t *rows, int count) {
     const grouped *g = c->codebook;
     const fpq_packed_codebook *packed = g->packed;
-    const int d = packed->d, all = FPQ_BLOCKS(packed->k), fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * d) / 4 * 4;
-    const int step = fit > 4 ? fit : 4;    /* blocks that stay in the L2 cache */
-    float lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK], best[FPQ_ASSIGN_ROWS], second[FPQ_ASSIGN_ROWS], most[FPQ_ASSIGN_ROWS] = {0};
+    const int d = packed->d, all = FPQ_BLOCKS(packed->k),
+              fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * d) / 4 * 4;
+    const int step = fit > 4 ? fit : 4; /* blocks that stay in the L2 cache */
+    float lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK], best[FPQ_ASSIGN_ROWS], second[FPQ_ASSIGN_ROWS],
+        most[FPQ_ASSIGN_ROWS] = {0};
     int32_t ids[FPQ_ASSIGN_ROWS];
     uint16_t every[FPQ_ASSIGN_ROWS];
     for (int i = 0; i < c->n; i++) every[i] = 0xffff;
@@ -113,11 +123,13 @@ static void search_all(const chunk *c, const uint8_t *rows, int count) {
         const int end = first + g->span < all ? first + g->span : all;
         for (int i = 0; i < count * FPQ_BLOCK; i++) lanes[i] = -INFINITY;
         for (int b = first; b < end; b += step)
-            c->kern->nearest(c->found, d, count, d, packed->packed + (ptrdiff_t)b * d * FPQ_BLOCK, packed->bias + b * FPQ_BLOCK,
-                             end - b < step ? end - b : step, b * FPQ_BLOCK, best, second, ids, lanes);
+            c->kern->nearest(c->found, d, count, d, packed->packed + (ptrdiff_t)b * d * FPQ_BLOCK,
+                             packed->bias + b * FPQ_BLOCK, end - b < step ? end - b : step, b * FPQ_BLOCK, best, second,
+                             ids, lanes);
         for (int i = count - 1; i >= 0 && rows[i] > i; i--) /* each to the place of its row */
             memcpy(lanes + rows[i] * FPQ_BLOCK, lanes + i * FPQ_BLOCK, FPQ_BLOCK * sizeof *lanes);
-        c->kern->bound(lanes, rows, count, d, &g->ruler, c->square, every, c->drift + group, c->bounds + group, g->groups, most);
+        c->kern->bound(lanes, rows, count, d, &g->ruler, c->square, every, c->drift + group, c->bounds + group,
+                       g->groups, most);
     }
     for (int i = 0; i < count; i++) {
         take(c, rows[i], fpq_decide(c->assignment, rows[i], c->square[rows[i]], best[i], second[i], ids[i]));
@@ -138,26 +150,27 @@ static void search_all_bytes(const chunk *c, const uint8_t *rows, int count) {
             const int end = first + g->span < all ? first + g->span : all;
             for (int i = 0; i < some; i++)
                 for (int t = 0; t < FPQ_BLOCK; t++) lanes[rows[i] * FPQ_BLOCK + t] = -INFINITY;
-            c->kern->project_bytes(c->bytes->bytes, c->bytes->step, rows, some, &packed->bytes.columns, first, end - first,
-                                   c->products + first * FPQ_BLOCK, ld, lanes);
+            c->kern->project_bytes(c->bytes->bytes, c->bytes->step, rows, some, &packed->bytes.columns, first,
+                                   end - first, c->products + first * FPQ_BLOCK, ld, lanes);
             for (int i = 0; i < some; i++)
                 for (int t = 0; t < FPQ_BLOCK; t++) lanes[rows[i] * FPQ_BLOCK + t] += c->bytes->margin[rows[i]];
-            c->kern->bound(lanes, rows, some, d, &g->ruler, c->square, every, c->drift + group, c->bounds + group, g->groups, most);
+            c->kern->bound(lanes, rows, some, d, &g->ruler, c->square, every, c->drift + group, c->bounds + group,
+                           g->groups, most);
         }
         for (int i = 0; i < some; i++)
             take(c, rows[i], fpq_nearest_by_bytes(c->assignment, c->bytes, rows[i], c->products + i * ld));
     }
 }
 
-/* The largest products of listed rows with the centroids of a group, to lanes[row * 16], or more; as large as they are where
- * they are at least least[row]. */
+/* The largest products of listed rows with the centroids of a group, to lanes[row * 16], or more; as large as they are
+ * where they are at least least[row]. */
 static void largest_of_bytes(const chunk *c, int group, const uint8_t *rows, int n, const int32_t *own, int32_t first,
                              const float *least, float *lanes) {
     const grouped *g = c->codebook;
     const int d = g->packed->d;
     uint64_t near[FPQ_ASSIGN_ROWS];
-    c->kern->largest_bytes(c->bytes->bytes, c->bytes->step, rows, n, &g->bytes.columns, group * g->blocks, g->blocks, own, first,
-                           least, lanes, near);
+    c->kern->largest_bytes(c->bytes->bytes, c->bytes->step, rows, n, &g->bytes.columns, group * g->blocks, g->blocks,
+                           own, first, least, lanes, near);
     for (int i = 0; i < n; i++) {
         const int row = rows[i];
         float *most = lanes + row * FPQ_BLOCK;
@@ -213,8 +226,8 @@ static int search_groups(const chunk *c, const uint64_t *doubts, uint8_t *nearer
                 c->kern->largest(c->x, c->ldx, rows[group], count[group], d, g->packed_groups + (ptrdiff_t)first * d,
                                  g->bias + first, g->blocks, own, first, lanes + group);
         }
-        c->kern->bound(lanes, some, n_some, d, &g->ruler, c->square, searched, c->drift + panel, c->bounds + panel, g->groups,
-                       most);
+        c->kern->bound(lanes, some, n_some, d, &g->ruler, c->square, searched, c->drift + panel, c->bounds + panel,
+                       g->groups, most);
     }
     for (int s = 0; s < n_some; s++) {
         const int row = some[s];
@@ -248,11 +261,23 @@ void fpq_nearest_in_doubt(const fpq_assignment *a, const grouped *g, int32_t *id
     uint64_t doubts[FPQ_ASSIGN_ROWS];
     uint8_t rows[FPQ_ASSIGN_ROWS];
     int known = 1, pairs = 0, count = 0;
-    chunk c = {.kern = kern, .assignment = a, .codebook = g, .x = a->x, .ldx = a->ldx, .n = n, .ids = ids, .errors = errors,
-               .square = square, .bounds = bounds, .drift = drift, .found = (float *)(void *)scratch, .products = products};
+    chunk c = {.kern = kern,
+               .assignment = a,
+               .codebook = g,
+               .x = a->x,
+               .ldx = a->ldx,
+               .n = n,
+               .ids = ids,
+               .errors = errors,
+               .square = square,
+               .bounds = bounds,
+               .drift = drift,
+               .found = (float *)(void *)scratch,
+               .products = products};
     for (int i = 0; i < n; i++) known &= ids[i] >= 0;
     if (known) {
-        kern->doubt(a->x, a->ldx, n, d, &g->ruler, g->packed->rows, ids, bounds, drift, g->groups, square, errors, doubts);
+        kern->doubt(a->x, a->ldx, n, d, &g->ruler, g->packed->rows, ids, bounds, drift, g->groups, square, errors,
+                    doubts);
         for (int i = 0; i < n; i++) pairs += fpq_popcount(doubts[i]);
     } else {
         kern->squares(a->x, a->ldx, n, d, square);
@@ -264,8 +289,8 @@ void fpq_nearest_in_doubt(const fpq_assignment *a, const grouped *g, int32_t *id
     }
     fpq_byte_rows bytes;
     if (g->has_bytes) {
-        fpq_byte_rows_place((char *)(products + FPQ_BYTE_TILE * fpq_products_ld(g->packed->k)), FPQ_ASSIGN_ROWS, &g->packed->bytes,
-                            &bytes);
+        fpq_byte_rows_place((char *)(products + FPQ_BYTE_TILE * fpq_products_ld(g->packed->k)), FPQ_ASSIGN_ROWS,
+                            &g->packed->bytes, &bytes);
         fpq_products_start(products, g->packed->k);
         for (int i = 0; i < count; i++) fpq_byte_rows_put(kern, &bytes, rows[i], a->x + rows[i] * a->ldx, d);
         if (!known || tell_apart(bytes.margin, errors, rows, count)) c.bytes = &bytes;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Lloyd iterations of all subspaces at once (PKMeans of the FPQ paper), as a map over chunks of rows and a reduction. Sums
- * are kept for each chunk and added in the order of chunks; where chunks begin depends on the data alone, so any number
- * of threads, and any machines that share the chunks, give the same bits. */
+ * Lloyd iterations of all subspaces at once (PKMeans of the FPQ paper), as a map over chunks of rows and a reduction.
+ * Sums are kept for each chunk and added in the order of chunks; where chunks begin depends on the data alone, so any
+ * number of threads, and any machines that share the chunks, give the same bits. */
 #include <math.h>
 #include <string.h>
 
@@ -9,7 +9,8 @@
 #include "portable.h"
 #include "threads.h"
 
-/* Where there are fewer chunks than threads, rows are assigned in pieces of PIECE_ROWS and summed by chunks afterwards. */
+/* Where there are fewer chunks than threads, rows are assigned in pieces of PIECE_ROWS and summed by chunks afterwards.
+ */
 enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20, PIECE_ROWS = 4 * FPQ_ASSIGN_ROWS };
 
 typedef struct {
@@ -21,8 +22,8 @@ typedef struct {
     const uint8_t *active;
     int chunks;
     int64_t chunk_rows;
-    float *sums;           /* NULL: assignment only */
-    int64_t *changed;      /* (m, chunks) */
+    float *sums;      /* NULL: assignment only */
+    int64_t *changed; /* (m, chunks) */
     int64_t ld;
     int32_t *ids;
     const int32_t *before; /* the ids of the iteration before, where assignment and sums are apart */
@@ -42,7 +43,8 @@ int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n) {
 
 static int count_chunks(int64_t n, int64_t chunk_rows) { return (int)((n + chunk_rows - 1) / chunk_rows); }
 
-/* The table of a chunk: sums (k, d) of the rows' differences to their centroids, and from k * dsub on k sizes of clusters as int32. */
+/* The table of a chunk: sums (k, d) of the rows' differences to their centroids, and from k * dsub on k sizes of
+ * clusters as int32. */
 static size_t table_floats(const fpq_codebooks *cb) { return (size_t)cb->k * (size_t)(cb->dsub + 1); }
 
 static int32_t *sizes_in(const fpq_codebooks *cb, float *table) {
@@ -67,8 +69,8 @@ static void count_changed(const step *s, size_t pair, const int32_t *ids, const 
     s->changed[pair] += changed;
 }
 
-/* Assignment of rows from .. end - 1 in all active subspaces, and, if a chunk is named that they belong to, their sums. x is
- * scratch for FPQ_ASSIGN_ROWS rows, scratch for the search. */
+/* Assignment of rows from .. end - 1 in all active subspaces, and, if a chunk is named that they belong to, their sums.
+ * x is scratch for FPQ_ASSIGN_ROWS rows, scratch for the search. */
 static void assign_rows(const step *s, int64_t from, int64_t end, int chunk, float *x, char *scratch) {
     const fpq_kernels *kern = fpq_active();
     const ptrdiff_t d = s->data->x.d;
@@ -84,7 +86,8 @@ static void assign_rows(const step *s, int64_t from, int64_t end, int chunk, flo
             const fpq_assignment a = {kern, packed, s->data, i, x + packed->from, d, n, scratch};
             memcpy(before, ids, (size_t)n * sizeof *ids);
             if (s->grouped)
-                fpq_nearest_in_doubt(&a, s->grouped + j, ids, errors, s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
+                fpq_nearest_in_doubt(&a, s->grouped + j, ids, errors,
+                                     s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
                                      s->bounds->drift + (ptrdiff_t)j * s->bounds->groups);
             else
                 fpq_nearest_rows(&a, ids, errors);
@@ -115,9 +118,7 @@ static void sum_chunk(const step *s, int chunk, int j, float *x) {
     }
 }
 
-static size_t rows_size(const fpq_rows *data) {
-    return (size_t)FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float);
-}
+static size_t rows_size(const fpq_rows *data) { return (size_t)FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float); }
 
 static size_t scratch_size(const step *s) { return rows_size(s->data) + fpq_doubt_scratch(s->cb); }
 
@@ -146,12 +147,13 @@ static void sum_chunks(const step *s, char *scratch, int threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int task = 0; task < tasks; task++)
         if (s->active[task % s->cb->m])
-            sum_chunk(s, task / s->cb->m, task % s->cb->m, (float *)(void *)(scratch + (size_t)FPQ_THREAD_NUMBER() * each));
+            sum_chunk(s, task / s->cb->m, task % s->cb->m,
+                      (float *)(void *)(scratch + (size_t)FPQ_THREAD_NUMBER() * each));
 }
 
-int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit, int64_t chunk_rows,
-                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, const float *drifted, float *sums,
-                    int64_t *changed, int threads) {
+int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
+                    int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
+                    const float *drifted, float *sums, int64_t *changed, int threads) {
     const int m = cb->m, k = cb->k, chunks = count_chunks(data->n, chunk_rows);
     const size_t pairs = (size_t)m * (size_t)chunks, each = (size_t)k * (size_t)cb->dsub;
     const int pieces = (int)((data->n + PIECE_ROWS - 1) / PIECE_ROWS), apart = limit > 0 || !sums || chunks < threads;
@@ -162,9 +164,22 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
     fpq_grouped_codebook *grouped = bounds->groups && packed ? fpq_group_codebooks(cb, packed, bounds, threads) : NULL;
     int32_t *before = apart ? fpq_alloc((size_t)m * (size_t)ld * sizeof *ids) : NULL;
     int64_t *counts = fpq_alloc((size_t)m * (size_t)k * sizeof *counts);
-    step s = {.cb = cb, .data = data, .packed = packed, .grouped = grouped, .bounds = bounds, .active = active, .chunks = chunks,
-              .chunk_rows = chunk_rows, .sums = sums, .changed = changed, .ld = ld, .ids = ids, .before = before,
-              .limited = limit > 0, .errors = errors, .poll = &poll};
+    step s = {.cb = cb,
+              .data = data,
+              .packed = packed,
+              .grouped = grouped,
+              .bounds = bounds,
+              .active = active,
+              .chunks = chunks,
+              .chunk_rows = chunk_rows,
+              .sums = sums,
+              .changed = changed,
+              .ld = ld,
+              .ids = ids,
+              .before = before,
+              .limited = limit > 0,
+              .errors = errors,
+              .poll = &poll};
     char *scratch = fpq_alloc((size_t)threads * scratch_size(&s));
     if (!packed || !scratch || !counts || (apart && !before) || (bounds->groups && !grouped)) goto done;
     if (sums) {
@@ -201,7 +216,8 @@ static void mean(const fpq_codebooks *cb, int j, int c, int chunks, float *sums,
     for (int chunk = 0; chunk < chunks; chunk++) *count += sizes_in(cb, sums + (size_t)chunk * each)[c];
     for (int t = 0; *count && t < d; t++) {
         double sum = 0;
-        for (int chunk = 0; chunk < chunks; chunk++) sum += sums[(size_t)chunk * each + (size_t)c * (size_t)d + (size_t)t];
+        for (int chunk = 0; chunk < chunks; chunk++)
+            sum += sums[(size_t)chunk * each + (size_t)c * (size_t)d + (size_t)t];
         centroid[t] = (float)(centroid[t] + sum / (double)*count);
     }
 }
@@ -213,8 +229,7 @@ int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks,
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int p = 0; p < all; p++) {
         const int j = p / cb->k;
-        if (active[j])
-            mean(cb, j, p % cb->k, chunks, sums + (size_t)j * (size_t)chunks * table_floats(cb), counts + p);
+        if (active[j]) mean(cb, j, p % cb->k, chunks, sums + (size_t)j * (size_t)chunks * table_floats(cb), counts + p);
     }
     return 0;
 }

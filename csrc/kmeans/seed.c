@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Where k-means starts: k-means++ (Arthur, Vassilvitskii 2007) in a greedy form. A round draws FPQ_SEED_DRAWS rows, each with
- * a chance proportional to its squared distance to the centroids so far. One after another, the drawn row that lowers the
- * sum of squared distances most becomes a centroid, FPQ_SEED_PICKS a round: one product with the rows serves them all. */
+ * Where k-means starts: k-means++ (Arthur, Vassilvitskii 2007) in a greedy form. A round draws FPQ_SEED_DRAWS rows,
+ * each with a chance proportional to its squared distance to the centroids so far. One after another, the drawn row
+ * that lowers the sum of squared distances most becomes a centroid, FPQ_SEED_PICKS a round: one product with the rows
+ * serves them all. */
 #include <math.h>
 
 #include "assign/assign.h"
@@ -12,13 +13,14 @@
 enum { DRAWS = FPQ_SEED_DRAWS, PICKS = FPQ_SEED_PICKS, STRIPE = 96 };
 
 typedef struct {
-    float *x, *norm, *left;                   /* (n, d), (n), (n) squared distances to the nearest centroid so far */
-    float *packed, *drawn, *distance;         /* (d, DRAWS) and (DRAWS, d): the drawn rows; (n, DRAWS) distances to them */
-    float *sum;                               /* (stripes, DRAWS) of the distances that would be left */
+    float *x, *norm, *left;           /* (n, d), (n), (n) squared distances to the nearest centroid so far */
+    float *packed, *drawn, *distance; /* (d, DRAWS) and (DRAWS, d): the drawn rows; (n, DRAWS) distances to them */
+    float *sum;                       /* (stripes, DRAWS) of the distances that would be left */
 } work;
 
 static size_t work_size(size_t n, size_t d) {
-    return fpq_float_lines(n * d) + 2 * fpq_float_lines(n) + 2 * d * DRAWS + n * DRAWS + (n / STRIPE + 1) * DRAWS; /* multiples of 16 */
+    return fpq_float_lines(n * d) + 2 * fpq_float_lines(n) + 2 * d * DRAWS + n * DRAWS +
+           (n / STRIPE + 1) * DRAWS; /* multiples of 16 */
 }
 
 static work layout(float *memory, size_t n, size_t d) {
@@ -48,7 +50,8 @@ static void draw_rows(const float *left, int64_t n, double total, const double *
     }
 }
 
-/* Rows are moved near the origin and scaled by a power of two where squares would overflow or underflow: chances stay. */
+/* Rows are moved near the origin and scaled by a power of two where squares would overflow or underflow: chances stay.
+ */
 static void centre(work w, int64_t n, int d) {
     float largest = 0, *middle = w.packed;
     fpq_find_centre(w.x, n, d, d, middle);
@@ -62,7 +65,8 @@ static void centre(work w, int64_t n, int d) {
     for (int64_t i = 0; i < n * d; i++) w.x[i] *= scale;
 }
 
-/* Squared distances of a stripe of rows to the drawn rows, by their products; by differences where products leave few digits. */
+/* Squared distances of a stripe of rows to the drawn rows, by their products; by differences where products leave few
+ * digits. */
 static void measure(const fpq_kernels *kern, const work *w, int64_t n, int d, int64_t s, const float *bias) {
     const int64_t first = s * STRIPE;
     const int rows = n - first < STRIPE ? (int)(n - first) : STRIPE;
@@ -88,7 +92,8 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
     const int from = cb->offsets[j], d = cb->offsets[j + 1] - from;
     const int64_t n = data->n, stripes = (n + STRIPE - 1) / STRIPE;
     for (int64_t i = 0; i < n; i += STRIPE)
-        kern->read_rows(&data->x, data->rows, i, n - i < STRIPE ? (int)(n - i) : STRIPE, from, from + d, NULL, w.x + i * d);
+        kern->read_rows(&data->x, data->rows, i, n - i < STRIPE ? (int)(n - i) : STRIPE, from, from + d, NULL,
+                        w.x + i * d);
     centre(w, n, d);
     for (int64_t i = 0; i < n; i++) {
         w.norm[i] = kern->ip_f32(w.x + i * d, w.x + i * d, d);
@@ -121,8 +126,8 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
 #pragma omp parallel for schedule(static) num_threads(threads)
             for (int64_t s = 0; s < stripes; s++) {
                 const int64_t first = s * STRIPE;
-                kern->lower(w.distance + first * DRAWS, n - first < STRIPE ? (int)(n - first) : STRIPE, best, w.left + first,
-                            w.sum + s * DRAWS);
+                kern->lower(w.distance + first * DRAWS, n - first < STRIPE ? (int)(n - first) : STRIPE, best,
+                            w.left + first, w.sum + s * DRAWS);
             }
         }
     }

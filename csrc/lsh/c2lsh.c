@@ -13,10 +13,10 @@ enum { QUERIES = 8, TILE_BYTES = 1 << 18, PIECE = 1 << 12 };
 
 /* The `budget` rows with the most collisions so far, ties to the lower row; rows come in ascending order. */
 typedef struct {
-    uint32_t *rows, *order;                /* (2 * budget + 64), (budget) */
-    uint8_t *counts;                       /* (2 * budget + 64) */
+    uint32_t *rows, *order; /* (2 * budget + 64), (budget) */
+    uint8_t *counts;        /* (2 * budget + 64) */
     int64_t n, budget;
-    int least;                             /* what a row must have to enter */
+    int least; /* what a row must have to enter */
 } collector;
 
 /* The count of the worst of the `budget` best, and how many with that very count are among them. */
@@ -47,8 +47,8 @@ typedef struct {
     fpq_verifier verifier;
     collector best;
     int level, done;
-    int64_t found;                         /* rows that were candidates */
-    uint8_t low[256], high[256];           /* the windows of the present level */
+    int64_t found;               /* rows that were candidates */
+    uint8_t low[256], high[256]; /* the windows of the present level */
 } search;
 
 /* Half a window at a level, in base buckets. From here on it holds every code, and tells no rows apart. */

@@ -57,7 +57,8 @@ int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, in
         if (fpq_stopped(&poll)) continue;
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
-        const float *values = values_of(hashes, x, first, n, memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
+        const float *values = values_of(hashes, x, first, n,
+                                        memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
         for (int i = 0; i < n; i++)
             for (int c = 0; c < k; c++) out[(first + i) * k + c] = values[(ptrdiff_t)i * fpq_columns(k) + c];
     }
@@ -76,7 +77,8 @@ int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first
         if (fpq_stopped(&poll)) continue;
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
-        const float *values = values_of(hashes, x, first, n, memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
+        const float *values = values_of(hashes, x, first, n,
+                                        memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
         for (int t = 0; t < hashes->n_tables; t++)
             for (int i = 0; i < n; i++) {
                 const uint64_t sum = fpq_lsh_sum(hashes, t, values + (ptrdiff_t)i * width);
@@ -98,7 +100,8 @@ int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *code
         if (fpq_stopped(&poll)) continue;
         const int64_t first = (int64_t)b * ROWS;
         const int n = rows_in(x->n, first);
-        const float *values = values_of(hashes, x, first, n, memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
+        const float *values = values_of(hashes, x, first, n,
+                                        memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
         for (int i = 0; i < n; i++)
             for (int j = 0; j < m; j++)
                 codes[(first + i) * m + j] = fpq_lsh_code(values[(ptrdiff_t)i * fpq_columns(m) + j]);

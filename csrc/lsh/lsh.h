@@ -42,13 +42,13 @@ typedef struct {
     const fpq_lsh_rows *rows;
     const float *query;
     fpq_topk top;
-    int32_t reach;                         /* the limit for near_sketches: rows beyond are too far */
-    uint64_t *seen;                        /* a bit for each row */
-    float *centred, *values, *scratch;     /* the query less the centre, its hash values */
-    float length;                          /* of the query less the sketches' centre */
+    int32_t reach;                     /* the limit for near_sketches: rows beyond are too far */
+    uint64_t *seen;                    /* a bit for each row */
+    float *centred, *values, *scratch; /* the query less the centre, its hash values */
+    float length;                      /* of the query less the sketches' centre */
     int n;
     int64_t verified;
-    int16_t sketch[FPQ_SKETCH_MAX];        /* of the query, in quarters of a code */
+    int16_t sketch[FPQ_SKETCH_MAX]; /* of the query, in quarters of a code */
     uint32_t waiting[FPQ_WAITING];
 } fpq_verifier;
 

@@ -70,8 +70,7 @@ static fpq_probe pop(fpq_prober *p) {
 static void push_valid(fpq_prober *p, uint64_t set, float cost, int32_t table, int member) {
     const int m = 2 * p->n_hashes;
     while (member < m && set >> (m - 1 - member) & 1) member++;
-    if (member < m)
-        push(p, (fpq_probe){set | (uint64_t)1 << member, cost + p->crossing[table * m + member], table});
+    if (member < m) push(p, (fpq_probe){set | (uint64_t)1 << member, cost + p->crossing[table * m + member], table});
 }
 
 void fpq_prober_start(fpq_prober *p, const fpq_hashes *hashes, const float *values) {

@@ -10,7 +10,7 @@
 
 #include "lsh/lsh.h"
 
-enum { FPQ_MAX_HASHES = 32 };              /* twice as many crossings fit a 64-bit mask */
+enum { FPQ_MAX_HASHES = 32 }; /* twice as many crossings fit a 64-bit mask */
 
 typedef struct {
     uint64_t set;
@@ -20,10 +20,10 @@ typedef struct {
 
 typedef struct {
     int n_hashes, n;
-    uint64_t *sums;                        /* (n_tables): the query's own sum of hashes times mixers */
-    float *crossing;                       /* (n_tables, 2 n_hashes): squared distances, ascending */
-    uint64_t *step;                        /* (n_tables, 2 n_hashes): what a crossing adds to the sum */
-    fpq_probe *heap;                       /* the cheapest on top */
+    uint64_t *sums;  /* (n_tables): the query's own sum of hashes times mixers */
+    float *crossing; /* (n_tables, 2 n_hashes): squared distances, ascending */
+    uint64_t *step;  /* (n_tables, 2 n_hashes): what a crossing adds to the sum */
+    fpq_probe *heap; /* the cheapest on top */
 } fpq_prober;
 
 /* Memory for n_probe probes, to be freed as `sums`. -1 when there is none. */

@@ -22,14 +22,15 @@ static size_t scratch_size(const fpq_codebooks *cb) {
     return (size_t)fpq_products_ld(cb->k) + 2 * fpq_float_lines((size_t)cb->dsub);
 }
 
-/* The centroid for row i: the first with room of those after the nearest in the order of distance, or the last that is tried.
- * Where all may be tried, the full ones are left out at once. */
+/* The centroid for row i: the first with room of those after the nearest in the order of distance, or the last that is
+ * tried. Where all may be tried, the full ones are left out at once. */
 static int32_t choose(indexing *x, int j, int64_t i, int32_t nearest, const int64_t *count, float *squared) {
     const fpq_packed_codebook *codebook = x->packed + j;
     const int k = codebook->k, d = codebook->d;
     float *row = squared + fpq_products_ld(k), *centred = row + fpq_float_lines((size_t)x->cb->dsub);
     if ((double)count[nearest] < x->limit || x->candidates < 2 || fpq_stopped(&x->poll)) return nearest;
-    const fpq_assignment a = {.kern = fpq_active(), .codebook = codebook, .data = x->data, .first = i, .x = centred, .n = 1};
+    const fpq_assignment a = {
+        .kern = fpq_active(), .codebook = codebook, .data = x->data, .first = i, .x = centred, .n = 1};
     a.kern->read_rows(&x->data->x, x->data->rows, i, 1, codebook->from, codebook->from + d, codebook->offset, centred);
     fpq_read_row(&a, 0, row);
     a.kern->table_l2(centred, 0, 1, d, codebook->packed, FPQ_BLOCKS(k), &squared);
@@ -52,12 +53,13 @@ static int32_t choose(indexing *x, int j, int64_t i, int32_t nearest, const int6
     return nearest;
 }
 
-int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared, int32_t *ids,
-                   int64_t *counts, int threads) {
+int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
+                   int32_t *ids, int64_t *counts, int threads) {
     const size_t scratch = scratch_size(cb);
     threads = shared ? 1 : fpq_threads(threads, cb->m);
     float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
-    indexing x = {.cb = cb, .packed = fpq_pack_codebooks(cb, threads), .data = data, .limit = limit, .candidates = candidates};
+    indexing x = {
+        .cb = cb, .packed = fpq_pack_codebooks(cb, threads), .data = data, .limit = limit, .candidates = candidates};
     int status = x.packed && memory ? 0 : -1;
     if (!status && shared) {
         for (int64_t i = 0; i < data->n; i++)

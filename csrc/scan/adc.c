@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Exact search over all codes: the k smallest sums of table entries. A piece of work is a group of queries over a range of
- * blocks; a tile of blocks stays in the L2 cache while all queries of the group pass over it. Few queries share the rows
- * among the threads, and their answers are merged. */
+ * Exact search over all codes: the k smallest sums of table entries. A piece of work is a group of queries over a range
+ * of blocks; a tile of blocks stays in the L2 cache while all queries of the group pass over it. Few queries share the
+ * rows among the threads, and their answers are merged. */
 #include "kernels.h"
 #include "portable.h"
 #include "scan/run.h"
@@ -25,7 +25,8 @@ static uint64_t rows_of_block(const fpq_population *pop, int64_t block) {
     return pop->allowed ? present & pop->allowed[block] : present;
 }
 
-static void scan_blocks(const fpq_scan *s, const fpq_population *pop, fpq_query *query, int64_t first, int64_t end, fpq_topk *top) {
+static void scan_blocks(const fpq_scan *s, const fpq_population *pop, fpq_query *query, int64_t first, int64_t end,
+                        fpq_topk *top) {
     uint64_t rows[FPQ_RUN];
     int32_t which[FPQ_RUN];
     while (first < end) {
@@ -39,8 +40,8 @@ static void scan_blocks(const fpq_scan *s, const fpq_population *pop, fpq_query 
     }
 }
 
-int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, const fpq_population *pop,
-                   int k, float *distances, int64_t *ids, int threads) {
+int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
+                   const fpq_population *pop, int k, float *distances, int64_t *ids, int threads) {
     const fpq_scan s = fpq_scan_of(adc, blocks);
     const int d = adc->offsets[adc->m];
     const int64_t n_blocks = (pop->n + 63) / 64;
@@ -71,8 +72,12 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         fpq_topk top[GROUP];
         for (int i = 0; i < n; i++) {
             fpq_query_place(adc, mine + (size_t)i * query_size, query + i);
-            top[i] = ranges == 1 ? (fpq_topk){.distance = distances + (first_query + i) * k, .id = ids + (first_query + i) * k, .k = k}
-                                 : (fpq_topk){.distance = part_distances + (ptrdiff_t)task * k, .id = parts + (ptrdiff_t)task * k, .k = k};
+            top[i] = ranges == 1 ? (fpq_topk){.distance = distances + (first_query + i) * k,
+                                              .id = ids + (first_query + i) * k,
+                                              .k = k}
+                                 : (fpq_topk){.distance = part_distances + (ptrdiff_t)task * k,
+                                              .id = parts + (ptrdiff_t)task * k,
+                                              .k = k};
             fpq_topk_init(top + i);
             top[i].ids = pop->ids;
         }
@@ -92,8 +97,8 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         }
     }
     for (int64_t i = 0; i < nq && ranges > 1; i++)
-        fpq_topk_merge((fpq_topk){.distance = distances + i * k, .id = ids + i * k, .k = k}, part_distances + i * ranges * k, parts + i * ranges * k,
-                       ranges * k);
+        fpq_topk_merge((fpq_topk){.distance = distances + i * k, .id = ids + i * k, .k = k},
+                       part_distances + i * ranges * k, parts + i * ranges * k, ranges * k);
     if (poll.stop) status = -1;
 done:
     fpq_free(memory);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
- * Search in inverted lists: the codes of the probed lists, nearest list first, each with the tables of the query's residual.
- * Exact among the probed lists. A list is passed over when its radius says that none of its codes can be near enough. */
+ * Search in inverted lists: the codes of the probed lists, nearest list first, each with the tables of the query's
+ * residual. Exact among the probed lists. A list is passed over when its radius says that none of its codes can be near
+ * enough. */
 #include <math.h>
 #include <string.h>
 
@@ -12,7 +13,8 @@
 #include "threads.h"
 
 /* TERMS_PROBES: from which on terms are faster than rough tables. GROUP: queries that share what they read of a list.
- * FIRST: times k rows that a visitor begins with, where one set of tables serves all lists. MOST_VISITS: of a group, and answers. */
+ * FIRST: times k rows that a visitor begins with, where one set of tables serves all lists. MOST_VISITS: of a group,
+ * and answers. */
 enum { TERMS_PROBES = 3, GROUP = 32, FIRST = 16, MOST_VISITS = 1 << 20 };
 
 typedef struct {
@@ -20,30 +22,31 @@ typedef struct {
     float length, magnitude;
     fpq_topk top;
     fpq_term own;
-    fpq_query query;                       /* where one set of tables serves all lists */
+    fpq_query query; /* where one set of tables serves all lists */
 } visitor;
 
-/* Neighbouring queries. A list that several of them probe is visited by one after the other, while it is in the cache. */
+/* Neighbouring queries. A list that several of them probe is visited by one after the other, while it is in the cache.
+ */
 typedef struct {
     const fpq_scan *scan;
     const fpq_lists *lists;
-    const fpq_terms *terms;                /* NULL: none */
+    const fpq_terms *terms; /* NULL: none */
     const fpq_squares *squares;
     const int64_t *slot_ids;
     fpq_poll *poll;
-    int d, per_list;                       /* whether each list has tables of its own */
+    int d, per_list; /* whether each list has tables of its own */
     int n;
     visitor visitors[GROUP];
-    /* Visits that wait for tables, which are made for some in one pass over the codebooks: exact ones from the front, rough
-     * ones, which do once a visitor knows what is near, from the back. */
+    /* Visits that wait for tables, which are made for some in one pass over the codebooks: exact ones from the front,
+     * rough ones, which do once a visitor knows what is near, from the back. */
     int exact, rough;
     visitor *of[FPQ_TABLES];
-    int64_t waiting[FPQ_TABLES];           /* their lists */
-    float *residuals;                      /* (FPQ_TABLES, d) */
+    int64_t waiting[FPQ_TABLES]; /* their lists */
+    float *residuals;            /* (FPQ_TABLES, d) */
     fpq_query queries[FPQ_TABLES];
-    int32_t *head;                         /* (n_lists): the first visit of a list, -1: none */
-    int32_t *next;                         /* (GROUP, n_probe): after each visit the one that follows in its list */
-    int32_t *touched;                      /* (GROUP, n_probe): lists that are visited */
+    int32_t *head;    /* (n_lists): the first visit of a list, -1: none */
+    int32_t *next;    /* (GROUP, n_probe): after each visit the one that follows in its list */
+    int32_t *touched; /* (GROUP, n_probe): lists that are visited */
 } group;
 
 static int group_most(int n_probe, int k) {
@@ -137,7 +140,8 @@ static void fetch_list(const group *g, int64_t list) {
     if (g->terms) fpq_term_fetch(g->terms, list);
 }
 
-/* Blocks of a list with rows that may be returned, from the b-th of all lists on, while there is room for them; how many rows. */
+/* Blocks of a list with rows that may be returned, from the b-th of all lists on, while there is room for them; how
+ * many rows. */
 static int gather(const fpq_lists *lists, int64_t *b, int64_t end, int32_t *which, uint64_t *rows, int *n) {
     int n_rows = 0;
     for (; *b < end && *n < FPQ_RUN; ++*b) {
@@ -165,7 +169,9 @@ static void visit_waiting(group *g) {
     fpq_query *of[FPQ_TABLES];
     for (int i = 0; i < FPQ_TABLES; i++) of[i] = g->queries + i;
     if (g->exact) fpq_query_tables(g->scan->adc, g->residuals, g->exact, of);
-    if (g->rough) fpq_query_rough_tables(g->scan->adc, g->squares, g->residuals + (ptrdiff_t)from * g->d, g->rough, g->queries + from);
+    if (g->rough)
+        fpq_query_rough_tables(g->scan->adc, g->squares, g->residuals + (ptrdiff_t)from * g->d, g->rough,
+                               g->queries + from);
     for (int i = 0; i < FPQ_TABLES; i++)
         if (i < g->exact || i >= from) scan_list(g->scan, g->lists, g->waiting[i], g->queries + i, &g->of[i]->top);
     g->exact = g->rough = 0;
@@ -183,7 +189,9 @@ static void visit(group *g, visitor *v, int64_t list) {
         scan_list(g->scan, g->lists, list, &v->query, &v->top);
         return;
     }
-    const int is_rough = g->scan->sieves && limit < INFINITY, place = g->terms ? 0 : is_rough ? FPQ_TABLES - ++g->rough : g->exact++;
+    const int is_rough = g->scan->sieves && limit < INFINITY, place = g->terms   ? 0
+                                                                      : is_rough ? FPQ_TABLES - ++g->rough
+                                                                                 : g->exact++;
     float *residual = g->residuals + (ptrdiff_t)place * g->d;
     for (int t = 0; t < g->d; t++) residual[t] = v->q[t] - centroid[t];
     if (g->terms) {
@@ -196,7 +204,8 @@ static void visit(group *g, visitor *v, int64_t list) {
     if (g->exact + g->rough == FPQ_TABLES) visit_waiting(g);
 }
 
-/* Visit the first lists, in one run if possible: the first limit is the lower the more rows it is chosen from. How many. */
+/* Visit the first lists, in one run if possible: the first limit is the lower the more rows it is chosen from. How
+ * many. */
 static int begin_visits(group *g, visitor *v, const int64_t *probes, int count, int step) {
     const fpq_lists *lists = g->lists;
     uint64_t rows[FPQ_RUN];
@@ -216,8 +225,8 @@ static int begin_visits(group *g, visitor *v, const int64_t *probes, int count, 
     return p;
 }
 
-/* Every visitor looks into its nearest lists first; then list after list is visited by all that probe it, in the order in which
- * the first of them comes to it. probes[i]: those of a visitor, `count` of them, `step` apart. */
+/* Every visitor looks into its nearest lists first; then list after list is visited by all that probe it, in the order
+ * in which the first of them comes to it. probes[i]: those of a visitor, `count` of them, `step` apart. */
 static void visit_all(group *g, const int64_t *const *probes, int count, int step) {
     int n_touched = 0, begun[GROUP];
     for (int p = 0; p < count; p++)
@@ -243,7 +252,8 @@ static void visit_all(group *g, const int64_t *const *probes, int count, int ste
 }
 
 /* The queries in the order of their nearest lists: neighbours probe the same lists. starts: n_lists + 1 numbers. */
-static void put_in_order(const int64_t *probes, int64_t nq, int n_probe, int64_t n_lists, int64_t *starts, int64_t *order) {
+static void put_in_order(const int64_t *probes, int64_t nq, int n_probe, int64_t n_lists, int64_t *starts,
+                         int64_t *order) {
     order[0] = 0;
     if (nq == 1) return;
     memset(starts, 0, (size_t)(n_lists + 1) * sizeof *starts);
@@ -257,7 +267,7 @@ typedef struct {
     int64_t nq, size;
     const int64_t *order, *probes;
     int n_probe, ranges, k;
-    float *distances;                      /* of each query, or with ranges of each task, (., k) */
+    float *distances; /* of each query, or with ranges of each task, (., k) */
     int64_t *ids;
 } work;
 
@@ -299,13 +309,21 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     if (status) goto done;
     if (s.sieves && lists->residual && !adc->inner_product && n_probe > 1)
         squares = fpq_squares_of(adc, (float *)(void *)(memory + (size_t)threads * each));
-    if (squares.half && n_probe >= TERMS_PROBES) status = fpq_terms_make(adc, &squares, lists, probes, nq * n_probe, &terms, threads);
+    if (squares.half && n_probe >= TERMS_PROBES)
+        status = fpq_terms_make(adc, &squares, lists, probes, nq * n_probe, &terms, threads);
     if (status) goto done;
     put_in_order(probes, nq, n_probe, lists->n, order + nq, order);
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
-    const work w = {queries, nq, size, order, probes, n_probe, ranges, k, parts ? part_distances : distances, parts ? parts : ids};
-    group g = {.scan = &s, .lists = lists, .squares = &squares, .terms = terms.lists ? &terms : NULL, .slot_ids = slot_ids, .poll = &poll,
-               .d = adc->offsets[adc->m], .per_list = lists->residual && !adc->inner_product};
+    const work w = {
+        queries, nq, size, order, probes, n_probe, ranges, k, parts ? part_distances : distances, parts ? parts : ids};
+    group g = {.scan = &s,
+               .lists = lists,
+               .squares = &squares,
+               .terms = terms.lists ? &terms : NULL,
+               .slot_ids = slot_ids,
+               .poll = &poll,
+               .d = adc->offsets[adc->m],
+               .per_list = lists->residual && !adc->inner_product};
     if (threads == 1) { /* a query alone is answered before OpenMP would have begun */
         group_place(&g, adc, (int)size, n_probe, k, memory);
         for (int task = 0; task < tasks; task++) do_task(&w, task, &g);
@@ -318,8 +336,8 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
         }
     }
     for (int64_t i = 0; i < nq && parts; i++)
-        fpq_topk_merge((fpq_topk){.distance = distances + order[i] * k, .id = ids + order[i] * k, .k = k}, part_distances + i * ranges * k, parts + i * ranges * k,
-                       (int64_t)ranges * k);
+        fpq_topk_merge((fpq_topk){.distance = distances + order[i] * k, .id = ids + order[i] * k, .k = k},
+                       part_distances + i * ranges * k, parts + i * ranges * k, (int64_t)ranges * k);
     if (poll.stop) status = -1;
 done:
     fpq_terms_free(&terms);
@@ -329,10 +347,11 @@ done:
     return status;
 }
 
-int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes, int n_probe,
-                const uint8_t *blocks, const int64_t *starts, float *out, int threads) {
+int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
+                int n_probe, const uint8_t *blocks, const int64_t *starts, float *out, int threads) {
     const fpq_kernels *kern = fpq_active();
-    const int tasks = (int)nq, d = adc->offsets[adc->m], ld = fpq_ld_table(adc), code_size = fpq_code_size(adc->m, adc->nbits);
+    const int tasks = (int)nq, d = adc->offsets[adc->m], ld = fpq_ld_table(adc),
+              code_size = fpq_code_size(adc->m, adc->nbits);
     const int per_list = lists->residual && !adc->inner_product;
     const size_t table = fpq_float_lines((size_t)adc->m * (size_t)ld), each = table + fpq_float_lines((size_t)d);
     threads = fpq_threads(threads, tasks);
@@ -343,7 +362,8 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
     for (int i = 0; i < tasks; i++) {
         if (fpq_stopped(&poll)) continue;
         const float *q = queries + (ptrdiff_t)i * d;
-        float *tables = memory + (size_t)FPQ_THREAD_NUMBER() * each, *residual = tables + table, *sums = out + starts[i] * 64;
+        float *tables = memory + (size_t)FPQ_THREAD_NUMBER() * each, *residual = tables + table,
+              *sums = out + starts[i] * 64;
         if (!per_list) fpq_adc_table(adc, q, tables);
         for (int p = 0; p < n_probe; p++) {
             const int64_t list = probes[(ptrdiff_t)i * n_probe + p];

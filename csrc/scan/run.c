@@ -5,20 +5,24 @@
 
 #include "portable.h"
 
-/* BATCH: rows that are scored together. FEW: rows that are not worth a table of floats, MANY: that are worth one of bytes.
- * CROWD: rows of a block that are worth a look at their own bytes. */
+/* BATCH: rows that are scored together. FEW: rows that are not worth a table of floats, MANY: that are worth one of
+ * bytes. CROWD: rows of a block that are worth a look at their own bytes. */
 enum { BATCH = 128, FEW = 32, MANY = 64, CROWD = 10, SAMPLE = 8, WIDE = 8 };
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
     const fpq_kernels *kern = fpq_active();
-    return (fpq_scan){.kern = kern, .adc = adc, .blocks = blocks, .code_size = fpq_code_size(adc->m, adc->nbits),
+    return (fpq_scan){.kern = kern,
+                      .adc = adc,
+                      .blocks = blocks,
+                      .code_size = fpq_code_size(adc->m, adc->nbits),
                       .sieves = kern->fast_sieve && (adc->nbits == 8 || adc->nbits == 4)};
 }
 
 /* Exact sums of all 64 rows of a block. */
 static void scan_block(const fpq_scan *s, const fpq_query *query, int64_t block, uint64_t rows, fpq_topk *top) {
     FPQ_ALIGN(64) float sums[64];
-    s->kern->adc(query->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size, sums);
+    s->kern->adc(query->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size,
+                 sums);
     if (query->offset != 0)
         for (int r = 0; r < 64; r++) sums[r] += query->offset;
     for (uint64_t hits = rows & s->kern->at_most(sums, fpq_topk_limit(top)); hits; hits &= hits - 1) {
@@ -45,8 +49,8 @@ static int keep_near(int64_t *row, float *x, int n, float limit) {
     return kept;
 }
 
-/* Exact sums of a few rows, all before the first is offered, so that none waits for another; of rough tables after a look at
- * their estimates. */
+/* Exact sums of a few rows, all before the first is offered, so that none waits for another; of rough tables after a
+ * look at their estimates. */
 static void scan_rows(const fpq_scan *s, fpq_query *query, int64_t *row, int n, fpq_topk *top) {
     float distance[BATCH];
     const float limit = fpq_topk_limit(top);
@@ -62,7 +66,8 @@ static void scan_rows(const fpq_scan *s, fpq_query *query, int64_t *row, int n, 
 }
 
 /* Exact sums of what the sieve has left. */
-static void scan_left(const fpq_scan *s, fpq_query *query, const int32_t *which, const uint64_t *rows, int n, fpq_topk *top) {
+static void scan_left(const fpq_scan *s, fpq_query *query, const int32_t *which, const uint64_t *rows, int n,
+                      fpq_topk *top) {
     int64_t row[BATCH];
     int waiting = 0;
     for (int b = 0; b < n; b++)
@@ -76,14 +81,15 @@ static void scan_left(const fpq_scan *s, fpq_query *query, const int32_t *which,
     if (waiting) scan_rows(s, query, row, waiting, top);
 }
 
-static void add_bytes(const fpq_scan *s, const fpq_query *query, int from, int to, const int32_t *which, int n, uint8_t *sums,
-                      uint64_t *near) {
+static void add_bytes(const fpq_scan *s, const fpq_query *query, int from, int to, const int32_t *which, int n,
+                      uint8_t *sums, uint64_t *near) {
     const fpq_sieve tables = {query->entries, fpq_groups(s->adc), query->order + from, to - from};
     (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(&tables, s->blocks, s->code_size, which, n, sums, near);
 }
 
 /* Sums of the codes' own bytes instead of their groups'. */
-static void add_all_bytes(const fpq_scan *s, fpq_query *query, const int32_t *which, int n, uint8_t *sums, uint64_t *near) {
+static void add_all_bytes(const fpq_scan *s, fpq_query *query, const int32_t *which, int n, uint8_t *sums,
+                          uint64_t *near) {
     const fpq_sieve tables = {query->all, fpq_ld_table(s->adc), query->order, s->adc->m};
     fpq_query_fill(s->kern, s->adc, query);
     memset(sums, 0, (size_t)n * 64);
@@ -138,7 +144,8 @@ static int sieve(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *
 }
 
 /* A distance within which there may be WIDE times k of so many rows, going by a few of each block. */
-static float guess(const fpq_scan *s, const fpq_query *query, const int32_t *which, const uint64_t *rows, int n_blocks, int of, int k) {
+static float guess(const fpq_scan *s, const fpq_query *query, const int32_t *which, const uint64_t *rows, int n_blocks,
+                   int of, int k) {
     float sample[SAMPLE];
     int64_t row[SAMPLE] = {0};
     int n = 0;
@@ -156,8 +163,8 @@ static float guess(const fpq_scan *s, const fpq_query *query, const int32_t *whi
     return sample[rank < n ? rank : n - 1];
 }
 
-/* While k rows are not known: scores those with the k least sums of bytes, then those that may still be among the k nearest.
- * Rows that need the sieve stay; 0 if there are none. */
+/* While k rows are not known: scores those with the k least sums of bytes, then those that may still be among the k
+ * nearest. Rows that need the sieve stay; 0 if there are none. */
 static int begin(const fpq_scan *s, fpq_query *query, const int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
     uint64_t near[FPQ_RUN], least[FPQ_RUN];

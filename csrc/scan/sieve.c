@@ -14,7 +14,8 @@ int fpq_groups(const fpq_adc *adc) { return adc->nbits == 8 ? fpq_active()->grou
 size_t fpq_query_size(const fpq_adc *adc) {
     const size_t m = (size_t)adc->m, entries = m * (size_t)fpq_ld_table(adc), grouped = m * (size_t)fpq_groups(adc);
     return fpq_lines(entries * sizeof(float)) + (grouped < entries ? fpq_lines(grouped * sizeof(float)) : 0) +
-           2 * fpq_lines(m * sizeof(float)) + fpq_lines(grouped) + (grouped < entries ? fpq_lines(entries) : 0) + 2 * fpq_lines(m * sizeof(int32_t));
+           2 * fpq_lines(m * sizeof(float)) + fpq_lines(grouped) + (grouped < entries ? fpq_lines(entries) : 0) +
+           2 * fpq_lines(m * sizeof(int32_t));
 }
 
 /* Tables of n <= FPQ_TABLES queries q (n, d). */
@@ -26,8 +27,8 @@ static void make_tables(const fpq_adc *adc, const float *q, int n, float *const 
         const int from = adc->offsets[j];
         float *out[FPQ_TABLES];
         for (int i = 0; i < n; i++) out[i] = tables[i] + (ptrdiff_t)j * fpq_ld_table(adc);
-        (adc->inner_product ? kern->table_ip : kern->table_l2)(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each,
-                                                               FPQ_BLOCKS(k), out);
+        (adc->inner_product ? kern->table_ip : kern->table_l2)(q + from, d, n, adc->offsets[j + 1] - from,
+                                                               adc->packed + j * each, FPQ_BLOCKS(k), out);
     }
 }
 
@@ -59,7 +60,8 @@ void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query) {
 static void group_tables(const fpq_adc *adc, fpq_query *query) {
     const int groups = fpq_groups(adc), ld = fpq_ld_table(adc);
     for (int j = 0; j < adc->m && query->grouped != query->table; j++)
-        fpq_active()->group_least(query->table + (ptrdiff_t)j * ld, groups, ld / groups, query->grouped + (ptrdiff_t)j * groups);
+        fpq_active()->group_least(query->table + (ptrdiff_t)j * ld, groups, ld / groups,
+                                  query->grouped + (ptrdiff_t)j * groups);
 }
 
 /* What there is to know of its exact tables. */
@@ -91,7 +93,9 @@ void fpq_query_tables(const fpq_adc *adc, const float *q, int n, fpq_query *cons
     for (int i = 0; i < n; i++) survey(adc, queries[i]);
 }
 
-size_t fpq_squares_size(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc) + (size_t)adc->offsets[adc->m]; }
+size_t fpq_squares_size(const fpq_adc *adc) {
+    return (size_t)adc->m * (size_t)fpq_ld_table(adc) + (size_t)adc->offsets[adc->m];
+}
 
 fpq_squares fpq_squares_of(const fpq_adc *adc, float *memory) {
     const int ld = fpq_ld_table(adc);
@@ -125,8 +129,8 @@ void fpq_query_rough_tables(const fpq_adc *adc, const fpq_squares *squares, cons
         const int from = adc->offsets[j];
         float *out[FPQ_TABLES], least[FPQ_TABLES];
         for (int i = 0; i < n; i++) out[i] = queries[i].table + (ptrdiff_t)j * ld;
-        kern->rough_l2(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each, squares->half + (ptrdiff_t)j * ld, blocks,
-                       out, least);
+        kern->rough_l2(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each,
+                       squares->half + (ptrdiff_t)j * ld, blocks, out, least);
         for (int i = 0; i < n; i++) {
             queries[i].least[j] = least[i];
             queries[i].base += least[i];
@@ -156,18 +160,22 @@ FPQ_INLINE float estimate(const fpq_query *query, const int m, const int nbits, 
         return sum + query->offset;
     }
     const uint16_t *a = query->terms[0], *b = query->terms[1];
-    for (int j = 0; j < m; j++, a += ld, b += ld) steps += a[fpq_sub_code(nbits, codes, j)] + b[fpq_sub_code(nbits, codes, j)];
+    for (int j = 0; j < m; j++, a += ld, b += ld)
+        steps += a[fpq_sub_code(nbits, codes, j)] + b[fpq_sub_code(nbits, codes, j)];
     return query->offset + query->step * (float)steps;
 }
 
-FPQ_INLINE const uint8_t *codes_of(const uint8_t *blocks, int code_size, int64_t row) { return blocks + row / 64 * 64 * code_size + row % 64; }
+FPQ_INLINE const uint8_t *codes_of(const uint8_t *blocks, int code_size, int64_t row) {
+    return blocks + row / 64 * 64 * code_size + row % 64;
+}
 
-FPQ_INLINE void estimates(const fpq_query *query, const int m, const int nbits, const uint8_t *blocks, int code_size, const int64_t *rows,
-                          int n, float *out) {
+FPQ_INLINE void estimates(const fpq_query *query, const int m, const int nbits, const uint8_t *blocks, int code_size,
+                          const int64_t *rows, int n, float *out) {
     for (int i = 0; i < n; i++) out[i] = estimate(query, m, nbits, codes_of(blocks, code_size, rows[i]));
 }
 
-void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
+void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n,
+                         float *out) {
     const int code_size = fpq_code_size(adc->m, adc->nbits);
     /* The usual m, for a loop of known length. */
     if (adc->nbits == 8 && adc->m == 16)
@@ -180,7 +188,8 @@ void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8
         estimates(query, adc->m, 4, blocks, code_size, rows, n, out);
 }
 
-void fpq_query_distances(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
+void fpq_query_distances(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n,
+                         float *out) {
     const fpq_kernels *kern = fpq_active();
     const int code_size = fpq_code_size(adc->m, adc->nbits);
     for (int i = 0; i < n; i++) out[i] = kern->code_l2(adc, query->rough_of, codes_of(blocks, code_size, rows[i]));
@@ -212,12 +221,16 @@ float fpq_query_most(const fpq_adc *adc, const fpq_query *query, float limit) {
     return limit + slack_of(adc, query, limit) + step_error(adc, query);
 }
 
-/* A row whose distance in float32 is at most limit has, in exact arithmetic and by rough tables, entries above the least of their
- * tables that add up to at most limit - offset - base + slack; so its bytes, rounded down, add up to at most FPQ_SIEVE_LIMIT. */
+/* A row whose distance in float32 is at most limit has, in exact arithmetic and by rough tables, entries above the
+ * least of their tables that add up to at most limit - offset - base + slack; so its bytes, rounded down, add up to at
+ * most FPQ_SIEVE_LIMIT. */
 int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query) {
     const int groups = fpq_groups(adc);
-    const float zero = query->offset + query->base - step_error(adc, query) - slack_of(adc, query, limit), width = limit - zero;
-    const float scale = width > 1e-30f ? FPQ_SIEVE_LIMIT / 2 / (fminf(width / 2, FLT_MAX / 1.001f) * 1.0001f) : width <= 1e-30f ? 1e30f : 0;
+    const float zero = query->offset + query->base - step_error(adc, query) - slack_of(adc, query, limit),
+                width = limit - zero;
+    const float scale = width > 1e-30f    ? FPQ_SIEVE_LIMIT / 2 / (fminf(width / 2, FLT_MAX / 1.001f) * 1.0001f)
+                        : width <= 1e-30f ? 1e30f
+                                          : 0;
     if (width < 0) return 0;
     query->factor = (int)fminf(scale * query->step * 65536, 65535);
     for (int j = 0; j < adc->m; j++) {

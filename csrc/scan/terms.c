@@ -8,20 +8,28 @@
 #include "portable.h"
 #include "threads.h"
 
-enum { SHARED = 4, SAMPLE = 32, TASK = 16, MOST_STEPS = 32767 }; /* SHARED: probes a list that pay for its term; TASK: lists */
+enum {
+    SHARED = 4,
+    SAMPLE = 32,
+    TASK = 16,
+    MOST_STEPS = 32767
+}; /* SHARED: probes a list that pay for its term; TASK: lists */
 static const size_t MOST_BYTES = (size_t)64 << 20;
 
 static size_t n_entries(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc); }
 
 size_t fpq_term_size(const fpq_adc *adc) { return fpq_lines(n_entries(adc) * sizeof(uint16_t)); }
 
-/* Entries |p|^2 - 2 x.p for all codewords p of subquantizer j, without half -2 x.p, of n <= FPQ_TABLES vectors x (n, d). */
-static void make_entries(const fpq_adc *adc, int j, const float *half, const float *x, int n, float (*entries)[FPQ_MOST_ENTRIES], float *least) {
+/* Entries |p|^2 - 2 x.p for all codewords p of subquantizer j, without half -2 x.p, of n <= FPQ_TABLES vectors x (n,
+ * d). */
+static void make_entries(const fpq_adc *adc, int j, const float *half, const float *x, int n,
+                         float (*entries)[FPQ_MOST_ENTRIES], float *least) {
     const int from = adc->offsets[j], k = 1 << adc->nbits, ld = fpq_ld_table(adc);
     float *out[FPQ_TABLES];
     for (int i = 0; i < n; i++) out[i] = entries[i];
-    fpq_active()->rough_l2(x + from, adc->offsets[adc->m], n, adc->offsets[j + 1] - from, adc->packed + j * fpq_packed_size(k, adc->dsub),
-                           half ? half + (ptrdiff_t)j * ld : NULL, FPQ_BLOCKS(k), out, least);
+    fpq_active()->rough_l2(x + from, adc->offsets[adc->m], n, adc->offsets[j + 1] - from,
+                           adc->packed + j * fpq_packed_size(k, adc->dsub), half ? half + (ptrdiff_t)j * ld : NULL,
+                           FPQ_BLOCKS(k), out, least);
 }
 
 static void make_terms(const fpq_terms *terms, const float *half, const float *x, int n, fpq_term *const *out) {
@@ -43,7 +51,9 @@ static void make_terms(const fpq_terms *terms, const float *half, const float *x
     }
 }
 
-void fpq_terms_of_queries(const fpq_terms *terms, const float *q, int n, fpq_term *const *out) { make_terms(terms, NULL, q, n, out); }
+void fpq_terms_of_queries(const fpq_terms *terms, const float *q, int n, fpq_term *const *out) {
+    make_terms(terms, NULL, q, n, out);
+}
 
 static void make_lists(const fpq_terms *terms, const fpq_lists *lists, int64_t first, int64_t end, float *minus) {
     const int d = terms->adc->offsets[terms->adc->m];
@@ -100,7 +110,8 @@ int fpq_terms_make(const fpq_adc *adc, const fpq_squares *squares, const fpq_lis
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int task = 0; task < tasks; task++) {
         const int64_t first = (int64_t)task * TASK, left = lists->n - first;
-        make_lists(terms, lists, first, first + (left < TASK ? left : TASK), scratch + (size_t)FPQ_THREAD_NUMBER() * rows);
+        make_lists(terms, lists, first, first + (left < TASK ? left : TASK),
+                   scratch + (size_t)FPQ_THREAD_NUMBER() * rows);
     }
     fpq_free(scratch);
     return 0;
@@ -116,7 +127,8 @@ void fpq_term_fetch(const fpq_terms *terms, int64_t list) {
     for (int e = 0; e < entries; e += 32) FPQ_PREFETCH(terms->lists[list].steps + e);
 }
 
-void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t list, const float *residual, fpq_query *query) {
+void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t list, const float *residual,
+                           fpq_query *query) {
     const fpq_kernels *kern = fpq_active();
     const fpq_adc *adc = terms->adc;
     const int ld = fpq_ld_table(adc), groups = fpq_groups(adc), d = adc->offsets[adc->m];
@@ -124,7 +136,8 @@ void fpq_query_term_tables(const fpq_terms *terms, const fpq_term *own, int64_t 
     int64_t least = 0;
     for (int j = 0; j < adc->m; j++) {
         const ptrdiff_t at = (ptrdiff_t)j * ld;
-        query->lowest[j] = kern->group_sums(term->steps + at, own->steps + at, groups, ld / groups, query->steps + (ptrdiff_t)j * groups);
+        query->lowest[j] = kern->group_sums(term->steps + at, own->steps + at, groups, ld / groups,
+                                            query->steps + (ptrdiff_t)j * groups);
         least += query->lowest[j];
     }
     query->offset = kern->ip_f32(residual, residual, d) + term->base + own->base;
