@@ -100,7 +100,7 @@ class BuildExt(build_ext):
     def compile_c(self, ext, file):
         """Compile a C file unless its object is up to date; [object], or [] if not for here."""
         folder, name = Path(file).parent.name, Path(file).stem
-        if name == "selftest":
+        if folder == "selftest":
             return []
         isa_flags = []
         if folder == "isa":

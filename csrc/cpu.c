@@ -2,9 +2,9 @@
  * Which instruction set runs: detected once, forced by FPQ_ISA or fpq_use_isa, always a whole table. */
 #include <string.h>
 
-#include "kernels.h"
+#include "isa/kernels.h"
 #include "portable.h"
-#include "threads.h"
+#include "parallel.h"
 
 #if defined(FPQ_X86)
 #if !defined(_MSC_VER) || defined(__clang__)

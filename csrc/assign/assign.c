@@ -7,7 +7,7 @@
 
 #include "dot.h"
 #include "portable.h"
-#include "threads.h"
+#include "parallel.h"
 
 void fpq_find_centre(const float *x, int64_t n_rows, int d, ptrdiff_t ld, float *centre) {
     enum { MOST = 33 };

@@ -9,8 +9,8 @@
 #ifndef FPQ_ASSIGN_H
 #define FPQ_ASSIGN_H
 
-#include "assign/bytes.h"
-#include "kernels.h"
+#include "assign/int8.h"
+#include "isa/kernels.h"
 #include "portable.h"
 
 typedef struct {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "kernels.h"
+#include "isa/kernels.h"
 #include "portable.h"
 
 #if defined(FPQ_X86)
@@ -7,6 +7,6 @@
 #include "isa/vec_avx512.h"
 #define FPQ_OWN_SIEVE8
 #define FPQ_OWN_BYTES
-#include "scan/sieve_vbmi.inc"
+#include "scan/vbmi.inc"
 #include "isa/vector.inc"
 #endif

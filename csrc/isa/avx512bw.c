@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "kernels.h"
+#include "isa/kernels.h"
 #include "portable.h"
 
 #if defined(FPQ_X86)

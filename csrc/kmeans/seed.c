@@ -6,9 +6,9 @@
 #include <math.h>
 
 #include "assign/assign.h"
-#include "kernels.h"
+#include "isa/kernels.h"
 #include "portable.h"
-#include "threads.h"
+#include "parallel.h"
 
 enum { DRAWS = FPQ_SEED_DRAWS, PICKS = FPQ_SEED_PICKS, STRIPE = 96 };
 

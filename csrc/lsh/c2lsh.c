@@ -6,7 +6,7 @@
 
 #include "lsh/lsh.h"
 #include "portable.h"
-#include "threads.h"
+#include "parallel.h"
 
 /* PIECE: rows between two questions whether to stop. */
 enum { QUERIES = 8, TILE_BYTES = 1 << 18, PIECE = 1 << 12 };

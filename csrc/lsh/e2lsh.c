@@ -3,7 +3,7 @@
  * their places in the directories, then their entries, then their sketches. */
 #include "lsh/probe.h"
 #include "portable.h"
-#include "threads.h"
+#include "parallel.h"
 
 /* Probes a group, lines and buckets to prefetch, entries between two questions whether to stop. */
 enum { GROUP = 32, AHEAD = 16, DEPTH = 2, PIECE = 1 << 12 };

@@ -2,7 +2,7 @@
  * Rows to hash values, table entries and sketches, in blocks of rows. */
 #include "lsh/lsh.h"
 #include "portable.h"
-#include "threads.h"
+#include "parallel.h"
 
 enum { ROWS = 96 };
 

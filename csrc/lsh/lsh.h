@@ -3,8 +3,8 @@
 #ifndef FPQ_LSH_H
 #define FPQ_LSH_H
 
-#include "distance/stored.h"
-#include "kernels.h"
+#include "exact/stored.h"
+#include "isa/kernels.h"
 
 /* Bucket numbers are clamped to +-this: floats beyond cannot be converted, and no such bucket holds many rows. */
 #define FPQ_LSH_FARTHEST 1e9f

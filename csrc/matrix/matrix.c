@@ -3,9 +3,9 @@
 #include <math.h>
 
 #include "dot.h"
-#include "kernels.h"
+#include "isa/kernels.h"
 #include "portable.h"
-#include "threads.h"
+#include "parallel.h"
 
 enum { ROWS = 96 };
 

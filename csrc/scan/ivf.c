@@ -6,11 +6,11 @@
 #include <string.h>
 
 #include "dot.h"
-#include "kernels.h"
+#include "isa/kernels.h"
 #include "portable.h"
-#include "scan/run.h"
-#include "scan/terms.h"
-#include "threads.h"
+#include "scan/scan.h"
+#include "lut/precomputed.h"
+#include "parallel.h"
 
 /* TERMS_PROBES: from which on terms are faster than rough tables. GROUP: queries that share what they read of a list.
  * FIRST: times k rows that a visitor begins with, where one set of tables serves all lists. MOST_VISITS: of a group,

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+#include "assign/int8.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "portable.h"
+
+enum { LEAST_D = 64, LEAST_K = 64 }; /* with fewer, writing a row in bytes costs what it saves */
+
+static int padded(int d) { return (d + 3) / 4 * 4; }
+
+int fpq_bytes_pay(const fpq_kernels *kern, int k, int d) { return kern->fast_bytes && d >= LEAST_D && k >= LEAST_K; }
+
+size_t fpq_byte_codebook_size(int blocks, int d) {
+    const size_t columns = (size_t)blocks * FPQ_BLOCK;
+    return columns * (size_t)padded(d) + columns * (sizeof(int32_t) + sizeof(float));
+}
+
+size_t fpq_byte_rows_size(int n, int d) {
+    return fpq_lines((size_t)n * (size_t)padded(d)) + 4 * fpq_lines((size_t)n * sizeof(float)) +
+           fpq_lines((size_t)d * sizeof(float));
+}
+
+void fpq_byte_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_byte_codebook *codebook) {
+    const size_t columns = (size_t)blocks * FPQ_BLOCK;
+    *codebook = (fpq_byte_codebook){.packed = (int8_t *)memory, .slack = (float)(d + 16) * 0x1p-23f};
+    memset(memory, 0, fpq_byte_codebook_size(blocks, d));
+    codebook->start = (int32_t *)(void *)(memory += columns * (size_t)padded(d));
+    codebook->scale = (float *)(void *)(memory + columns * sizeof(int32_t));
+    codebook->columns = (fpq_byte_columns){codebook->packed, codebook->start, codebook->scale, bias, padded(d)};
+}
+
+void fpq_byte_rows_place(char *memory, int n, const fpq_byte_codebook *codebook, fpq_byte_rows *rows) {
+    rows->codebook = codebook;
+    rows->bytes = (uint8_t *)memory;
+    rows->step = (float *)(void *)(memory += fpq_lines((size_t)n * (size_t)codebook->columns.d));
+    rows->margin = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
+    rows->square = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
+    rows->rounding = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
+    rows->rest = (float *)(void *)(memory + fpq_lines((size_t)n * sizeof(float)));
+}
+
+void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook, int at, const float *c, int d,
+                           float *scratch) {
+    int8_t *to = codebook->packed + (ptrdiff_t)(at / FPQ_BLOCK) * codebook->columns.d * FPQ_BLOCK + at % FPQ_BLOCK * 4;
+    uint8_t *bytes = (uint8_t *)(void *)(scratch + d);
+    int32_t sum = 0;
+    codebook->scale[at] = kern->to_bytes(c, d, bytes, scratch);
+    for (int t = 0; t < d; t++) {
+        const int number = bytes[t] - 128;
+        to[t / 4 * 4 * FPQ_BLOCK + t % 4] = (int8_t)number;
+        sum += number;
+    }
+    codebook->start[at] = -128 * sum;
+    codebook->length = fmaxf(codebook->length, sqrtf(kern->ip_f32(c, c, d)));
+    codebook->error = fmaxf(codebook->error, sqrtf(kern->ip_f32(scratch, scratch, d)));
+}
+
+void fpq_byte_rows_put(const fpq_kernels *kern, fpq_byte_rows *rows, int at, const float *x, int d) {
+    const fpq_byte_codebook *codebook = rows->codebook;
+    uint8_t *bytes = rows->bytes + (ptrdiff_t)at * codebook->columns.d;
+    rows->step[at] = kern->to_bytes(x, d, bytes, rows->rest);
+    for (int t = d; t < codebook->columns.d; t++) bytes[t] = 128;
+    rows->square[at] = kern->ip_f32(x, x, d);
+    const float length = sqrtf(rows->square[at]), error = sqrtf(kern->ip_f32(rows->rest, rows->rest, d));
+    rows->rounding[at] = codebook->slack * (length + codebook->length) * codebook->length;
+    rows->margin[at] = 1.0001f * (error * codebook->length + (length + error) * codebook->error) + rows->rounding[at];
+}

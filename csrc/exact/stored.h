@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ * One stored row: its distance, whether it may be returned, its way into an answer. */
+#ifndef FPQ_STORED_H
+#define FPQ_STORED_H
+
+#include <float.h>
+#include <math.h>
+
+#include "dot.h"
+#include "isa/kernels.h"
+#include "portable.h"
+#include "results.h"
+
+/* A negated inner product whose sum in float32 is not finite, in double precision. */
+FPQ_INLINE float fpq_negated_product(float sum, const fpq_kernels *kern, const fpq_matrix *x, int64_t row,
+                                     const float *q, float *scratch) {
+    if (sum - sum == 0) return 0 - sum;
+    kern->read_rows(x, NULL, row, 1, 0, (int)x->d, NULL, scratch);
+    const double product = fpq_dot(q, scratch, (int)x->d);
+    return product > FLT_MAX ? -INFINITY : product < -FLT_MAX ? INFINITY : (float)-product;
+}
+
+/* The distance of one stored row; rows that are neither float32 nor uint8, or scaled, are first read into scratch (d
+ * floats). */
+FPQ_INLINE float fpq_distance_to(const fpq_kernels *kern, const fpq_matrix *x, int64_t row, const float *q,
+                                 int inner_product, float *scratch) {
+    const int d = (int)x->d;
+    const char *at = x->data + row * x->row_stride;
+    if (x->dtype == FPQ_U8 && x->col_stride == 1 && !x->exponent) {
+        const uint8_t *bytes = (const uint8_t *)at;
+        return inner_product ? fpq_negated_product(kern->ip_u8(q, bytes, d), kern, x, row, q, scratch)
+                             : kern->l2_u8(q, bytes, d);
+    }
+    const float *floats = (const float *)(const void *)at;
+    if (x->dtype != FPQ_F32 || x->col_stride != (ptrdiff_t)sizeof(float) || x->exponent) {
+        kern->read_rows(x, NULL, row, 1, 0, d, NULL, scratch);
+        floats = scratch;
+    }
+    return inner_product ? fpq_negated_product(kern->ip_f32(q, floats, d), kern, x, row, q, scratch)
+                         : kern->l2_f32(q, floats, d);
+}
+
+FPQ_INLINE int fpq_is_allowed(const fpq_population *pop, int64_t row) {
+    return !pop->allowed || (pop->allowed[row / 64] >> row % 64 & 1);
+}
+
+FPQ_INLINE void fpq_push_row(const fpq_population *pop, fpq_topk *top, float distance, int64_t row) {
+    if (distance <= fpq_topk_limit(top)) fpq_topk_push(top, distance, pop->ids ? pop->ids[row] : row);
+}
+
+#endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ * The kernels: one line each. Every instruction set fills one complete table of them. Kernels run on one thread,
+ * allocate nothing and check nothing; isa/scalar.c is their specification.
+ *
+ * Words used below
+ *   block    16 columns (centroids, queries, ...), the unit of packing, the same for every instruction set
+ *   packed   columns laid out [block][d][16], padded with zeros; on a 64-byte boundary (fpq_pack)
+ *   bias     one number a column, padded with -inf
+ */
+#ifndef FPQ_ISA_KERNELS_H
+#define FPQ_ISA_KERNELS_H
+
+#include "fpq.h"
+#include "portable.h"
+
+#define FPQ_BLOCK 16
+#define FPQ_BLOCKS(k) (((k) + FPQ_BLOCK - 1) / FPQ_BLOCK)
+
+#include "matrix/kernels.h"
+#include "assign/kernels.h"
+#include "kmeans/kernels.h"
+#include "lut/kernels.h"
+#include "scan/kernels.h"
+#include "exact/kernels.h"
+#include "lsh/kernels.h"
+
+#define FPQ_KERNELS(X)    \
+    FPQ_MATRIX_KERNELS(X) \
+    FPQ_ASSIGN_KERNELS(X) \
+    FPQ_KMEANS_KERNELS(X) \
+    FPQ_LUT_KERNELS(X)    \
+    FPQ_SCAN_KERNELS(X)   \
+    FPQ_EXACT_KERNELS(X)  \
+    FPQ_LSH_KERNELS(X)
+
+#define FPQ_MEMBER(type, name, args) type(*name) args;
+typedef struct {
+    const char *isa;
+    int fast_sieve; /* whether sieve4 and sieve8 are faster than adc */
+    int groups;     /* entries of sieve8's tables */
+    int fast_bytes; /* whether products of bytes are faster than those of floats */
+    FPQ_KERNELS(FPQ_MEMBER)
+} fpq_kernels;
+
+extern const fpq_kernels fpq_kernels_scalar, fpq_kernels_avx2, fpq_kernels_avx512bw, fpq_kernels_avx512,
+    fpq_kernels_neon;
+
+/* The table in use. Take it once before a loop. */
+const fpq_kernels *fpq_active(void);
+
+#endif

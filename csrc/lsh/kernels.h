@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT
+ * Hashes and sketches. A contract per kernel; lsh/scalar.inc is its specification. */
+#ifndef FPQ_LSH_KERNELS_H
+#define FPQ_LSH_KERNELS_H
+
+#include "fpq.h"
+#include "portable.h"
+
+#define FPQ_LSH_KERNELS(X)                                                                                             \
+    /* Bit i of n <= 64 is set where the sum over t of (q[t] - 4 codes[i * size + t])^2 is at most limit. */           \
+    X(uint64_t, near_sketches, (const int16_t *q, const uint8_t *codes, int size, int n, int32_t limit))               \
+    /* counts[r] = how many of the m < 256 codes of row r are low[j], low[j] + 1, ... or high[j] modulo 256, one block \
+     * (m, 64); bit r is set where it is at least `least`. */                                                          \
+    X(uint64_t, collisions,                                                                                            \
+      (const uint8_t *codes, int m, const uint8_t *low, const uint8_t *high, int least, uint8_t *counts))
+
+#endif
