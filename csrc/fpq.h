@@ -61,9 +61,9 @@ typedef struct {
 /* Nearest centroid in squared L2: ids (m, n); errors (m, n), squared distances, may be NULL. */
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads);
 
-/* Starting centroids by greedy k-means++, FPQ_SEED_PICKS of FPQ_SEED_DRAWS drawn rows a round; draws
- * (m, ceil(k / FPQ_SEED_PICKS), FPQ_SEED_DRAWS) are uniform random numbers in [0, 1). */
-enum { FPQ_SEED_DRAWS = 16, FPQ_SEED_PICKS = 4 };
+/* Starting centroids by greedy k-means++, FPQ_CENTROIDS_PER_ROUND of FPQ_CANDIDATES_PER_ROUND drawn rows a round; draws
+ * (m, ceil(k / FPQ_CENTROIDS_PER_ROUND), FPQ_CANDIDATES_PER_ROUND) are uniform random numbers in [0, 1). */
+enum { FPQ_CANDIDATES_PER_ROUND = 16, FPQ_CENTROIDS_PER_ROUND = 4 };
 int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads);
 
 /* What k-means remembers between iterations (csrc/kmeans/bounds.h); all zero before the first one. */
@@ -121,12 +121,12 @@ typedef struct {
     const int64_t *ids;      /* NULL: row numbers */
     const uint64_t *allowed; /* bit i: row i may be returned; NULL: all */
     int64_t n;
-} fpq_population;
+} fpq_selector;
 
 void fpq_adc_table(const fpq_adc *adc, const float *q, float *table); /* (m, max(2^nbits, 16)) */
 /* The k smallest (distance, id) of each query, ascending; missing: +inf, -1. */
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
-                   const fpq_population *pop, int k, float *distances, int64_t *ids, int threads);
+                   const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads);
 /* All distances of rows first .. first+n-1 (first a multiple of 64): out (nq, n). */
 int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first, int64_t n,
                 float *out, int threads);
@@ -154,10 +154,10 @@ void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits); /* bits of 
 /* ---- inverted lists of codes ---- */
 typedef struct {
     const float *centroids; /* (n_lists, d) */
-    const int64_t *first;   /* (n_lists + 1): list l is the blocks chain[first[l]] .. chain[first[l + 1] - 1] */
-    const int32_t *chain;
-    const uint64_t *rows; /* bit r of rows[b]: row r of block b holds a vector that may be returned */
-    const float *radius;  /* (n_lists), no decoded residual is longer; NULL: not known */
+    const int64_t *first; /* (n_lists + 1): list l is the blocks block_ids[first[l]] .. block_ids[first[l + 1] - 1] */
+    const int32_t *block_ids;
+    const uint64_t *live_rows; /* bit r of live_rows[b]: row r of block b holds a vector that may be returned */
+    const float *max_residual; /* (n_lists), no decoded residual is longer; NULL: not known */
     int residual;         /* codes are of x - centroid */
     int64_t n;            /* how many */
 } fpq_lists;
@@ -173,17 +173,17 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
 
 /* ---- exact distances to stored vectors; inner_product: negated inner products ---- */
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                    const fpq_population *pop, int inner_product, int k, float *distances, int64_t *ids, int threads);
+                    const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
+                    int threads);
 /* The rows of a matrix, which must stay, made ready for fpq_flat_search of any number of queries; NULL: no memory. */
-typedef struct fpq_flat_columns fpq_flat_columns;
-int fpq_flat_columns_pay(const fpq_matrix *x, int64_t k); /* whether that is faster for the k nearest */
-fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product);
-void fpq_flat_columns_free(fpq_flat_columns *columns);
-int64_t fpq_flat_columns_bytes(const fpq_flat_columns *columns);
-int fpq_flat_columns_search(const fpq_flat_columns *columns, const float *queries, int64_t nq,
-                            const fpq_population *pop, int k, float *distances, int64_t *ids,
-                            int threads);                           /* of all rows */
-int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads); /* squared lengths of the rows */
+typedef struct fpq_small_flat fpq_small_flat;
+int fpq_small_flat_applies(const fpq_matrix *x, int64_t k); /* whether that is faster for the k nearest */
+fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product);
+void fpq_small_flat_free(fpq_small_flat *columns);
+int64_t fpq_small_flat_bytes(const fpq_small_flat *columns);
+int fpq_small_flat_search(const fpq_small_flat *columns, const float *queries, int64_t nq, const fpq_selector *selector,
+                          int k, float *distances, int64_t *ids, int threads); /* of all rows */
+int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads);            /* squared lengths of the rows */
 /* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a row of -1 gives +inf. */
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                        int inner_product, float *out, int threads);
@@ -218,7 +218,7 @@ typedef struct {
     fpq_matrix x;                 /* at most 2^32 - 1 rows */
     const fpq_sketcher *sketcher; /* NULL: none */
     const uint8_t *sketches;      /* C2LSH: (n, size) */
-    fpq_population pop;
+    fpq_selector selector;
     int inner_product; /* rows and queries are of length 1 or 0 then */
 } fpq_lsh_rows;
 

@@ -12,7 +12,7 @@ typedef struct {
     float *distance;
     int64_t *id;
     int k, n;           /* n of them are taken */
-    const int64_t *ids; /* id holds rows, of which these are the ids, until fpq_topk_name; NULL: it holds ids */
+    const int64_t *ids; /* id holds rows, of which these are the ids, until fpq_topk_rows_to_ids; NULL: it holds ids */
 } fpq_topk;
 
 /* What is not taken is +inf, -1. */
@@ -56,7 +56,7 @@ FPQ_INLINE void fpq_topk_replace(fpq_topk *top, int size, float distance, int64_
 }
 
 /* Pairs with a distance above this cannot enter. */
-FPQ_INLINE float fpq_topk_limit(const fpq_topk *top) { return top->n < top->k ? INFINITY : top->distance[0]; }
+FPQ_INLINE float fpq_topk_threshold(const fpq_topk *top) { return top->n < top->k ? INFINITY : top->distance[0]; }
 
 FPQ_INLINE void fpq_topk_push(fpq_topk *top, float distance, int64_t id) {
     if (top->n < top->k)
@@ -66,7 +66,7 @@ FPQ_INLINE void fpq_topk_push(fpq_topk *top, float distance, int64_t id) {
 }
 
 /* From rows to ids. */
-FPQ_INLINE void fpq_topk_name(fpq_topk *top) {
+FPQ_INLINE void fpq_topk_rows_to_ids(fpq_topk *top) {
     if (!top->ids) return;
     for (int i = 0; i < top->n; i++) FPQ_PREFETCH(top->ids + top->id[i]);
     for (int i = 0; i < top->n; i++) top->id[i] = top->ids[top->id[i]];

@@ -43,7 +43,7 @@ cdef extern from "fpq.h" nogil:
         const int64_t *rows
         int64_t n
     int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads)
-    int FPQ_SEED_DRAWS, FPQ_SEED_PICKS
+    int FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND
     int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads)
     ctypedef struct fpq_bounds:
         int groups
@@ -71,13 +71,13 @@ cdef extern from "fpq.h" nogil:
         const float *codebooks
         const int32_t *offsets
         int m, nbits, dsub, inner_product
-    ctypedef struct fpq_population:
+    ctypedef struct fpq_selector:
         const int64_t *ids
         const uint64_t *allowed
         int64_t n
     void fpq_adc_table(const fpq_adc *adc, const float *q, float *table)
     int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
-                       const fpq_population *pop, int k, float *distances, int64_t *ids, int threads)
+                       const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads)
     int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first,
                     int64_t n, float *out, int threads)
 
@@ -94,9 +94,9 @@ cdef extern from "fpq.h" nogil:
     ctypedef struct fpq_lists:
         const float *centroids
         const int64_t *first
-        const int32_t *chain
-        const uint64_t *rows
-        const float *radius
+        const int32_t *block_ids
+        const uint64_t *live_rows
+        const float *max_residual
         int residual
         int64_t n
     int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
@@ -107,16 +107,16 @@ cdef extern from "fpq.h" nogil:
                     int threads)
 
     int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                        const fpq_population *pop, int inner_product, int k, float *distances, int64_t *ids,
+                        const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
                         int threads)
-    ctypedef struct fpq_flat_columns:
+    ctypedef struct fpq_small_flat:
         pass
-    int fpq_flat_columns_pay(const fpq_matrix *x, int64_t k)
-    fpq_flat_columns *fpq_flat_columns_make(const fpq_matrix *x, int inner_product)
-    void fpq_flat_columns_free(fpq_flat_columns *columns)
-    int64_t fpq_flat_columns_bytes(const fpq_flat_columns *columns)
-    int fpq_flat_columns_search(const fpq_flat_columns *columns, const float *queries, int64_t nq,
-                                const fpq_population *pop, int k, float *distances, int64_t *ids, int threads)
+    int fpq_small_flat_applies(const fpq_matrix *x, int64_t k)
+    fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product)
+    void fpq_small_flat_free(fpq_small_flat *columns)
+    int64_t fpq_small_flat_bytes(const fpq_small_flat *columns)
+    int fpq_small_flat_search(const fpq_small_flat *columns, const float *queries, int64_t nq,
+                                const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads)
     int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
     int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                            int inner_product, float *out, int threads)
@@ -287,12 +287,12 @@ def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object 
     _done(status)
 
 
-SEED_DRAWS, SEED_PICKS = FPQ_SEED_DRAWS, FPQ_SEED_PICKS
+CANDIDATES_PER_ROUND, CENTROIDS_PER_ROUND = FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND
 
 
 def seed(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
          const double[:, :, ::1] draws, int threads):
-    """Starting centroids by greedy k-means++; draws (m, ceil(k / SEED_PICKS), SEED_DRAWS) uniform in [0, 1)."""
+    """Starting centroids by greedy k-means++; draws (m, ceil(k / CENTROIDS_PER_ROUND), CANDIDATES_PER_ROUND) uniform in [0, 1)."""
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
@@ -447,13 +447,13 @@ cdef fpq_adc _adc(const float[:, ::1] packed, const float[:, :, ::1] codebooks, 
                    <int>codebooks.shape[2], inner_product)
 
 
-cdef fpq_population _population(const int64_t[::1] ids, const uint64_t[::1] allowed, int64_t n) noexcept:
-    cdef fpq_population pop = fpq_population(NULL, NULL, n)
+cdef fpq_selector _selector(const int64_t[::1] ids, const uint64_t[::1] allowed, int64_t n) noexcept:
+    cdef fpq_selector selector = fpq_selector(NULL, NULL, n)
     if ids is not None:
-        pop.ids = &ids[0]
+        selector.ids = &ids[0]
     if allowed is not None:
-        pop.allowed = &allowed[0]
-    return pop
+        selector.allowed = &allowed[0]
+    return selector
 
 
 def adc_tables(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
@@ -473,10 +473,10 @@ def adc_search(const float[:, ::1] packed, const float[:, :, ::1] codebooks, con
                const uint64_t[::1] allowed, int64_t n, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
     """The k nearest codes of each query, exactly by table sums; k is the width of distances and found."""
     cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
-    cdef fpq_population pop = _population(ids, allowed, n)
+    cdef fpq_selector selector = _selector(ids, allowed, n)
     cdef int status
     with nogil:
-        status = fpq_adc_search(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &pop,
+        status = fpq_adc_search(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector,
                                 <int>found.shape[1], &distances[0, 0], &found[0, 0], threads)
     _done(status)
 
@@ -499,7 +499,7 @@ cdef fpq_lists _lists(const float[:, ::1] centroids, const int64_t[::1] first, c
     cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &chain[0], &rows[0], NULL, residual,
                                      centroids.shape[0])
     if radius is not None:
-        lists.radius = &radius[0]
+        lists.max_residual = &radius[0]
     return lists
 
 
@@ -552,54 +552,54 @@ def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, c
                 int threads, int exponent=0):
     """The k nearest rows of x, read times 2**exponent, exactly."""
     cdef _Matrix matrix = _Matrix(x, exponent)
-    cdef fpq_population pop = _population(ids, allowed, matrix.c.n)
+    cdef fpq_selector selector = _selector(ids, allowed, matrix.c.n)
     cdef int status
     with nogil:
-        status = fpq_flat_search(&matrix.c, &norms[0], &queries[0, 0], queries.shape[0], &pop, inner_product,
+        status = fpq_flat_search(&matrix.c, &norms[0], &queries[0, 0], queries.shape[0], &selector, inner_product,
                                  <int>found.shape[1], &distances[0, 0], &found[0, 0], threads)
     _done(status)
 
 
 @cython.final
-cdef class Columns:
+cdef class SmallFlat:
     """Few rows made ready for `flat_search` of any number of queries."""
     cdef _Matrix rows
     cdef int64_t n
-    cdef fpq_flat_columns *c
+    cdef fpq_small_flat *c
     cdef readonly tuple arguments
 
     def __cinit__(self, object x, bint inner_product):
         cdef _Matrix matrix = _Matrix(x)
         self.rows, self.n = matrix, matrix.c.n
-        if fpq_flat_columns_pay(&matrix.c, 1):
+        if fpq_small_flat_applies(&matrix.c, 1):
             with nogil:
-                self.c = fpq_flat_columns_make(&matrix.c, inner_product)
+                self.c = fpq_small_flat_make(&matrix.c, inner_product)
             _done(-1 if self.c == NULL else 0)
 
     def __init__(self, *arguments):
         self.arguments = arguments
 
     def __dealloc__(self):
-        fpq_flat_columns_free(self.c)
+        fpq_small_flat_free(self.c)
 
     def __reduce__(self):
-        return Columns, self.arguments
+        return SmallFlat, self.arguments
 
     @property
     def nbytes(self):
         """Bytes that they take, beside the rows."""
-        return 0 if self.c == NULL else fpq_flat_columns_bytes(self.c)
+        return 0 if self.c == NULL else fpq_small_flat_bytes(self.c)
 
-    def serve(self, int k):
+    def applies(self, int k):
         """Whether they are sooner than `flat_search` for the k nearest."""
-        return self.c != NULL and fpq_flat_columns_pay(&self.rows.c, k)
+        return self.c != NULL and fpq_small_flat_applies(&self.rows.c, k)
 
     def search(self, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
         """The k nearest rows, exactly."""
-        cdef fpq_population pop = _population(None, None, self.n)
+        cdef fpq_selector selector = _selector(None, None, self.n)
         cdef int status
         with nogil:
-            status = fpq_flat_columns_search(self.c, &queries[0, 0], queries.shape[0], &pop, <int>found.shape[1],
+            status = fpq_small_flat_search(self.c, &queries[0, 0], queries.shape[0], &selector, <int>found.shape[1],
                                              &distances[0, 0], &found[0, 0], threads)
         _done(status)
 
@@ -647,7 +647,7 @@ cdef extern from "fpq.h" nogil:
         fpq_matrix x
         const fpq_sketcher *sketcher
         const uint8_t *sketches
-        fpq_population pop
+        fpq_selector selector
         int inner_product
     ctypedef struct fpq_lsh_stats:
         int64_t buckets, candidates, verified
@@ -742,7 +742,7 @@ cdef class LSHSketcher:
 
 cdef fpq_lsh_rows _lsh_rows(_Matrix matrix, LSHSketcher sketcher, const int64_t[::1] ids, const uint64_t[::1] allowed,
                             bint inner_product) noexcept:
-    cdef fpq_lsh_rows rows = fpq_lsh_rows(matrix.c, NULL, NULL, _population(ids, allowed, matrix.c.n), inner_product)
+    cdef fpq_lsh_rows rows = fpq_lsh_rows(matrix.c, NULL, NULL, _selector(ids, allowed, matrix.c.n), inner_product)
     if sketcher is not None:
         rows.sketcher = &sketcher.c
     return rows

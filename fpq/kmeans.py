@@ -32,7 +32,7 @@ def spread_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.
     """Starting centroids (m, k, dsub) of all subspaces by k-means++ on a few rows a centroid."""
     x = rows.take(sample_rows(rows.n, max(2 * k, min(SEED_ROWS * k, 1 << 16)), rng))
     centroids = np.zeros((len(offsets) - 1, k, np.diff(offsets).max()), dtype=np.float32)
-    draws = rng.random((len(centroids), -(-k // _native.SEED_PICKS), _native.SEED_DRAWS))
+    draws = rng.random((len(centroids), -(-k // _native.CENTROIDS_PER_ROUND), _native.CANDIDATES_PER_ROUND))
     _native.seed(centroids, offsets, x, None, draws, n_threads)
     return centroids
 

@@ -62,7 +62,7 @@ static void pack_one(fpq_packed_codebook *out, float *scratch) {
     const int d = out->d;
     fpq_find_centre(c, out->k, d, out->ld, out->offset);
     fpq_pack(c, out->k, d, out->ld, out->offset, out->packed);
-    for (int i = 0; i < FPQ_BLOCKS(out->k) * FPQ_BLOCK; i++) {
+    for (int i = 0; i < FPQ_COLUMN_BLOCKS(out->k) * FPQ_COLUMN_BLOCK; i++) {
         float norm = 0, *row = out->rows + (ptrdiff_t)i * d;
         for (int t = 0; t < d && i < out->k; t++) {
             row[t] = c[i * out->ld + t] - out->offset[t];
@@ -70,16 +70,18 @@ static void pack_one(fpq_packed_codebook *out, float *scratch) {
         }
         out->bias[i] = i < out->k ? (FPQ_CENTROID_ERROR(d) - 0.5f) * norm : -INFINITY;
         out->overflows |= !(norm < INFINITY);
-        if (i < out->k && out->has_bytes) fpq_byte_codebook_put(fpq_active(), &out->bytes, i, row, d, scratch);
+        if (i < out->k && out->has_int8) fpq_int8_codebook_put(fpq_active(), &out->bytes, i, row, d, scratch);
     }
 }
 
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
-    const int has_bytes = fpq_bytes_pay(fpq_active(), cb->k, cb->dsub);
-    const size_t columns = (size_t)FPQ_BLOCKS(cb->k) * FPQ_BLOCK, dsub = (size_t)cb->dsub;
+    const int has_int8 = fpq_int8_pays(fpq_active(), cb->k, cb->dsub);
+    const size_t columns = (size_t)FPQ_COLUMN_BLOCKS(cb->k) * FPQ_COLUMN_BLOCK, dsub = (size_t)cb->dsub;
     const size_t head = fpq_float_lines((size_t)cb->m * sizeof(fpq_packed_codebook) / sizeof(float) + 1);
     const size_t offsets = fpq_float_lines((size_t)cb->offsets[cb->m]), rows = fpq_float_lines((size_t)cb->k * dsub);
-    const size_t bytes = has_bytes ? fpq_byte_codebook_size(FPQ_BLOCKS(cb->k), cb->dsub) / sizeof(float) + 2 * dsub : 0;
+    const size_t bytes = has_int8
+                             ? fpq_int8_codebook_size(FPQ_COLUMN_BLOCKS(cb->k), cb->dsub) / sizeof(float) + 2 * dsub
+                             : 0;
     int table = 2;
     while (table < 2 * cb->k) table *= 2;
     const size_t each = columns + columns * dsub + rows + fpq_float_lines(bytes) + fpq_float_lines((size_t)table);
@@ -100,15 +102,16 @@ fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
                                        .rows = piece + columns * (dsub + 1),
                                        .centroids = cb->centroids + (size_t)j * (size_t)cb->k * dsub,
                                        .ld = cb->dsub,
-                                       .has_bytes = has_bytes};
-        if (has_bytes) fpq_byte_codebook_place((char *)(behind + 2 * dsub), FPQ_BLOCKS(cb->k), d, piece, &out[j].bytes);
+                                       .has_int8 = has_int8};
+        if (has_int8)
+            fpq_int8_codebook_place((char *)(behind + 2 * dsub), FPQ_COLUMN_BLOCKS(cb->k), d, piece, &out[j].bytes);
         pack_one(out + j, behind);
         leave_out_repeated(out + j, (int32_t *)(void *)(piece + each) - table, table);
     }
     return out;
 }
 
-int fpq_assign_blocks(int64_t n) { return (int)((n + FPQ_ASSIGN_ROWS - 1) / FPQ_ASSIGN_ROWS); }
+int fpq_assign_blocks(int64_t n) { return (int)((n + FPQ_ROW_BATCH - 1) / FPQ_ROW_BATCH); }
 
 void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed, const fpq_rows *data, int64_t first,
                       int n, float *x) {
@@ -154,8 +157,8 @@ int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square,
     const float *x = a->x + i * a->ldx;
     float *scores = (float *)(void *)a->scratch, *row = scores + fpq_products_ld(k);
     contest nearest = {INFINITY, INFINITY, 0};
-    for (int c = FPQ_BLOCKS(k) * FPQ_BLOCK; c < fpq_products_ld(k); c++) scores[c] = -INFINITY;
-    kern->project(x, 1, d, codebook->packed, codebook->bias, FPQ_BLOCKS(k), scores, 0);
+    for (int c = FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK; c < fpq_products_ld(k); c++) scores[c] = -INFINITY;
+    kern->project(x, 1, d, codebook->packed, codebook->bias, FPQ_COLUMN_BLOCKS(k), scores, 0);
     fpq_read_row(a, i, row);
     for (int from = 0; from < k; from += 64)
         for (uint64_t near = all ? ~(uint64_t)0 : kern->at_least(scores + from, -least, zeros); near;
@@ -169,11 +172,12 @@ int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square,
 }
 
 int32_t fpq_nearest_of_squared(const fpq_assignment *a, float square, const float *squared, const float *row) {
-    float survey[3];
+    float min_max_sum[3];
     contest nearest = {INFINITY, INFINITY, -1};
-    a->kern->survey(squared, a->codebook->k, survey);
-    const float reach = a->codebook->overflows || !(square < INFINITY) ? FLT_MAX
-                                                                       : reach_of(a->codebook->d, square, survey[0]);
+    a->kern->min_max_sum(squared, a->codebook->k, min_max_sum);
+    const float reach = a->codebook->overflows || !(square < INFINITY)
+                            ? FLT_MAX
+                            : reach_of(a->codebook->d, square, min_max_sum[0]);
     for (int from = 0; from < a->codebook->k; from += 64)
         for (uint64_t near = a->kern->at_most(squared + from, fminf(reach, FLT_MAX)); near; near &= near - 1) {
             const int32_t c = from + fpq_lowest_bit(near);
@@ -196,7 +200,7 @@ static float error_of(const fpq_assignment *a, int i, int32_t id, float square) 
 
 /* Panels of columns that stay in the L2 cache while all rows pass over them. */
 static int panel_blocks(int d) {
-    const int fit = (256 << 10) / (FPQ_BLOCK * (int)sizeof(float) * d) / 4 * 4;
+    const int fit = (256 << 10) / (FPQ_COLUMN_BLOCK * (int)sizeof(float) * d) / 4 * 4;
     return fit > 4 ? fit : 4;
 }
 
@@ -204,11 +208,11 @@ static int panel_blocks(int d) {
 static void nearest_of_floats(const fpq_assignment *a, int32_t *ids, float *errors) {
     enum { FEW = 6 };
     const fpq_packed_codebook *codebook = a->codebook;
-    const int d = codebook->d, blocks = FPQ_BLOCKS(codebook->k), panel = panel_blocks(d);
+    const int d = codebook->d, blocks = FPQ_COLUMN_BLOCKS(codebook->k), panel = panel_blocks(d);
     const int n = a->n <= FEW ? a->n : (a->n + FPQ_ROWS_TILE - 1) / FPQ_ROWS_TILE * FPQ_ROWS_TILE;
-    float best[FPQ_ASSIGN_ROWS], second[FPQ_ASSIGN_ROWS], square[FPQ_ASSIGN_ROWS];
+    float best[FPQ_ROW_BATCH], second[FPQ_ROW_BATCH], square[FPQ_ROW_BATCH];
     float *columns = (float *)(void *)(a->scratch + fpq_decide_scratch(codebook->k, d));
-    int32_t id[FPQ_ASSIGN_ROWS];
+    int32_t id[FPQ_ROW_BATCH];
     for (int i = 0; i < n; i++) {
         best[i] = second[i] = -INFINITY;
         id[i] = 0;
@@ -218,12 +222,13 @@ static void nearest_of_floats(const fpq_assignment *a, int32_t *ids, float *erro
     else
         a->kern->transpose(a->x, a->ldx, a->n, d, columns, n);
     for (int b = 0; b < blocks; b += panel) {
-        const float *packed = codebook->packed + (ptrdiff_t)b * d * FPQ_BLOCK, *bias = codebook->bias + b * FPQ_BLOCK;
+        const float *packed = codebook->packed + (ptrdiff_t)b * d * FPQ_COLUMN_BLOCK,
+                    *bias = codebook->bias + b * FPQ_COLUMN_BLOCK;
         const int some = blocks - b < panel ? blocks - b : panel;
         if (a->n <= FEW)
-            a->kern->nearest(a->x, a->ldx, n, d, packed, bias, some, b * FPQ_BLOCK, best, second, id, NULL);
+            a->kern->nearest(a->x, a->ldx, n, d, packed, bias, some, b * FPQ_COLUMN_BLOCK, best, second, id, NULL);
         else
-            a->kern->nearest_of_rows(columns, n, d, packed, bias, some, b * FPQ_BLOCK, best, second, id, square);
+            a->kern->nearest_of_rows(columns, n, d, packed, bias, some, b * FPQ_COLUMN_BLOCK, best, second, id, square);
     }
     for (int i = 0; i < a->n; i++) {
         ids[i] = fpq_decide(a, i, square[i], best[i], second[i], id[i]);
@@ -236,18 +241,18 @@ void fpq_products_start(float *products, int k) {
         for (int c = k; c < fpq_products_ld(k); c++) products[i * fpq_products_ld(k) + c] = -INFINITY;
 }
 
-int32_t fpq_nearest_by_bytes(const fpq_assignment *a, const fpq_byte_rows *rows, int i, const float *products) {
+int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, int i, const float *products) {
     static const float zeros[64];
     const fpq_kernels *kern = a->kern;
     const fpq_packed_codebook *codebook = a->codebook;
     const int k = codebook->k, d = codebook->d;
     const float margin = rows->margin[i], *x = a->x + i * a->ldx;
-    float survey[3], best = -INFINITY, second = -INFINITY;
+    float min_max_sum[3], best = -INFINITY, second = -INFINITY;
     int32_t id = 0;
     int left = k / 8; /* more than that are cheaper to do again all at once */
-    kern->survey(products, k, survey);
+    kern->min_max_sum(products, k, min_max_sum);
     for (int from = 0; from < k && left >= 0 && margin < INFINITY; from += 64)
-        for (uint64_t near = kern->at_least(products + from, 2 * margin - survey[1], zeros); near && left-- > 0;
+        for (uint64_t near = kern->at_least(products + from, 2 * margin - min_max_sum[1], zeros); near && left-- > 0;
              near &= near - 1) {
             const int32_t c = from + fpq_lowest_bit(near);
             const float product = kern->ip_f32(x, codebook->rows + (ptrdiff_t)c * d, d) + codebook->bias[c];
@@ -270,7 +275,7 @@ int32_t fpq_nearest_by_bytes(const fpq_assignment *a, const fpq_byte_rows *rows,
     return fpq_decide(a, i, rows->square[i], best, second, id);
 }
 
-static size_t byte_scratch(int k) { return (size_t)FPQ_BYTE_TILE * (size_t)fpq_products_ld(k) * sizeof(float); }
+static size_t int8_scratch(int k) { return (size_t)FPQ_BYTE_TILE * (size_t)fpq_products_ld(k) * sizeof(float); }
 
 size_t fpq_decide_scratch(int k, int d) { return fpq_lines(((size_t)fpq_products_ld(k) + (size_t)d) * sizeof(float)); }
 
@@ -278,41 +283,41 @@ static void nearest_of_bytes(const fpq_assignment *a, int32_t *ids, float *error
     const fpq_packed_codebook *codebook = a->codebook;
     const int ld = fpq_products_ld(codebook->k);
     char *scratch = a->scratch + fpq_decide_scratch(codebook->k, codebook->d); /* the front is fpq_decide's */
-    float *products = (float *)(void *)scratch, lanes[FPQ_ASSIGN_ROWS * FPQ_BLOCK] = {0};
-    uint8_t list[FPQ_ASSIGN_ROWS];
-    fpq_byte_rows rows;
-    fpq_byte_rows_place(scratch + byte_scratch(codebook->k), FPQ_ASSIGN_ROWS, &codebook->bytes, &rows);
+    float *products = (float *)(void *)scratch, lanes[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK] = {0};
+    uint8_t list[FPQ_ROW_BATCH];
+    fpq_int8_rows rows;
+    fpq_int8_rows_place(scratch + int8_scratch(codebook->k), FPQ_ROW_BATCH, &codebook->bytes, &rows);
     fpq_products_start(products, codebook->k);
     for (int i = 0; i < a->n; i++) {
         list[i] = (uint8_t)i;
-        fpq_byte_rows_put(a->kern, &rows, i, a->x + i * a->ldx, codebook->d);
+        fpq_int8_rows_put(a->kern, &rows, i, a->x + i * a->ldx, codebook->d);
     }
     for (int i = 0; i < a->n; i += FPQ_BYTE_TILE) {
         const int some = a->n - i < FPQ_BYTE_TILE ? a->n - i : FPQ_BYTE_TILE;
-        a->kern->project_bytes(rows.bytes, rows.step, list + i, some, &codebook->bytes.columns, 0,
-                               FPQ_BLOCKS(codebook->k), products, ld, lanes);
+        a->kern->project_int8(rows.bytes, rows.step, list + i, some, &codebook->bytes.columns, 0,
+                              FPQ_COLUMN_BLOCKS(codebook->k), products, ld, lanes);
         for (int r = i; r < i + some; r++) {
-            ids[r] = fpq_nearest_by_bytes(a, &rows, r, products + (r - i) * ld);
+            ids[r] = fpq_nearest_by_int8(a, &rows, r, products + (r - i) * ld);
             if (errors) errors[r] = error_of(a, r, ids[r], rows.square[r]);
         }
     }
 }
 
 size_t fpq_nearest_scratch(const fpq_codebooks *cb) {
-    const size_t columns = fpq_lines((size_t)FPQ_ASSIGN_ROWS * (size_t)cb->dsub * sizeof(float));
-    const size_t bytes = byte_scratch(cb->k) + fpq_byte_rows_size(FPQ_ASSIGN_ROWS, cb->dsub);
+    const size_t columns = fpq_lines((size_t)FPQ_ROW_BATCH * (size_t)cb->dsub * sizeof(float));
+    const size_t bytes = int8_scratch(cb->k) + fpq_int8_rows_size(FPQ_ROW_BATCH, cb->dsub);
     return fpq_decide_scratch(cb->k, cb->dsub) +
-           (fpq_bytes_pay(fpq_active(), cb->k, cb->dsub) && bytes > columns ? bytes : columns);
+           (fpq_int8_pays(fpq_active(), cb->k, cb->dsub) && bytes > columns ? bytes : columns);
 }
 
 void fpq_nearest_rows(const fpq_assignment *a, int32_t *ids, float *errors) {
-    (a->codebook->has_bytes ? nearest_of_bytes : nearest_of_floats)(a, ids, errors);
+    (a->codebook->has_int8 ? nearest_of_bytes : nearest_of_floats)(a, ids, errors);
 }
 
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads) {
     const int blocks = fpq_assign_blocks(data->n);
     const ptrdiff_t d = data->x.d;
-    const size_t rows = fpq_float_lines((size_t)FPQ_ASSIGN_ROWS * (size_t)d),
+    const size_t rows = fpq_float_lines((size_t)FPQ_ROW_BATCH * (size_t)d),
                  scratch = rows + fpq_nearest_scratch(cb) / sizeof(float);
     const fpq_kernels *kern = fpq_active();
     threads = fpq_threads(threads, blocks);
@@ -324,8 +329,8 @@ int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, floa
         for (int b = 0; b < blocks; b++) {
             if (fpq_stopped(&poll)) continue;
             float *x = memory + (size_t)FPQ_THREAD_NUMBER() * scratch;
-            const int64_t first = (int64_t)b * FPQ_ASSIGN_ROWS;
-            const int n = data->n - first < FPQ_ASSIGN_ROWS ? (int)(data->n - first) : FPQ_ASSIGN_ROWS;
+            const int64_t first = (int64_t)b * FPQ_ROW_BATCH;
+            const int n = data->n - first < FPQ_ROW_BATCH ? (int)(data->n - first) : FPQ_ROW_BATCH;
             fpq_read_centred(kern, packed, data, first, n, x);
             for (int j = 0; j < cb->m; j++) {
                 const fpq_assignment a = {kern, packed + j, data, first, x + packed[j].from, d, n, (char *)(x + rows)};

@@ -20,8 +20,8 @@ typedef struct {
     const float *centroids;        /* (k, d) as they came, ld apart */
     ptrdiff_t ld;
     int overflows; /* whether a squared length is beyond float32 */
-    int has_bytes;
-    fpq_byte_codebook bytes;
+    int has_int8;
+    fpq_int8_codebook bytes;
 } fpq_packed_codebook;
 
 /* One packed codebook a subspace, in one piece of memory: free it with fpq_free. NULL when memory ran out. */
@@ -45,9 +45,9 @@ FPQ_INLINE float fpq_score_margin(int d, float square, float bias) {
  * in each dimension. */
 void fpq_find_centre(const float *x, int64_t n, int d, ptrdiff_t ld, float *centre);
 
-int fpq_assign_blocks(int64_t n); /* blocks of FPQ_ASSIGN_ROWS rows in n rows */
+int fpq_assign_blocks(int64_t n); /* blocks of FPQ_ROW_BATCH rows in n rows */
 
-/* Rows first .. first + n - 1 of data (at most FPQ_ASSIGN_ROWS), all dimensions, centred, to x (n, d). */
+/* Rows first .. first + n - 1 of data (at most FPQ_ROW_BATCH), all dimensions, centred, to x (n, d). */
 void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed, const fpq_rows *data, int64_t first,
                       int n, float *x);
 
@@ -92,10 +92,10 @@ FPQ_INLINE int32_t fpq_decide(const fpq_assignment *a, int i, float square, floa
 }
 
 /* The nearest centroid of row `at` of rows, which is row i, from its products: FPQ_BYTE_TILE rows of
- * fpq_products_ld(k), -inf behind what project_bytes writes. */
+ * fpq_products_ld(k), -inf behind what project_int8 writes. */
 enum { FPQ_BYTE_TILE = 12 }; /* rows whose products are kept at a time */
 FPQ_INLINE int fpq_products_ld(int k) { return (k + 63) / 64 * 64; }
 void fpq_products_start(float *products, int k);
-int32_t fpq_nearest_by_bytes(const fpq_assignment *a, const fpq_byte_rows *rows, int i, const float *products);
+int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, int i, const float *products);
 
 #endif

@@ -10,28 +10,28 @@ enum { LEAST_D = 64, LEAST_K = 64 }; /* with fewer, writing a row in bytes costs
 
 static int padded(int d) { return (d + 3) / 4 * 4; }
 
-int fpq_bytes_pay(const fpq_kernels *kern, int k, int d) { return kern->fast_bytes && d >= LEAST_D && k >= LEAST_K; }
+int fpq_int8_pays(const fpq_kernels *kern, int k, int d) { return kern->fast_int8 && d >= LEAST_D && k >= LEAST_K; }
 
-size_t fpq_byte_codebook_size(int blocks, int d) {
-    const size_t columns = (size_t)blocks * FPQ_BLOCK;
+size_t fpq_int8_codebook_size(int blocks, int d) {
+    const size_t columns = (size_t)blocks * FPQ_COLUMN_BLOCK;
     return columns * (size_t)padded(d) + columns * (sizeof(int32_t) + sizeof(float));
 }
 
-size_t fpq_byte_rows_size(int n, int d) {
+size_t fpq_int8_rows_size(int n, int d) {
     return fpq_lines((size_t)n * (size_t)padded(d)) + 4 * fpq_lines((size_t)n * sizeof(float)) +
            fpq_lines((size_t)d * sizeof(float));
 }
 
-void fpq_byte_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_byte_codebook *codebook) {
-    const size_t columns = (size_t)blocks * FPQ_BLOCK;
-    *codebook = (fpq_byte_codebook){.packed = (int8_t *)memory, .slack = (float)(d + 16) * 0x1p-23f};
-    memset(memory, 0, fpq_byte_codebook_size(blocks, d));
+void fpq_int8_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_int8_codebook *codebook) {
+    const size_t columns = (size_t)blocks * FPQ_COLUMN_BLOCK;
+    *codebook = (fpq_int8_codebook){.packed = (int8_t *)memory, .slack = (float)(d + 16) * 0x1p-23f};
+    memset(memory, 0, fpq_int8_codebook_size(blocks, d));
     codebook->start = (int32_t *)(void *)(memory += columns * (size_t)padded(d));
     codebook->scale = (float *)(void *)(memory + columns * sizeof(int32_t));
-    codebook->columns = (fpq_byte_columns){codebook->packed, codebook->start, codebook->scale, bias, padded(d)};
+    codebook->columns = (fpq_int8_columns){codebook->packed, codebook->start, codebook->scale, bias, padded(d)};
 }
 
-void fpq_byte_rows_place(char *memory, int n, const fpq_byte_codebook *codebook, fpq_byte_rows *rows) {
+void fpq_int8_rows_place(char *memory, int n, const fpq_int8_codebook *codebook, fpq_int8_rows *rows) {
     rows->codebook = codebook;
     rows->bytes = (uint8_t *)memory;
     rows->step = (float *)(void *)(memory += fpq_lines((size_t)n * (size_t)codebook->columns.d));
@@ -41,15 +41,16 @@ void fpq_byte_rows_place(char *memory, int n, const fpq_byte_codebook *codebook,
     rows->rest = (float *)(void *)(memory + fpq_lines((size_t)n * sizeof(float)));
 }
 
-void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook, int at, const float *c, int d,
+void fpq_int8_codebook_put(const fpq_kernels *kern, fpq_int8_codebook *codebook, int at, const float *c, int d,
                            float *scratch) {
-    int8_t *to = codebook->packed + (ptrdiff_t)(at / FPQ_BLOCK) * codebook->columns.d * FPQ_BLOCK + at % FPQ_BLOCK * 4;
+    int8_t *to = codebook->packed + (ptrdiff_t)(at / FPQ_COLUMN_BLOCK) * codebook->columns.d * FPQ_COLUMN_BLOCK +
+                 at % FPQ_COLUMN_BLOCK * 4;
     uint8_t *bytes = (uint8_t *)(void *)(scratch + d);
     int32_t sum = 0;
-    codebook->scale[at] = kern->to_bytes(c, d, bytes, scratch);
+    codebook->scale[at] = kern->quantize_int8(c, d, bytes, scratch);
     for (int t = 0; t < d; t++) {
         const int number = bytes[t] - 128;
-        to[t / 4 * 4 * FPQ_BLOCK + t % 4] = (int8_t)number;
+        to[t / 4 * 4 * FPQ_COLUMN_BLOCK + t % 4] = (int8_t)number;
         sum += number;
     }
     codebook->start[at] = -128 * sum;
@@ -57,10 +58,10 @@ void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook,
     codebook->error = fmaxf(codebook->error, sqrtf(kern->ip_f32(scratch, scratch, d)));
 }
 
-void fpq_byte_rows_put(const fpq_kernels *kern, fpq_byte_rows *rows, int at, const float *x, int d) {
-    const fpq_byte_codebook *codebook = rows->codebook;
+void fpq_int8_rows_put(const fpq_kernels *kern, fpq_int8_rows *rows, int at, const float *x, int d) {
+    const fpq_int8_codebook *codebook = rows->codebook;
     uint8_t *bytes = rows->bytes + (ptrdiff_t)at * codebook->columns.d;
-    rows->step[at] = kern->to_bytes(x, d, bytes, rows->rest);
+    rows->step[at] = kern->quantize_int8(x, d, bytes, rows->rest);
     for (int t = d; t < codebook->columns.d; t++) bytes[t] = 128;
     rows->square[at] = kern->ip_f32(x, x, d);
     const float length = sqrtf(rows->square[at]), error = sqrtf(kern->ip_f32(rows->rest, rows->rest, d));

@@ -9,39 +9,39 @@
 #include "isa/kernels.h"
 
 typedef struct {
-    fpq_byte_columns columns;
+    fpq_int8_columns columns;
     int8_t *packed;
     int32_t *start;
     float *scale;
     float length, error, slack; /* most |c| and |f| of a column; relative rounding error of sums of floats */
-} fpq_byte_codebook;
+} fpq_int8_codebook;
 
 /* Rows to be multiplied with the columns. */
 typedef struct {
-    const fpq_byte_codebook *codebook;
+    const fpq_int8_codebook *codebook;
     uint8_t *bytes; /* (n, columns.d) */
     float *step;
     float *margin;   /* a product and that of the bytes are never farther apart */
     float *square;   /* squared lengths of the rows */
     float *rounding; /* a product in float32, summed in any order, and the true one are never farther apart */
     float *rest;     /* (columns.d) */
-} fpq_byte_rows;
+} fpq_int8_rows;
 
 /* Whether bytes are worth while for k columns of d numbers. */
-int fpq_bytes_pay(const fpq_kernels *kern, int k, int d);
+int fpq_int8_pays(const fpq_kernels *kern, int k, int d);
 
-size_t fpq_byte_codebook_size(int blocks, int d);
-size_t fpq_byte_rows_size(int n, int d);
+size_t fpq_int8_codebook_size(int blocks, int d);
+size_t fpq_int8_rows_size(int n, int d);
 
 /* In memory on a 64-byte boundary; columns that are never put are zero. */
-void fpq_byte_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_byte_codebook *codebook);
-void fpq_byte_rows_place(char *memory, int n, const fpq_byte_codebook *codebook, fpq_byte_rows *rows);
+void fpq_int8_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_int8_codebook *codebook);
+void fpq_int8_rows_place(char *memory, int n, const fpq_int8_codebook *codebook, fpq_int8_rows *rows);
 
 /* Column `at` becomes c (d numbers); scratch (2 d). */
-void fpq_byte_codebook_put(const fpq_kernels *kern, fpq_byte_codebook *codebook, int at, const float *c, int d,
+void fpq_int8_codebook_put(const fpq_kernels *kern, fpq_int8_codebook *codebook, int at, const float *c, int d,
                            float *scratch);
 
 /* Row `at` becomes x (d numbers). */
-void fpq_byte_rows_put(const fpq_kernels *kern, fpq_byte_rows *rows, int at, const float *x, int d);
+void fpq_int8_rows_put(const fpq_kernels *kern, fpq_int8_rows *rows, int at, const float *x, int d);
 
 #endif

@@ -33,7 +33,7 @@ static int32_t choose(indexing *x, int j, int64_t i, int32_t nearest, const int6
         .kern = fpq_active(), .codebook = codebook, .data = x->data, .first = i, .x = centred, .n = 1};
     a.kern->read_rows(&x->data->x, x->data->rows, i, 1, codebook->from, codebook->from + d, codebook->offset, centred);
     fpq_read_row(&a, 0, row);
-    a.kern->table_l2(centred, 0, 1, d, codebook->packed, FPQ_BLOCKS(k), &squared);
+    a.kern->table_l2(centred, 0, 1, d, codebook->packed, FPQ_COLUMN_BLOCKS(k), &squared);
     for (int c = k; c < fpq_products_ld(k); c++) squared[c] = INFINITY;
     const float square = a.kern->ip_f32(centred, centred, d);
     squared[nearest] = INFINITY;

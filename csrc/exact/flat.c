@@ -18,7 +18,7 @@ typedef struct {
     const fpq_kernels *kern;
     const fpq_matrix *x;
     const float *norms, *queries;
-    const fpq_population *pop;
+    const fpq_selector *selector;
     int inner_product;
     float slack; /* relative error of a sum of d products, doubled */
 } flat;
@@ -29,9 +29,9 @@ static size_t scratch_size(int d) { return (size_t)d * (ROWS + QUERIES + 1) + (s
 static void search_direct(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_topk *top,
                           float *row) {
     for (int64_t r = from; r < to; r++)
-        for (int i = 0; i < n && fpq_is_allowed(f->pop, r); i++) {
+        for (int i = 0; i < n && fpq_is_allowed(f->selector, r); i++) {
             const float *q = f->queries + (first_query + i) * f->x->d;
-            fpq_push_row(f->pop, top + i, fpq_distance_to(f->kern, f->x, r, q, f->inner_product, row), r);
+            fpq_push_row(f->selector, top + i, fpq_distance_to(f->kern, f->x, r, q, f->inner_product, row), r);
         }
 }
 
@@ -64,9 +64,9 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
     for (int64_t r0 = from; r0 < to; r0 += ROWS) {
         const int count = to - r0 < ROWS ? (int)(to - r0) : ROWS;
         f->kern->read_rows(f->x, NULL, r0, count, 0, d, NULL, rows);
-        f->kern->project(rows, count, d, packed, NULL, FPQ_BLOCKS(n), products, QUERIES);
+        f->kern->project(rows, count, d, packed, NULL, FPQ_COLUMN_BLOCKS(n), products, QUERIES);
         for (int i = 0; i < count; i++) {
-            if (!fpq_is_allowed(f->pop, r0 + i)) continue;
+            if (!fpq_is_allowed(f->selector, r0 + i)) continue;
             const float norm = f->norms[r0 + i];
             const float shift = f->slack * norm - (f->inner_product ? 0 : norm / 2);
             uint64_t near_enough = present;
@@ -75,33 +75,34 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
             for (; near_enough; near_enough &= near_enough - 1) {
                 const int q = fpq_lowest_bit(near_enough);
                 const float *query = queries + (ptrdiff_t)q * d;
-                fpq_push_row(f->pop, top + q, fpq_distance_to(f->kern, f->x, r0 + i, query, f->inner_product, row),
+                fpq_push_row(f->selector, top + q, fpq_distance_to(f->kern, f->x, r0 + i, query, f->inner_product, row),
                              r0 + i);
-                least[q] = least_product(f, q_norm[q], fpq_topk_limit(top + q));
+                least[q] = least_product(f, q_norm[q], fpq_topk_threshold(top + q));
             }
         }
     }
 }
 
-static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_population *pop,
+static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_selector *selector,
                           int inner_product, int k, float *distances, int64_t *ids, int threads) {
-    fpq_flat_columns *columns = fpq_flat_columns_make(x, inner_product);
-    const int status = columns ? fpq_flat_columns_search(columns, queries, nq, pop, k, distances, ids, threads) : -1;
-    fpq_flat_columns_free(columns);
+    fpq_small_flat *columns = fpq_small_flat_make(x, inner_product);
+    const int status = columns ? fpq_small_flat_search(columns, queries, nq, selector, k, distances, ids, threads) : -1;
+    fpq_small_flat_free(columns);
     return status;
 }
 
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                    const fpq_population *pop, int inner_product, int k, float *distances, int64_t *ids, int threads) {
-    const int few = fpq_flat_columns_pay(x, k) && (k >= LEAST_K || fpq_bytes_pay(fpq_active(), (int)x->n, (int)x->d));
-    if (few && nq >= LEAST_QUERIES && !pop->allowed)
-        return search_columns(x, queries, nq, pop, inner_product, k, distances, ids, threads);
+                    const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
+                    int threads) {
+    const int few = fpq_small_flat_applies(x, k) && (k >= LEAST_K || fpq_int8_pays(fpq_active(), (int)x->n, (int)x->d));
+    if (few && nq >= LEAST_QUERIES && !selector->allowed)
+        return search_columns(x, queries, nq, selector, inner_product, k, distances, ids, threads);
     const int d = (int)x->d, group = nq < DIRECT || x->exponent ? DIRECT : QUERIES;
     const flat f = {.kern = fpq_active(),
                     .x = x,
                     .norms = norms,
                     .queries = queries,
-                    .pop = pop,
+                    .selector = selector,
                     .inner_product = inner_product,
                     .slack = (float)(d + 16) * FLT_EPSILON};
     const int64_t groups = (nq + group - 1) / group;

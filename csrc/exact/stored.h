@@ -40,12 +40,12 @@ FPQ_INLINE float fpq_distance_to(const fpq_kernels *kern, const fpq_matrix *x, i
                          : kern->l2_f32(q, floats, d);
 }
 
-FPQ_INLINE int fpq_is_allowed(const fpq_population *pop, int64_t row) {
-    return !pop->allowed || (pop->allowed[row / 64] >> row % 64 & 1);
+FPQ_INLINE int fpq_is_allowed(const fpq_selector *selector, int64_t row) {
+    return !selector->allowed || (selector->allowed[row / 64] >> row % 64 & 1);
 }
 
-FPQ_INLINE void fpq_push_row(const fpq_population *pop, fpq_topk *top, float distance, int64_t row) {
-    if (distance <= fpq_topk_limit(top)) fpq_topk_push(top, distance, pop->ids ? pop->ids[row] : row);
+FPQ_INLINE void fpq_push_row(const fpq_selector *selector, fpq_topk *top, float distance, int64_t row) {
+    if (distance <= fpq_topk_threshold(top)) fpq_topk_push(top, distance, selector->ids ? selector->ids[row] : row);
 }
 
 #endif

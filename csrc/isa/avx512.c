@@ -5,8 +5,8 @@
 #if defined(FPQ_X86)
 #define FPQ_ISA avx512
 #include "isa/vec_avx512.h"
-#define FPQ_OWN_SIEVE8
-#define FPQ_OWN_BYTES
+#define FPQ_OWN_PRUNE_LUT8
+#define FPQ_OWN_INT8
 #include "scan/vbmi.inc"
 #include "isa/vector.inc"
 #endif

@@ -13,8 +13,8 @@
 #include "fpq.h"
 #include "portable.h"
 
-#define FPQ_BLOCK 16
-#define FPQ_BLOCKS(k) (((k) + FPQ_BLOCK - 1) / FPQ_BLOCK)
+#define FPQ_COLUMN_BLOCK 16
+#define FPQ_COLUMN_BLOCKS(k) (((k) + FPQ_COLUMN_BLOCK - 1) / FPQ_COLUMN_BLOCK)
 
 #include "matrix/kernels.h"
 #include "assign/kernels.h"
@@ -36,9 +36,9 @@
 #define FPQ_MEMBER(type, name, args) type(*name) args;
 typedef struct {
     const char *isa;
-    int fast_sieve; /* whether sieve4 and sieve8 are faster than adc */
-    int groups;     /* entries of sieve8's tables */
-    int fast_bytes; /* whether products of bytes are faster than those of floats */
+    int fast_prune;  /* whether prune_lut4 and prune_lut8 are faster than adc */
+    int code_groups; /* entries of prune_lut8's tables */
+    int fast_int8;   /* whether products of bytes are faster than those of floats */
     FPQ_KERNELS(FPQ_MEMBER)
 } fpq_kernels;
 

@@ -7,9 +7,9 @@
 #include "portable.h"
 
 #define FPQ_ISA scalar
-#define FPQ_FAST_SIEVE 0
-#define FPQ_GROUPS 256
-#define FPQ_FAST_BYTES 0
+#define FPQ_FAST_PRUNE 0
+#define FPQ_CODE_GROUPS 256
+#define FPQ_FAST_INT8 0
 #include "matrix/plain.inc"
 #include "exact/scalar.inc"
 #include "assign/plain.inc"

@@ -70,7 +70,7 @@ FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi
 
 typedef __m256i vb; /* bytes */
 #define BYTES 32
-#define BLOCK_MASK 0xffffffffull
+#define BYTE_VECTOR_MASK 0xffffffffull
 
 FPQ_INLINE vb vb_set(uint8_t x) { return _mm256_set1_epi8((char)x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }

@@ -66,7 +66,7 @@ FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 
 typedef __m512i vb;
 #define BYTES 64
-#define BLOCK_MASK 0xffffffffffffffffull
+#define BYTE_VECTOR_MASK 0xffffffffffffffffull
 
 FPQ_INLINE vb vb_set(uint8_t x) { return _mm512_set1_epi8((char)x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }

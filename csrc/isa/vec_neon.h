@@ -63,7 +63,7 @@ FPQ_INLINE vm vi_equal(vi a, vi b) { return vceqq_s32(a, b); }
 
 typedef uint8x16_t vb;
 #define BYTES 16
-#define BLOCK_MASK 0xffffull
+#define BYTE_VECTOR_MASK 0xffffull
 
 FPQ_INLINE vb vb_set(uint8_t x) { return vdupq_n_u8(x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return vld1q_u8(p); }

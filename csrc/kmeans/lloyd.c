@@ -11,7 +11,7 @@
 
 /* Where there are fewer chunks than threads, rows are assigned in pieces of PIECE_ROWS and summed by chunks afterwards.
  */
-enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20, PIECE_ROWS = 4 * FPQ_ASSIGN_ROWS };
+enum { CHUNK_ROWS = 1536, SUMS_BYTES = 16 << 20, PIECE_ROWS = 4 * FPQ_ROW_BATCH };
 
 typedef struct {
     const fpq_codebooks *cb;
@@ -38,7 +38,7 @@ int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n) {
     if (chunks > SUMS_BYTES / bytes) chunks = SUMS_BYTES / bytes;
     if (chunks < 2) chunks = 2;
     const int64_t rows = (n + chunks - 1) / chunks;
-    return (rows + FPQ_ASSIGN_ROWS - 1) / FPQ_ASSIGN_ROWS * FPQ_ASSIGN_ROWS;
+    return (rows + FPQ_ROW_BATCH - 1) / FPQ_ROW_BATCH * FPQ_ROW_BATCH;
 }
 
 static int count_chunks(int64_t n, int64_t chunk_rows) { return (int)((n + chunk_rows - 1) / chunk_rows); }
@@ -57,9 +57,10 @@ static int64_t chunk_end(const step *s, int chunk) {
 }
 
 static float squared_distance(const fpq_packed_codebook *packed, const float *x, int32_t id) {
-    const float *c = packed->packed + (ptrdiff_t)(id / FPQ_BLOCK) * packed->d * FPQ_BLOCK + id % FPQ_BLOCK;
+    const float *c = packed->packed + (ptrdiff_t)(id / FPQ_COLUMN_BLOCK) * packed->d * FPQ_COLUMN_BLOCK +
+                     id % FPQ_COLUMN_BLOCK;
     float sum = 0;
-    for (int t = 0; t < packed->d; t++) sum += (x[t] - c[t * FPQ_BLOCK]) * (x[t] - c[t * FPQ_BLOCK]);
+    for (int t = 0; t < packed->d; t++) sum += (x[t] - c[t * FPQ_COLUMN_BLOCK]) * (x[t] - c[t * FPQ_COLUMN_BLOCK]);
     return sum;
 }
 
@@ -70,13 +71,13 @@ static void count_changed(const step *s, size_t pair, const int32_t *ids, const 
 }
 
 /* Assignment of rows from .. end - 1 in all active subspaces, and, if a chunk is named that they belong to, their sums.
- * x is scratch for FPQ_ASSIGN_ROWS rows, scratch for the search. */
+ * x is scratch for FPQ_ROW_BATCH rows, scratch for the search. */
 static void assign_rows(const step *s, int64_t from, int64_t end, int chunk, float *x, char *scratch) {
     const fpq_kernels *kern = fpq_active();
     const ptrdiff_t d = s->data->x.d;
-    int32_t before[FPQ_ASSIGN_ROWS];
-    for (int64_t i = from; i < end && !fpq_stopped(s->poll); i += FPQ_ASSIGN_ROWS) {
-        const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
+    int32_t before[FPQ_ROW_BATCH];
+    for (int64_t i = from; i < end && !fpq_stopped(s->poll); i += FPQ_ROW_BATCH) {
+        const int n = end - i < FPQ_ROW_BATCH ? (int)(end - i) : FPQ_ROW_BATCH;
         fpq_read_centred(kern, s->packed, s->data, i, n, x);
         for (int j = 0; j < s->cb->m; j++) {
             const fpq_packed_codebook *packed = s->packed + j;
@@ -86,9 +87,9 @@ static void assign_rows(const step *s, int64_t from, int64_t end, int chunk, flo
             const fpq_assignment a = {kern, packed, s->data, i, x + packed->from, d, n, scratch};
             memcpy(before, ids, (size_t)n * sizeof *ids);
             if (s->grouped)
-                fpq_nearest_in_doubt(&a, s->grouped + j, ids, errors,
-                                     s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
-                                     s->bounds->drift + (ptrdiff_t)j * s->bounds->groups);
+                fpq_yinyang_nearest(&a, s->grouped + j, ids, errors,
+                                    s->bounds->bounds + (j * s->ld + i) * s->bounds->groups,
+                                    s->bounds->drift + (ptrdiff_t)j * s->bounds->groups);
             else
                 fpq_nearest_rows(&a, ids, errors);
             if (chunk < 0) continue;
@@ -107,8 +108,8 @@ static void sum_chunk(const step *s, int chunk, int j, float *x) {
     const int64_t end = chunk_end(s, chunk);
     const size_t pair = (size_t)j * (size_t)s->chunks + (size_t)chunk;
     float *table = s->sums + pair * table_floats(s->cb);
-    for (int64_t i = chunk * s->chunk_rows; i < end && !fpq_stopped(s->poll); i += FPQ_ASSIGN_ROWS) {
-        const int n = end - i < FPQ_ASSIGN_ROWS ? (int)(end - i) : FPQ_ASSIGN_ROWS;
+    for (int64_t i = chunk * s->chunk_rows; i < end && !fpq_stopped(s->poll); i += FPQ_ROW_BATCH) {
+        const int n = end - i < FPQ_ROW_BATCH ? (int)(end - i) : FPQ_ROW_BATCH;
         const int32_t *ids = s->ids + j * s->ld + i;
         kern->read_rows(&s->data->x, s->data->rows, i, n, packed->from, packed->from + packed->d, packed->offset, x);
         for (int r = 0; r < n && s->limited; r++)
@@ -118,9 +119,9 @@ static void sum_chunk(const step *s, int chunk, int j, float *x) {
     }
 }
 
-static size_t rows_size(const fpq_rows *data) { return (size_t)FPQ_ASSIGN_ROWS * (size_t)data->x.d * sizeof(float); }
+static size_t rows_size(const fpq_rows *data) { return (size_t)FPQ_ROW_BATCH * (size_t)data->x.d * sizeof(float); }
 
-static size_t scratch_size(const step *s) { return rows_size(s->data) + fpq_doubt_scratch(s->cb); }
+static size_t scratch_size(const step *s) { return rows_size(s->data) + fpq_yinyang_scratch(s->cb); }
 
 static void assign_and_sum(const step *s, char *scratch, int threads) {
     const size_t rows = rows_size(s->data), each = scratch_size(s);

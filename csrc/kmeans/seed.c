@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * Where k-means starts: k-means++ (Arthur, Vassilvitskii 2007) in a greedy form. A round draws FPQ_SEED_DRAWS rows,
- * each with a chance proportional to its squared distance to the centroids so far. One after another, the drawn row
- * that lowers the sum of squared distances most becomes a centroid, FPQ_SEED_PICKS a round: one product with the rows
- * serves them all. */
+ * Where k-means starts: k-means++ (Arthur, Vassilvitskii 2007) in a greedy form. A round draws FPQ_CANDIDATES_PER_ROUND
+ * rows, each with a chance proportional to its squared distance to the centroids so far. One after another, the drawn
+ * row that lowers the sum of squared distances most becomes a centroid, FPQ_CENTROIDS_PER_ROUND a round: one product
+ * with the rows serves them all. */
 #include <math.h>
 
 #include "assign/assign.h"
@@ -10,7 +10,7 @@
 #include "portable.h"
 #include "parallel.h"
 
-enum { DRAWS = FPQ_SEED_DRAWS, PICKS = FPQ_SEED_PICKS, STRIPE = 96 };
+enum { DRAWS = FPQ_CANDIDATES_PER_ROUND, PICKS = FPQ_CENTROIDS_PER_ROUND, STRIPE = 96 };
 
 typedef struct {
     float *x, *norm, *left;           /* (n, d), (n), (n) squared distances to the nearest centroid so far */
@@ -83,7 +83,7 @@ static void measure(const fpq_kernels *kern, const work *w, int64_t n, int d, in
             if (!(distance[t] >= (norm - 2 * bias[t]) * share))
                 distance[t] = kern->l2_f32(w->x + (first + i) * d, w->drawn + (ptrdiff_t)t * d, d);
     }
-    kern->lower(w->distance + first * DRAWS, rows, -1, w->left + first, w->sum + s * DRAWS);
+    kern->kmeanspp_potential(w->distance + first * DRAWS, rows, -1, w->left + first, w->sum + s * DRAWS);
 }
 
 static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const double *draws, work w, int threads,
@@ -126,8 +126,8 @@ static void seed_one(const fpq_codebooks *cb, const fpq_rows *data, int j, const
 #pragma omp parallel for schedule(static) num_threads(threads)
             for (int64_t s = 0; s < stripes; s++) {
                 const int64_t first = s * STRIPE;
-                kern->lower(w.distance + first * DRAWS, n - first < STRIPE ? (int)(n - first) : STRIPE, best,
-                            w.left + first, w.sum + s * DRAWS);
+                kern->kmeanspp_potential(w.distance + first * DRAWS, n - first < STRIPE ? (int)(n - first) : STRIPE,
+                                         best, w.left + first, w.sum + s * DRAWS);
             }
         }
     }

@@ -21,9 +21,9 @@ typedef struct {
     const fpq_packed_codebook *packed;
     int groups, span, blocks;    /* blocks: of 16 columns that hold a group */
     float *packed_groups, *bias; /* (groups, blocks, d, 16), (groups, blocks, 16) */
-    int has_bytes;
-    fpq_byte_codebook bytes; /* of the groups */
-    fpq_ruler ruler;
+    int has_int8;
+    fpq_int8_codebook bytes; /* of the groups */
+    fpq_bound_scale bound_scale;
 } fpq_grouped_codebook;
 
 /* One grouped codebook a subspace, in one piece of memory: free it with fpq_free. NULL when memory ran out. */
@@ -31,10 +31,10 @@ fpq_grouped_codebook *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_pac
                                           fpq_bounds *bounds, int threads);
 
 /* Nearest centroids and squared distances of rows; ids are those of the iteration before, or -1. The scratch of the
- * assignment is fpq_doubt_scratch(cb) bytes. */
-size_t fpq_doubt_scratch(const fpq_codebooks *cb);
-void fpq_nearest_in_doubt(const fpq_assignment *assignment, const fpq_grouped_codebook *codebook, int32_t *ids,
-                          float *errors, uint16_t *bounds, const uint16_t *drift);
+ * assignment is fpq_yinyang_scratch(cb) bytes. */
+size_t fpq_yinyang_scratch(const fpq_codebooks *cb);
+void fpq_yinyang_nearest(const fpq_assignment *assignment, const fpq_grouped_codebook *codebook, int32_t *ids,
+                         float *errors, uint16_t *bounds, const uint16_t *drift);
 
 /* Adds the ways from `before` to the centroids (k, dsub) of a subspace to its drift. */
 void fpq_add_drift(const fpq_grouped_codebook *codebook, const float *before, const float *centroids, int dsub,

@@ -72,7 +72,7 @@ static void count_block(search *s, const uint8_t *codes, int m, int64_t block, i
     const fpq_verifier *v = &s->verifier;
     uint64_t near = v->kern->collisions(codes, m, s->low, s->high, s->best.least, counts);
     near &= ~v->seen[block];
-    if (v->rows->pop.allowed) near &= v->rows->pop.allowed[block];
+    if (v->rows->selector.allowed) near &= v->rows->selector.allowed[block];
     if (present < 64) near &= ((uint64_t)1 << present) - 1;
     for (; near; near &= near - 1) {
         const int r = fpq_lowest_bit(near);
@@ -84,7 +84,7 @@ static void count_block(search *s, const uint8_t *codes, int m, int64_t block, i
 
 /* One level of the queries that are not done: tiles of blocks that stay in the cache, all queries over a tile. */
 static void count_level(search *group, int n, const fpq_c2lsh *c, int m, fpq_poll *poll) {
-    const int64_t rows = group->verifier.rows->pop.n, blocks = (rows + 63) / 64;
+    const int64_t rows = group->verifier.rows->selector.n, blocks = (rows + 63) / 64;
     const int64_t step = TILE_BYTES / (64 * m);
     for (int64_t tile = 0; tile < blocks && !fpq_stopped(poll); tile += step)
         for (int i = 0; i < n; i++)
@@ -103,7 +103,7 @@ static void sort_by_count(collector *c, int m) {
 static void offer(fpq_verifier *v, uint32_t row) {
     const int size = v->rows->sketcher ? v->rows->sketcher->size : 0;
     const uint8_t *sketch = v->rows->sketches + (size_t)row * (size_t)size;
-    if (!size || v->kern->near_sketches(v->sketch, sketch, size, 1, v->reach))
+    if (!size || v->kern->sketches_within(v->sketch, sketch, size, 1, v->reach))
         fpq_verify(v, row);
     else
         v->seen[row / 64] |= (uint64_t)1 << row % 64;
@@ -131,8 +131,8 @@ static void end_level(search *s, const fpq_c2lsh *c, int m, fpq_poll *poll) {
 /* What is left when no window tells rows apart any more: all of them. */
 static void verify_all(search *s, fpq_poll *poll) {
     fpq_verifier *v = &s->verifier;
-    s->found = v->rows->pop.n;
-    for (int64_t row = 0; row < v->rows->pop.n; row++) {
+    s->found = v->rows->selector.n;
+    for (int64_t row = 0; row < v->rows->selector.n; row++) {
         if (row % PIECE == PIECE - 1 && fpq_stopped(poll)) break;
         if (!fpq_is_seen(v, (uint32_t)row)) offer(v, (uint32_t)row);
     }

@@ -33,7 +33,7 @@ static void prefetch(const void *from, int64_t bytes) {
 static void probe_group(group *g) {
     const fpq_lsh_tables *tables = g->tables;
     fpq_verifier *v = g->verifier;
-    const int64_t slots = ((int64_t)1 << tables->bits) + 1, n = v->rows->pop.n;
+    const int64_t slots = ((int64_t)1 << tables->bits) + 1, n = v->rows->selector.n;
     const int64_t size = tables->sketches ? v->rows->sketcher->size : 0;
     int64_t at[GROUP], end[GROUP];
     int found = 0;

@@ -42,7 +42,7 @@ static const float *values_of(const fpq_hashes *hashes, const fpq_matrix *x, int
     const int k = hashes->n_tables * hashes->n_hashes;
     float *values = scratch + (ptrdiff_t)ROWS * hashes->d;
     kern->read_rows(x, NULL, first, n, 0, hashes->d, hashes->centre, scratch);
-    kern->project(scratch, n, hashes->d, hashes->packed, hashes->shifts, FPQ_BLOCKS(k), values, fpq_columns(k));
+    kern->project(scratch, n, hashes->d, hashes->packed, hashes->shifts, FPQ_COLUMN_BLOCKS(k), values, fpq_columns(k));
     return values;
 }
 

@@ -8,7 +8,7 @@
 
 #define FPQ_LSH_KERNELS(X)                                                                                             \
     /* Bit i of n <= 64 is set where the sum over t of (q[t] - 4 codes[i * size + t])^2 is at most limit. */           \
-    X(uint64_t, near_sketches, (const int16_t *q, const uint8_t *codes, int size, int n, int32_t limit))               \
+    X(uint64_t, sketches_within, (const int16_t *q, const uint8_t *codes, int size, int n, int32_t limit))             \
     /* counts[r] = how many of the m < 256 codes of row r are low[j], low[j] + 1, ... or high[j] modulo 256, one block \
      * (m, 64); bit r is set where it is at least `least`. */                                                          \
     X(uint64_t, collisions,                                                                                            \

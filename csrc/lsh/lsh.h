@@ -10,7 +10,7 @@
 #define FPQ_LSH_FARTHEST 1e9f
 
 /* Columns with their padding. */
-FPQ_INLINE int fpq_columns(int k) { return FPQ_BLOCKS(k) * FPQ_BLOCK; }
+FPQ_INLINE int fpq_columns(int k) { return FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK; }
 
 FPQ_INLINE float fpq_clamp(float x, float low, float high) { return x > low ? (x < high ? x : high) : low; }
 
@@ -42,7 +42,7 @@ typedef struct {
     const fpq_lsh_rows *rows;
     const float *query;
     fpq_topk top;
-    int32_t reach;                     /* the limit for near_sketches: rows beyond are too far */
+    int32_t reach;                     /* the limit for sketches_within: rows beyond are too far */
     uint64_t *seen;                    /* a bit for each row */
     float *centred, *values, *scratch; /* the query less the centre, its hash values */
     float length;                      /* of the query less the sketches' centre */
@@ -66,9 +66,9 @@ FPQ_INLINE int fpq_is_seen(const fpq_verifier *v, uint32_t row) { return v->seen
 /* A row whose distance is wanted, unless it has come before, is not allowed, or is none: entries may come from a file
  * that is not checked. */
 FPQ_INLINE void fpq_verify(fpq_verifier *v, uint32_t row) {
-    if (row >= v->rows->pop.n || fpq_is_seen(v, row)) return;
+    if (row >= v->rows->selector.n || fpq_is_seen(v, row)) return;
     v->seen[row / 64] |= (uint64_t)1 << row % 64;
-    if (!fpq_is_allowed(&v->rows->pop, row)) return;
+    if (!fpq_is_allowed(&v->rows->selector, row)) return;
     const char *at = v->rows->x.data + row * v->rows->x.row_stride;
     FPQ_PREFETCH(at);
     FPQ_PREFETCH(at + 64);
@@ -79,7 +79,7 @@ FPQ_INLINE void fpq_verify(fpq_verifier *v, uint32_t row) {
 /* The same for n <= 64 rows with their sketches, those only that might be near enough. */
 FPQ_INLINE void fpq_verify_near(fpq_verifier *v, const uint64_t *entries, const uint8_t *sketches, int n) {
     uint64_t near = n < 64 ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
-    if (sketches) near = v->kern->near_sketches(v->sketch, sketches, v->rows->sketcher->size, n, v->reach);
+    if (sketches) near = v->kern->sketches_within(v->sketch, sketches, v->rows->sketcher->size, n, v->reach);
     for (; near; near &= near - 1) fpq_verify(v, (uint32_t)entries[fpq_lowest_bit(near)]);
 }
 

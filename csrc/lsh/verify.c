@@ -17,11 +17,11 @@ void fpq_sketch_rows(const fpq_kernels *kern, const fpq_sketcher *s, const float
                      float *out) {
     const int r = s->size - 1, width = fpq_columns(r);
     float *wide = scratch, *packed = wide + (ptrdiff_t)n * width, *back = packed + (ptrdiff_t)n * r;
-    kern->project(centred, n, s->d, s->packed, NULL, FPQ_BLOCKS(r), wide, width);
+    kern->project(centred, n, s->d, s->packed, NULL, FPQ_COLUMN_BLOCKS(r), wide, width);
     for (int i = 0; i < n; i++) {
         float *y = packed + (ptrdiff_t)i * r, *to = out + (ptrdiff_t)i * s->size;
         memcpy(y, wide + (ptrdiff_t)i * width, (size_t)r * sizeof(float));
-        kern->project(y, 1, r, s->back, NULL, FPQ_BLOCKS(s->d), back, fpq_columns(s->d));
+        kern->project(y, 1, r, s->back, NULL, FPQ_COLUMN_BLOCKS(s->d), back, fpq_columns(s->d));
         const float rest = sqrtf(kern->l2_f32(back, centred + (ptrdiff_t)i * s->d, s->d));
         for (int t = 0; t < r; t++) to[t] = fpq_clamp((y[t] - s->least[t]) * s->scale, 0, 255);
         to[r] = fpq_clamp((rest - s->least[r]) * s->scale, 0, 255);
@@ -29,7 +29,7 @@ void fpq_sketch_rows(const fpq_kernels *kern, const fpq_sketcher *s, const float
 }
 
 int fpq_verifier_init(fpq_verifier *v, const fpq_hashes *hashes, const fpq_lsh_rows *rows) {
-    const size_t seen = (size_t)((rows->pop.n + 63) / 64), d = (size_t)hashes->d;
+    const size_t seen = (size_t)((rows->selector.n + 63) / 64), d = (size_t)hashes->d;
     const size_t columns = (size_t)fpq_columns(hashes->n_tables * hashes->n_hashes);
     const size_t sketch = rows->sketcher ? FPQ_SKETCH_MAX + fpq_sketch_scratch(rows->sketcher, 1) : 0;
     uint64_t *memory = fpq_alloc(seen * sizeof *memory + (d + columns + d + sketch) * sizeof(float));
@@ -46,7 +46,7 @@ static float sum_error(const fpq_verifier *v) { return (float)(v->rows->x.d + 16
 
 /* For the inner product: |q - x|^2 = |q|^2 + |x|^2 - 2 q.x, where lengths are 1 or 0 but for rounding. */
 float fpq_verify_limit(const fpq_verifier *v) {
-    const float limit = fpq_topk_limit(&v->top);
+    const float limit = fpq_topk_threshold(&v->top);
     return v->rows->inner_product ? fmaxf(2 + 2 * limit, 0) + 4 * sum_error(v) : limit;
 }
 
@@ -75,7 +75,7 @@ void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *qu
         for (int t = 0; t < s->size; t++) v->sketch[t] = (int16_t)(4 * sketch[t] + 0.5f);
     }
     for (int t = 0; t < d; t++) v->centred[t] = query[t] - hashes->centre[t];
-    v->kern->project(v->centred, 1, d, hashes->packed, hashes->shifts, FPQ_BLOCKS(columns), v->values,
+    v->kern->project(v->centred, 1, d, hashes->packed, hashes->shifts, FPQ_COLUMN_BLOCKS(columns), v->values,
                      fpq_columns(columns));
     v->query = query;
     v->top = (fpq_topk){.distance = distances, .id = ids, .k = k};
@@ -83,14 +83,14 @@ void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *qu
     v->reach = INT32_MAX;
     v->n = 0;
     v->verified = 0;
-    memset(v->seen, 0, (size_t)((v->rows->pop.n + 63) / 64) * sizeof *v->seen);
+    memset(v->seen, 0, (size_t)((v->rows->selector.n + 63) / 64) * sizeof *v->seen);
 }
 
 void fpq_verify_waiting(fpq_verifier *v) {
     for (int i = 0; i < v->n; i++) {
         const uint32_t row = v->waiting[i];
         const float distance = fpq_distance_to(v->kern, &v->rows->x, row, v->query, v->rows->inner_product, v->scratch);
-        fpq_push_row(&v->rows->pop, &v->top, distance, row);
+        fpq_push_row(&v->rows->selector, &v->top, distance, row);
     }
     v->verified += v->n;
     v->n = 0;

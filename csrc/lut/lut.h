@@ -27,43 +27,44 @@ typedef struct {
     /* What the bytes are made for: those of a row with a distance of at most x <= limit add up to at most
      * scale * (x - zero). A limit of -INFINITY: not made yet. */
     float limit, zero, scale;
-} fpq_query;
+} fpq_lut;
 
 /* Squared lengths of codewords. */
 typedef struct {
     float *half;   /* (m, ld_table), half of them */
     float longest; /* no code stands for a vector with a larger one */
-} fpq_squares;
+} fpq_codeword_norms;
 
-size_t fpq_squares_size(const fpq_adc *adc); /* floats of memory */
-fpq_squares fpq_squares_of(const fpq_adc *adc, float *memory);
-size_t fpq_query_size(const fpq_adc *adc); /* bytes of memory for a query */
+size_t fpq_codeword_norms_size(const fpq_adc *adc); /* floats of memory */
+fpq_codeword_norms fpq_codeword_norms_of(const fpq_adc *adc, float *memory);
+size_t fpq_lut_size(const fpq_adc *adc); /* bytes of memory for a query */
 int fpq_ld_table(const fpq_adc *adc);
-int fpq_groups(const fpq_adc *adc); /* entries of a table in bytes */
-void fpq_query_place(const fpq_adc *adc, char *memory, fpq_query *query);
-void fpq_query_tables(const fpq_adc *adc, const float *q, int n,
-                      fpq_query *const *queries); /* of n <= FPQ_TABLES queries q (n, d) */
+int fpq_code_groups(const fpq_adc *adc); /* entries of a table in bytes */
+void fpq_lut_place(const fpq_adc *adc, char *memory, fpq_lut *query);
+void fpq_lut_make(const fpq_adc *adc, const float *q, int n,
+                  fpq_lut *const *queries); /* of n <= FPQ_LUT_QUERIES queries q (n, d) */
 /* The same but for |q|^2 and rounding, for squared L2; q must stay. */
-void fpq_query_rough_tables(const fpq_adc *adc, const fpq_squares *squares, const float *q, int n, fpq_query *queries);
+void fpq_lut_make_approx(const fpq_adc *adc, const fpq_codeword_norms *squares, const float *q, int n,
+                         fpq_lut *queries);
 /* Whether the bound of rounding errors is far from float32's largest number. Rough tables that are not bounded are made
  * exact. */
-int fpq_query_is_bounded(const fpq_query *query);
-void fpq_query_make_exact(const fpq_adc *adc, fpq_query *query); /* keeps the bytes */
+int fpq_lut_is_bounded(const fpq_lut *query);
+void fpq_lut_make_exact(const fpq_adc *adc, fpq_lut *query); /* keeps the bytes */
 /* The distances of rows of 4- or 8-bit codes by the tables: exact if they are. */
-void fpq_query_estimates(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n,
-                         float *out);
+void fpq_lut_estimates(const fpq_adc *adc, const fpq_lut *query, const uint8_t *blocks, const int64_t *rows, int n,
+                       float *out);
 /* The largest estimate of a row with a distance of at most limit. */
-float fpq_query_most(const fpq_adc *adc, const fpq_query *query, float limit);
+float fpq_lut_approx_threshold(const fpq_adc *adc, const fpq_lut *query, float limit);
 /* Of rough tables: the exact distance; the bits of the exact table. */
-void fpq_query_distances(const fpq_adc *adc, const fpq_query *query, const uint8_t *blocks, const int64_t *rows, int n,
-                         float *out);
-void fpq_query_sort(const fpq_adc *adc, fpq_query *query); /* tables that rule rows out soonest come first */
+void fpq_lut_distances(const fpq_adc *adc, const fpq_lut *query, const uint8_t *blocks, const int64_t *rows, int n,
+                       float *out);
+void fpq_lut_order(const fpq_adc *adc, fpq_lut *query); /* tables that rule rows out soonest come first */
 
 /* Make the bytes for rows with distances of at most limit; 0 if there can be none. */
-int fpq_query_tighten(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_query *query);
+int fpq_lut_quantize(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_lut *query);
 /* Make query->all. */
-void fpq_query_fill(const fpq_kernels *kern, const fpq_adc *adc, fpq_query *query);
+void fpq_lut_quantize_full(const fpq_kernels *kern, const fpq_adc *adc, fpq_lut *query);
 /* What the bytes of a row with a distance of at most `limit` add up to at most; limit <= query->limit. */
-int fpq_query_bytes(const fpq_query *query, float limit);
+int fpq_lut_byte_threshold(const fpq_lut *query, float limit);
 
 #endif

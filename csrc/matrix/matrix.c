@@ -61,11 +61,11 @@ int fpq_largest(const fpq_matrix *x, float *out, int threads) {
         const int64_t first = (int64_t)b * ROWS;
         for (int64_t row = first; row < first + rows_in(x->n, first) && !fpq_stopped(&poll); row++)
             for (int from = 0; from < x->d; from += PIECE) {
-                FPQ_ALIGN(64) float piece[PIECE], survey[3];
+                FPQ_ALIGN(64) float piece[PIECE], min_max_sum[3];
                 const int n = x->d - from < PIECE ? (int)x->d - from : PIECE;
                 kern->read_rows(x, NULL, row, 1, from, from + n, NULL, piece);
-                kern->survey(piece, n, survey);
-                largest = fmaxf(largest, fmaxf(-survey[0], survey[1]));
+                kern->min_max_sum(piece, n, min_max_sum);
+                largest = fmaxf(largest, fmaxf(-min_max_sum[0], min_max_sum[1]));
             }
     }
     *out = largest;
@@ -92,20 +92,20 @@ int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
     return poll.stop ? -1 : 0;
 }
 
-int64_t fpq_packed_size(int k, int d) { return (int64_t)FPQ_BLOCKS(k) * FPQ_BLOCK * d; }
+int64_t fpq_packed_size(int k, int d) { return (int64_t)FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK * d; }
 
 void fpq_pack(const float *c, int k, int d, ptrdiff_t ld, const float *offset, float *out) {
-    for (int column = 0; column < FPQ_BLOCKS(k) * FPQ_BLOCK; column++) {
-        float *to = out + (ptrdiff_t)(column / FPQ_BLOCK) * d * FPQ_BLOCK + column % FPQ_BLOCK;
+    for (int column = 0; column < FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK; column++) {
+        float *to = out + (ptrdiff_t)(column / FPQ_COLUMN_BLOCK) * d * FPQ_COLUMN_BLOCK + column % FPQ_COLUMN_BLOCK;
         for (int t = 0; t < d; t++)
-            to[(ptrdiff_t)t * FPQ_BLOCK] = column < k ? c[column * ld + t] - (offset ? offset[t] : 0) : 0;
+            to[(ptrdiff_t)t * FPQ_COLUMN_BLOCK] = column < k ? c[column * ld + t] - (offset ? offset[t] : 0) : 0;
     }
 }
 
 int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int threads) {
     const fpq_kernels *kern = fpq_active();
     const int blocks = blocks_of(x->n), d = (int)x->d;
-    const ptrdiff_t width = FPQ_BLOCKS(k) * FPQ_BLOCK;
+    const ptrdiff_t width = FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK;
     const size_t scratch = (size_t)ROWS * (size_t)(d + width);
     threads = fpq_threads(threads, blocks);
     float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
@@ -119,10 +119,10 @@ int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int
         const int n = rows_in(x->n, first);
         kern->read_rows(x, NULL, first, n, 0, d, NULL, rows);
         if (width == k) {
-            kern->project(rows, n, d, packed, NULL, FPQ_BLOCKS(k), out + first * k, k);
+            kern->project(rows, n, d, packed, NULL, FPQ_COLUMN_BLOCKS(k), out + first * k, k);
             continue;
         }
-        kern->project(rows, n, d, packed, NULL, FPQ_BLOCKS(k), products, width);
+        kern->project(rows, n, d, packed, NULL, FPQ_COLUMN_BLOCKS(k), products, width);
         for (int i = 0; i < n; i++)
             for (int c = 0; c < k; c++) out[(first + i) * k + c] = products[i * width + c];
     }

@@ -12,38 +12,38 @@
 #include "lut/precomputed.h"
 #include "parallel.h"
 
-/* TERMS_PROBES: from which on terms are faster than rough tables. GROUP: queries that share what they read of a list.
- * FIRST: times k rows that a visitor begins with, where one set of tables serves all lists. MOST_VISITS: of a group,
- * and answers. */
-enum { TERMS_PROBES = 3, GROUP = 32, FIRST = 16, MOST_VISITS = 1 << 20 };
+/* PRECOMPUTED_PROBES: from which on terms are faster than rough tables. GROUP: queries that share what they read of a
+ * list. FIRST: times k rows that a query_state begins with, where one set of tables serves all lists. MOST_VISITS: of a
+ * group, and answers. */
+enum { PRECOMPUTED_PROBES = 3, GROUP = 32, FIRST = 16, MOST_VISITS = 1 << 20 };
 
 typedef struct {
     const float *q;
     float length, magnitude;
     fpq_topk top;
-    fpq_term own;
-    fpq_query query; /* where one set of tables serves all lists */
-} visitor;
+    fpq_lut16 own;
+    fpq_lut query; /* where one set of tables serves all lists */
+} query_state;
 
 /* Neighbouring queries. A list that several of them probe is visited by one after the other, while it is in the cache.
  */
 typedef struct {
     const fpq_scan *scan;
     const fpq_lists *lists;
-    const fpq_terms *terms; /* NULL: none */
-    const fpq_squares *squares;
+    const fpq_precomputed *terms; /* NULL: none */
+    const fpq_codeword_norms *squares;
     const int64_t *slot_ids;
     fpq_poll *poll;
     int d, per_list; /* whether each list has tables of its own */
     int n;
-    visitor visitors[GROUP];
+    query_state states[GROUP];
     /* Visits that wait for tables, which are made for some in one pass over the codebooks: exact ones from the front,
-     * rough ones, which do once a visitor knows what is near, from the back. */
+     * rough ones, which do once a query_state knows what is near, from the back. */
     int exact, rough;
-    visitor *of[FPQ_TABLES];
-    int64_t waiting[FPQ_TABLES]; /* their lists */
-    float *residuals;            /* (FPQ_TABLES, d) */
-    fpq_query queries[FPQ_TABLES];
+    query_state *of[FPQ_LUT_QUERIES];
+    int64_t waiting[FPQ_LUT_QUERIES]; /* their lists */
+    float *residuals;                 /* (FPQ_LUT_QUERIES, d) */
+    fpq_lut queries[FPQ_LUT_QUERIES];
     int32_t *head;    /* (n_lists): the first visit of a list, -1: none */
     int32_t *next;    /* (GROUP, n_probe): after each visit the one that follows in its list */
     int32_t *touched; /* (GROUP, n_probe): lists that are visited */
@@ -57,25 +57,25 @@ static int group_most(int n_probe, int k) {
 /* Bytes of memory of a thread, for groups of at most `most` queries. */
 static size_t group_size(const fpq_adc *adc, const fpq_lists *lists, int most, int n_probe, int k) {
     const size_t visits = (size_t)most * (size_t)n_probe, m = (size_t)most;
-    return (FPQ_TABLES + m) * fpq_query_size(adc) + m * fpq_term_size(adc) +
-           fpq_lines(FPQ_TABLES * (size_t)adc->offsets[adc->m] * sizeof(float)) +
+    return (FPQ_LUT_QUERIES + m) * fpq_lut_size(adc) + m * fpq_lut16_size(adc) +
+           fpq_lines(FPQ_LUT_QUERIES * (size_t)adc->offsets[adc->m] * sizeof(float)) +
            m * (fpq_lines((size_t)k * sizeof(float)) + fpq_lines((size_t)k * sizeof(int64_t))) +
            fpq_lines((size_t)lists->n * sizeof(int32_t)) + 2 * fpq_lines(visits * sizeof(int32_t));
 }
 
 static void group_place(group *g, const fpq_adc *adc, int most, int n_probe, int k, char *memory) {
     const size_t visits = fpq_lines((size_t)most * (size_t)n_probe * sizeof(int32_t));
-    for (int i = 0; i < FPQ_TABLES; i++, memory += fpq_query_size(adc)) fpq_query_place(adc, memory, g->queries + i);
+    for (int i = 0; i < FPQ_LUT_QUERIES; i++, memory += fpq_lut_size(adc)) fpq_lut_place(adc, memory, g->queries + i);
     for (int i = 0; i < most; i++) {
-        visitor *v = g->visitors + i;
-        fpq_query_place(adc, memory, &v->query);
-        v->own.steps = (uint16_t *)(void *)(memory += fpq_query_size(adc));
-        v->top = (fpq_topk){.distance = (float *)(void *)(memory += fpq_term_size(adc)), .k = k};
+        query_state *v = g->states + i;
+        fpq_lut_place(adc, memory, &v->query);
+        v->own.steps = (uint16_t *)(void *)(memory += fpq_lut_size(adc));
+        v->top = (fpq_topk){.distance = (float *)(void *)(memory += fpq_lut16_size(adc)), .k = k};
         v->top.id = (int64_t *)(void *)(memory += fpq_lines((size_t)k * sizeof(float)));
         memory += fpq_lines((size_t)k * sizeof(int64_t));
     }
     g->residuals = (float *)(void *)memory;
-    g->head = (int32_t *)(void *)(memory += fpq_lines(FPQ_TABLES * (size_t)g->d * sizeof(float)));
+    g->head = (int32_t *)(void *)(memory += fpq_lines(FPQ_LUT_QUERIES * (size_t)g->d * sizeof(float)));
     g->next = (int32_t *)(void *)(memory += fpq_lines((size_t)g->lists->n * sizeof(int32_t)));
     g->touched = (int32_t *)(void *)(memory + visits);
 }
@@ -85,37 +85,37 @@ static void start(group *g, const float *queries, const int64_t *list, int n) {
     const fpq_adc *adc = g->scan->adc;
     g->n = n;
     for (int i = 0; i < n; i++) {
-        visitor *v = g->visitors + i;
+        query_state *v = g->states + i;
         v->q = queries + list[i] * g->d;
         v->length = adc->inner_product ? (float)sqrt(fpq_dot(v->q, v->q, g->d)) : 0;
         fpq_topk_init(&v->top);
         v->top.ids = g->slot_ids;
     }
-    for (int i = 0; i < n && (g->terms || !g->per_list); i += FPQ_TABLES) {
-        fpq_query *of[FPQ_TABLES];
-        fpq_term *own[FPQ_TABLES];
+    for (int i = 0; i < n && (g->terms || !g->per_list); i += FPQ_LUT_QUERIES) {
+        fpq_lut *of[FPQ_LUT_QUERIES];
+        fpq_lut16 *own[FPQ_LUT_QUERIES];
         int t = 0;
-        for (; t < FPQ_TABLES && i + t < n; t++) {
-            of[t] = &g->visitors[i + t].query;
-            own[t] = &g->visitors[i + t].own;
-            memcpy(g->residuals + t * g->d, g->visitors[i + t].q, (size_t)g->d * sizeof(float));
+        for (; t < FPQ_LUT_QUERIES && i + t < n; t++) {
+            of[t] = &g->states[i + t].query;
+            own[t] = &g->states[i + t].own;
+            memcpy(g->residuals + t * g->d, g->states[i + t].q, (size_t)g->d * sizeof(float));
         }
         if (g->terms)
-            fpq_terms_of_queries(g->terms, g->residuals, t, own);
+            fpq_precomputed_query_terms(g->terms, g->residuals, t, own);
         else
-            fpq_query_tables(adc, g->residuals, t, of);
+            fpq_lut_make(adc, g->residuals, t, of);
     }
     for (int i = 0; i < n && !g->per_list; i++) {
-        fpq_query_sort(adc, &g->visitors[i].query);
-        g->visitors[i].magnitude = g->visitors[i].query.magnitude;
+        fpq_lut_order(adc, &g->states[i].query);
+        g->states[i].magnitude = g->states[i].query.magnitude;
     }
 }
 
 /* Whether every code of a list is farther than limit, by the triangle inequality. */
-static int out_of_reach(const group *g, const visitor *v, int64_t list, float limit) {
+static int out_of_reach(const group *g, const query_state *v, int64_t list, float limit) {
     const float margin = 1 - 1e-4f, *centroid = g->lists->centroids + list * g->d;
-    if (!g->lists->radius || !(limit < INFINITY)) return 0;
-    const float radius = g->lists->radius[list];
+    if (!g->lists->max_residual || !(limit < INFINITY)) return 0;
+    const float radius = g->lists->max_residual[list];
     if (g->scan->adc->inner_product) {
         const float reach = v->length * radius, product = (float)fpq_dot(v->q, centroid, g->d);
         return -product - reach > limit + 1e-4f * (reach + fabsf(product) + fabsf(limit));
@@ -126,7 +126,7 @@ static int out_of_reach(const group *g, const visitor *v, int64_t list, float li
 
 static int is_empty(const fpq_lists *lists, int64_t list) {
     uint64_t any = 0;
-    for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++) any |= lists->rows[lists->chain[b]];
+    for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++) any |= lists->live_rows[lists->block_ids[b]];
     return !any;
 }
 
@@ -134,51 +134,51 @@ static int is_empty(const fpq_lists *lists, int64_t list) {
 static void fetch_list(const group *g, int64_t list) {
     const fpq_scan *s = g->scan;
     for (int64_t b = g->lists->first[list]; b < g->lists->first[list + 1]; b++) {
-        const uint8_t *codes = s->blocks + (ptrdiff_t)g->lists->chain[b] * 64 * s->code_size;
+        const uint8_t *codes = s->blocks + (ptrdiff_t)g->lists->block_ids[b] * 64 * s->code_size;
         for (int o = 0; o < s->code_size; o++) FPQ_PREFETCH(codes + o * 64);
     }
-    if (g->terms) fpq_term_fetch(g->terms, list);
+    if (g->terms) fpq_precomputed_prefetch(g->terms, list);
 }
 
 /* Blocks of a list with rows that may be returned, from the b-th of all lists on, while there is room for them; how
  * many rows. */
 static int gather(const fpq_lists *lists, int64_t *b, int64_t end, int32_t *which, uint64_t *rows, int *n) {
     int n_rows = 0;
-    for (; *b < end && *n < FPQ_RUN; ++*b) {
-        which[*n] = lists->chain[*b];
-        rows[*n] = lists->rows[which[*n]];
+    for (; *b < end && *n < FPQ_BLOCK_RUN; ++*b) {
+        which[*n] = lists->block_ids[*b];
+        rows[*n] = lists->live_rows[which[*n]];
         n_rows += fpq_popcount(rows[*n]);
         *n += rows[*n] != 0;
     }
     return n_rows;
 }
 
-static void scan_list(const fpq_scan *s, const fpq_lists *lists, int64_t list, fpq_query *query, fpq_topk *top) {
-    uint64_t rows[FPQ_RUN];
-    int32_t which[FPQ_RUN];
+static void scan_list(const fpq_scan *s, const fpq_lists *lists, int64_t list, fpq_lut *query, fpq_topk *top) {
+    uint64_t rows[FPQ_BLOCK_RUN];
+    int32_t which[FPQ_BLOCK_RUN];
     for (int64_t b = lists->first[list]; b < lists->first[list + 1];) {
         int n = 0;
         gather(lists, &b, lists->first[list + 1], which, rows, &n);
-        fpq_scan_run(s, query, which, rows, n, top);
+        fpq_scan_blocks(s, query, which, rows, n, top);
     }
 }
 
 /* Make the visits that wait. */
 static void visit_waiting(group *g) {
-    const int from = FPQ_TABLES - g->rough;
-    fpq_query *of[FPQ_TABLES];
-    for (int i = 0; i < FPQ_TABLES; i++) of[i] = g->queries + i;
-    if (g->exact) fpq_query_tables(g->scan->adc, g->residuals, g->exact, of);
+    const int from = FPQ_LUT_QUERIES - g->rough;
+    fpq_lut *of[FPQ_LUT_QUERIES];
+    for (int i = 0; i < FPQ_LUT_QUERIES; i++) of[i] = g->queries + i;
+    if (g->exact) fpq_lut_make(g->scan->adc, g->residuals, g->exact, of);
     if (g->rough)
-        fpq_query_rough_tables(g->scan->adc, g->squares, g->residuals + (ptrdiff_t)from * g->d, g->rough,
-                               g->queries + from);
-    for (int i = 0; i < FPQ_TABLES; i++)
+        fpq_lut_make_approx(g->scan->adc, g->squares, g->residuals + (ptrdiff_t)from * g->d, g->rough,
+                            g->queries + from);
+    for (int i = 0; i < FPQ_LUT_QUERIES; i++)
         if (i < g->exact || i >= from) scan_list(g->scan, g->lists, g->waiting[i], g->queries + i, &g->of[i]->top);
     g->exact = g->rough = 0;
 }
 
-static void visit(group *g, visitor *v, int64_t list) {
-    const float *centroid = g->lists->centroids + list * g->d, limit = fpq_topk_limit(&v->top);
+static void visit(group *g, query_state *v, int64_t list) {
+    const float *centroid = g->lists->centroids + list * g->d, limit = fpq_topk_threshold(&v->top);
     if (out_of_reach(g, v, list, limit)) return;
     if (!g->per_list) {
         if (g->lists->residual) { /* of inner products: q.(c + r) = q.c + q.r, only the offset changes */
@@ -189,49 +189,49 @@ static void visit(group *g, visitor *v, int64_t list) {
         scan_list(g->scan, g->lists, list, &v->query, &v->top);
         return;
     }
-    const int is_rough = g->scan->sieves && limit < INFINITY, place = g->terms   ? 0
-                                                                      : is_rough ? FPQ_TABLES - ++g->rough
+    const int is_rough = g->scan->prunes && limit < INFINITY, place = g->terms   ? 0
+                                                                      : is_rough ? FPQ_LUT_QUERIES - ++g->rough
                                                                                  : g->exact++;
     float *residual = g->residuals + (ptrdiff_t)place * g->d;
     for (int t = 0; t < g->d; t++) residual[t] = v->q[t] - centroid[t];
     if (g->terms) {
-        fpq_query_term_tables(g->terms, &v->own, list, residual, g->queries);
+        fpq_lut_make_precomputed(g->terms, &v->own, list, residual, g->queries);
         scan_list(g->scan, g->lists, list, g->queries, &v->top);
         return;
     }
     g->of[place] = v;
     g->waiting[place] = list;
-    if (g->exact + g->rough == FPQ_TABLES) visit_waiting(g);
+    if (g->exact + g->rough == FPQ_LUT_QUERIES) visit_waiting(g);
 }
 
 /* Visit the first lists, in one run if possible: the first limit is the lower the more rows it is chosen from. How
  * many. */
-static int begin_visits(group *g, visitor *v, const int64_t *probes, int count, int step) {
+static int begin_visits(group *g, query_state *v, const int64_t *probes, int count, int step) {
     const fpq_lists *lists = g->lists;
-    uint64_t rows[FPQ_RUN];
-    int32_t which[FPQ_RUN];
+    uint64_t rows[FPQ_BLOCK_RUN];
+    int32_t which[FPQ_BLOCK_RUN];
     int n = 0, p = 0, n_rows = 0;
-    if (lists->residual || lists->first[probes[0] + 1] - lists->first[probes[0]] > FPQ_RUN) {
+    if (lists->residual || lists->first[probes[0] + 1] - lists->first[probes[0]] > FPQ_BLOCK_RUN) {
         if (!is_empty(lists, probes[0])) visit(g, v, probes[0]);
         return 1;
     }
     for (; p < count; p++) {
         const int64_t list = probes[(ptrdiff_t)p * step], end = lists->first[list + 1];
         int64_t b = lists->first[list];
-        if (p && (n_rows >= FIRST * v->top.k || n + end - b > FPQ_RUN)) break;
+        if (p && (n_rows >= FIRST * v->top.k || n + end - b > FPQ_BLOCK_RUN)) break;
         n_rows += gather(lists, &b, end, which, rows, &n);
     }
-    fpq_scan_run(g->scan, &v->query, which, rows, n, &v->top);
+    fpq_scan_blocks(g->scan, &v->query, which, rows, n, &v->top);
     return p;
 }
 
-/* Every visitor looks into its nearest lists first; then list after list is visited by all that probe it, in the order
- * in which the first of them comes to it. probes[i]: those of a visitor, `count` of them, `step` apart. */
+/* Every query_state looks into its nearest lists first; then list after list is visited by all that probe it, in the
+ * order in which the first of them comes to it. probes[i]: those of a query_state, `count` of them, `step` apart. */
 static void visit_all(group *g, const int64_t *const *probes, int count, int step) {
     int n_touched = 0, begun[GROUP];
     for (int p = 0; p < count; p++)
         for (int i = 0; i < g->n; i++) g->head[probes[i][(ptrdiff_t)p * step]] = -1;
-    for (int i = 0; i < g->n && count; i++) begun[i] = begin_visits(g, g->visitors + i, probes[i], count, step);
+    for (int i = 0; i < g->n && count; i++) begun[i] = begin_visits(g, g->states + i, probes[i], count, step);
     if (g->per_list) visit_waiting(g);
     for (int p = 1; p < count; p++)
         for (int i = 0; i < g->n; i++) {
@@ -246,7 +246,7 @@ static void visit_all(group *g, const int64_t *const *probes, int count, int ste
         const int64_t list = g->touched[t];
         const int skip = is_empty(g->lists, list) || fpq_stopped(g->poll);
         if (t + 1 < n_touched) fetch_list(g, g->touched[t + 1]);
-        for (int32_t v = skip ? -1 : g->head[list]; v >= 0; v = g->next[v]) visit(g, g->visitors + v % g->n, list);
+        for (int32_t v = skip ? -1 : g->head[list]; v >= 0; v = g->next[v]) visit(g, g->states + v % g->n, list);
     }
     if (g->per_list) visit_waiting(g);
 }
@@ -280,9 +280,9 @@ static void do_task(const work *w, int task, group *g) {
     for (int i = 0; i < g->n; i++) of[i] = w->probes + w->order[first + i] * w->n_probe + range;
     visit_all(g, of, (w->n_probe - range + w->ranges - 1) / w->ranges, w->ranges);
     for (int i = 0; i < g->n; i++) {
-        fpq_topk *top = &g->visitors[i].top;
+        fpq_topk *top = &g->states[i].top;
         const int64_t at = (w->ranges > 1 ? task : w->order[first + i]) * w->k;
-        fpq_topk_name(top);
+        fpq_topk_rows_to_ids(top);
         if (w->ranges == 1) fpq_topk_sort(top);
         memcpy(w->distances + at, top->distance, (size_t)w->k * sizeof(float));
         memcpy(w->ids + at, top->id, (size_t)w->k * sizeof(int64_t));
@@ -299,18 +299,18 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     const int tasks = (int)((nq + size - 1) / size) * ranges;
     threads = fpq_threads(threads, tasks);
     const size_t each = group_size(adc, lists, (int)size, n_probe, k);
-    char *memory = fpq_alloc((size_t)threads * each + fpq_squares_size(adc) * sizeof(float));
+    char *memory = fpq_alloc((size_t)threads * each + fpq_codeword_norms_size(adc) * sizeof(float));
     int64_t *order = fpq_alloc((size_t)(nq + lists->n + 1) * sizeof *order);
     int64_t *parts = ranges > 1 ? fpq_alloc((size_t)tasks * (size_t)k * (sizeof(int64_t) + sizeof(float))) : NULL;
-    fpq_squares squares = {.half = NULL};
-    fpq_terms terms = {.adc = adc};
+    fpq_codeword_norms squares = {.half = NULL};
+    fpq_precomputed terms = {.adc = adc};
     int status = memory && order && (parts || ranges == 1) ? 0 : -1;
     fpq_poll poll = {0};
     if (status) goto done;
-    if (s.sieves && lists->residual && !adc->inner_product && n_probe > 1)
-        squares = fpq_squares_of(adc, (float *)(void *)(memory + (size_t)threads * each));
-    if (squares.half && n_probe >= TERMS_PROBES)
-        status = fpq_terms_make(adc, &squares, lists, probes, nq * n_probe, &terms, threads);
+    if (s.prunes && lists->residual && !adc->inner_product && n_probe > 1)
+        squares = fpq_codeword_norms_of(adc, (float *)(void *)(memory + (size_t)threads * each));
+    if (squares.half && n_probe >= PRECOMPUTED_PROBES)
+        status = fpq_precomputed_make(adc, &squares, lists, probes, nq * n_probe, &terms, threads);
     if (status) goto done;
     put_in_order(probes, nq, n_probe, lists->n, order + nq, order);
     float *part_distances = (float *)(void *)(parts + (parts ? (int64_t)tasks * k : 0));
@@ -340,7 +340,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
                        part_distances + i * ranges * k, parts + i * ranges * k, (int64_t)ranges * k);
     if (poll.stop) status = -1;
 done:
-    fpq_terms_free(&terms);
+    fpq_precomputed_free(&terms);
     fpq_free(memory);
     fpq_free(order);
     fpq_free(parts);
@@ -372,7 +372,8 @@ int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries
             for (int t = 0; t < d && per_list; t++) residual[t] = q[t] - centroid[t];
             if (per_list) fpq_adc_table(adc, residual, tables);
             for (int64_t b = lists->first[list]; b < lists->first[list + 1]; b++, sums += 64) {
-                kern->adc(tables, ld, adc->m, adc->nbits, blocks + (ptrdiff_t)lists->chain[b] * 64 * code_size, sums);
+                kern->adc(tables, ld, adc->m, adc->nbits, blocks + (ptrdiff_t)lists->block_ids[b] * 64 * code_size,
+                          sums);
                 for (int r = 0; r < 64 && offset != 0; r++) sums[r] += offset;
             }
         }

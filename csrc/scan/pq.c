@@ -19,33 +19,33 @@ static int group_size(int64_t nq, size_t query_size, int threads) {
 }
 
 /* Rows of a block that exist and are allowed. */
-static uint64_t rows_of_block(const fpq_population *pop, int64_t block) {
-    const int64_t left = pop->n - block * 64;
+static uint64_t rows_of_block(const fpq_selector *selector, int64_t block) {
+    const int64_t left = selector->n - block * 64;
     const uint64_t present = left < 64 ? ((uint64_t)1 << left) - 1 : ~(uint64_t)0;
-    return pop->allowed ? present & pop->allowed[block] : present;
+    return selector->allowed ? present & selector->allowed[block] : present;
 }
 
-static void scan_blocks(const fpq_scan *s, const fpq_population *pop, fpq_query *query, int64_t first, int64_t end,
+static void scan_blocks(const fpq_scan *s, const fpq_selector *selector, fpq_lut *query, int64_t first, int64_t end,
                         fpq_topk *top) {
-    uint64_t rows[FPQ_RUN];
-    int32_t which[FPQ_RUN];
+    uint64_t rows[FPQ_BLOCK_RUN];
+    int32_t which[FPQ_BLOCK_RUN];
     while (first < end) {
         int n = 0;
-        for (; first < end && n < FPQ_RUN; first++) {
-            rows[n] = rows_of_block(pop, first);
+        for (; first < end && n < FPQ_BLOCK_RUN; first++) {
+            rows[n] = rows_of_block(selector, first);
             which[n] = (int32_t)first;
             n += rows[n] != 0;
         }
-        fpq_scan_run(s, query, which, rows, n, top);
+        fpq_scan_blocks(s, query, which, rows, n, top);
     }
 }
 
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
-                   const fpq_population *pop, int k, float *distances, int64_t *ids, int threads) {
+                   const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads) {
     const fpq_scan s = fpq_scan_of(adc, blocks);
     const int d = adc->offsets[adc->m];
-    const int64_t n_blocks = (pop->n + 63) / 64;
-    const size_t query_size = fpq_query_size(adc);
+    const int64_t n_blocks = (selector->n + 63) / 64;
+    const size_t query_size = fpq_lut_size(adc);
     /* Too few queries to go round: the rows are cut into ranges. */
     const int group = group_size(nq, query_size, threads);
     int64_t ranges = nq >= threads ? 1 : 2 * threads;
@@ -68,10 +68,10 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
         const int64_t first_query = task / ranges * group, range = task % ranges;
         const int n = nq - first_query < group ? (int)(nq - first_query) : group;
         char *mine = memory + (size_t)FPQ_THREAD_NUMBER() * (size_t)group * query_size;
-        fpq_query query[GROUP];
+        fpq_lut query[GROUP];
         fpq_topk top[GROUP];
         for (int i = 0; i < n; i++) {
-            fpq_query_place(adc, mine + (size_t)i * query_size, query + i);
+            fpq_lut_place(adc, mine + (size_t)i * query_size, query + i);
             top[i] = ranges == 1 ? (fpq_topk){.distance = distances + (first_query + i) * k,
                                               .id = ids + (first_query + i) * k,
                                               .k = k}
@@ -79,20 +79,21 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
                                               .id = parts + (ptrdiff_t)task * k,
                                               .k = k};
             fpq_topk_init(top + i);
-            top[i].ids = pop->ids;
+            top[i].ids = selector->ids;
         }
-        fpq_query *of[GROUP];
+        fpq_lut *of[GROUP];
         for (int i = 0; i < n; i++) of[i] = query + i;
-        for (int i = 0; i < n; i += FPQ_TABLES)
-            fpq_query_tables(adc, queries + (first_query + i) * d, n - i < FPQ_TABLES ? n - i : FPQ_TABLES, of + i);
-        for (int i = 0; i < n; i++) fpq_query_sort(adc, query + i);
+        for (int i = 0; i < n; i += FPQ_LUT_QUERIES)
+            fpq_lut_make(adc, queries + (first_query + i) * d, n - i < FPQ_LUT_QUERIES ? n - i : FPQ_LUT_QUERIES,
+                         of + i);
+        for (int i = 0; i < n; i++) fpq_lut_order(adc, query + i);
         int64_t end = (range + 1) * range_blocks;
         if (end > n_blocks) end = n_blocks;
         for (int64_t first = range * range_blocks; first < end && !fpq_stopped(&poll); first += tile)
             for (int i = 0; i < n; i++)
-                scan_blocks(&s, pop, query + i, first, first + tile < end ? first + tile : end, top + i);
+                scan_blocks(&s, selector, query + i, first, first + tile < end ? first + tile : end, top + i);
         for (int i = 0; i < n; i++) {
-            fpq_topk_name(top + i);
+            fpq_topk_rows_to_ids(top + i);
             if (ranges == 1) fpq_topk_sort(top + i);
         }
     }

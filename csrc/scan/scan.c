@@ -15,19 +15,19 @@ fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
                       .adc = adc,
                       .blocks = blocks,
                       .code_size = fpq_code_size(adc->m, adc->nbits),
-                      .sieves = kern->fast_sieve && (adc->nbits == 8 || adc->nbits == 4)};
+                      .prunes = kern->fast_prune && (adc->nbits == 8 || adc->nbits == 4)};
 }
 
 /* Exact sums of all 64 rows of a block. */
-static void scan_block(const fpq_scan *s, const fpq_query *query, int64_t block, uint64_t rows, fpq_topk *top) {
+static void scan_block(const fpq_scan *s, const fpq_lut *query, int64_t block, uint64_t rows, fpq_topk *top) {
     FPQ_ALIGN(64) float sums[64];
     s->kern->adc(query->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size,
                  sums);
     if (query->offset != 0)
         for (int r = 0; r < 64; r++) sums[r] += query->offset;
-    for (uint64_t hits = rows & s->kern->at_most(sums, fpq_topk_limit(top)); hits; hits &= hits - 1) {
+    for (uint64_t hits = rows & s->kern->at_most(sums, fpq_topk_threshold(top)); hits; hits &= hits - 1) {
         const int r = fpq_lowest_bit(hits);
-        if (sums[r] <= fpq_topk_limit(top)) fpq_topk_push(top, sums[r], block * 64 + r);
+        if (sums[r] <= fpq_topk_threshold(top)) fpq_topk_push(top, sums[r], block * 64 + r);
     }
 }
 
@@ -51,22 +51,22 @@ static int keep_near(int64_t *row, float *x, int n, float limit) {
 
 /* Exact sums of a few rows, all before the first is offered, so that none waits for another; of rough tables after a
  * look at their estimates. */
-static void scan_rows(const fpq_scan *s, fpq_query *query, int64_t *row, int n, fpq_topk *top) {
+static void scan_rows(const fpq_scan *s, fpq_lut *query, int64_t *row, int n, fpq_topk *top) {
     float distance[BATCH];
-    const float limit = fpq_topk_limit(top);
+    const float limit = fpq_topk_threshold(top);
     if (query->rough_of && limit < INFINITY) {
-        fpq_query_estimates(s->adc, query, s->blocks, row, n, distance);
-        n = keep_near(row, distance, n, fpq_query_most(s->adc, query, limit));
+        fpq_lut_estimates(s->adc, query, s->blocks, row, n, distance);
+        n = keep_near(row, distance, n, fpq_lut_approx_threshold(s->adc, query, limit));
     }
-    if (query->rough_of && n > FEW) fpq_query_make_exact(s->adc, query);
-    (query->rough_of ? fpq_query_distances : fpq_query_estimates)(s->adc, query, s->blocks, row, n, distance);
+    if (query->rough_of && n > FEW) fpq_lut_make_exact(s->adc, query);
+    (query->rough_of ? fpq_lut_distances : fpq_lut_estimates)(s->adc, query, s->blocks, row, n, distance);
     n = keep_near(row, distance, n, limit);
     for (int i = 0; i < n; i++)
-        if (distance[i] <= fpq_topk_limit(top)) fpq_topk_push(top, distance[i], row[i]);
+        if (distance[i] <= fpq_topk_threshold(top)) fpq_topk_push(top, distance[i], row[i]);
 }
 
 /* Exact sums of what the sieve has left. */
-static void scan_left(const fpq_scan *s, fpq_query *query, const int32_t *which, const uint64_t *rows, int n,
+static void scan_left(const fpq_scan *s, fpq_lut *query, const int32_t *which, const uint64_t *rows, int n,
                       fpq_topk *top) {
     int64_t row[BATCH];
     int waiting = 0;
@@ -81,19 +81,20 @@ static void scan_left(const fpq_scan *s, fpq_query *query, const int32_t *which,
     if (waiting) scan_rows(s, query, row, waiting, top);
 }
 
-static void add_bytes(const fpq_scan *s, const fpq_query *query, int from, int to, const int32_t *which, int n,
+static void add_bytes(const fpq_scan *s, const fpq_lut *query, int from, int to, const int32_t *which, int n,
                       uint8_t *sums, uint64_t *near) {
-    const fpq_sieve tables = {query->entries, fpq_groups(s->adc), query->order + from, to - from};
-    (s->adc->nbits == 8 ? s->kern->sieve8 : s->kern->sieve4)(&tables, s->blocks, s->code_size, which, n, sums, near);
+    const fpq_lut8 tables = {query->entries, fpq_code_groups(s->adc), query->order + from, to - from};
+    (s->adc->nbits == 8 ? s->kern->prune_lut8 : s->kern->prune_lut4)(&tables, s->blocks, s->code_size, which, n, sums,
+                                                                     near);
 }
 
 /* Sums of the codes' own bytes instead of their groups'. */
-static void add_all_bytes(const fpq_scan *s, fpq_query *query, const int32_t *which, int n, uint8_t *sums,
+static void add_all_bytes(const fpq_scan *s, fpq_lut *query, const int32_t *which, int n, uint8_t *sums,
                           uint64_t *near) {
-    const fpq_sieve tables = {query->all, fpq_ld_table(s->adc), query->order, s->adc->m};
-    fpq_query_fill(s->kern, s->adc, query);
+    const fpq_lut8 tables = {query->all, fpq_ld_table(s->adc), query->order, s->adc->m};
+    fpq_lut_quantize_full(s->kern, s->adc, query);
     memset(sums, 0, (size_t)n * 64);
-    s->kern->sieve8(&tables, s->blocks, s->code_size, which, n, sums, near);
+    s->kern->prune_lut8(&tables, s->blocks, s->code_size, which, n, sums, near);
 }
 
 /* Leaves out blocks without rows. */
@@ -109,10 +110,10 @@ static int keep_blocks(int32_t *which, uint64_t *rows, uint8_t *sums, int n) {
 }
 
 /* Of crowded blocks, rows go that their own bytes rule out. */
-static void thin_out(const fpq_scan *s, fpq_query *query, const int32_t *which, uint64_t *rows, int n, int most) {
-    FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
-    uint64_t near[FPQ_RUN];
-    int32_t crowded[FPQ_RUN], at[FPQ_RUN];
+static void thin_out(const fpq_scan *s, fpq_lut *query, const int32_t *which, uint64_t *rows, int n, int most) {
+    FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
+    uint64_t near[FPQ_BLOCK_RUN];
+    int32_t crowded[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
     int n_crowded = 0, n_rows = 0;
     if (query->all == query->entries) return;
     for (int b = 0; b < n; b++) {
@@ -128,10 +129,10 @@ static void thin_out(const fpq_scan *s, fpq_query *query, const int32_t *which, 
 }
 
 /* In stages, as many blocks have no near row left after some of the subquantizers. */
-static int sieve(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *rows, int n, float limit) {
-    FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
-    uint64_t near[FPQ_RUN];
-    const int m = s->adc->m, ends[] = {0, m / 2, m * 3 / 4, m}, most = fpq_query_bytes(query, limit);
+static int sieve(const fpq_scan *s, fpq_lut *query, int32_t *which, uint64_t *rows, int n, float limit) {
+    FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
+    uint64_t near[FPQ_BLOCK_RUN];
+    const int m = s->adc->m, ends[] = {0, m / 2, m * 3 / 4, m}, most = fpq_lut_byte_threshold(query, limit);
     memset(sums, 0, (size_t)n * 64);
     for (int stage = 0; stage < 3; stage++) {
         if (ends[stage] == ends[stage + 1]) continue;
@@ -144,7 +145,7 @@ static int sieve(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *
 }
 
 /* A distance within which there may be WIDE times k of so many rows, going by a few of each block. */
-static float guess(const fpq_scan *s, const fpq_query *query, const int32_t *which, const uint64_t *rows, int n_blocks,
+static float guess(const fpq_scan *s, const fpq_lut *query, const int32_t *which, const uint64_t *rows, int n_blocks,
                    int of, int k) {
     float sample[SAMPLE];
     int64_t row[SAMPLE] = {0};
@@ -152,7 +153,7 @@ static float guess(const fpq_scan *s, const fpq_query *query, const int32_t *whi
     for (int each = (SAMPLE + n_blocks - 1) / n_blocks, b = 0; b < n_blocks; b++)
         for (uint64_t left = rows[b], taken = 0; left && (int)taken < each && n < SAMPLE; left &= left - 1, taken++)
             row[n++] = (int64_t)which[b] * 64 + fpq_lowest_bit(left);
-    fpq_query_estimates(s->adc, query, s->blocks, row, n, sample);
+    fpq_lut_estimates(s->adc, query, s->blocks, row, n, sample);
     for (int i = 1; i < n; i++) {
         const float here = sample[i];
         int at = i;
@@ -165,15 +166,15 @@ static float guess(const fpq_scan *s, const fpq_query *query, const int32_t *whi
 
 /* While k rows are not known: scores those with the k least sums of bytes, then those that may still be among the k
  * nearest. Rows that need the sieve stay; 0 if there are none. */
-static int begin(const fpq_scan *s, fpq_query *query, const int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
-    FPQ_ALIGN(64) uint8_t sums[FPQ_RUN * 64];
-    uint64_t near[FPQ_RUN], least[FPQ_RUN];
-    int32_t near_which[FPQ_RUN];
+static int begin(const fpq_scan *s, fpq_lut *query, const int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
+    FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
+    uint64_t near[FPQ_BLOCK_RUN], least[FPQ_BLOCK_RUN];
+    int32_t near_which[FPQ_BLOCK_RUN];
     const int of = count(rows, n);
     if (of < top->k) return n;
     const float limit = guess(s, query, which, rows, n, of, top->k);
     if (!(limit < INFINITY)) return n; /* no byte tells distances beyond float32 apart */
-    if (!fpq_query_tighten(s->kern, s->adc, limit, query)) return n;
+    if (!fpq_lut_quantize(s->kern, s->adc, limit, query)) return n;
     memset(sums, 0, (size_t)n * 64);
     add_bytes(s, query, 0, s->adc->m, which, n, sums, near);
     for (int b = 0; b < n; b++) near[b] &= rows[b];
@@ -190,27 +191,28 @@ static int begin(const fpq_scan *s, fpq_query *query, const int32_t *which, uint
         near[b] ^= least[b];
     }
     scan_left(s, query, near_which, least, left, top);
-    if (fpq_topk_limit(top) > limit) {
+    if (fpq_topk_threshold(top) > limit) {
         for (int b = 0, l = 0; b < n && l < left; b++)
             if (which[b] == near_which[l]) rows[b] ^= least[l++];
         return n;
     }
-    const int most = fpq_query_bytes(query, fpq_topk_limit(top));
+    const int most = fpq_lut_byte_threshold(query, fpq_topk_threshold(top));
     for (int b = 0; b < left; b++) near[b] &= s->kern->bytes_at_most(sums + b * 64, most);
     scan_left(s, query, near_which, near, left, top);
     return 0;
 }
 
-void fpq_scan_run(const fpq_scan *s, fpq_query *query, int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
+void fpq_scan_blocks(const fpq_scan *s, fpq_lut *query, int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
     int i = 0;
-    if (n && s->sieves && fpq_topk_limit(top) == INFINITY) n = begin(s, query, which, rows, n, top);
-    if (n && (!s->sieves || fpq_topk_limit(top) == INFINITY)) fpq_query_make_exact(s->adc, query);
-    for (; i < n && (!s->sieves || fpq_topk_limit(top) == INFINITY); i++) scan_block(s, query, which[i], rows[i], top);
+    if (n && s->prunes && fpq_topk_threshold(top) == INFINITY) n = begin(s, query, which, rows, n, top);
+    if (n && (!s->prunes || fpq_topk_threshold(top) == INFINITY)) fpq_lut_make_exact(s->adc, query);
+    for (; i < n && (!s->prunes || fpq_topk_threshold(top) == INFINITY); i++)
+        scan_block(s, query, which[i], rows[i], top);
     if (i == n) return;
-    const float limit = fpq_topk_limit(top);
+    const float limit = fpq_topk_threshold(top);
     /* The bytes are made anew when the limit has come a good way down. */
     if (limit > query->limit || limit < query->limit - (query->limit - query->zero) / 16)
-        if (!fpq_query_tighten(s->kern, s->adc, limit, query)) return;
+        if (!fpq_lut_quantize(s->kern, s->adc, limit, query)) return;
     n = i + sieve(s, query, which + i, rows + i, n - i, limit);
     scan_left(s, query, which + i, rows + i, n - i, top);
 }

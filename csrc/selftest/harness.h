@@ -240,12 +240,12 @@ static int32_t following(const problem *p, int j, int64_t i, int32_t last) {
     return best;
 }
 
-static fpq_population random_population(int n) {
+static fpq_selector random_selector(int n) {
     int64_t *ids = below(2) ? INPUT(int64_t, n) : NULL;
     uint64_t *allowed = below(2) ? INPUT(uint64_t, (n + 63) / 64) : NULL;
     for (int i = 0; ids && i < n; i++) ids[i] = 3 * (n - i);
     for (int i = 0; allowed && i < (n + 63) / 64; i++) allowed[i] = below(3) ? next() : 0;
-    return (fpq_population){ids, allowed, n};
+    return (fpq_selector){ids, allowed, n};
 }
 
 typedef struct {
@@ -259,16 +259,16 @@ static int by_distance(const void *x, const void *y) {
                                       : (a->id > b->id) - (a->id < b->id);
 }
 
-/* Whether distances and ids (nq, k) are the k smallest of all (nq, pop->n). */
-static int are_smallest(const float *all, int nq, const fpq_population *pop, int k, const float *distances,
+/* Whether distances and ids (nq, k) are the k smallest of all (nq, selector->n). */
+static int are_smallest(const float *all, int nq, const fpq_selector *selector, int k, const float *distances,
                         const int64_t *ids) {
-    pair *pairs = INPUT(pair, pop->n);
+    pair *pairs = INPUT(pair, selector->n);
     int right = 1;
-    for (int q = 0; q < nq; q++, all += pop->n) {
+    for (int q = 0; q < nq; q++, all += selector->n) {
         int n = 0;
-        for (int64_t i = 0; i < pop->n; i++)
-            if (!pop->allowed || (pop->allowed[i / 64] >> i % 64 & 1))
-                pairs[n++] = (pair){all[i], pop->ids ? pop->ids[i] : i};
+        for (int64_t i = 0; i < selector->n; i++)
+            if (!selector->allowed || (selector->allowed[i / 64] >> i % 64 & 1))
+                pairs[n++] = (pair){all[i], selector->ids ? selector->ids[i] : i};
         qsort(pairs, (size_t)n, sizeof *pairs, by_distance);
         for (int i = 0; i < k; i++, distances++, ids++) {
             const pair expected = i < n ? pairs[i] : (pair){INFINITY, -1};

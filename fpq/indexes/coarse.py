@@ -36,7 +36,7 @@ class CoarseQuantizer:
     def __init__(self, centroids: Float32, inner_product: bool, n_threads: int) -> None:
         self.centroids = centroids
         self._inner_product = inner_product
-        self._columns = _native.Columns(centroids, inner_product)
+        self._columns = _native.SmallFlat(centroids, inner_product)
         self.largest = _native.largest(centroids, n_threads)
         self._norms = np.empty(len(centroids), dtype=np.float32)
         _native.flat_norms(centroids, self._norms, n_threads)
@@ -100,7 +100,7 @@ class CoarseQuantizer:
                 return self._groups.probe(queries, n_probe, n_threads)
         distances = np.empty((len(queries), n_probe), dtype=np.float32)
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
-        if not power and self._columns.serve(n_probe):
+        if not power and self._columns.applies(n_probe):
             self._columns.search(queries, distances, lists, n_threads)
         else:
             _native.flat_search(
