@@ -4,7 +4,6 @@
 
 #include "isa/kernels.h"
 #include "portable.h"
-#include "parallel.h"
 
 #if defined(FPQ_X86)
 #if !defined(_MSC_VER) || defined(__clang__)
@@ -105,45 +104,4 @@ int fpq_use_isa(const char *name) {
             return 0;
         }
     return -1;
-}
-
-int fpq_has_openmp(void) {
-#ifdef _OPENMP
-    return 1;
-#else
-    return 0;
-#endif
-}
-
-static int forked;
-
-/* GNU OpenMP's pool does not survive fork and a region of several threads would wait for it for ever. */
-void fpq_after_fork(void) { forked = 1; }
-
-int fpq_max_threads(void) {
-#ifdef _OPENMP
-    return forked ? 1 : omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
-static int (*poll_hook)(void);
-
-void fpq_on_poll(int (*poll)(void)) { poll_hook = poll; }
-
-int fpq_stopped(fpq_poll *poll) {
-    if (FPQ_THREAD_NUMBER() == 0 && poll_hook && !FPQ_READ_SHARED(&poll->stop)) {
-        const double now = FPQ_SECONDS();
-        const int due = poll->next > 0 &&
-                        now >= poll->next; /* never in a short call: the hook waits for Python's lock */
-        if (due || poll->next <= 0) poll->next = now + 0.05;
-        if (due && poll_hook()) FPQ_WRITE_SHARED(&poll->stop, 1);
-    }
-    return FPQ_READ_SHARED(&poll->stop);
-}
-
-int fpq_threads(int wanted, int64_t tasks) {
-    if (forked || !fpq_has_openmp() || tasks <= 1) return 1;
-    return fpq_threads_given(wanted < tasks ? wanted : (int)tasks);
 }

@@ -1,14 +1,27 @@
-/* SPDX-License-Identifier: MIT
- * How many threads the system gives. GNU's and LLVM's OpenMP print a message and exit when a thread cannot be started,
- * which a limit on processes, on address space or of a control group may bring about. So the first parallel region of a
- * thread that is larger than those before is preceded by a trial: threads of the same stack size are started and ended
- * again. The region that follows, which does nothing, makes OpenMP start and keep its own, before the working memory of
- * a call is taken. All other regions cost two comparisons. */
-#include "portable.h"
+/* SPDX-License-Identifier: MIT */
 #include "parallel.h"
+
+#include "fpq.h"
+#include "portable.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD_NUMBER() omp_get_thread_num()
+#define SECONDS() omp_get_wtime()
+#else
+#include <time.h>
+#define THREAD_NUMBER() 0
+#define SECONDS() ((double)clock() / CLOCKS_PER_SEC)
+#endif
 
 #if defined(_OPENMP) && !defined(_WIN32)
 #include <pthread.h>
+
+/* GNU's and LLVM's OpenMP print a message and exit when a thread cannot be started, which a limit on processes, on
+ * address space or of a control group may bring about. So the first parallel region of a thread that is larger than
+ * those before is preceded by a trial: threads of the same stack size are started and ended again. The region that
+ * follows, which does nothing, makes OpenMP start and keep its own threads, before a call takes its memory. All other
+ * regions cost two comparisons. */
 
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER, gate = PTHREAD_MUTEX_INITIALIZER;
 
@@ -57,7 +70,7 @@ static int startable(int wanted) {
     return n;
 }
 
-int fpq_threads_given(int wanted) {
+static int threads_given(int wanted) {
     /* What once was given up to the number of CPUs is trusted, as it would be too dear to try it again and again. */
     const int cpus = omp_get_num_procs(), trusted = largest < cpus ? largest : cpus;
     if (wanted > last && wanted > trusted) {
@@ -76,5 +89,69 @@ int fpq_threads_given(int wanted) {
     return wanted;
 }
 #else
-int fpq_threads_given(int wanted) { return wanted; }
+static int threads_given(int wanted) { return wanted; }
 #endif
+
+int fpq_has_openmp(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+static int forked;
+
+/* GNU OpenMP's pool does not survive fork and a region of several threads would wait for it for ever. */
+void fpq_after_fork(void) { forked = 1; }
+
+int fpq_max_threads(void) {
+#ifdef _OPENMP
+    return forked ? 1 : omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+int fpq_threads(int wanted, int64_t n) {
+    if (forked || !fpq_has_openmp() || n <= 1) return 1;
+    return threads_given(wanted < n ? wanted : (int)n);
+}
+
+static int (*poll_hook)(void);
+
+void fpq_on_poll(int (*poll)(void)) { poll_hook = poll; }
+
+int fpq_stopped(fpq_poll *poll) {
+    if (THREAD_NUMBER() == 0 && poll_hook && !FPQ_READ_SHARED(&poll->stop)) {
+        const double now = SECONDS();
+        const int due = poll->next > 0 && now >= poll->next;
+        if (due || poll->next <= 0) poll->next = now + 0.05;
+        if (due && poll_hook()) FPQ_WRITE_SHARED(&poll->stop, 1);
+    }
+    return FPQ_READ_SHARED(&poll->stop);
+}
+
+int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *context) {
+    const size_t each = fpq_lines(scratch);
+    threads = fpq_threads(threads, n);
+    char *memory = each ? fpq_alloc((size_t)threads * each) : NULL;
+    fpq_poll poll = {0};
+    if (each && !memory) return -1;
+    if (threads == 1) {
+        fpq_worker worker = {.scratch = memory, .poll = &poll};
+        for (int64_t i = 0; i < n && !fpq_stopped(&poll); i++) task(context, i, &worker);
+    } else {
+#pragma omp parallel num_threads(threads)
+        {
+            const int thread = THREAD_NUMBER();
+            fpq_worker worker = {
+                .scratch = each ? memory + (size_t)thread * each : NULL, .thread = thread, .poll = &poll};
+#pragma omp for schedule(dynamic)
+            for (int64_t i = 0; i < n; i++)
+                if (!fpq_stopped(&poll)) task(context, i, &worker);
+        }
+    }
+    fpq_free(memory);
+    return poll.stop ? -1 : 0;
+}

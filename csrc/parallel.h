@@ -1,32 +1,50 @@
 /* SPDX-License-Identifier: MIT
- * All that the drivers ask of OpenMP. Without OpenMP there is one thread. */
-#ifndef FPQ_THREADS_H
-#define FPQ_THREADS_H
+ * Tasks over threads: all that csrc/ asks of OpenMP. Without OpenMP there is one thread. */
+#ifndef FPQ_PARALLEL_H
+#define FPQ_PARALLEL_H
 
-#ifdef _OPENMP
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef _OPENMP /* until all drivers go through fpq_parallel */
 #include <omp.h>
 #define FPQ_THREAD_NUMBER() omp_get_thread_num()
-#define FPQ_SECONDS() omp_get_wtime()
 #else
-#include <time.h>
 #define FPQ_THREAD_NUMBER() 0
-#define FPQ_SECONDS() ((double)clock() / CLOCKS_PER_SEC)
 #endif
 
-/* Threads to use for `tasks` independent pieces of work when the caller asks for `wanted`. */
-int fpq_threads(int wanted, int64_t tasks);
-
-/* As many of `wanted` threads as the system gives the calling thread for its next parallel region, which then has them:
- * OpenMP ends the process when it cannot start one. */
-int fpq_threads_given(int wanted);
-
-/* Whether a call is to leave the rest of its work undone: {0} at its beginning, asked by every thread before each piece
- * of work outside of inner parallel regions. Thread 0, the caller's, asks the hook of fpq_on_poll every 50 ms. */
+/* Whether a call is to leave the rest of its work undone. */
 typedef struct {
     int stop;
     double next; /* when to ask, in seconds */
 } fpq_poll;
 
+/* What a task gets from the thread that it runs on. */
+typedef struct {
+    char *scratch;  /* memory of the thread, on a 64-byte boundary */
+    int thread;     /* 0 is the caller's */
+    int begun;      /* for the tasks: 0 before the first task of the thread */
+    fpq_poll *poll; /* for fpq_stopped, which a task of more than some milliseconds has to ask */
+} fpq_worker;
+
+typedef void (*fpq_task)(void *context, int64_t i, fpq_worker *worker);
+
+/* Calls task(context, i, worker) for each i < n, in any order, on at most `threads` threads with `scratch` bytes of
+ * memory each. One thread alone runs without OpenMP. Before each task the hook of fpq_on_poll has its turn. Returns 0,
+ * or -1 when memory ran out or the hook said stop; tasks may then be missing. */
+int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *context);
+
+/* Whether to stop. Thread 0, the caller's, asks the hook of fpq_on_poll every 50 ms, for the first time 50 ms after the
+ * first question, as the hook waits for Python's lock. Not to be asked within an inner fpq_parallel. */
 int fpq_stopped(fpq_poll *poll);
+
+/* How many of `wanted` threads n tasks get. */
+int fpq_threads(int wanted, int64_t n);
+
+/* Batches of `size` that n things make, and the size of batch i. */
+static inline int64_t fpq_batches(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static inline int fpq_batch_size(int64_t n, int64_t size, int64_t i) {
+    return (int)(n - i * size < size ? n - i * size : size);
+}
 
 #endif
