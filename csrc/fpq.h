@@ -108,6 +108,26 @@ void fpq_unpack_codes(const uint8_t *codes, int64_t n, int m, int nbits, int32_t
 void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks);
 void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes);
 
+/* ---- what a search finds ---- */
+typedef struct {
+    float *distances; /* n, from malloc */
+    int64_t *ids;
+    int64_t n;
+} fpq_hits;
+
+/* Of each query the k smallest (distance, id), ascending, missing ones +inf and -1; or, if k is 0, all with a distance
+ * of at most radius, ascending. */
+typedef struct {
+    int64_t k;
+    float *distances; /* (nq, k) */
+    int64_t *ids;     /* (nq, k) */
+    float radius;
+    fpq_hits *hits; /* (nq), for a radius: empty at first, and fpq_hits_free's to free */
+} fpq_answers;
+
+void fpq_hits_free(fpq_hits *hits, int64_t nq);
+fpq_answers fpq_answers_from(const fpq_answers *answers, int64_t first); /* those of the queries from `first` on */
+
 /* ---- exact search over codes by asymmetric distances (ADC) ---- */
 typedef struct {
     const float *packed;    /* (m, fpq_packed_size(k, dsub)), not centred */
@@ -124,12 +144,8 @@ typedef struct {
 } fpq_selector;
 
 void fpq_adc_table(const fpq_adc *adc, const float *q, float *table); /* (m, max(2^nbits, 16)) */
-/* The k smallest (distance, id) of each query, ascending; missing: +inf, -1. */
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
-                   const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads);
-/* All distances of rows first .. first+n-1 (first a multiple of 64): out (nq, n). */
-int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first, int64_t n,
-                float *out, int threads);
+                   const fpq_selector *selector, const fpq_answers *answers, int threads);
 
 /* ---- ids (ids.c) ----
  * A hash table from ids to places: rows, or slots of inverted lists. At most half of its entries are taken. Nothing
@@ -154,22 +170,18 @@ void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits); /* bits of 
 /* ---- inverted lists of codes ---- */
 typedef struct {
     const float *centroids; /* (n_lists, d) */
-    const int64_t *first; /* (n_lists + 1): list l is the blocks block_ids[first[l]] .. block_ids[first[l + 1] - 1] */
+    const int64_t *first;   /* (n_lists + 1): list l is the blocks block_ids[first[l]] .. block_ids[first[l + 1] - 1] */
     const int32_t *block_ids;
     const uint64_t *live_rows; /* bit r of live_rows[b]: row r of block b holds a vector that may be returned */
     const float *max_residual; /* (n_lists), no decoded residual is longer; NULL: not known */
-    int residual;         /* codes are of x - centroid */
-    int64_t n;            /* how many */
+    int residual;              /* codes are of x - centroid */
+    int64_t n;                 /* how many */
 } fpq_lists;
 
 /* As fpq_adc_search, among the lists probes (nq, n_probe). Row r of block b has the id slot_ids[b * 64 + r]. */
 int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
-                   int n_probe, const uint8_t *blocks, const int64_t *slot_ids, int k, float *distances, int64_t *ids,
+                   int n_probe, const uint8_t *blocks, const int64_t *slot_ids, const fpq_answers *answers,
                    int threads);
-/* The distances of all rows of the probed lists, 64 a block in the order of probes and blocks; query i's from
- * out[starts[i] * 64] on. */
-int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
-                int n_probe, const uint8_t *blocks, const int64_t *starts, float *out, int threads);
 
 /* ---- exact distances to stored vectors; inner_product: negated inner products ---- */
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,

@@ -132,6 +132,8 @@ int fpq_stopped(fpq_poll *poll) {
     return FPQ_READ_SHARED(&poll->stop);
 }
 
+void fpq_fail(fpq_worker *worker) { FPQ_WRITE_SHARED(&worker->poll->stop, 1); }
+
 int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *context) {
     const size_t each = fpq_lines(scratch);
     threads = fpq_threads(threads, n);

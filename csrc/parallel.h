@@ -38,6 +38,9 @@ int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *co
  * first question, as the hook waits for Python's lock. Not to be asked within an inner fpq_parallel. */
 int fpq_stopped(fpq_poll *poll);
 
+/* For a task: memory ran out, so the call fails. */
+void fpq_fail(fpq_worker *worker);
+
 /* How many of `wanted` threads n tasks get. */
 int fpq_threads(int wanted, int64_t n);
 

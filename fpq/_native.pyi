@@ -78,6 +78,16 @@ def adc_tables(
     queries: Float32,
     tables: Float32,
 ) -> None: ...
+class Answers: ...
+
+class TopK(Answers):
+    def __init__(self, distances: Float32, ids: Int64) -> None: ...
+
+class Within(Answers):
+    def __init__(self, nq: int, radius: float) -> None: ...
+    def counts(self, out: Int64) -> None: ...
+    def copy(self, distances: Float32, ids: Int64) -> None: ...
+
 def adc_search(
     packed: Float32,
     codebooks: Float32,
@@ -89,20 +99,7 @@ def adc_search(
     ids: Int64 | None,
     allowed: UInt64 | None,
     n: int,
-    distances: Float32,
-    found: Int64,
-    threads: int,
-) -> None: ...
-def adc_all(
-    packed: Float32,
-    codebooks: Float32,
-    offsets: Int32,
-    nbits: int,
-    inner_product: bool,
-    queries: Float32,
-    blocks: UInt8,
-    first: int,
-    out: Float32,
+    answers: Answers,
     threads: int,
 ) -> None: ...
 def ivf_search(
@@ -113,35 +110,16 @@ def ivf_search(
     inner_product: bool,
     centroids: Float32,
     first: Int64,
-    chain: Int32,
-    rows: UInt64,
-    radius: Float32 | None,
+    block_ids: Int32,
+    live_rows: UInt64,
+    max_residual: Float32 | None,
     residual: bool,
     queries: Float32,
     probes: Int64,
     blocks: UInt8,
     slot_ids: Int64,
-    distances: Float32,
-    found: Int64,
-    threads: int,
-) -> None: ...
-def ivf_all(
-    packed: Float32,
-    codebooks: Float32,
-    offsets: Int32,
-    nbits: int,
-    inner_product: bool,
-    centroids: Float32,
-    first: Int64,
-    chain: Int32,
-    rows: UInt64,
-    radius: Float32 | None,
-    residual: bool,
-    queries: Float32,
-    probes: Int64,
-    blocks: UInt8,
-    starts: Int64,
-    out: Float32,
+    first_query: int,
+    answers: Answers,
     threads: int,
 ) -> None: ...
 def flat_norms(x: Array, norms: Float32, threads: int) -> None: ...

@@ -7,6 +7,8 @@ order. Matrices marked ``object x`` may have any of the element types of csrc/fp
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "fpq.h" nogil:
@@ -66,6 +68,19 @@ cdef extern from "fpq.h" nogil:
     void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks)
     void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes)
 
+    ctypedef struct fpq_hits:
+        float *distances
+        int64_t *ids
+        int64_t n
+    ctypedef struct fpq_answers:
+        int64_t k
+        float *distances
+        int64_t *ids
+        float radius
+        fpq_hits *hits
+    void fpq_hits_free(fpq_hits *hits, int64_t nq)
+    fpq_answers fpq_answers_from(const fpq_answers *answers, int64_t first)
+
     ctypedef struct fpq_adc:
         const float *packed
         const float *codebooks
@@ -77,9 +92,7 @@ cdef extern from "fpq.h" nogil:
         int64_t n
     void fpq_adc_table(const fpq_adc *adc, const float *q, float *table)
     int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
-                       const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads)
-    int fpq_adc_all(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks, int64_t first,
-                    int64_t n, float *out, int threads)
+                       const fpq_selector *selector, const fpq_answers *answers, int threads)
 
     ctypedef struct fpq_id_table:
         void *entries
@@ -100,11 +113,8 @@ cdef extern from "fpq.h" nogil:
         int residual
         int64_t n
     int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
-                       const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *slot_ids, int k,
-                       float *distances, int64_t *ids, int threads)
-    int fpq_ivf_all(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
-                    const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *starts, float *out,
-                    int threads)
+                       const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *slot_ids,
+                       const fpq_answers *answers, int threads)
 
     int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
                         const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
@@ -467,73 +477,86 @@ def adc_tables(const float[:, ::1] packed, const float[:, :, ::1] codebooks, con
             fpq_adc_table(&adc, &queries[i, 0], &tables[i, 0, 0])
 
 
+# ---- answers: what a search is to find ----
+
+cdef class Answers:
+    """The k nearest of each query, or all within a radius."""
+    cdef fpq_answers c
+
+
+@cython.final
+cdef class TopK(Answers):
+    """The k nearest: distances and ids (nq, k) receive them."""
+    cdef float[:, ::1] distances
+    cdef int64_t[:, ::1] ids
+
+    def __cinit__(self, float[:, ::1] distances, int64_t[:, ::1] ids):
+        self.distances, self.ids = distances, ids
+        self.c.k, self.c.distances, self.c.ids = ids.shape[1], &distances[0, 0], &ids[0, 0]
+
+
+@cython.final
+cdef class Within(Answers):
+    """All within a radius of each of nq queries."""
+    cdef int64_t nq
+
+    def __cinit__(self, int64_t nq, float radius):
+        self.c.hits = <fpq_hits *>calloc(nq + 1, sizeof(fpq_hits))
+        if self.c.hits == NULL:
+            raise MemoryError
+        self.nq, self.c.radius = nq, radius
+
+    def __dealloc__(self):
+        if self.c.hits != NULL:
+            fpq_hits_free(self.c.hits, self.nq)
+        free(self.c.hits)
+
+    def counts(self, int64_t[::1] out):
+        """How many each query has, (nq,)."""
+        for i in range(self.nq):
+            out[i] = self.c.hits[i].n
+
+    def copy(self, float[::1] distances, int64_t[::1] ids):
+        """Those of all queries, one after the other."""
+        cdef int64_t at = 0
+        for i in range(self.nq):
+            if self.c.hits[i].n:
+                memcpy(&distances[at], self.c.hits[i].distances, self.c.hits[i].n * sizeof(float))
+                memcpy(&ids[at], self.c.hits[i].ids, self.c.hits[i].n * sizeof(int64_t))
+                at += self.c.hits[i].n
+
+
 def adc_search(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
                bint inner_product,
                const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, const int64_t[::1] ids,
-               const uint64_t[::1] allowed, int64_t n, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
-    """The k nearest codes of each query, exactly by table sums; k is the width of distances and found."""
+               const uint64_t[::1] allowed, int64_t n, Answers answers, int threads):
+    """Search all codes, exactly by table sums."""
     cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
     cdef fpq_selector selector = _selector(ids, allowed, n)
     cdef int status
     with nogil:
-        status = fpq_adc_search(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector,
-                                <int>found.shape[1], &distances[0, 0], &found[0, 0], threads)
+        status = fpq_adc_search(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector, &answers.c,
+                                threads)
     _done(status)
-
-
-def adc_all(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
-            bint inner_product,
-            const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, int64_t first, float[:, ::1] out,
-            int threads):
-    """The distances of all rows from row `first` (a multiple of 64) on, as many as out is wide."""
-    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
-    cdef int status
-    with nogil:
-        status = fpq_adc_all(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], first, out.shape[1],
-                             &out[0, 0], threads)
-    _done(status)
-
-
-cdef fpq_lists _lists(const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
-                      const uint64_t[::1] rows, const float[::1] radius, bint residual) noexcept:
-    cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &chain[0], &rows[0], NULL, residual,
-                                     centroids.shape[0])
-    if radius is not None:
-        lists.max_residual = &radius[0]
-    return lists
 
 
 def ivf_search(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
                bint inner_product,
-               const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
-               const uint64_t[::1] rows, const float[::1] radius, bint residual, const float[:, ::1] queries,
-               const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks, const int64_t[:, ::1] slot_ids,
-               float[:, ::1] distances, int64_t[:, ::1] found, int threads):
-    """The k nearest codes of each query in its probed lists (nq, n_probe)."""
+               const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] block_ids,
+               const uint64_t[::1] live_rows, const float[::1] max_residual, bint residual,
+               const float[:, ::1] queries, const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks,
+               const int64_t[:, ::1] slot_ids, int64_t first_query, Answers answers, int threads):
+    """Search the codes of the probed lists (nq, n_probe) of queries, those from number first_query on of the answers."""
     cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
-    cdef fpq_lists lists = _lists(centroids, first, chain, rows, radius, residual)
+    cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], NULL, residual,
+                                     centroids.shape[0])
     cdef int status
+    cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
+    if max_residual is not None:
+        lists.max_residual = &max_residual[0]
     with nogil:
         status = fpq_ivf_search(&adc, &lists, &queries[0, 0], queries.shape[0], &probes[0, 0], <int>probes.shape[1],
-                                &blocks[0, 0, 0], &slot_ids[0, 0], <int>found.shape[1], &distances[0, 0],
-                                &found[0, 0], threads)
-    _done(status)
-
-
-def ivf_all(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
-            bint inner_product,
-            const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] chain,
-            const uint64_t[::1] rows, const float[::1] radius, bint residual, const float[:, ::1] queries,
-            const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks, const int64_t[::1] starts,
-            float[:, ::1] out, int threads):
-    """All distances of the probed lists, (blocks, 64); query i's blocks begin at starts[i]."""
-    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
-    cdef fpq_lists lists = _lists(centroids, first, chain, rows, radius, residual)
-    cdef int status = 0
-    if out.size:
-        with nogil:
-            status = fpq_ivf_all(&adc, &lists, &queries[0, 0], queries.shape[0], &probes[0, 0],
-                                 <int>probes.shape[1], &blocks[0, 0, 0], &starts[0], &out[0, 0], threads)
+                                &blocks[0, 0, 0], &slot_ids[0, 0], &here, threads)
     _done(status)
 
 

@@ -62,6 +62,15 @@ def for_search(inner_product: bool, largest: float, queries: Float32) -> int:
     return max(-126, min(126, aim - math.frexp(product)[1]))
 
 
+def threshold(distance: np.float32, power: int, inner_product: bool) -> np.float32:
+    """A bound of the distances of scaled vectors that `unscaled` brings down to at most `distance`."""
+    if not power:
+        return distance
+    with np.errstate(over="ignore", under="ignore"):
+        above = np.ldexp(np.nextafter(distance, np.float32(np.inf)), power if inner_product else 2 * power)
+        return np.nextafter(above, np.float32(np.inf))
+
+
 def unscaled(distances: Float32, power: int, inner_product: bool) -> Float32:
     """Distances of scaled vectors as they are without scaling."""
     if not power:

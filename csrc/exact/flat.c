@@ -26,7 +26,7 @@ typedef struct {
 /* Floats of scratch a thread needs: packed queries, rows, products, one row. */
 static size_t scratch_size(int d) { return (size_t)d * (ROWS + QUERIES + 1) + (size_t)ROWS * QUERIES; }
 
-static void search_direct(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_topk *top,
+static void search_direct(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_results *top,
                           float *row) {
     for (int64_t r = from; r < to; r++)
         for (int i = 0; i < n && fpq_is_allowed(f->selector, r); i++) {
@@ -45,7 +45,7 @@ static float least_product(const flat *f, float q_norm, float limit) {
     return (q_norm - limit * (1 + f->slack)) / 2 - f->slack * q_norm - underflow;
 }
 
-static void search_block(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_topk *top,
+static void search_block(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_results *top,
                          float *scratch) {
     const int d = (int)f->x->d;
     float *packed = scratch, *rows = packed + (ptrdiff_t)d * QUERIES, *products = rows + (ptrdiff_t)d * ROWS;
@@ -77,7 +77,7 @@ static void search_block(const flat *f, int64_t first_query, int n, int64_t from
                 const float *query = queries + (ptrdiff_t)q * d;
                 fpq_push_row(f->selector, top + q, fpq_distance_to(f->kern, f->x, r0 + i, query, f->inner_product, row),
                              r0 + i);
-                least[q] = least_product(f, q_norm[q], fpq_topk_threshold(top + q));
+                least[q] = least_product(f, q_norm[q], top[q].threshold);
             }
         }
     }
@@ -127,26 +127,24 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
         const int64_t from = range * range_rows, to = from + range_rows < x->n ? from + range_rows : x->n;
         const int n = nq - first_query < group ? (int)(nq - first_query) : group;
         float *mine = scratch + (size_t)FPQ_THREAD_NUMBER() * scratch_size(d);
-        fpq_topk top[QUERIES];
+        fpq_results top[QUERIES];
         for (int i = 0; i < n; i++) {
-            const int64_t at = ((parts ? range * nq : 0) + first_query + i) * k;
-            top[i] = parts ? (fpq_topk){.distance = part_distances + at, .id = parts + at, .k = k}
-                           : (fpq_topk){.distance = distances + at, .id = ids + at, .k = k};
-            fpq_topk_init(top + i);
+            const fpq_answers whole = {.k = k, .distances = distances, .ids = ids},
+                              part = {.k = k, .distances = part_distances, .ids = parts};
+            top[i] = fpq_results_of(parts ? &part : &whole, (parts ? range * nq : 0) + first_query + i, NULL);
         }
         if (group == DIRECT)
             search_direct(&f, first_query, n, from, to, top, mine);
         else
             search_block(&f, first_query, n, from, to, top, mine);
-        for (int i = 0; i < n && !parts; i++) fpq_topk_sort(top + i);
+        for (int i = 0; i < n && !parts; i++) fpq_results_finish(top + i, NULL, 0);
     }
     for (int64_t i = 0; i < nq && parts; i++) {
-        fpq_topk top = {.distance = distances + i * k, .id = ids + i * k, .k = k};
-        fpq_topk_init(&top);
+        fpq_results top = fpq_results_of(&(fpq_answers){.k = k, .distances = distances, .ids = ids}, i, NULL);
         for (int64_t range = 0; range < ranges; range++)
             for (int64_t p = (range * nq + i) * k; p < (range * nq + i + 1) * k; p++)
-                if (parts[p] >= 0) fpq_topk_push(&top, part_distances[p], parts[p]);
-        fpq_topk_sort(&top);
+                if (parts[p] >= 0) fpq_results_offer(&top, part_distances[p], parts[p]);
+        fpq_results_finish(&top, NULL, 0);
     }
     if (poll.stop) status = -1;
 done:
@@ -206,13 +204,12 @@ int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, co
 }
 
 /* Asks whether to stop every so many pairs. */
-static void smallest_of(const float *distances, const int64_t *ids, int64_t n, fpq_topk top, fpq_poll *poll) {
-    fpq_topk_init(&top);
+static void smallest_of(const float *distances, const int64_t *ids, int64_t n, fpq_results top, fpq_poll *poll) {
     for (int64_t p = 0; p < n; p++) {
         if (p % (1 << 12) == 0 && fpq_stopped(poll)) return;
-        if (ids[p] >= 0) fpq_topk_push(&top, distances[p] <= INFINITY ? distances[p] : INFINITY, ids[p]);
+        if (ids[p] >= 0) fpq_results_offer(&top, distances[p] <= INFINITY ? distances[p] : INFINITY, ids[p]);
     }
-    fpq_topk_sort(&top);
+    fpq_results_finish(&top, NULL, 0);
 }
 
 int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids,
@@ -221,12 +218,14 @@ int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t
     fpq_poll poll = {0};
     threads = fpq_threads(nq * n < SMALL ? 1 : threads, tasks);
     if (tasks == 1) {
-        smallest_of(distances, ids, n, (fpq_topk){.distance = out, .id = out_ids, .k = k}, &poll);
+        smallest_of(distances, ids, n,
+                    fpq_results_of(&(fpq_answers){.k = k, .distances = out, .ids = out_ids}, 0, NULL), &poll);
     } else {
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int i = 0; i < tasks; i++) {
             const ptrdiff_t from = (ptrdiff_t)i * n, at = (ptrdiff_t)i * k;
-            smallest_of(distances + from, ids + from, n, (fpq_topk){.distance = out + at, .id = out_ids + at, .k = k},
+            smallest_of(distances + from, ids + from, n,
+                        fpq_results_of(&(fpq_answers){.k = k, .distances = out + at, .ids = out_ids + at}, 0, NULL),
                         &poll);
         }
     }

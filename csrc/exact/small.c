@@ -217,7 +217,7 @@ static float margin_of(const fpq_small_flat *f, float square, float reached, flo
 /* Neighbours of one query by its products. */
 static void search_products(const fpq_kernels *kern, const fpq_small_flat *f, const fpq_selector *selector,
                             const float *query, const float *products, float square, float margin, workspace *w,
-                            fpq_topk *top) {
+                            fpq_results *top) {
     static const float zeros[WORD];
     const int by_maxima = 2 * top->k <= f->panels * FPQ_COLUMN_BLOCK;
     const float reached = reached_by(kern, by_maxima ? w->maxima : products, by_maxima ? maxima_words(f) : f->panels,
@@ -238,8 +238,7 @@ static void search_tile(const fpq_small_flat *f, const fpq_selector *selector, c
     multiply(kern, f, queries, n, &w);
     for (int i = 0; i < n; i++) {
         const float *query = queries + (ptrdiff_t)i * f->d;
-        fpq_topk top = {.distance = distances + (ptrdiff_t)i * k, .id = ids + (ptrdiff_t)i * k, .k = k};
-        fpq_topk_init(&top);
+        fpq_results top = fpq_results_of(&(fpq_answers){.k = k, .distances = distances, .ids = ids}, i, NULL);
         for (int p = 0; p < f->panels; p++)
             memcpy(w.maxima + p * FPQ_COLUMN_BLOCK, w.lanes + (p * n + i) * FPQ_COLUMN_BLOCK,
                    FPQ_COLUMN_BLOCK * sizeof(float));
@@ -250,7 +249,7 @@ static void search_tile(const fpq_small_flat *f, const fpq_selector *selector, c
         else
             for (int c = 0; c < f->n; c++)
                 fpq_push_row(selector, &top, fpq_distance_to(kern, &f->x, c, query, !f->centre, w.row), c);
-        fpq_topk_sort(&top);
+        fpq_results_finish(&top, NULL, 0);
     }
 }
 

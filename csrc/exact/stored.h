@@ -44,8 +44,8 @@ FPQ_INLINE int fpq_is_allowed(const fpq_selector *selector, int64_t row) {
     return !selector->allowed || (selector->allowed[row / 64] >> row % 64 & 1);
 }
 
-FPQ_INLINE void fpq_push_row(const fpq_selector *selector, fpq_topk *top, float distance, int64_t row) {
-    if (distance <= fpq_topk_threshold(top)) fpq_topk_push(top, distance, selector->ids ? selector->ids[row] : row);
+FPQ_INLINE void fpq_push_row(const fpq_selector *selector, fpq_results *top, float distance, int64_t row) {
+    if (distance <= top->threshold) fpq_results_offer(top, distance, selector->ids ? selector->ids[row] : row);
 }
 
 #endif

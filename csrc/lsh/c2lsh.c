@@ -197,7 +197,7 @@ int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh
                     }
             }
             for (int i = 0; i < n && ready && !FPQ_READ_SHARED(&poll.stop); i++) {
-                fpq_topk_sort(&group[i].verifier.top);
+                fpq_results_finish(&group[i].verifier.top, NULL, 0);
                 stats[first + i] = (fpq_lsh_stats){group[i].level, group[i].found, group[i].verifier.verified};
             }
         }

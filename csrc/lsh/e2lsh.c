@@ -90,7 +90,7 @@ static void search_one(fpq_verifier *v, fpq_prober *prober, const fpq_hashes *ha
     }
     probe_group(&g);
     fpq_verify_waiting(v);
-    fpq_topk_sort(&v->top);
+    fpq_results_finish(&v->top, NULL, 0);
     *stats = (fpq_lsh_stats){g.buckets, g.candidates, v->verified};
 }
 

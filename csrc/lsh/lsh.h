@@ -41,7 +41,7 @@ typedef struct {
     const fpq_kernels *kern;
     const fpq_lsh_rows *rows;
     const float *query;
-    fpq_topk top;
+    fpq_results top;
     int32_t reach;                     /* the limit for sketches_within: rows beyond are too far */
     uint64_t *seen;                    /* a bit for each row */
     float *centred, *values, *scratch; /* the query less the centre, its hash values */

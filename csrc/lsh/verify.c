@@ -46,7 +46,7 @@ static float sum_error(const fpq_verifier *v) { return (float)(v->rows->x.d + 16
 
 /* For the inner product: |q - x|^2 = |q|^2 + |x|^2 - 2 q.x, where lengths are 1 or 0 but for rounding. */
 float fpq_verify_limit(const fpq_verifier *v) {
-    const float limit = fpq_topk_threshold(&v->top);
+    const float limit = v->top.threshold;
     return v->rows->inner_product ? fmaxf(2 + 2 * limit, 0) + 4 * sum_error(v) : limit;
 }
 
@@ -78,8 +78,7 @@ void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *qu
     v->kern->project(v->centred, 1, d, hashes->packed, hashes->shifts, FPQ_COLUMN_BLOCKS(columns), v->values,
                      fpq_columns(columns));
     v->query = query;
-    v->top = (fpq_topk){.distance = distances, .id = ids, .k = k};
-    fpq_topk_init(&v->top);
+    v->top = fpq_results_of(&(fpq_answers){.k = k, .distances = distances, .ids = ids}, 0, NULL);
     v->reach = INT32_MAX;
     v->n = 0;
     v->verified = 0;

@@ -1,70 +1,87 @@
 /* SPDX-License-Identifier: MIT
- * A query's distance tables, and the same in bytes for the sieve: which rows can have a sum within a limit. */
-#ifndef FPQ_SIEVE_H
-#define FPQ_SIEVE_H
+ * A query's look-up tables: for each subquantizer the distances of the query's sub-vector to all codewords. The
+ * distance of a code (ADC) is the sum of one entry per table. A second form in bytes prunes: rows whose bytes add up to
+ * more than a threshold's need no exact distance. After PQ Fast Scan (Andre, Kermarrec, Le Scouarnec, VLDB 2015). */
+#ifndef FPQ_LUT_H
+#define FPQ_LUT_H
 
 #include "isa/kernels.h"
 
+typedef enum {
+    FPQ_LUT_EXACT,      /* entries by table_l2 or table_ip: their sums are the distances */
+    FPQ_LUT_APPROX,     /* L2 entries by products, without |q|^2: cheaper to make, with a bound of the error */
+    FPQ_LUT_PRECOMPUTED /* L2 entries as sums of a list's and a query's uint16 terms (lut/precomputed.h), as well */
+} fpq_lut_kind;
+
+/* Tables in bytes, quantized for a threshold t: floor((entry - minimum of its table) * scale), at most 255. The bytes
+ * of a row with a distance of at most x <= t add up to at most scale * (x - zero). */
 typedef struct {
-    float *table;     /* (m, ld_table) */
-    float *grouped;   /* (m, groups), the least entry of each group, or table itself */
-    float *least;     /* (m), the least entry of each table */
-    float *spread;    /* (m), how far the mean entry is above the least */
-    uint8_t *entries; /* (m, groups) */
-    uint8_t *all;     /* (m, ld_table), without groups: entries itself, or made on demand */
-    int has_all;
-    int32_t *order;        /* in which the sieve goes through the tables */
-    float offset;          /* what a distance has beside the sum of its entries */
-    float base;            /* sum of the least entries */
-    float magnitude;       /* bound of the sizes of partial sums beside the limit itself */
-    const float *rough_of; /* the tables are rough ones of this query; NULL: exact */
-    /* Rough tables may be sums of two terms, in steps; else NULL. */
-    const uint16_t *terms[2];
-    uint16_t *steps; /* (m, groups), the least sum of each group, in the memory of grouped */
-    int32_t *lowest; /* (m), the least sum of each table */
-    float step;
-    int factor; /* by which they become bytes, times 65536 */
-    /* What the bytes are made for: those of a row with a distance of at most x <= limit add up to at most
-     * scale * (x - zero). A limit of -INFINITY: not made yet. */
-    float limit, zero, scale;
+    uint8_t *group;  /* (m, code_groups): the minimum of each code group */
+    uint8_t *full;   /* (m, ld_table): every code's own; `group` itself where a group is one code */
+    int has_full;    /* whether `full` has been made for the threshold */
+    int factor;      /* precomputed: scale per step, times 65536 */
+    float threshold; /* -INFINITY: not quantized yet */
+    float zero, scale;
+} fpq_lut8;
+
+typedef struct {
+    const fpq_kernels *kern;
+    const fpq_adc *adc;
+    fpq_lut_kind kind;
+    const float *query; /* approximate and precomputed: the vector that the tables are of */
+    float *table;       /* (m, ld_table); precomputed: not made */
+    union {
+        float *group;      /* (m, code_groups): the minimum of each code group; `table` where a group is one code */
+        uint16_t *group16; /* precomputed: the same in steps */
+    };
+    float *min;         /* (m): the minimum of each table */
+    int32_t *min16;     /* (m): precomputed: the same in steps */
+    float *mean_excess; /* (m): the mean of each table less the minimum */
+    int32_t *order;     /* (m): the subquantizers in the order in which they prune */
+    float offset;       /* a distance less the sum of its entries */
+    float base;         /* the sum of the minima */
+    float magnitude;    /* a bound of the absolute value of partial sums, beside the threshold itself */
+    const uint16_t *list_term, *query_term; /* precomputed: (m, ld_table) */
+    float step;                             /* precomputed: the distance that one step stands for */
+    fpq_lut8 lut8;
 } fpq_lut;
 
-/* Squared lengths of codewords. */
+/* Half the squared lengths of the codewords. */
 typedef struct {
-    float *half;   /* (m, ld_table), half of them */
-    float longest; /* no code stands for a vector with a larger one */
+    float *half;   /* (m, ld_table) */
+    float longest; /* no code stands for a vector of a larger squared length */
 } fpq_codeword_norms;
 
-size_t fpq_codeword_norms_size(const fpq_adc *adc); /* floats of memory */
-fpq_codeword_norms fpq_codeword_norms_of(const fpq_adc *adc, float *memory);
-size_t fpq_lut_size(const fpq_adc *adc); /* bytes of memory for a query */
 int fpq_ld_table(const fpq_adc *adc);
-int fpq_code_groups(const fpq_adc *adc); /* entries of a table in bytes */
-void fpq_lut_place(const fpq_adc *adc, char *memory, fpq_lut *query);
-void fpq_lut_make(const fpq_adc *adc, const float *q, int n,
-                  fpq_lut *const *queries); /* of n <= FPQ_LUT_QUERIES queries q (n, d) */
-/* The same but for |q|^2 and rounding, for squared L2; q must stay. */
-void fpq_lut_make_approx(const fpq_adc *adc, const fpq_codeword_norms *squares, const float *q, int n,
-                         fpq_lut *queries);
-/* Whether the bound of rounding errors is far from float32's largest number. Rough tables that are not bounded are made
- * exact. */
-int fpq_lut_is_bounded(const fpq_lut *query);
-void fpq_lut_make_exact(const fpq_adc *adc, fpq_lut *query); /* keeps the bytes */
-/* The distances of rows of 4- or 8-bit codes by the tables: exact if they are. */
-void fpq_lut_estimates(const fpq_adc *adc, const fpq_lut *query, const uint8_t *blocks, const int64_t *rows, int n,
-                       float *out);
-/* The largest estimate of a row with a distance of at most limit. */
-float fpq_lut_approx_threshold(const fpq_adc *adc, const fpq_lut *query, float limit);
-/* Of rough tables: the exact distance; the bits of the exact table. */
-void fpq_lut_distances(const fpq_adc *adc, const fpq_lut *query, const uint8_t *blocks, const int64_t *rows, int n,
-                       float *out);
-void fpq_lut_order(const fpq_adc *adc, fpq_lut *query); /* tables that rule rows out soonest come first */
+int fpq_code_groups(const fpq_kernels *kern, const fpq_adc *adc); /* entries per table in lut8.group */
 
-/* Make the bytes for rows with distances of at most limit; 0 if there can be none. */
-int fpq_lut_quantize(const fpq_kernels *kern, const fpq_adc *adc, float limit, fpq_lut *query);
-/* Make query->all. */
-void fpq_lut_quantize_full(const fpq_kernels *kern, const fpq_adc *adc, fpq_lut *query);
-/* What the bytes of a row with a distance of at most `limit` add up to at most; limit <= query->limit. */
-int fpq_lut_byte_threshold(const fpq_lut *query, float limit);
+size_t fpq_codeword_norms_size(const fpq_adc *adc); /* floats of memory */
+fpq_codeword_norms fpq_codeword_norms_of(const fpq_kernels *kern, const fpq_adc *adc, float *memory);
+
+/* ---- making (tables.c) ---- */
+size_t fpq_lut_size(const fpq_kernels *kern, const fpq_adc *adc); /* bytes of memory */
+void fpq_lut_place(const fpq_kernels *kern, const fpq_adc *adc, char *memory, fpq_lut *lut);
+/* Exact tables of n <= FPQ_LUT_QUERIES queries q (n, d). */
+void fpq_lut_make(const float *q, int n, fpq_lut *const *luts);
+/* Approximate tables for squared L2; q must stay. Tables whose error has no useful bound are made exact. */
+void fpq_lut_make_approx(const fpq_codeword_norms *norms, const float *q, int n, fpq_lut *luts);
+void fpq_lut_make_exact(fpq_lut *lut);      /* from any kind; lut8 stays */
+int fpq_lut_is_bounded(const fpq_lut *lut); /* whether the error bound is far from float32's largest number */
+void fpq_lut_order(fpq_lut *lut);           /* exact: set `order` by mean_excess, largest first */
+
+/* ---- quantizing (quantize.c) ---- */
+/* Make lut8 for a threshold; 0 if no row can have a distance of at most the threshold. */
+int fpq_lut_quantize(fpq_lut *lut, float threshold);
+void fpq_lut_quantize_full(fpq_lut *lut); /* make lut8.full */
+/* What the bytes of a row with a distance of at most x <= lut8.threshold add up to at most. */
+int fpq_lut_byte_threshold(const fpq_lut *lut, float x);
+/* What fpq_lut_sums gives at most for a row with a distance of at most the threshold. */
+float fpq_lut_approx_threshold(const fpq_lut *lut, float threshold);
+
+/* ---- looking up (lookup.c), rows of 4- or 8-bit codes ---- */
+/* Sums of entries: distances if the tables are exact. */
+void fpq_lut_sums(const fpq_lut *lut, const uint8_t *blocks, const int64_t *rows, int n, float *out);
+/* Exact distances without exact tables: from lut->query, with the bits that exact tables give. */
+void fpq_lut_distances(const fpq_lut *lut, const uint8_t *blocks, const int64_t *rows, int n, float *out);
 
 #endif

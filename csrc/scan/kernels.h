@@ -9,13 +9,13 @@
 /* Entries of a table that is quantized; the largest sum of bytes of a row that is not pruned. */
 enum { FPQ_MAX_ENTRIES = 256, FPQ_BYTE_THRESHOLD = 254 };
 
-/* A query's tables in bytes, for the sieve: floor((entry - least of its table) * scale), at most 255. */
+/* Byte tables of some subquantizers of a query (fpq_lut8). */
 typedef struct {
     const uint8_t *entries; /* (m, groups) */
     int code_groups;        /* 8-bit codes: 256, or 64: FPQ_CODE_GROUP; 4-bit codes: 16 */
     const int32_t *order;   /* the subquantizers to add up */
     int n;                  /* how many */
-} fpq_lut8;
+} fpq_prune_lut;
 
 /* Sub-code j of a row of 8- or 4-bit codes, 64 bytes apart. */
 FPQ_INLINE int fpq_sub_code(int nbits, const uint8_t *codes, int j) {
@@ -31,10 +31,10 @@ FPQ_INLINE int fpq_sub_code(int nbits, const uint8_t *codes, int j) {
     /* For each of n blocks of 64 codes, blocks[which[i]]: sums[i] (64 bytes) += the entries of its codes, saturating \
      * at 255; bit r of near[i] is set where the sum of row r is at most FPQ_BYTE_THRESHOLD. */                       \
     X(void, prune_lut8,                                                                                               \
-      (const fpq_lut8 *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n, uint8_t *sums,       \
+      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *which, int n, uint8_t *sums,    \
        uint64_t *near))                                                                                               \
     X(void, prune_lut4,                                                                                               \
-      (const fpq_lut8 *sieve, const uint8_t *blocks, int code_size, const int32_t *which, int n, uint8_t *sums,       \
+      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *which, int n, uint8_t *sums,    \
        uint64_t *near))                                                                                               \
     /* Bit i is set where x[i] <= limit, 64 numbers. */                                                               \
     X(uint64_t, at_most, (const float *x, float limit))                                                               \

@@ -1,13 +1,20 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT
+ * The phases of a scan: quantize the tables for the threshold, prune rows by sums of bytes, refine the survivors by
+ * exact distances, offer them to the results. */
 #include "scan/scan.h"
 
 #include <string.h>
 
 #include "portable.h"
 
-/* BATCH: rows that are scored together. FEW: rows that are not worth a table of floats, MANY: that are worth one of
- * bytes. CROWD: rows of a block that are worth a look at their own bytes. */
-enum { BATCH = 128, FEW = 32, MANY = 64, CROWD = 10, SAMPLE = 8, WIDE = 8 };
+enum {
+    ROW_BATCH = 128,         /* rows whose distances are taken together, so that none waits for another */
+    MIN_ROWS_EXACT_LUT = 32, /* from so many rows on, exact tables are cheaper than distances by code_l2 */
+    MIN_ROWS_FULL = 10, /* survivors per block from which pruning by the codes' own bytes is cheaper than refining */
+    MIN_ROWS_BUILD_FULL = 64, /* survivors that pay for making the codes' own bytes first */
+    SAMPLE = 8,               /* rows from which the first threshold is estimated */
+    SAMPLE_K = 8              /* times k rows are to have a distance of at most the first threshold */
+};
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
     const fpq_kernels *kern = fpq_active();
@@ -18,16 +25,16 @@ fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
                       .prunes = kern->fast_prune && (adc->nbits == 8 || adc->nbits == 4)};
 }
 
-/* Exact sums of all 64 rows of a block. */
-static void scan_block(const fpq_scan *s, const fpq_lut *query, int64_t block, uint64_t rows, fpq_topk *top) {
+/* Exact distances of all 64 rows of a block. */
+static void scan_block(const fpq_scan *s, const fpq_lut *lut, int64_t block, uint64_t rows, fpq_results *results) {
     FPQ_ALIGN(64) float sums[64];
-    s->kern->adc(query->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size,
+    s->kern->adc(lut->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size,
                  sums);
-    if (query->offset != 0)
-        for (int r = 0; r < 64; r++) sums[r] += query->offset;
-    for (uint64_t hits = rows & s->kern->at_most(sums, fpq_topk_threshold(top)); hits; hits &= hits - 1) {
+    if (lut->offset != 0)
+        for (int r = 0; r < 64; r++) sums[r] += lut->offset;
+    for (uint64_t hits = rows & s->kern->at_most(sums, results->threshold); hits; hits &= hits - 1) {
         const int r = fpq_lowest_bit(hits);
-        if (sums[r] <= fpq_topk_threshold(top)) fpq_topk_push(top, sums[r], block * 64 + r);
+        if (sums[r] <= results->threshold) fpq_results_offer(results, sums[r], block * 64 + r);
     }
 }
 
@@ -37,71 +44,71 @@ static int count(const uint64_t *rows, int n) {
     return sum;
 }
 
-/* Of n rows, those whose number is at most limit; in place. */
-static int keep_near(int64_t *row, float *x, int n, float limit) {
+/* Keeps the rows whose x is at most the threshold, in place. */
+static int keep_rows(int64_t *row, float *x, int n, float threshold) {
     int kept = 0;
     for (int i = 0; i < n; i++) {
         const float here = x[i];
         row[kept] = row[i];
         x[kept] = here;
-        kept += here <= limit;
+        kept += here <= threshold;
     }
     return kept;
 }
 
-/* Exact sums of a few rows, all before the first is offered, so that none waits for another; of rough tables after a
- * look at their estimates. */
-static void scan_rows(const fpq_scan *s, fpq_lut *query, int64_t *row, int n, fpq_topk *top) {
-    float distance[BATCH];
-    const float limit = fpq_topk_threshold(top);
-    if (query->rough_of && limit < INFINITY) {
-        fpq_lut_estimates(s->adc, query, s->blocks, row, n, distance);
-        n = keep_near(row, distance, n, fpq_lut_approx_threshold(s->adc, query, limit));
+/* Refine: exact distances of up to ROW_BATCH rows. Tables that are not exact prune once more before. */
+static void refine_rows(const fpq_scan *s, fpq_lut *lut, int64_t *row, int n, fpq_results *results) {
+    float distance[ROW_BATCH];
+    const float threshold = results->threshold;
+    if (lut->kind != FPQ_LUT_EXACT && threshold < INFINITY) {
+        fpq_lut_sums(lut, s->blocks, row, n, distance);
+        n = keep_rows(row, distance, n, fpq_lut_approx_threshold(lut, threshold));
     }
-    if (query->rough_of && n > FEW) fpq_lut_make_exact(s->adc, query);
-    (query->rough_of ? fpq_lut_distances : fpq_lut_estimates)(s->adc, query, s->blocks, row, n, distance);
-    n = keep_near(row, distance, n, limit);
+    if (n > MIN_ROWS_EXACT_LUT) fpq_lut_make_exact(lut);
+    (lut->kind == FPQ_LUT_EXACT ? fpq_lut_sums : fpq_lut_distances)(lut, s->blocks, row, n, distance);
+    n = keep_rows(row, distance, n, threshold);
     for (int i = 0; i < n; i++)
-        if (distance[i] <= fpq_topk_threshold(top)) fpq_topk_push(top, distance[i], row[i]);
+        if (distance[i] <= results->threshold) fpq_results_offer(results, distance[i], row[i]);
 }
 
-/* Exact sums of what the sieve has left. */
-static void scan_left(const fpq_scan *s, fpq_lut *query, const int32_t *which, const uint64_t *rows, int n,
-                      fpq_topk *top) {
-    int64_t row[BATCH];
+static void refine(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, const uint64_t *rows, int n,
+                   fpq_results *results) {
+    int64_t row[ROW_BATCH];
     int waiting = 0;
     for (int b = 0; b < n; b++)
         for (uint64_t left = rows[b]; left; left &= left - 1) {
-            row[waiting++] = (int64_t)which[b] * 64 + fpq_lowest_bit(left);
-            if (waiting == BATCH) {
-                scan_rows(s, query, row, waiting, top);
+            row[waiting++] = (int64_t)block_ids[b] * 64 + fpq_lowest_bit(left);
+            if (waiting == ROW_BATCH) {
+                refine_rows(s, lut, row, waiting, results);
                 waiting = 0;
             }
         }
-    if (waiting) scan_rows(s, query, row, waiting, top);
+    if (waiting) refine_rows(s, lut, row, waiting, results);
 }
 
-static void add_bytes(const fpq_scan *s, const fpq_lut *query, int from, int to, const int32_t *which, int n,
-                      uint8_t *sums, uint64_t *near) {
-    const fpq_lut8 tables = {query->entries, fpq_code_groups(s->adc), query->order + from, to - from};
-    (s->adc->nbits == 8 ? s->kern->prune_lut8 : s->kern->prune_lut4)(&tables, s->blocks, s->code_size, which, n, sums,
-                                                                     near);
+/* Adds the bytes of subquantizers order[from] to order[to - 1] to the sums; survivors: rows whose sums do not exceed
+ * FPQ_BYTE_THRESHOLD. */
+static void add_bytes(const fpq_scan *s, const fpq_lut *lut, int from, int to, const int32_t *block_ids, int n,
+                      uint8_t *sums, uint64_t *survivors) {
+    const fpq_prune_lut bytes = {lut->lut8.group, fpq_code_groups(s->kern, s->adc), lut->order + from, to - from};
+    (s->adc->nbits == 8 ? s->kern->prune_lut8 : s->kern->prune_lut4)(&bytes, s->blocks, s->code_size, block_ids, n,
+                                                                     sums, survivors);
 }
 
 /* Sums of the codes' own bytes instead of their groups'. */
-static void add_all_bytes(const fpq_scan *s, fpq_lut *query, const int32_t *which, int n, uint8_t *sums,
-                          uint64_t *near) {
-    const fpq_lut8 tables = {query->all, fpq_ld_table(s->adc), query->order, s->adc->m};
-    fpq_lut_quantize_full(s->kern, s->adc, query);
+static void sum_full_bytes(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, int n, uint8_t *sums,
+                           uint64_t *survivors) {
+    const fpq_prune_lut bytes = {lut->lut8.full, fpq_ld_table(s->adc), lut->order, s->adc->m};
+    fpq_lut_quantize_full(lut);
     memset(sums, 0, (size_t)n * 64);
-    s->kern->prune_lut8(&tables, s->blocks, s->code_size, which, n, sums, near);
+    s->kern->prune_lut8(&bytes, s->blocks, s->code_size, block_ids, n, sums, survivors);
 }
 
-/* Leaves out blocks without rows. */
-static int keep_blocks(int32_t *which, uint64_t *rows, uint8_t *sums, int n) {
+/* Keeps the blocks that have rows left. */
+static int keep_blocks(int32_t *block_ids, uint64_t *rows, uint8_t *sums, int n) {
     int kept = 0;
     for (int i = 0; i < n; i++) {
-        which[kept] = which[i];
+        block_ids[kept] = block_ids[i];
         rows[kept] = rows[i];
         if (kept < i) memcpy(sums + kept * 64, sums + i * 64, 64);
         kept += rows[i] != 0;
@@ -109,110 +116,118 @@ static int keep_blocks(int32_t *which, uint64_t *rows, uint8_t *sums, int n) {
     return kept;
 }
 
-/* Of crowded blocks, rows go that their own bytes rule out. */
-static void thin_out(const fpq_scan *s, fpq_lut *query, const int32_t *which, uint64_t *rows, int n, int most) {
+/* Prunes blocks with many survivors once more, by the codes' own bytes. */
+static void prune_full(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, uint64_t *rows, int n,
+                       int byte_threshold) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
-    uint64_t near[FPQ_BLOCK_RUN];
-    int32_t crowded[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
-    int n_crowded = 0, n_rows = 0;
-    if (query->all == query->entries) return;
+    uint64_t survivors[FPQ_BLOCK_RUN];
+    int32_t full[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
+    int n_full = 0, n_rows = 0;
+    if (lut->lut8.full == lut->lut8.group) return;
     for (int b = 0; b < n; b++) {
         const int here = fpq_popcount(rows[b]);
-        if (here < CROWD) continue;
-        at[n_crowded] = b;
-        crowded[n_crowded++] = which[b];
+        if (here < MIN_ROWS_FULL) continue;
+        at[n_full] = b;
+        full[n_full++] = block_ids[b];
         n_rows += here;
     }
-    if (!query->has_all && n_rows < MANY) return;
-    add_all_bytes(s, query, crowded, n_crowded, sums, near);
-    for (int c = 0; c < n_crowded; c++) rows[at[c]] &= s->kern->bytes_at_most(sums + c * 64, most);
+    if (!lut->lut8.has_full && n_rows < MIN_ROWS_BUILD_FULL) return;
+    sum_full_bytes(s, lut, full, n_full, sums, survivors);
+    for (int i = 0; i < n_full; i++) rows[at[i]] &= s->kern->bytes_at_most(sums + i * 64, byte_threshold);
 }
 
-/* In stages, as many blocks have no near row left after some of the subquantizers. */
-static int sieve(const fpq_scan *s, fpq_lut *query, int32_t *which, uint64_t *rows, int n, float limit) {
+/* Prune: rows whose bytes add up to more than the threshold's. Most blocks lose all rows after half or three quarters
+ * of the subquantizers, so there are three stages. Returns how many blocks are left. */
+static int prune(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, float threshold) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
-    uint64_t near[FPQ_BLOCK_RUN];
-    const int m = s->adc->m, ends[] = {0, m / 2, m * 3 / 4, m}, most = fpq_lut_byte_threshold(query, limit);
+    uint64_t survivors[FPQ_BLOCK_RUN];
+    const int m = s->adc->m, ends[] = {0, m / 2, m * 3 / 4, m}, byte_threshold = fpq_lut_byte_threshold(lut, threshold);
     memset(sums, 0, (size_t)n * 64);
     for (int stage = 0; stage < 3; stage++) {
         if (ends[stage] == ends[stage + 1]) continue;
-        add_bytes(s, query, ends[stage], ends[stage + 1], which, n, sums, near);
-        for (int i = 0; i < n; i++) rows[i] &= stage < 2 ? near[i] : s->kern->bytes_at_most(sums + i * 64, most);
-        n = keep_blocks(which, rows, sums, n);
+        add_bytes(s, lut, ends[stage], ends[stage + 1], block_ids, n, sums, survivors);
+        for (int i = 0; i < n; i++)
+            rows[i] &= stage < 2 ? survivors[i] : s->kern->bytes_at_most(sums + i * 64, byte_threshold);
+        n = keep_blocks(block_ids, rows, sums, n);
     }
-    thin_out(s, query, which, rows, n, most);
+    prune_full(s, lut, block_ids, rows, n, byte_threshold);
     return n;
 }
 
-/* A distance within which there may be WIDE times k of so many rows, going by a few of each block. */
-static float guess(const fpq_scan *s, const fpq_lut *query, const int32_t *which, const uint64_t *rows, int n_blocks,
-                   int of, int k) {
+/* A threshold that about SAMPLE_K * k of n_rows rows meet, estimated from SAMPLE rows spread over the blocks. */
+static float sample_threshold(const fpq_scan *s, const fpq_lut *lut, const int32_t *block_ids, const uint64_t *rows,
+                              int n_blocks, int n_rows, int64_t k) {
     float sample[SAMPLE];
     int64_t row[SAMPLE] = {0};
     int n = 0;
     for (int each = (SAMPLE + n_blocks - 1) / n_blocks, b = 0; b < n_blocks; b++)
         for (uint64_t left = rows[b], taken = 0; left && (int)taken < each && n < SAMPLE; left &= left - 1, taken++)
-            row[n++] = (int64_t)which[b] * 64 + fpq_lowest_bit(left);
-    fpq_lut_estimates(s->adc, query, s->blocks, row, n, sample);
+            row[n++] = (int64_t)block_ids[b] * 64 + fpq_lowest_bit(left);
+    fpq_lut_sums(lut, s->blocks, row, n, sample);
     for (int i = 1; i < n; i++) {
         const float here = sample[i];
         int at = i;
         for (; at && sample[at - 1] > here; at--) sample[at] = sample[at - 1];
         sample[at] = here;
     }
-    const int64_t rank = (int64_t)WIDE * k * n / of;
+    const int64_t rank = SAMPLE_K * k * n / n_rows;
     return sample[rank < n ? rank : n - 1];
 }
 
-/* While k rows are not known: scores those with the k least sums of bytes, then those that may still be among the k
- * nearest. Rows that need the sieve stay; 0 if there are none. */
-static int begin(const fpq_scan *s, fpq_lut *query, const int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
+/* The first blocks of a top-k search, while there is no threshold: refines the rows with the k smallest sums of bytes,
+ * and by the threshold that they give the others. Returns 0 if that was all, else n, and rows that have not been
+ * offered stay. */
+static int find_first_k(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, uint64_t *rows, int n,
+                        fpq_results *results) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
-    uint64_t near[FPQ_BLOCK_RUN], least[FPQ_BLOCK_RUN];
-    int32_t near_which[FPQ_BLOCK_RUN];
-    const int of = count(rows, n);
-    if (of < top->k) return n;
-    const float limit = guess(s, query, which, rows, n, of, top->k);
-    if (!(limit < INFINITY)) return n; /* no byte tells distances beyond float32 apart */
-    if (!fpq_lut_quantize(s->kern, s->adc, limit, query)) return n;
+    uint64_t survivors[FPQ_BLOCK_RUN], smallest[FPQ_BLOCK_RUN];
+    int32_t left_ids[FPQ_BLOCK_RUN];
+    const int n_rows = count(rows, n);
+    if (n_rows < results->k) return n;
+    const float threshold = sample_threshold(s, lut, block_ids, rows, n, n_rows, results->k);
+    if (!(threshold < INFINITY)) return n; /* bytes cannot tell distances beyond float32 apart */
+    if (!fpq_lut_quantize(lut, threshold)) return n;
     memset(sums, 0, (size_t)n * 64);
-    add_bytes(s, query, 0, s->adc->m, which, n, sums, near);
-    for (int b = 0; b < n; b++) near[b] &= rows[b];
-    memcpy(near_which, which, (size_t)n * sizeof *which);
-    int left = keep_blocks(near_which, near, sums, n);
-    if (query->all != query->entries) {
-        add_all_bytes(s, query, near_which, left, sums, least);
-        for (int b = 0; b < left; b++) near[b] &= least[b];
+    add_bytes(s, lut, 0, s->adc->m, block_ids, n, sums, survivors);
+    for (int b = 0; b < n; b++) survivors[b] &= rows[b];
+    memcpy(left_ids, block_ids, (size_t)n * sizeof *block_ids);
+    const int left = keep_blocks(left_ids, survivors, sums, n);
+    if (lut->lut8.full != lut->lut8.group) {
+        sum_full_bytes(s, lut, left_ids, left, sums, smallest);
+        for (int b = 0; b < left; b++) survivors[b] &= smallest[b];
     }
-    if (count(near, left) < top->k) return n;
-    const int byte = s->kern->kth_byte(sums, near, left, top->k);
+    if (count(survivors, left) < results->k) return n;
+    const int byte = s->kern->kth_byte(sums, survivors, left, (int)results->k);
     for (int b = 0; b < left; b++) {
-        least[b] = near[b] & s->kern->bytes_at_most(sums + b * 64, byte);
-        near[b] ^= least[b];
+        smallest[b] = survivors[b] & s->kern->bytes_at_most(sums + b * 64, byte);
+        survivors[b] ^= smallest[b];
     }
-    scan_left(s, query, near_which, least, left, top);
-    if (fpq_topk_threshold(top) > limit) {
+    refine(s, lut, left_ids, smallest, left, results);
+    if (results->threshold > threshold) {
         for (int b = 0, l = 0; b < n && l < left; b++)
-            if (which[b] == near_which[l]) rows[b] ^= least[l++];
+            if (block_ids[b] == left_ids[l]) rows[b] ^= smallest[l++];
         return n;
     }
-    const int most = fpq_lut_byte_threshold(query, fpq_topk_threshold(top));
-    for (int b = 0; b < left; b++) near[b] &= s->kern->bytes_at_most(sums + b * 64, most);
-    scan_left(s, query, near_which, near, left, top);
+    const int byte_threshold = fpq_lut_byte_threshold(lut, results->threshold);
+    for (int b = 0; b < left; b++) survivors[b] &= s->kern->bytes_at_most(sums + b * 64, byte_threshold);
+    refine(s, lut, left_ids, survivors, left, results);
     return 0;
 }
 
-void fpq_scan_blocks(const fpq_scan *s, fpq_lut *query, int32_t *which, uint64_t *rows, int n, fpq_topk *top) {
+void fpq_scan_blocks(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, fpq_results *results) {
+    const fpq_lut8 *lut8 = &lut->lut8;
     int i = 0;
-    if (n && s->prunes && fpq_topk_threshold(top) == INFINITY) n = begin(s, query, which, rows, n, top);
-    if (n && (!s->prunes || fpq_topk_threshold(top) == INFINITY)) fpq_lut_make_exact(s->adc, query);
-    for (; i < n && (!s->prunes || fpq_topk_threshold(top) == INFINITY); i++)
-        scan_block(s, query, which[i], rows[i], top);
+    if (n && s->prunes && results->threshold == INFINITY && !results->grows)
+        n = find_first_k(s, lut, block_ids, rows, n, results);
+    if (n && (!s->prunes || results->threshold == INFINITY)) fpq_lut_make_exact(lut);
+    for (; i < n && (!s->prunes || results->threshold == INFINITY); i++)
+        scan_block(s, lut, block_ids[i], rows[i], results);
     if (i == n) return;
-    const float limit = fpq_topk_threshold(top);
-    /* The bytes are made anew when the limit has come a good way down. */
-    if (limit > query->limit || limit < query->limit - (query->limit - query->zero) / 16)
-        if (!fpq_lut_quantize(s->kern, s->adc, limit, query)) return;
-    n = i + sieve(s, query, which + i, rows + i, n - i, limit);
-    scan_left(s, query, which + i, rows + i, n - i, top);
+    const float threshold = results->threshold;
+    /* The tables are quantized anew when the threshold has fallen by 1/16 of their range: that costs m * 256 entries.
+     */
+    if (threshold > lut8->threshold || threshold < lut8->threshold - (lut8->threshold - lut8->zero) / 16)
+        if (!fpq_lut_quantize(lut, threshold)) return;
+    n = i + prune(s, lut, block_ids + i, rows + i, n - i, threshold);
+    refine(s, lut, block_ids + i, rows + i, n - i, results);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
- * What the searches over codes share: a few blocks of 64 codes at a time, wherever they lie, against one query. */
-#ifndef FPQ_RUN_H
-#define FPQ_RUN_H
+ * The scan of code blocks: up to 32 blocks of 64 codes, wherever they lie, with the look-up tables of one query. What
+ * it finds goes to the query's results, which say by their threshold what they still want: top-k and radius alike. */
+#ifndef FPQ_SCAN_H
+#define FPQ_SCAN_H
 
 #include "lut/lut.h"
 #include "results.h"
@@ -13,13 +14,14 @@ typedef struct {
     const fpq_adc *adc;
     const uint8_t *blocks;
     int code_size;
-    int prunes; /* whether the sieve pays */
+    int prunes; /* whether pruning by bytes is faster than exact sums of all rows */
 } fpq_scan;
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks);
 
-/* Offers the wanted rows of n <= FPQ_BLOCK_RUN blocks to top: bit r of rows[i] is row r of block which[i], 64 which[i]
- * + r to top. Overwrites both. */
-void fpq_scan_blocks(const fpq_scan *scan, fpq_lut *query, int32_t *which, uint64_t *rows, int n, fpq_topk *top);
+/* Offers rows of n <= FPQ_BLOCK_RUN blocks to the results: bit r of rows[i] is row r of block block_ids[i], offered as
+ * 64 * block_ids[i] + r. Overwrites block_ids and rows. */
+void fpq_scan_blocks(const fpq_scan *scan, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n,
+                     fpq_results *results);
 
 #endif

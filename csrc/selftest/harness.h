@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "assign/assign.h"
+#include "dot.h"
 #include "isa/kernels.h"
 #include "kmeans/quantized_distance.h"
 #include "portable.h"
@@ -259,23 +260,35 @@ static int by_distance(const void *x, const void *y) {
                                       : (a->id > b->id) - (a->id < b->id);
 }
 
-/* Whether distances and ids (nq, k) are the k smallest of all (nq, selector->n). */
-static int are_smallest(const float *all, int nq, const fpq_selector *selector, int k, const float *distances,
-                        const int64_t *ids) {
+/* The k smallest of all (nq, selector->n), or with k = 0 all up to radius: what a search must find. */
+static int is_answer(const float *all, int nq, const fpq_selector *selector, const fpq_answers *answers) {
     pair *pairs = INPUT(pair, selector->n);
     int right = 1;
     for (int q = 0; q < nq; q++, all += selector->n) {
+        const int64_t k = answers->k;
         int n = 0;
         for (int64_t i = 0; i < selector->n; i++)
-            if (!selector->allowed || (selector->allowed[i / 64] >> i % 64 & 1))
+            if ((!selector->allowed || (selector->allowed[i / 64] >> i % 64 & 1)) && (k || all[i] <= answers->radius))
                 pairs[n++] = (pair){all[i], selector->ids ? selector->ids[i] : i};
         qsort(pairs, (size_t)n, sizeof *pairs, by_distance);
-        for (int i = 0; i < k; i++, distances++, ids++) {
+        const fpq_hits got = k ? (fpq_hits){answers->distances + q * k, answers->ids + q * k, k} : answers->hits[q];
+        if (!k && got.n != n) return 0;
+        for (int i = 0; i < got.n; i++) {
             const pair expected = i < n ? pairs[i] : (pair){INFINITY, -1};
-            right &= *distances == expected.distance && *ids == expected.id;
+            right &= got.distances[i] == expected.distance && got.ids[i] == expected.id;
         }
     }
     return right;
+}
+
+/* The k nearest of nq queries, or all within a radius, drawn from all (nq, n) distances. */
+static fpq_answers nearest_answers(int nq, int k) {
+    return (fpq_answers){.k = k, .distances = OUTPUT(float, nq *k), .ids = OUTPUT(int64_t, nq *k)};
+}
+static fpq_answers radius_answers(int nq, const float *all, int n) {
+    fpq_answers answers = {.radius = n ? all[below(nq * n)] : 1, .hits = INPUT(fpq_hits, nq)};
+    for (int q = 0; q < nq; q++) answers.hits[q] = (fpq_hits){0};
+    return answers;
 }
 
 typedef struct {

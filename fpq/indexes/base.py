@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -19,9 +19,6 @@ from fpq.storage import Storable
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
 Nearest = Callable[[Float32, int, "Bits | None", int], tuple[Float32, Int64]]
-Within = Callable[[Float32, np.float32, "Bits | None", int], Iterator[tuple[Int64, Float32, Int64]]]
-
-RANGE_VALUES = 1 << 22  # distances that a range search holds at a time
 
 
 class SearchResult(NamedTuple):
@@ -133,9 +130,14 @@ class Index(Storable, ABC):
         queries, single = _checks.queries(Q, self.dim, n_threads)
         return self._prepare(queries, n_threads), single
 
-    @abstractmethod
-    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
+    def _nearest(
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **effort: Any
+    ) -> tuple[Float32, Int64]:
         """The k <= n nearest of prepared queries: (nq, k) distances, ascending, and ids."""
+        distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        queries, power = self._scaled(queries)
+        self._scan(queries, power, _native.TopK(distances, ids), allowed, n_threads, **effort)
+        return scaling.unscaled(distances, power, self._similarity), ids
 
     @property
     def _largest(self) -> float:
@@ -148,10 +150,6 @@ class Index(Storable, ABC):
             return queries, 0
         power = scaling.for_search(self._similarity, self._largest, queries)
         return (scaling.scaled(queries, power), power) if power else (queries, 0)
-
-    def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
-        """The distances (nq, n) of prepared queries to rows first .. first + n - 1, `first` a multiple of 64."""
-        raise NotImplementedError
 
     def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None, find: Nearest | None = None) -> SearchResult:
         """Check, search by `find` (default: `_nearest`), and pad to k."""
@@ -215,39 +213,37 @@ class Index(Storable, ABC):
         return self._range_search(Q, radius, allowed, n_threads)
 
     def _range_search(
-        self, Q: Any, radius: float, allowed: Any, n_threads: int | None, find: Within | None = None
+        self, Q: Any, radius: float, allowed: Any, n_threads: int | None, **effort: Any
     ) -> RangeResult:
-        """Check, search by `find` (default: `_within`), and sort."""
+        """Check, and scan for all within the radius."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         radius = _checks.real("radius", radius)
         with np.errstate(over="ignore"):
-            limit = np.float32(-radius if self._similarity else radius)
+            threshold = np.float32(-radius if self._similarity else radius)
         queries, _ = self._queries(Q, count)
         bits = self._allowed_bits(allowed)
-        parts = list((find or self._within)(queries, limit, bits, count)) if len(queries) and len(self) else []
-        if not parts:
-            return RangeResult(np.zeros(len(queries) + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
-        query, found, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        order = np.lexsort((ids, found, query))
-        lims = np.searchsorted(query[order], np.arange(len(queries) + 1)).astype(np.int64)
-        found = -found[order] if self._similarity else found[order]
-        return RangeResult(lims, found, ids[order])
+        lims = np.zeros(len(queries) + 1, np.int64)
+        if not len(queries) or not len(self):
+            return RangeResult(lims, np.empty(0, np.float32), np.empty(0, np.int64))
+        scaled, power = self._scaled(queries)
+        answers = _native.Within(len(queries), scaling.threshold(threshold, power, self._similarity))
+        self._scan(scaled, power, answers, bits, count, **effort)
+        answers.counts(lims[1:])
+        np.cumsum(lims, out=lims)
+        distances, ids = np.empty(lims[-1], np.float32), np.empty(lims[-1], np.int64)
+        answers.copy(distances, ids)
+        if power:
+            distances = scaling.unscaled(distances, power, self._similarity)
+            within = distances <= threshold
+            lims = np.concatenate([[0], np.cumsum(within)])[lims]
+            distances, ids = distances[within], ids[within]
+        return RangeResult(lims, -distances if self._similarity else distances, ids)
 
-    def _within(
-        self, queries: Float32, limit: np.float32, allowed: Bits | None, n_threads: int
-    ) -> Iterator[tuple[Int64, Float32, Int64]]:
-        """Numbers of queries, distances up to `limit` and ids, some at a time, in any order."""
-        mask = None if allowed is None else bits_to_mask(allowed)
-        step = max(64, RANGE_VALUES // len(queries) // 64 * 64)
-        for first in range(0, len(self), step):
-            block = self._distances(queries, first, min(step, len(self) - first), n_threads)
-            near = block <= limit
-            if mask is not None:
-                near &= mask[first : first + block.shape[1]]
-            query, row = np.nonzero(near)
-            distances = block[query, row]
-            row += first
-            yield query, distances, row if self._ids.native is None else self._ids.native[row]
+    @abstractmethod
+    def _scan(
+        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **effort: Any
+    ) -> None:
+        """Search for prepared queries, scaled by 2**power, in an index of at least one vector."""
 
     def _allowed_bits(self, allowed: Any) -> Bits | None:
         """The bits of the rows that may be returned; None for all."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _settings, scaling, threads, tuning
+from fpq import _checks, _native, _settings, scaling, threads, tuning
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
 from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, normalized
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
@@ -18,13 +18,13 @@ from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_r
 from fpq.indexes.ids import Ids
 from fpq.indexes.lists import InvertedLists
 from fpq.indexes.lock import reads, uninterrupted, writes
-from fpq.indexes.probing import Probing
 from fpq.lloyd import LocalRows, TrainingRows
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
 
 CHUNK_ROWS = 1 << 16
+PROBES = 1 << 22  # of all queries, 12 bytes each, that are held at a time
 
 
 class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
@@ -412,21 +412,24 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         assert self._coarse is not None
         return max(self.quantizer.largest, self._coarse.largest)
 
-    def _probing(self, n_probe: int | None, n_threads: int, power: int) -> Probing:
+    def _scan(
+        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int,
+        n_probe: int | None = None, **effort: Any,
+    ) -> None:  # fmt: skip
         assert self._coarse is not None
-        rotated, radii = self._rotated, self._radius
+        lists, rotated, radii = self._lists, self._rotated, self._radius
         if power and self.metric == "l2":
             rotated, radii = scaling.scaled(rotated, power), scaling.scaled(radii, power)
-        return Probing(
-            self.quantizer, self._coarse, rotated, self._lists, radii if self.residual else None, self.metric,
-            self._probes(n_probe), n_threads, power,
-        )  # fmt: skip
-
-    def _nearest(
-        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, n_probe: int | None = None
-    ) -> tuple[Float32, Int64]:
-        queries, power = self._scaled(queries)
-        return self._probing(n_probe, n_threads, power).nearest(queries, k, allowed)
+        n_probe = self._probes(n_probe)
+        step = max(1, PROBES // n_probe)
+        for first in range(0, len(queries), step):
+            here = queries[first : first + step]
+            _native.ivf_search(
+                *self.quantizer.adc(self._similarity, power), rotated, lists.layout.first, lists.layout.chain,
+                lists.rows if allowed is None else allowed, radii if self.residual else None, self.residual,
+                self.quantizer.rotate(here, n_threads), self._coarse.probe(here, n_probe, n_threads, power),
+                lists.blocks.data, lists.slot_ids.data, first, answers, n_threads,
+            )  # fmt: skip
 
     def _allowed_bits(self, allowed: Any) -> UInt64 | None:
         return self._lists.allowed_rows(self._ids, allowed)
@@ -458,14 +461,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         ValueError, TypeError
             If the index is not trained or an argument is not as described.
         """
-        find = partial(self._within, n_probe=self._probes(n_probe))
-        return self._range_search(Q, radius, allowed, n_threads, find)
-
-    def _within(
-        self, queries: Float32, limit: np.float32, allowed: Bits | None, n_threads: int, n_probe: int | None = None
-    ) -> Iterator[tuple[Int64, Float32, Int64]]:
-        queries, power = self._scaled(queries)
-        return self._probing(n_probe, n_threads, power).within(queries, limit, allowed)
+        return self._range_search(Q, radius, allowed, n_threads, n_probe=self._probes(n_probe))
 
     @writes
     def remove(self, ids: Any) -> int:

@@ -280,24 +280,13 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     def _find(self, setting: tuning.Setting) -> Nearest:
         return self._nearest
 
-    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
-        distances = np.empty((len(queries), k), dtype=np.float32)
-        ids = np.empty((len(queries), k), dtype=np.int64)
-        queries, power = self._scaled(queries)
+    def _scan(
+        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **effort: Any
+    ) -> None:
         _native.adc_search(
             *self.quantizer.adc(self._similarity, power), self.quantizer.rotate(queries, n_threads),
-            self._blocks.data, self._ids.native, allowed, len(self), distances, ids, n_threads,
+            self._blocks.data, self._ids.native, allowed, len(self), answers, n_threads,
         )  # fmt: skip
-        return scaling.unscaled(distances, power, self._similarity), ids
-
-    def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
-        out = np.empty((len(queries), n), dtype=np.float32)
-        queries, power = self._scaled(queries)
-        _native.adc_all(
-            *self.quantizer.adc(self._similarity, power), self.quantizer.rotate(queries, n_threads),
-            self._blocks.data, first, out, n_threads,
-        )  # fmt: skip
-        return scaling.unscaled(out, power, self._similarity)
 
     @writes
     def remove(self, ids: Any) -> int:

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+#include "lut/lut.h"
+#include "portable.h"
+
+FPQ_INLINE float sum_of(const fpq_lut *lut, const int m, const int nbits, const uint8_t *codes) {
+    const int ld = nbits == 8 ? 256 : FPQ_COLUMN_BLOCK;
+    float sum = 0;
+    int32_t steps = 0;
+    if (lut->kind != FPQ_LUT_PRECOMPUTED) {
+        const float *table = lut->table;
+        for (int j = 0; j < m; j++, table += ld) sum += table[fpq_sub_code(nbits, codes, j)];
+        return sum + lut->offset;
+    }
+    const uint16_t *a = lut->list_term, *b = lut->query_term;
+    for (int j = 0; j < m; j++, a += ld, b += ld)
+        steps += a[fpq_sub_code(nbits, codes, j)] + b[fpq_sub_code(nbits, codes, j)];
+    return lut->offset + lut->step * (float)steps;
+}
+
+FPQ_INLINE const uint8_t *codes_of(const uint8_t *blocks, int code_size, int64_t row) {
+    return blocks + row / 64 * 64 * code_size + row % 64;
+}
+
+FPQ_INLINE void sums(const fpq_lut *lut, const int m, const int nbits, const uint8_t *blocks, int code_size,
+                     const int64_t *rows, int n, float *out) {
+    for (int i = 0; i < n; i++) out[i] = sum_of(lut, m, nbits, codes_of(blocks, code_size, rows[i]));
+}
+
+void fpq_lut_sums(const fpq_lut *lut, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
+    const int m = lut->adc->m, nbits = lut->adc->nbits, code_size = fpq_code_size(m, nbits);
+    /* 16 bytes per code are usual: a constant m makes loops of known length. */
+    if (nbits == 8 && m == 16)
+        sums(lut, 16, 8, blocks, 16, rows, n, out);
+    else if (nbits == 4 && m == 32)
+        sums(lut, 32, 4, blocks, 16, rows, n, out);
+    else if (nbits == 8)
+        sums(lut, m, 8, blocks, code_size, rows, n, out);
+    else
+        sums(lut, m, 4, blocks, code_size, rows, n, out);
+}
+
+void fpq_lut_distances(const fpq_lut *lut, const uint8_t *blocks, const int64_t *rows, int n, float *out) {
+    const int code_size = fpq_code_size(lut->adc->m, lut->adc->nbits);
+    for (int i = 0; i < n; i++) out[i] = lut->kern->code_l2(lut->adc, lut->query, codes_of(blocks, code_size, rows[i]));
+}
