@@ -15,17 +15,12 @@ from setuptools.command.build_ext import build_ext  # Cython's own
 from setuptools.errors import CompileError, LinkError
 from setuptools.modified import newer_group
 
-X86, ARM = ("x86_64", "amd64", "universal2"), ("aarch64", "arm64", "universal2")
-AVX2 = "-mavx2 -mfma -mf16c -mbmi2 -mpopcnt"
-AVX512BW = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
-AVX512 = f"{AVX512BW} -mavx512vbmi -mavx512vnni"
-# csrc/isa/NAME.c: platforms, flags for GCC and Clang (.ci/selftest repeats them), flags for MSVC.
+# csrc/isa/NAME.c: platforms, flags for GCC and Clang, flags for MSVC.
 ISAS = {
-    "scalar": (("",), "", ""),
-    "avx2": (X86, AVX2, "/arch:AVX2"),
-    "avx512bw": (X86, AVX512BW, "/arch:AVX512"),
-    "avx512": (X86, AVX512, "/arch:AVX512"),
-    "neon": (ARM, "", ""),
+    name.strip(): (tuple(platforms.split()) or ("",), gcc, msvc)
+    for line in Path("csrc/isa/flags.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+    for name, platforms, gcc, msvc in [line.split("|")]
 }
 # GCC aligns the stack of Windows functions to 16 bytes but stores vectors as if to 32 (bug 54412).
 MINGW = "-fno-asynchronous-unwind-tables -Wa,-muse-unaligned-vector-move"
@@ -108,7 +103,7 @@ class BuildExt(build_ext):
             if not self.plat_name.endswith(platforms):
                 return []
             isa_flags = (msvc if self.msvc else gcc).split()
-            if sys.platform == "win32" and gcc and not self.msvc:
+            if sys.platform == "win32" and gcc.strip() and not self.msvc:
                 isa_flags += MINGW.split()
             if sys.platform == "darwin":  # where one command may compile for both processors
                 isa_flags = [word for flag in isa_flags for word in ("-Xarch_x86_64", flag)]
@@ -129,7 +124,7 @@ setup(
             "fpq._native",
             ["fpq/_native.pyx"],
             include_dirs=["csrc"],
-            depends=["setup.py", *c_files(".h", ".inc")],
+            depends=["setup.py", "csrc/isa/flags.txt", *c_files(".h", ".inc")],
         )
     ],
     cmdclass={"build_ext": BuildExt},

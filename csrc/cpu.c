@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "isa/kernels.h"
+#include "isa/list.h"
 #include "portable.h"
 
 #if defined(FPQ_X86)
@@ -59,20 +60,16 @@ static fpq_features detect(void) {
 #endif
 
 static fpq_features features;
-static const fpq_kernels *runnable[5], *active; /* the first n_runnable */
+static const fpq_kernels *runnable[8], *active; /* the first n_runnable */
 static int n_runnable;
 
+#define FPQ_RUNS(name, condition) \
+    if (condition) runnable[n++] = &fpq_kernels_##name;
 static void initialise(void) {
+    const fpq_features *f = &features;
     int n = 0;
     features = detect();
-    runnable[n++] = &fpq_kernels_scalar;
-#if defined(FPQ_X86)
-    if (features.avx2) runnable[n++] = &fpq_kernels_avx2;
-    if (features.avx512) runnable[n++] = &fpq_kernels_avx512bw;
-    if (features.vbmi && features.vnni) runnable[n++] = &fpq_kernels_avx512;
-#elif defined(FPQ_ARM64)
-    runnable[n++] = &fpq_kernels_neon;
-#endif
+    FPQ_ISAS(FPQ_RUNS)
     n_runnable = n;
     active = runnable[n - 1];
 }
@@ -83,9 +80,14 @@ const fpq_kernels *fpq_active(void) {
     return active;
 }
 
-const fpq_features *fpq_cpu_features(void) {
+const char *fpq_feature_at(int i, int *has) {
+#define FPQ_FEATURE_NAME(name) #name,
+#define FPQ_FEATURE_VALUE(name) features.name,
+    static const char *const names[] = {FPQ_FEATURES(FPQ_FEATURE_NAME) NULL};
     fpq_active();
-    return &features;
+    const int values[] = {FPQ_FEATURES(FPQ_FEATURE_VALUE) 0};
+    *has = values[i];
+    return names[i];
 }
 
 const char *fpq_isa(void) { return fpq_active()->isa; }
@@ -97,7 +99,8 @@ const char *fpq_isa_at(int i) {
 
 /* "avx512" is the fastest there is of AVX-512: with VBMI and VNNI where the CPU has them. */
 int fpq_use_isa(const char *name) {
-    if (!strcmp(name, "avx512") && fpq_cpu_features()->avx512 && !(features.vbmi && features.vnni)) name = "avx512bw";
+    if (!strcmp(name, "avx512") && fpq_active() && features.avx512 && !(features.vbmi && features.vnni))
+        name = "avx512bw";
     for (int i = 0; fpq_isa_at(i); i++)
         if (!strcmp(name, fpq_isa_at(i))) {
             active = runnable[i];

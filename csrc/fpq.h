@@ -11,11 +11,8 @@
 #include <stdint.h>
 
 /* ---- instruction sets (cpu.c) ---- */
-typedef struct {
-    int avx2, avx512, vbmi, vnni, neon;
-} fpq_features;
-
-const fpq_features *fpq_cpu_features(void);
+const char *fpq_feature_at(int i,
+                           int *has); /* i-th CPU feature that fpq knows, and whether it is here; NULL past the end */
 const char *fpq_isa(void);     /* name of the table in use: scalar, avx2, avx512bw, avx512 (with VBMI and VNNI), neon */
 const char *fpq_isa_at(int i); /* i-th instruction set that runs here, slowest first; NULL past the end */
 int fpq_use_isa(const char *name); /* 0, or -1 if it is unknown or does not run here */

@@ -12,9 +12,7 @@ from libc.string cimport memcpy
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "fpq.h" nogil:
-    ctypedef struct fpq_features:
-        int avx2, avx512, vbmi, vnni, neon
-    const fpq_features *fpq_cpu_features()
+    const char *fpq_feature_at(int i, int *has)
     const char *fpq_isa()
     const char *fpq_isa_at(int i)
     int fpq_use_isa(const char *name)
@@ -159,7 +157,11 @@ cdef int _done(int status) except -1:
 
 def features():
     """CPU features by name."""
-    return dict(fpq_cpu_features()[0])
+    cdef int has
+    found = {}
+    while fpq_feature_at(len(found), &has) != NULL:
+        found[fpq_feature_at(len(found), &has).decode()] = has
+    return found
 
 
 def isa():

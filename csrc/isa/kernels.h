@@ -11,6 +11,7 @@
 #define FPQ_ISA_KERNELS_H
 
 #include "fpq.h"
+#include "isa/list.h"
 #include "portable.h"
 
 #define FPQ_COLUMN_BLOCK 16
@@ -42,8 +43,8 @@ typedef struct {
     FPQ_KERNELS(FPQ_MEMBER)
 } fpq_kernels;
 
-extern const fpq_kernels fpq_kernels_scalar, fpq_kernels_avx2, fpq_kernels_avx512bw, fpq_kernels_avx512,
-    fpq_kernels_neon;
+#define FPQ_EXTERN(name, condition) extern const fpq_kernels fpq_kernels_##name;
+FPQ_ISAS(FPQ_EXTERN)
 
 /* The table in use. Take it once before a loop. */
 const fpq_kernels *fpq_active(void);
