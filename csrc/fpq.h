@@ -63,12 +63,12 @@ int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, floa
 enum { FPQ_CANDIDATES_PER_ROUND = 16, FPQ_CENTROIDS_PER_ROUND = 4 };
 int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads);
 
-/* What k-means remembers between iterations (csrc/kmeans/bounds.h); all zero before the first one. */
+/* The lower bounds that k-means keeps between iterations (csrc/kmeans/yinyang.h); all zero before the first one. */
 typedef struct {
-    int groups;       /* of centroids: 16, 32, 48 or 64; 0 remembers nothing */
-    uint16_t *bounds; /* (m, ld, groups) */
-    uint16_t *drift;  /* (m, groups) */
-    float *units;     /* (m) */
+    int groups;                /* of centroids: 16, 32, 48 or 64; 0: no bounds */
+    uint16_t *bounds;          /* (m, ld, groups) */
+    uint16_t *drift;           /* (m, groups) */
+    float *steps_per_distance; /* (m) */
 } fpq_bounds;
 
 /* A Lloyd iteration in two halves, which machines that share the rows may share too.

@@ -49,7 +49,7 @@ cdef extern from "fpq.h" nogil:
         int groups
         uint16_t *bounds
         uint16_t *drift
-        float *units
+        float *steps_per_distance
     int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n)
     int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
                         int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
@@ -332,7 +332,7 @@ def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, ob
     memory.groups = <int>bounds.shape[2]
     memory.bounds = &bounds[0, 0, 0] if memory.groups else NULL
     memory.drift = &drift[0, 0] if memory.groups else NULL
-    memory.units = &units[0]
+    memory.steps_per_distance = &units[0]
     cdef const float *before = NULL
     cdef float *tables = NULL
     cdef int64_t *moved = NULL

@@ -6,14 +6,14 @@
 #include <string.h>
 
 #include "dot.h"
-#include "portable.h"
 #include "parallel.h"
+#include "portable.h"
 
 void fpq_find_centre(const float *x, int64_t n_rows, int d, ptrdiff_t ld, float *centre) {
-    enum { MOST = 33 };
-    const int n = n_rows < MOST ? (int)n_rows : MOST;
+    enum { MAX_ROWS = 33 }; /* An interquartile mean of 17 numbers is candidates the data, and sorting 33 is cheap. */
+    const int n = n_rows < MAX_ROWS ? (int)n_rows : MAX_ROWS;
     for (int t = 0; t < d; t++) {
-        float sorted[MOST] = {0};
+        float sorted[MAX_ROWS] = {0};
         for (int i = 0; i < n; i++) {
             const float here = x[(ptrdiff_t)(i * n_rows / n) * ld + t];
             int at = i;
@@ -22,9 +22,9 @@ void fpq_find_centre(const float *x, int64_t n_rows, int d, ptrdiff_t ld, float 
         }
         double sum = 0;
         for (int i = n / 4; i < n - n / 4; i++) sum += (double)sorted[i];
-        /* Rounded to a sixteenth of the spread: then the differences to it are seldom rounded. */
-        const double mean = sum / (n - n / 4 * 2), spread = (double)sorted[n - n / 4 - 1] - (double)sorted[n / 4];
-        const double unit = spread > 0 ? ldexp(1, ilogb(spread) - 4) : 0;
+        /* The mean is rounded to a sixteenth of the interquartile range, so differences to it are seldom rounded. */
+        const double mean = sum / (n - n / 4 * 2), range = (double)sorted[n - n / 4 - 1] - (double)sorted[n / 4];
+        const double unit = range > 0 ? ldexp(1, ilogb(range) - 4) : 0;
         centre[t] = (float)(unit > 0 ? rint(mean / unit) * unit : mean);
     }
 }
@@ -40,8 +40,9 @@ static uint64_t hash_of(const float *x, int d) {
     return hash;
 }
 
-/* Centroids that repeat an earlier one get a bias that keeps them from being chosen: else every row near them would be
- * in doubt. table: 2 k places and more, a power of two, of an open-addressing hash table. */
+/* A centroid that repeats an earlier one gets a bias of -inf, so its score never ties: otherwise every row candidates
+ * the two would need exact distances. table: the places of an open-addressing hash table, a power of two of at least 2
+ * k. */
 static void leave_out_repeated(fpq_packed_codebook *codebook, int32_t *table, int size) {
     const int d = codebook->d;
     for (int i = 0; i < size; i++) table[i] = -1;
@@ -57,12 +58,12 @@ static void leave_out_repeated(fpq_packed_codebook *codebook, int32_t *table, in
     }
 }
 
-static void pack_one(fpq_packed_codebook *out, float *scratch) {
+static void pack_centroids(fpq_packed_codebook *out, float *scratch, fpq_poll *poll) {
     const float *c = out->centroids;
     const int d = out->d;
     fpq_find_centre(c, out->k, d, out->ld, out->offset);
     fpq_pack(c, out->k, d, out->ld, out->offset, out->packed);
-    for (int i = 0; i < FPQ_COLUMN_BLOCKS(out->k) * FPQ_COLUMN_BLOCK; i++) {
+    for (int i = 0; i < FPQ_COLUMN_BLOCKS(out->k) * FPQ_COLUMN_BLOCK && !fpq_stopped(poll); i++) {
         float norm = 0, *row = out->rows + (ptrdiff_t)i * d;
         for (int t = 0; t < d && i < out->k; t++) {
             row[t] = c[i * out->ld + t] - out->offset[t];
@@ -70,72 +71,86 @@ static void pack_one(fpq_packed_codebook *out, float *scratch) {
         }
         out->bias[i] = i < out->k ? (FPQ_CENTROID_ERROR(d) - 0.5f) * norm : -INFINITY;
         out->overflows |= !(norm < INFINITY);
-        if (i < out->k && out->has_int8) fpq_int8_codebook_put(fpq_active(), &out->bytes, i, row, d, scratch);
+        if (i < out->k && out->has_int8) fpq_int8_codebook_put(fpq_active(), &out->int8, i, row, d, scratch);
     }
+}
+
+/* The memory of the packed codebooks, in floats: m structs, the offsets of all subspaces, and for each subspace bias,
+ * packed columns, rows, scratch with int8 columns, a hash table. */
+typedef struct {
+    const fpq_codebooks *cb;
+    fpq_packed_codebook *out;
+    float *memory;
+    size_t structs, offsets, columns, rows, subspace;
+    int table_size, has_int8;
+} packing;
+
+static void pack_codebook(void *context, int64_t j, fpq_worker *worker) {
+    const packing *p = context;
+    const fpq_codebooks *cb = p->cb;
+    const size_t dsub = (size_t)cb->dsub;
+    const int d = cb->offsets[j + 1] - cb->offsets[j];
+    float *bias = p->memory + p->structs + p->offsets + (size_t)j * p->subspace;
+    float *rows = bias + p->columns * (dsub + 1), *scratch = rows + p->rows;
+    p->out[j] = (fpq_packed_codebook){.from = cb->offsets[j],
+                                      .d = d,
+                                      .k = cb->k,
+                                      .offset = p->memory + p->structs + cb->offsets[j],
+                                      .bias = bias,
+                                      .packed = bias + p->columns,
+                                      .rows = rows,
+                                      .centroids = cb->centroids + (size_t)j * (size_t)cb->k * dsub,
+                                      .ld = cb->dsub,
+                                      .has_int8 = p->has_int8};
+    if (p->has_int8)
+        fpq_int8_codebook_place((char *)(scratch + 2 * dsub), FPQ_COLUMN_BLOCKS(cb->k), d, bias, &p->out[j].int8);
+    pack_centroids(p->out + j, scratch, worker->poll);
+    leave_out_repeated(p->out + j, (int32_t *)(void *)(bias + p->subspace) - p->table_size, p->table_size);
 }
 
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
-    const int has_int8 = fpq_int8_pays(fpq_active(), cb->k, cb->dsub);
-    const size_t columns = (size_t)FPQ_COLUMN_BLOCKS(cb->k) * FPQ_COLUMN_BLOCK, dsub = (size_t)cb->dsub;
-    const size_t head = fpq_float_lines((size_t)cb->m * sizeof(fpq_packed_codebook) / sizeof(float) + 1);
-    const size_t offsets = fpq_float_lines((size_t)cb->offsets[cb->m]), rows = fpq_float_lines((size_t)cb->k * dsub);
-    const size_t bytes = has_int8
-                             ? fpq_int8_codebook_size(FPQ_COLUMN_BLOCKS(cb->k), cb->dsub) / sizeof(float) + 2 * dsub
-                             : 0;
-    int table = 2;
-    while (table < 2 * cb->k) table *= 2;
-    const size_t each = columns + columns * dsub + rows + fpq_float_lines(bytes) + fpq_float_lines((size_t)table);
-    float *memory = fpq_alloc((head + offsets + (size_t)cb->m * each) * sizeof(float));
-    if (!memory) return NULL;
-    fpq_packed_codebook *out = (fpq_packed_codebook *)(void *)memory;
-    threads = fpq_threads(threads, cb->m);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int j = 0; j < cb->m; j++) {
-        float *piece = memory + head + offsets + (size_t)j * each, *behind = piece + columns * (dsub + 1) + rows;
-        const int d = cb->offsets[j + 1] - cb->offsets[j];
-        out[j] = (fpq_packed_codebook){.from = cb->offsets[j],
-                                       .d = d,
-                                       .k = cb->k,
-                                       .offset = memory + head + cb->offsets[j],
-                                       .bias = piece,
-                                       .packed = piece + columns,
-                                       .rows = piece + columns * (dsub + 1),
-                                       .centroids = cb->centroids + (size_t)j * (size_t)cb->k * dsub,
-                                       .ld = cb->dsub,
-                                       .has_int8 = has_int8};
-        if (has_int8)
-            fpq_int8_codebook_place((char *)(behind + 2 * dsub), FPQ_COLUMN_BLOCKS(cb->k), d, piece, &out[j].bytes);
-        pack_one(out + j, behind);
-        leave_out_repeated(out + j, (int32_t *)(void *)(piece + each) - table, table);
-    }
-    return out;
+    const size_t dsub = (size_t)cb->dsub, m = (size_t)cb->m;
+    packing p = {.cb = cb, .table_size = 2, .has_int8 = fpq_int8_pays(fpq_active(), cb->k, cb->dsub)};
+    while (p.table_size < 2 * cb->k) p.table_size *= 2;
+    p.structs = fpq_float_lines(m * sizeof(fpq_packed_codebook) / sizeof(float) + 1);
+    p.offsets = fpq_float_lines((size_t)cb->offsets[cb->m]);
+    p.columns = (size_t)FPQ_COLUMN_BLOCKS(cb->k) * FPQ_COLUMN_BLOCK;
+    p.rows = fpq_float_lines((size_t)cb->k * dsub);
+    p.subspace = p.columns * (dsub + 1) + p.rows + fpq_float_lines((size_t)p.table_size);
+    if (p.has_int8)
+        p.subspace += fpq_float_lines(fpq_int8_codebook_size(FPQ_COLUMN_BLOCKS(cb->k), cb->dsub) / sizeof(float) +
+                                      2 * dsub);
+    p.memory = fpq_alloc((p.structs + p.offsets + m * p.subspace) * sizeof(float));
+    p.out = (fpq_packed_codebook *)(void *)p.memory;
+    if (p.memory && !fpq_parallel(cb->m, 0, threads, pack_codebook, &p)) return p.out;
+    fpq_free(p.memory);
+    return NULL;
 }
-
-int fpq_assign_blocks(int64_t n) { return (int)((n + FPQ_ROW_BATCH - 1) / FPQ_ROW_BATCH); }
 
 void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed, const fpq_rows *data, int64_t first,
                       int n, float *x) {
     kern->read_rows(&data->x, data->rows, first, n, 0, (int)data->x.d, packed->offset, x);
 }
 
-/* How large the squared difference of two centred vectors may be if they are as near as two others, whose squared
- * difference is `squared`. With |x| and |c|, centring has moved a distance by at most 2 u (|x| + |c|) <= 2 u (2 |x| +
- * distance), and a sum of squares is off by less than (d + 3) u of itself. */
-static float reach_of(int d, float square, float squared) {
+/* The largest squared difference, in float32, of a centred row and a centroid that may be as candidates as another
+ * centroid, whose squared difference is `squared`. Centring has moved a distance by at most 2 u (|x| + |c|) <= 2 u (2
+ * |x| + distance), and a sum of squares is off by less than (d + 3) u of itself. */
+static float squared_threshold(int d, float square, float squared) {
     const double far = sqrt((double)squared) * (1 + (d + 16) * 0x1p-23) + 5 * 0x1p-23 * sqrt((double)square) + 0x1p-60;
     return (float)(far * far);
 }
 
-/* The nearest of the listed centroids so far. */
+/* The nearest of the candidates so far. */
 typedef struct {
-    float reach; /* squared differences of centred vectors above this are not the nearest one's */
+    float threshold; /* candidates with a larger squared difference of centred vectors are not the nearest */
     double distance;
     int32_t id;
-} contest;
+} nearest_candidate;
 
-static void enter(const fpq_assignment *a, contest *nearest, float square, float squared, const float *row, int32_t c) {
+static void offer(const fpq_assignment *a, nearest_candidate *nearest, float square, float squared, const float *row,
+                  int32_t c) {
     const fpq_packed_codebook *codebook = a->codebook;
-    nearest->reach = fminf(nearest->reach, reach_of(codebook->d, square, squared));
+    nearest->threshold = fminf(nearest->threshold, squared_threshold(codebook->d, square, squared));
     const double distance = fpq_squared_distance(row, codebook->centroids + c * codebook->ld, codebook->d);
     if (distance < nearest->distance) {
         nearest->distance = distance;
@@ -148,40 +163,41 @@ void fpq_read_row(const fpq_assignment *a, int i, float *row) {
     a->kern->read_rows(&a->data->x, a->data->rows, a->first + i, 1, from, from + a->codebook->d, NULL, row);
 }
 
-int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square, float least) {
+int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square, float threshold) {
     static const float zeros[64];
     const fpq_kernels *kern = a->kern;
     const fpq_packed_codebook *codebook = a->codebook;
     const int d = codebook->d, k = codebook->k,
-              all = codebook->overflows || !(square < INFINITY) || !(least > -INFINITY);
+              all = codebook->overflows || !(square < INFINITY) || !(threshold > -INFINITY);
     const float *x = a->x + i * a->ldx;
     float *scores = (float *)(void *)a->scratch, *row = scores + fpq_products_ld(k);
-    contest nearest = {INFINITY, INFINITY, 0};
+    nearest_candidate nearest = {INFINITY, INFINITY, 0};
     for (int c = FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK; c < fpq_products_ld(k); c++) scores[c] = -INFINITY;
     kern->project(x, 1, d, codebook->packed, codebook->bias, FPQ_COLUMN_BLOCKS(k), scores, 0);
     fpq_read_row(a, i, row);
     for (int from = 0; from < k; from += 64)
-        for (uint64_t near = all ? ~(uint64_t)0 : kern->at_least(scores + from, -least, zeros); near;
-             near &= near - 1) {
-            const int32_t c = from + fpq_lowest_bit(near);
+        for (uint64_t candidates = all ? ~(uint64_t)0 : kern->at_least(scores + from, -threshold, zeros); candidates;
+             candidates &= candidates - 1) {
+            const int32_t c = from + fpq_lowest_bit(candidates);
             if (c >= k) break;
             const float squared = kern->l2_f32(x, codebook->rows + (ptrdiff_t)c * d, d);
-            if (all || !(squared > nearest.reach)) enter(a, &nearest, square, squared, row, c);
+            if (all || !(squared > nearest.threshold)) offer(a, &nearest, square, squared, row, c);
         }
     return nearest.id;
 }
 
 int32_t fpq_nearest_of_squared(const fpq_assignment *a, float square, const float *squared, const float *row) {
     float min_max_sum[3];
-    contest nearest = {INFINITY, INFINITY, -1};
+    nearest_candidate nearest = {INFINITY, INFINITY, -1};
     a->kern->min_max_sum(squared, a->codebook->k, min_max_sum);
-    const float reach = a->codebook->overflows || !(square < INFINITY)
-                            ? FLT_MAX
-                            : reach_of(a->codebook->d, square, min_max_sum[0]);
+    const float threshold = a->codebook->overflows || !(square < INFINITY)
+                                ? FLT_MAX
+                                : squared_threshold(a->codebook->d, square, min_max_sum[0]);
     for (int from = 0; from < a->codebook->k; from += 64)
-        for (uint64_t near = a->kern->at_most(squared + from, fminf(reach, FLT_MAX)); near; near &= near - 1) {
-            const int32_t c = from + fpq_lowest_bit(near);
-            enter(a, &nearest, square, squared[c], row, c);
+        for (uint64_t candidates = a->kern->at_most(squared + from, fminf(threshold, FLT_MAX)); candidates;
+             candidates &= candidates - 1) {
+            const int32_t c = from + fpq_lowest_bit(candidates);
+            offer(a, &nearest, square, squared[c], row, c);
         }
     return nearest.id;
 }
@@ -194,41 +210,41 @@ float fpq_exact_error(const fpq_assignment *a, int i, int32_t id) {
 
 static float error_of(const fpq_assignment *a, int i, int32_t id, float square) {
     const int d = a->codebook->d;
-    return fpq_sure_error(a, i, id, square,
-                          a->kern->l2_f32(a->x + i * a->ldx, a->codebook->rows + (ptrdiff_t)id * d, d));
+    return fpq_refined_error(a, i, id, square,
+                             a->kern->l2_f32(a->x + i * a->ldx, a->codebook->rows + (ptrdiff_t)id * d, d));
 }
 
-/* Panels of columns that stay in the L2 cache while all rows pass over them. */
-static int panel_blocks(int d) {
+int fpq_cached_blocks(int d) {
     const int fit = (256 << 10) / (FPQ_COLUMN_BLOCK * (int)sizeof(float) * d) / 4 * 4;
     return fit > 4 ? fit : 4;
 }
 
-/* Few rows: columns in the lanes. Many: rows in the lanes, where the last ones are followed by zeros. */
-static void nearest_of_floats(const fpq_assignment *a, int32_t *ids, float *errors) {
-    enum { FEW = 6 };
+/* Up to MAX_COLUMN_LANE_ROWS rows, the columns stand in the lanes. For more, the rows do, followed by zeros. */
+static void nearest_rows_by_floats(const fpq_assignment *a, int32_t *ids, float *errors) {
+    enum { MAX_COLUMN_LANE_ROWS = 6 }; /* One tile of 6 rows; the rows in the lanes come by 48. */
     const fpq_packed_codebook *codebook = a->codebook;
-    const int d = codebook->d, blocks = FPQ_COLUMN_BLOCKS(codebook->k), panel = panel_blocks(d);
-    const int n = a->n <= FEW ? a->n : (a->n + FPQ_ROWS_TILE - 1) / FPQ_ROWS_TILE * FPQ_ROWS_TILE;
+    const int d = codebook->d, n_blocks = FPQ_COLUMN_BLOCKS(codebook->k), step = fpq_cached_blocks(d);
+    const int in_lanes = a->n > MAX_COLUMN_LANE_ROWS,
+              n = in_lanes ? (a->n + FPQ_ROWS_TILE - 1) / FPQ_ROWS_TILE * FPQ_ROWS_TILE : a->n;
     float best[FPQ_ROW_BATCH], second[FPQ_ROW_BATCH], square[FPQ_ROW_BATCH];
-    float *columns = (float *)(void *)(a->scratch + fpq_decide_scratch(codebook->k, d));
+    float *transposed = (float *)(void *)(a->scratch + fpq_decide_scratch(codebook->k, d));
     int32_t id[FPQ_ROW_BATCH];
     for (int i = 0; i < n; i++) {
         best[i] = second[i] = -INFINITY;
         id[i] = 0;
     }
-    if (a->n <= FEW)
-        a->kern->squares(a->x, a->ldx, n, d, square);
+    if (in_lanes)
+        a->kern->transpose(a->x, a->ldx, a->n, d, transposed, n);
     else
-        a->kern->transpose(a->x, a->ldx, a->n, d, columns, n);
-    for (int b = 0; b < blocks; b += panel) {
+        a->kern->squares(a->x, a->ldx, n, d, square);
+    for (int b = 0; b < n_blocks; b += step) {
         const float *packed = codebook->packed + (ptrdiff_t)b * d * FPQ_COLUMN_BLOCK,
                     *bias = codebook->bias + b * FPQ_COLUMN_BLOCK;
-        const int some = blocks - b < panel ? blocks - b : panel;
-        if (a->n <= FEW)
-            a->kern->nearest(a->x, a->ldx, n, d, packed, bias, some, b * FPQ_COLUMN_BLOCK, best, second, id, NULL);
+        const int blocks = n_blocks - b < step ? n_blocks - b : step, first_id = b * FPQ_COLUMN_BLOCK;
+        if (in_lanes)
+            a->kern->nearest_of_rows(transposed, n, d, packed, bias, blocks, first_id, best, second, id, square);
         else
-            a->kern->nearest_of_rows(columns, n, d, packed, bias, some, b * FPQ_COLUMN_BLOCK, best, second, id, square);
+            a->kern->nearest(a->x, a->ldx, n, d, packed, bias, blocks, first_id, best, second, id, NULL);
     }
     for (int i = 0; i < a->n; i++) {
         ids[i] = fpq_decide(a, i, square[i], best[i], second[i], id[i]);
@@ -237,7 +253,7 @@ static void nearest_of_floats(const fpq_assignment *a, int32_t *ids, float *erro
 }
 
 void fpq_products_start(float *products, int k) {
-    for (int i = 0; i < FPQ_BYTE_TILE; i++)
+    for (int i = 0; i < FPQ_INT8_TILE; i++)
         for (int c = k; c < fpq_products_ld(k); c++) products[i * fpq_products_ld(k) + c] = -INFINITY;
 }
 
@@ -249,19 +265,19 @@ int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, 
     const float margin = rows->margin[i], *x = a->x + i * a->ldx;
     float min_max_sum[3], best = -INFINITY, second = -INFINITY;
     int32_t id = 0;
-    int left = k / 8; /* more than that are cheaper to do again all at once */
+    int left = k / 8; /* With more candidates, float scores of all centroids are cheaper. */
     kern->min_max_sum(products, k, min_max_sum);
     for (int from = 0; from < k && left >= 0 && margin < INFINITY; from += 64)
-        for (uint64_t near = kern->at_least(products + from, 2 * margin - min_max_sum[1], zeros); near && left-- > 0;
-             near &= near - 1) {
-            const int32_t c = from + fpq_lowest_bit(near);
-            const float product = kern->ip_f32(x, codebook->rows + (ptrdiff_t)c * d, d) + codebook->bias[c];
-            if (product > best) {
+        for (uint64_t candidates = kern->at_least(products + from, 2 * margin - min_max_sum[1], zeros);
+             candidates && left-- > 0; candidates &= candidates - 1) {
+            const int32_t c = from + fpq_lowest_bit(candidates);
+            const float score = kern->ip_f32(x, codebook->rows + (ptrdiff_t)c * d, d) + codebook->bias[c];
+            if (score > best) {
                 second = best;
-                best = product;
+                best = score;
                 id = c;
-            } else if (product > second) {
-                second = product;
+            } else if (score > second) {
+                second = score;
             }
         }
     if (left < 0 || !(margin < INFINITY)) {
@@ -269,34 +285,34 @@ int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, 
         row.first += i;
         row.x = x;
         row.n = 1;
-        nearest_of_floats(&row, &id, NULL);
+        nearest_rows_by_floats(&row, &id, NULL);
         return id;
     }
     return fpq_decide(a, i, rows->square[i], best, second, id);
 }
 
-static size_t int8_scratch(int k) { return (size_t)FPQ_BYTE_TILE * (size_t)fpq_products_ld(k) * sizeof(float); }
+static size_t int8_scratch(int k) { return (size_t)FPQ_INT8_TILE * (size_t)fpq_products_ld(k) * sizeof(float); }
 
 size_t fpq_decide_scratch(int k, int d) { return fpq_lines(((size_t)fpq_products_ld(k) + (size_t)d) * sizeof(float)); }
 
-static void nearest_of_bytes(const fpq_assignment *a, int32_t *ids, float *errors) {
+static void nearest_rows_by_int8(const fpq_assignment *a, int32_t *ids, float *errors) {
     const fpq_packed_codebook *codebook = a->codebook;
     const int ld = fpq_products_ld(codebook->k);
-    char *scratch = a->scratch + fpq_decide_scratch(codebook->k, codebook->d); /* the front is fpq_decide's */
-    float *products = (float *)(void *)scratch, lanes[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK] = {0};
+    char *scratch = a->scratch + fpq_decide_scratch(codebook->k, codebook->d); /* after the scratch of fpq_decide */
+    float *products = (float *)(void *)scratch, lane_max[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK] = {0};
     uint8_t list[FPQ_ROW_BATCH];
     fpq_int8_rows rows;
-    fpq_int8_rows_place(scratch + int8_scratch(codebook->k), FPQ_ROW_BATCH, &codebook->bytes, &rows);
+    fpq_int8_rows_place(scratch + int8_scratch(codebook->k), FPQ_ROW_BATCH, &codebook->int8, &rows);
     fpq_products_start(products, codebook->k);
     for (int i = 0; i < a->n; i++) {
         list[i] = (uint8_t)i;
         fpq_int8_rows_put(a->kern, &rows, i, a->x + i * a->ldx, codebook->d);
     }
-    for (int i = 0; i < a->n; i += FPQ_BYTE_TILE) {
-        const int some = a->n - i < FPQ_BYTE_TILE ? a->n - i : FPQ_BYTE_TILE;
-        a->kern->project_int8(rows.bytes, rows.step, list + i, some, &codebook->bytes.columns, 0,
-                              FPQ_COLUMN_BLOCKS(codebook->k), products, ld, lanes);
-        for (int r = i; r < i + some; r++) {
+    for (int i = 0; i < a->n; i += FPQ_INT8_TILE) {
+        const int n = a->n - i < FPQ_INT8_TILE ? a->n - i : FPQ_INT8_TILE;
+        a->kern->project_int8(rows.bytes, rows.step, list + i, n, &codebook->int8.columns, 0,
+                              FPQ_COLUMN_BLOCKS(codebook->k), products, ld, lane_max);
+        for (int r = i; r < i + n; r++) {
             ids[r] = fpq_nearest_by_int8(a, &rows, r, products + (r - i) * ld);
             if (errors) errors[r] = error_of(a, r, ids[r], rows.square[r]);
         }
@@ -304,42 +320,52 @@ static void nearest_of_bytes(const fpq_assignment *a, int32_t *ids, float *error
 }
 
 size_t fpq_nearest_scratch(const fpq_codebooks *cb) {
-    const size_t columns = fpq_lines((size_t)FPQ_ROW_BATCH * (size_t)cb->dsub * sizeof(float));
-    const size_t bytes = int8_scratch(cb->k) + fpq_int8_rows_size(FPQ_ROW_BATCH, cb->dsub);
+    const size_t transposed = fpq_lines((size_t)FPQ_ROW_BATCH * (size_t)cb->dsub * sizeof(float));
+    const size_t int8 = int8_scratch(cb->k) + fpq_int8_rows_size(FPQ_ROW_BATCH, cb->dsub);
     return fpq_decide_scratch(cb->k, cb->dsub) +
-           (fpq_int8_pays(fpq_active(), cb->k, cb->dsub) && bytes > columns ? bytes : columns);
+           (fpq_int8_pays(fpq_active(), cb->k, cb->dsub) && int8 > transposed ? int8 : transposed);
 }
 
 void fpq_nearest_rows(const fpq_assignment *a, int32_t *ids, float *errors) {
-    (a->codebook->has_int8 ? nearest_of_bytes : nearest_of_floats)(a, ids, errors);
+    (a->codebook->has_int8 ? nearest_rows_by_int8 : nearest_rows_by_floats)(a, ids, errors);
+}
+
+typedef struct {
+    const fpq_codebooks *cb;
+    const fpq_packed_codebook *packed;
+    const fpq_rows *data;
+    int32_t *ids;
+    float *errors;
+} assign_call;
+
+static size_t row_batch_size(ptrdiff_t d) { return fpq_lines((size_t)FPQ_ROW_BATCH * (size_t)d * sizeof(float)); }
+
+static void assign_batch(void *context, int64_t i, fpq_worker *worker) {
+    const assign_call *c = context;
+    const ptrdiff_t d = c->data->x.d;
+    const int64_t first = i * FPQ_ROW_BATCH;
+    const int n = fpq_batch_size(c->data->n, FPQ_ROW_BATCH, i);
+    float *x = (float *)(void *)worker->scratch;
+    fpq_read_centred(fpq_active(), c->packed, c->data, first, n, x);
+    for (int j = 0; j < c->cb->m && !fpq_stopped(worker->poll); j++) {
+        const fpq_assignment a = {fpq_active(),
+                                  c->packed + j,
+                                  c->data,
+                                  first,
+                                  x + c->packed[j].from,
+                                  d,
+                                  n,
+                                  worker->scratch + row_batch_size(d)};
+        fpq_nearest_rows(&a, c->ids + j * c->data->n + first, c->errors ? c->errors + j * c->data->n + first : NULL);
+    }
 }
 
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads) {
-    const int blocks = fpq_assign_blocks(data->n);
-    const ptrdiff_t d = data->x.d;
-    const size_t rows = fpq_float_lines((size_t)FPQ_ROW_BATCH * (size_t)d),
-                 scratch = rows + fpq_nearest_scratch(cb) / sizeof(float);
-    const fpq_kernels *kern = fpq_active();
-    threads = fpq_threads(threads, blocks);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
-    float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
-    fpq_poll poll = {0};
-    if (packed && memory) {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (int b = 0; b < blocks; b++) {
-            if (fpq_stopped(&poll)) continue;
-            float *x = memory + (size_t)FPQ_THREAD_NUMBER() * scratch;
-            const int64_t first = (int64_t)b * FPQ_ROW_BATCH;
-            const int n = data->n - first < FPQ_ROW_BATCH ? (int)(data->n - first) : FPQ_ROW_BATCH;
-            fpq_read_centred(kern, packed, data, first, n, x);
-            for (int j = 0; j < cb->m; j++) {
-                const fpq_assignment a = {kern, packed + j, data, first, x + packed[j].from, d, n, (char *)(x + rows)};
-                fpq_nearest_rows(&a, ids + j * data->n + first, errors ? errors + j * data->n + first : NULL);
-            }
-        }
-    }
-    const int status = packed && memory && !poll.stop ? 0 : -1;
+    assign_call c = {cb, packed, data, ids, errors};
+    const size_t scratch = row_batch_size(data->x.d) + fpq_nearest_scratch(cb);
+    const int status = packed ? fpq_parallel(fpq_batches(data->n, FPQ_ROW_BATCH), scratch, threads, assign_batch, &c)
+                              : -1;
     fpq_free(packed);
-    fpq_free(memory);
     return status;
 }

@@ -5,16 +5,18 @@
 #include <string.h>
 
 #include "kmeans/quantized_distance.h"
-#include "portable.h"
 #include "parallel.h"
+#include "portable.h"
 
-/* In units of an eighth of the codebook's radius: the longest distances still fit, and so does a long way of the
- * centroids. */
-#define UNITS (65535.f / 8)
+/* The radius of the codebook has 8191 steps: the longest distances, of two radii, still fit 16 bits, and so does a
+ * drift of several radii. */
+#define RADIUS_STEPS (65535.f / 8)
 
-enum { MOST_GROUPS = 64 };
-/* Bytes pay where a row meets many centroids again; a word has a bit for each of a group. */
-enum { LEAST_BYTE_K = 512, MOST_BYTE_BLOCKS = 4 };
+enum {
+    MAX_GROUPS = 64,
+    MIN_INT8_K = 512,         /* With fewer centroids, rows meet too few of them again to pay for their quantization. */
+    MAX_INT8_GROUP_BLOCKS = 4 /* Column blocks of a group: max_other_int8 returns its candidates in 64 bits. */
+};
 
 typedef fpq_grouped_codebook grouped;
 
@@ -22,66 +24,82 @@ static int group_of(const grouped *g, int32_t id) {
     return id / FPQ_COLUMN_BLOCK / g->span * FPQ_COLUMN_BLOCK + id % FPQ_COLUMN_BLOCK;
 }
 
-static int32_t member(const grouped *g, int group, int32_t i) {
+/* Centroid i of a group, one of `span`; k or more stands for none. */
+static int32_t centroid_of(const grouped *g, int group, int32_t i) {
     return (group / FPQ_COLUMN_BLOCK * g->span + i) * FPQ_COLUMN_BLOCK + group % FPQ_COLUMN_BLOCK;
 }
 
-static void group_one(grouped *g, float *unit, float *scratch) {
+static void group_centroids(grouped *g, float *steps_per_distance, float *scratch, fpq_poll *poll) {
     const fpq_packed_codebook *packed = g->packed;
-    const int d = packed->d;
-    float largest = 0;
-    for (int c = 0; c < packed->k; c++) /* those of -inf repeat others */
-        if (packed->bias[c] > -INFINITY && -2.1f * packed->bias[c] > largest) largest = -2.1f * packed->bias[c];
-    if (packed->overflows) largest = INFINITY;
-    for (int group = 0; group < g->groups; group++)
-        for (int i = 0; i < g->blocks * FPQ_COLUMN_BLOCK; i++) {
-            const int block = group * g->blocks + i / FPQ_COLUMN_BLOCK;
-            const int32_t c = i < g->span ? member(g, group, i) : packed->k;
-            float *to = g->packed_groups + (ptrdiff_t)block * d * FPQ_COLUMN_BLOCK + i % FPQ_COLUMN_BLOCK;
-            g->bias[block * FPQ_COLUMN_BLOCK + i % FPQ_COLUMN_BLOCK] = c < packed->k ? packed->bias[c] : -INFINITY;
-            for (int t = 0; t < d; t++)
-                to[t * FPQ_COLUMN_BLOCK] = c < packed->k ? packed->rows[(ptrdiff_t)c * d + t] : 0;
-            if (g->has_int8 && c < packed->k)
-                fpq_int8_codebook_put(fpq_active(), &g->bytes, block * FPQ_COLUMN_BLOCK + i % FPQ_COLUMN_BLOCK,
-                                      packed->rows + (ptrdiff_t)c * d, d, scratch);
-        }
-    g->bound_scale.radius = largest;
-    if (!(*unit > 0)) *unit = largest > 0 && largest < INFINITY ? UNITS / sqrtf(largest) : 0;
-    g->bound_scale.per_unit = *unit;
+    const int d = packed->d, size = g->blocks * FPQ_COLUMN_BLOCK;
+    float radius = 0;                   /* squared */
+    for (int c = 0; c < packed->k; c++) /* A bias of -inf marks a repeated centroid. */
+        if (packed->bias[c] > -INFINITY && -2.1f * packed->bias[c] > radius) radius = -2.1f * packed->bias[c];
+    if (packed->overflows) radius = INFINITY;
+    for (int column = 0; column < g->groups * size && !fpq_stopped(poll); column++) {
+        const int group = column / size, i = column % size;
+        const int32_t c = i < g->span ? centroid_of(g, group, i) : packed->k;
+        const float *row = packed->rows + (ptrdiff_t)c * d;
+        float *to = g->packed_groups + (ptrdiff_t)(column / FPQ_COLUMN_BLOCK) * d * FPQ_COLUMN_BLOCK +
+                    column % FPQ_COLUMN_BLOCK;
+        g->bias[column] = c < packed->k ? packed->bias[c] : -INFINITY;
+        for (int t = 0; t < d; t++) to[t * FPQ_COLUMN_BLOCK] = c < packed->k ? row[t] : 0;
+        if (g->has_int8 && c < packed->k) fpq_int8_codebook_put(fpq_active(), &g->int8, column, row, d, scratch);
+    }
+    if (!(*steps_per_distance > 0))
+        *steps_per_distance = radius > 0 && radius < INFINITY ? RADIUS_STEPS / sqrtf(radius) : 0;
+    g->bound_scale = (fpq_bound_scale){radius, *steps_per_distance};
+}
+
+typedef struct {
+    const fpq_codebooks *cb;
+    const fpq_packed_codebook *packed;
+    fpq_bounds *bounds;
+    grouped *out;
+    float *memory; /* for each subspace: bias, columns, scratch with int8 columns */
+    size_t columns, subspace;
+    int span, blocks, has_int8;
+} grouping;
+
+static void group_codebook(void *context, int64_t j, fpq_worker *worker) {
+    const grouping *p = context;
+    const size_t dsub = (size_t)p->cb->dsub;
+    float *bias = p->memory + (size_t)j * p->subspace, *scratch = bias + p->columns * (dsub + 1);
+    p->out[j] = (grouped){.packed = p->packed + j,
+                          .groups = p->bounds->groups,
+                          .span = p->span,
+                          .blocks = p->blocks,
+                          .bias = bias,
+                          .packed_groups = bias + p->columns,
+                          .has_int8 = p->has_int8};
+    if (p->has_int8)
+        fpq_int8_codebook_place((char *)(scratch + 2 * dsub), p->bounds->groups * p->blocks, p->packed[j].d, bias,
+                                &p->out[j].int8);
+    group_centroids(p->out + j, p->bounds->steps_per_distance + j, scratch, worker->poll);
 }
 
 grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook *packed, fpq_bounds *bounds,
                              int threads) {
-    const int groups = bounds->groups, panels = groups / FPQ_COLUMN_BLOCK,
-              span = (FPQ_COLUMN_BLOCKS(cb->k) + panels - 1) / panels;
-    const int blocks = FPQ_COLUMN_BLOCKS(span);
-    const size_t columns = (size_t)groups * (size_t)blocks * FPQ_COLUMN_BLOCK, dsub = (size_t)cb->dsub;
-    const size_t head = fpq_float_lines((size_t)cb->m * sizeof(grouped) / sizeof(float) + 1);
-    const int has_int8 = packed->has_int8 && cb->k >= LEAST_BYTE_K && blocks <= MOST_BYTE_BLOCKS;
-    const size_t bytes = has_int8 ? fpq_int8_codebook_size(groups * blocks, cb->dsub) / sizeof(float) + 2 * dsub : 0;
-    const size_t each = columns * (dsub + 1) + fpq_float_lines(bytes);
-    float *memory = fpq_alloc((head + (size_t)cb->m * each) * sizeof(float));
+    const int panels = bounds->groups / FPQ_COLUMN_BLOCK, span = (FPQ_COLUMN_BLOCKS(cb->k) + panels - 1) / panels;
+    const size_t dsub = (size_t)cb->dsub, m = (size_t)cb->m;
+    const size_t structs = fpq_float_lines(m * sizeof(grouped) / sizeof(float) + 1);
+    grouping p = {.cb = cb, .packed = packed, .bounds = bounds, .span = span, .blocks = FPQ_COLUMN_BLOCKS(span)};
+    p.has_int8 = packed->has_int8 && cb->k >= MIN_INT8_K && p.blocks <= MAX_INT8_GROUP_BLOCKS;
+    p.columns = (size_t)bounds->groups * (size_t)p.blocks * FPQ_COLUMN_BLOCK;
+    p.subspace = p.columns * (dsub + 1);
+    if (p.has_int8)
+        p.subspace += fpq_float_lines(fpq_int8_codebook_size(bounds->groups * p.blocks, cb->dsub) / sizeof(float) +
+                                      2 * dsub);
+    float *memory = fpq_alloc((structs + m * p.subspace) * sizeof(float));
     if (!memory) return NULL;
-    grouped *out = (grouped *)(void *)memory;
-    threads = fpq_threads(threads, cb->m);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int j = 0; j < cb->m; j++) {
-        float *piece = memory + head + (size_t)j * each, *behind = piece + columns * (dsub + 1);
-        out[j] = (grouped){.packed = packed + j,
-                           .groups = groups,
-                           .span = span,
-                           .blocks = blocks,
-                           .bias = piece,
-                           .packed_groups = piece + columns,
-                           .has_int8 = has_int8};
-        if (has_int8)
-            fpq_int8_codebook_place((char *)(behind + 2 * dsub), groups * blocks, packed[j].d, piece, &out[j].bytes);
-        group_one(out + j, bounds->units + j, behind);
-    }
-    return out;
+    p.out = (grouped *)(void *)memory;
+    p.memory = memory + structs;
+    if (!fpq_parallel(cb->m, 0, threads, group_codebook, &p)) return p.out;
+    fpq_free(memory);
+    return NULL;
 }
 
-/* n rows and what is known about them. */
+/* A row batch in one subspace, and the bounds of its rows. */
 typedef struct {
     const fpq_kernels *kern;
     const fpq_assignment *assignment;
@@ -89,162 +107,161 @@ typedef struct {
     const float *x;
     ptrdiff_t ldx;
     int n;
-    int32_t *ids; /* their own centroids */
+    int32_t *ids; /* the assigned centroids */
     float *errors, *square;
     uint16_t *bounds; /* (n, groups) */
     const uint16_t *drift;
-    float *found, *products;    /* scratch: (n, d), (FPQ_BYTE_TILE, fpq_products_ld(k)) */
-    const fpq_int8_rows *bytes; /* NULL: not in use */
-} chunk;
+    float *gathered, *products; /* scratch: (n, d), (FPQ_INT8_TILE, fpq_products_ld(k)) */
+    const fpq_int8_rows *int8;  /* NULL where float32 scores are used */
+} row_batch;
 
-static void take(const chunk *c, int row, int32_t id) {
-    const grouped *g = c->codebook;
+static void assign_row(const row_batch *b, int row, int32_t id) {
+    const grouped *g = b->codebook;
     const int d = g->packed->d;
-    c->bounds[row * g->groups + group_of(g, id)] = 0; /* not known without the own centroid */
-    if (id == c->ids[row]) return;
-    c->ids[row] = id;
-    c->errors[row] = c->kern->l2_f32(c->x + row * c->ldx, g->packed->rows + (ptrdiff_t)id * d, d);
+    b->bounds[row * g->groups + group_of(g, id)] = 0; /* The largest score was that of the assigned centroid itself. */
+    if (id == b->ids[row]) return;
+    b->ids[row] = id;
+    b->errors[row] = b->kern->l2_f32(b->x + row * b->ldx, g->packed->rows + (ptrdiff_t)id * d, d);
 }
 
-/* All centroids for `count` listed rows. */
-static void search_all(const chunk *c, const uint8_t *rows, int count) {
-    const grouped *g = c->codebook;
+/* Searches all centroids for `count` listed rows, and renews the bounds of all groups. */
+static void search_all(const row_batch *b, const uint8_t *rows, int count) {
+    const grouped *g = b->codebook;
     const fpq_packed_codebook *packed = g->packed;
-    const int d = packed->d, all = FPQ_COLUMN_BLOCKS(packed->k),
-              fit = (256 << 10) / (FPQ_COLUMN_BLOCK * (int)sizeof(float) * d) / 4 * 4;
-    const int step = fit > 4 ? fit : 4; /* blocks that stay in the L2 cache */
-    float lanes[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK], best[FPQ_ROW_BATCH], second[FPQ_ROW_BATCH],
-        most[FPQ_ROW_BATCH] = {0};
+    const int d = packed->d, n_blocks = FPQ_COLUMN_BLOCKS(packed->k), step = fpq_cached_blocks(d);
+    float lane_max[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK], best[FPQ_ROW_BATCH], second[FPQ_ROW_BATCH],
+        max_other[FPQ_ROW_BATCH] = {0};
     int32_t ids[FPQ_ROW_BATCH];
-    uint16_t every[FPQ_ROW_BATCH];
-    for (int i = 0; i < c->n; i++) every[i] = 0xffff;
+    uint16_t all_groups[FPQ_ROW_BATCH];
+    for (int i = 0; i < b->n; i++) all_groups[i] = 0xffff;
     for (int i = 0; i < count; i++) {
-        memcpy(c->found + (ptrdiff_t)i * d, c->x + rows[i] * c->ldx, (size_t)d * sizeof(float));
+        memcpy(b->gathered + (ptrdiff_t)i * d, b->x + rows[i] * b->ldx, (size_t)d * sizeof(float));
         best[i] = second[i] = -INFINITY;
         ids[i] = 0;
     }
     for (int first = 0, group = 0; group < g->groups; first += g->span, group += FPQ_COLUMN_BLOCK) {
-        const int end = first + g->span < all ? first + g->span : all;
-        for (int i = 0; i < count * FPQ_COLUMN_BLOCK; i++) lanes[i] = -INFINITY;
-        for (int b = first; b < end; b += step)
-            c->kern->nearest(c->found, d, count, d, packed->packed + (ptrdiff_t)b * d * FPQ_COLUMN_BLOCK,
-                             packed->bias + b * FPQ_COLUMN_BLOCK, end - b < step ? end - b : step, b * FPQ_COLUMN_BLOCK,
-                             best, second, ids, lanes);
-        for (int i = count - 1; i >= 0 && rows[i] > i; i--) /* each to the place of its row */
-            memcpy(lanes + rows[i] * FPQ_COLUMN_BLOCK, lanes + i * FPQ_COLUMN_BLOCK, FPQ_COLUMN_BLOCK * sizeof *lanes);
-        c->kern->yinyang_update(lanes, rows, count, d, &g->bound_scale, c->square, every, c->drift + group,
-                                c->bounds + group, g->groups, most);
+        const int end = first + g->span < n_blocks ? first + g->span : n_blocks;
+        for (int i = 0; i < count * FPQ_COLUMN_BLOCK; i++) lane_max[i] = -INFINITY;
+        for (int block = first; block < end; block += step)
+            b->kern->nearest(b->gathered, d, count, d, packed->packed + (ptrdiff_t)block * d * FPQ_COLUMN_BLOCK,
+                             packed->bias + block * FPQ_COLUMN_BLOCK, end - block < step ? end - block : step,
+                             block * FPQ_COLUMN_BLOCK, best, second, ids, lane_max);
+        for (int i = count - 1; i >= 0 && rows[i] > i; i--) /* from the place in the list to that of the row */
+            memcpy(lane_max + rows[i] * FPQ_COLUMN_BLOCK, lane_max + i * FPQ_COLUMN_BLOCK,
+                   FPQ_COLUMN_BLOCK * sizeof *lane_max);
+        b->kern->yinyang_update(lane_max, rows, count, d, &g->bound_scale, b->square, all_groups, b->drift + group,
+                                b->bounds + group, g->groups, max_other);
     }
-    for (int i = 0; i < count; i++) {
-        take(c, rows[i], fpq_decide(c->assignment, rows[i], c->square[rows[i]], best[i], second[i], ids[i]));
-    }
+    for (int i = 0; i < count; i++)
+        assign_row(b, rows[i], fpq_decide(b->assignment, rows[i], b->square[rows[i]], best[i], second[i], ids[i]));
 }
 
-/* The same by bytes. Bounds are lower by the margin of the row. */
-static void search_all_bytes(const chunk *c, const uint8_t *rows, int count) {
-    const grouped *g = c->codebook;
+/* search_all by int8 scores, which may be too low by the margin of the row. */
+static void search_all_by_int8(const row_batch *b, const uint8_t *rows, int count) {
+    const grouped *g = b->codebook;
     const fpq_packed_codebook *packed = g->packed;
-    const int d = packed->d, all = FPQ_COLUMN_BLOCKS(packed->k), ld = fpq_products_ld(packed->k);
-    float lanes[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK], most[FPQ_ROW_BATCH] = {0};
-    uint16_t every[FPQ_ROW_BATCH];
-    for (int i = 0; i < c->n; i++) every[i] = 0xffff;
-    for (; count > 0; count -= FPQ_BYTE_TILE, rows += FPQ_BYTE_TILE) {
-        const int some = count < FPQ_BYTE_TILE ? count : FPQ_BYTE_TILE;
+    const int d = packed->d, n_blocks = FPQ_COLUMN_BLOCKS(packed->k), ld = fpq_products_ld(packed->k);
+    float lane_max[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK], max_other[FPQ_ROW_BATCH] = {0};
+    uint16_t all_groups[FPQ_ROW_BATCH];
+    for (int i = 0; i < b->n; i++) all_groups[i] = 0xffff;
+    for (; count > 0; count -= FPQ_INT8_TILE, rows += FPQ_INT8_TILE) {
+        const int n = count < FPQ_INT8_TILE ? count : FPQ_INT8_TILE;
         for (int first = 0, group = 0; group < g->groups; first += g->span, group += FPQ_COLUMN_BLOCK) {
-            const int end = first + g->span < all ? first + g->span : all;
-            for (int i = 0; i < some; i++)
-                for (int t = 0; t < FPQ_COLUMN_BLOCK; t++) lanes[rows[i] * FPQ_COLUMN_BLOCK + t] = -INFINITY;
-            c->kern->project_int8(c->bytes->bytes, c->bytes->step, rows, some, &packed->bytes.columns, first,
-                                  end - first, c->products + first * FPQ_COLUMN_BLOCK, ld, lanes);
-            for (int i = 0; i < some; i++)
+            const int end = first + g->span < n_blocks ? first + g->span : n_blocks;
+            for (int i = 0; i < n; i++)
+                for (int t = 0; t < FPQ_COLUMN_BLOCK; t++) lane_max[rows[i] * FPQ_COLUMN_BLOCK + t] = -INFINITY;
+            b->kern->project_int8(b->int8->bytes, b->int8->step, rows, n, &packed->int8.columns, first, end - first,
+                                  b->products + first * FPQ_COLUMN_BLOCK, ld, lane_max);
+            for (int i = 0; i < n; i++)
                 for (int t = 0; t < FPQ_COLUMN_BLOCK; t++)
-                    lanes[rows[i] * FPQ_COLUMN_BLOCK + t] += c->bytes->margin[rows[i]];
-            c->kern->yinyang_update(lanes, rows, some, d, &g->bound_scale, c->square, every, c->drift + group,
-                                    c->bounds + group, g->groups, most);
+                    lane_max[rows[i] * FPQ_COLUMN_BLOCK + t] += b->int8->margin[rows[i]];
+            b->kern->yinyang_update(lane_max, rows, n, d, &g->bound_scale, b->square, all_groups, b->drift + group,
+                                    b->bounds + group, g->groups, max_other);
         }
-        for (int i = 0; i < some; i++)
-            take(c, rows[i], fpq_nearest_by_int8(c->assignment, c->bytes, rows[i], c->products + i * ld));
+        for (int i = 0; i < n; i++)
+            assign_row(b, rows[i], fpq_nearest_by_int8(b->assignment, b->int8, rows[i], b->products + i * ld));
     }
 }
 
-/* The largest products of listed rows with the centroids of a group, to lanes[row * 16], or more; as large as they are
- * where they are at least least[row]. */
-static void largest_of_bytes(const chunk *c, int group, const uint8_t *rows, int n, const int32_t *own, int32_t first,
-                             const float *least, float *lanes) {
-    const grouped *g = c->codebook;
+/* The largest scores of listed rows with the other centroids of a group, or upper bounds of them, to lane_max[row *
+ * 16]. They are float32 scores where they are at least threshold[row]. */
+static void max_other_by_int8(const row_batch *b, int group, const uint8_t *rows, int n, const int32_t *assigned,
+                              int32_t first_id, const float *threshold, float *lane_max) {
+    const grouped *g = b->codebook;
     const int d = g->packed->d;
-    uint64_t near[FPQ_ROW_BATCH];
-    c->kern->max_other_int8(c->bytes->bytes, c->bytes->step, rows, n, &g->bytes.columns, group * g->blocks, g->blocks,
-                            own, first, least, lanes, near);
+    uint64_t candidates[FPQ_ROW_BATCH];
+    b->kern->max_other_int8(b->int8->bytes, b->int8->step, rows, n, &g->int8.columns, group * g->blocks, g->blocks,
+                            assigned, first_id, threshold, lane_max, candidates);
     for (int i = 0; i < n; i++) {
         const int row = rows[i];
-        float *most = lanes + row * FPQ_COLUMN_BLOCK;
-        *most += c->bytes->margin[row];
-        for (uint64_t left = near[i]; left; left &= left - 1) {
-            const int32_t id = member(g, group, fpq_lowest_bit(left));
-            if (id >= g->packed->k) continue; /* everything is near a row whose margin is infinite */
-            const float product = c->kern->ip_f32(c->x + row * c->ldx, g->packed->rows + (ptrdiff_t)id * d, d);
-            *most = fmaxf(*most, product + g->packed->bias[id] + c->bytes->rounding[row]);
+        float *max = lane_max + row * FPQ_COLUMN_BLOCK;
+        *max += b->int8->margin[row];
+        for (uint64_t bits = candidates[i]; bits; bits &= bits - 1) {
+            const int32_t id = centroid_of(g, group, fpq_lowest_bit(bits));
+            if (id >= g->packed->k) continue; /* Padding is a candidate of a row whose margin is infinite. */
+            const float product = b->kern->ip_f32(b->x + row * b->ldx, g->packed->rows + (ptrdiff_t)id * d, d);
+            *max = fmaxf(*max, product + g->packed->bias[id] + b->int8->rounding[row]);
         }
     }
 }
 
-/* The groups in doubt of each row; lists the rows that may have found a nearer centroid. */
-static int search_groups(const chunk *c, const uint64_t *doubts, uint8_t *nearer) {
-    const grouped *g = c->codebook;
+/* Searches the groups that the filter left for each row. Lists and counts the rows that may have a nearer centroid. */
+static int search_groups(const row_batch *b, const uint64_t *groups_to_search, uint8_t *rows_to_search) {
+    const grouped *g = b->codebook;
     const int d = g->packed->d, size = g->blocks * FPQ_COLUMN_BLOCK;
-    uint8_t rows[FPQ_COLUMN_BLOCK][FPQ_ROW_BATCH], some[FPQ_ROW_BATCH];
+    uint8_t rows[FPQ_COLUMN_BLOCK][FPQ_ROW_BATCH], listed[FPQ_ROW_BATCH];
     uint16_t searched[FPQ_ROW_BATCH];
-    float lanes[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK], most[FPQ_ROW_BATCH], least[FPQ_ROW_BATCH];
-    int32_t own[FPQ_ROW_BATCH];
-    int n_some = 0, found = 0;
-    for (int i = 0; i < c->n; i++) {
-        some[n_some] = (uint8_t)i;
-        n_some += doubts[i] != 0;
+    float lane_max[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK], max_other[FPQ_ROW_BATCH], threshold[FPQ_ROW_BATCH];
+    int32_t assigned[FPQ_ROW_BATCH]; /* as a column of packed_groups */
+    int n_listed = 0, n_found = 0;
+    for (int i = 0; i < b->n; i++) {
+        listed[n_listed] = (uint8_t)i;
+        n_listed += groups_to_search[i] != 0;
     }
-    for (int s = 0; s < n_some; s++) {
-        const int row = some[s];
-        const int32_t id = c->ids[row];
-        int panel = 0, member = id / FPQ_COLUMN_BLOCK;
-        for (; member >= g->span; member -= g->span) panel++;
-        own[row] = (panel * FPQ_COLUMN_BLOCK + id % FPQ_COLUMN_BLOCK) * size + member;
-        most[row] = -INFINITY;
-        least[row] = (c->square[row] - fpq_slack(c->square[row], d, &g->bound_scale) - c->errors[row]) / 2;
-        if (c->bytes) least[row] -= c->bytes->margin[row];
+    for (int s = 0; s < n_listed; s++) {
+        const int row = listed[s];
+        const int32_t id = b->ids[row];
+        int panel = 0, i = id / FPQ_COLUMN_BLOCK;
+        for (; i >= g->span; i -= g->span) panel++;
+        assigned[row] = (panel * FPQ_COLUMN_BLOCK + id % FPQ_COLUMN_BLOCK) * size + i;
+        max_other[row] = -INFINITY;
+        threshold[row] = (b->square[row] - fpq_rounding_error(b->square[row], d, &g->bound_scale) - b->errors[row]) / 2;
+        if (b->int8) threshold[row] -= b->int8->margin[row];
     }
     for (int panel = 0; panel < g->groups; panel += FPQ_COLUMN_BLOCK) {
         int count[FPQ_COLUMN_BLOCK] = {0};
-        for (int s = 0; s < n_some; s++) {
-            const uint8_t row = some[s];
-            searched[row] = (uint16_t)(doubts[row] >> panel);
-            for (int t = 0; t < FPQ_COLUMN_BLOCK; t++) lanes[row * FPQ_COLUMN_BLOCK + t] = -INFINITY;
-            for (unsigned left = searched[row]; left; left &= left - 1) {
-                const int group = fpq_lowest_bit(left);
+        for (int s = 0; s < n_listed; s++) {
+            const uint8_t row = listed[s];
+            searched[row] = (uint16_t)(groups_to_search[row] >> panel);
+            for (int t = 0; t < FPQ_COLUMN_BLOCK; t++) lane_max[row * FPQ_COLUMN_BLOCK + t] = -INFINITY;
+            for (unsigned bits = searched[row]; bits; bits &= bits - 1) {
+                const int group = fpq_lowest_bit(bits);
                 rows[group][count[group]++] = row;
             }
         }
         for (int group = 0; group < FPQ_COLUMN_BLOCK; group++) {
             const int first = (panel + group) * size;
-            if (c->bytes)
-                largest_of_bytes(c, panel + group, rows[group], count[group], own, first, least, lanes + group);
+            if (b->int8)
+                max_other_by_int8(b, panel + group, rows[group], count[group], assigned, first, threshold,
+                                  lane_max + group);
             else
-                c->kern->max_other(c->x, c->ldx, rows[group], count[group], d, g->packed_groups + (ptrdiff_t)first * d,
-                                   g->bias + first, g->blocks, own, first, lanes + group);
+                b->kern->max_other(b->x, b->ldx, rows[group], count[group], d, g->packed_groups + (ptrdiff_t)first * d,
+                                   g->bias + first, g->blocks, assigned, first, lane_max + group);
         }
-        c->kern->yinyang_update(lanes, some, n_some, d, &g->bound_scale, c->square, searched, c->drift + panel,
-                                c->bounds + panel, g->groups, most);
+        b->kern->yinyang_update(lane_max, listed, n_listed, d, &g->bound_scale, b->square, searched, b->drift + panel,
+                                b->bounds + panel, g->groups, max_other);
     }
-    for (int s = 0; s < n_some; s++) {
-        const int row = some[s];
-        const float least = c->square[row] - fpq_slack(c->square[row], d, &g->bound_scale);
-        nearer[found] = (uint8_t)row;
-        found += !(2 * most[row] < least - c->errors[row]);
+    for (int s = 0; s < n_listed; s++) {
+        const int row = listed[s];
+        const float square_below = b->square[row] - fpq_rounding_error(b->square[row], d, &g->bound_scale);
+        rows_to_search[n_found] = (uint8_t)row;
+        n_found += !(2 * max_other[row] < square_below - b->errors[row]);
     }
-    return found;
+    return n_found;
 }
 
-/* Whether the bytes of the listed rows can tell centroids at the rows' distances apart. */
-static int tell_apart(const float *margins, const float *errors, const uint8_t *rows, int n) {
+/* Whether int8 scores of the listed rows can tell centroids at the distances of the rows apart. */
+static int int8_is_precise(const float *margins, const float *errors, const uint8_t *rows, int n) {
     float margin = 0, error = 0;
     for (int i = 0; i < n; i++) {
         margin += margins[rows[i]];
@@ -253,69 +270,71 @@ static int tell_apart(const float *margins, const float *errors, const uint8_t *
     return 8 * margin < error;
 }
 
-static size_t found_size(int d) { return fpq_lines((size_t)FPQ_ROW_BATCH * (size_t)d * sizeof(float)); }
+static size_t gathered_size(int d) { return fpq_lines((size_t)FPQ_ROW_BATCH * (size_t)d * sizeof(float)); }
 
-size_t fpq_yinyang_scratch(const fpq_codebooks *cb) { return fpq_nearest_scratch(cb) + found_size(cb->dsub); }
+size_t fpq_yinyang_scratch(const fpq_codebooks *cb) { return fpq_nearest_scratch(cb) + gathered_size(cb->dsub); }
 
 void fpq_yinyang_nearest(const fpq_assignment *a, const grouped *g, int32_t *ids, float *errors, uint16_t *bounds,
                          const uint16_t *drift) {
     const fpq_kernels *kern = a->kern;
     const int d = g->packed->d, n = a->n;
-    char *scratch = a->scratch + fpq_decide_scratch(g->packed->k, d); /* the front is fpq_decide's */
-    float square[FPQ_ROW_BATCH], *products = (float *)(void *)(scratch + found_size(d));
-    uint64_t doubts[FPQ_ROW_BATCH];
+    char *scratch = a->scratch + fpq_decide_scratch(g->packed->k, d); /* after the scratch of fpq_decide */
+    float square[FPQ_ROW_BATCH], *products = (float *)(void *)(scratch + gathered_size(d));
+    uint64_t groups_to_search[FPQ_ROW_BATCH];
     uint8_t rows[FPQ_ROW_BATCH];
-    int known = 1, pairs = 0, count = 0;
-    chunk c = {.kern = kern,
-               .assignment = a,
-               .codebook = g,
-               .x = a->x,
-               .ldx = a->ldx,
-               .n = n,
-               .ids = ids,
-               .errors = errors,
-               .square = square,
-               .bounds = bounds,
-               .drift = drift,
-               .found = (float *)(void *)scratch,
-               .products = products};
-    for (int i = 0; i < n; i++) known &= ids[i] >= 0;
-    if (known) {
+    int all_assigned = 1, n_groups = 0, count = 0;
+    row_batch b = {.kern = kern,
+                   .assignment = a,
+                   .codebook = g,
+                   .x = a->x,
+                   .ldx = a->ldx,
+                   .n = n,
+                   .ids = ids,
+                   .errors = errors,
+                   .square = square,
+                   .bounds = bounds,
+                   .drift = drift,
+                   .gathered = (float *)(void *)scratch,
+                   .products = products};
+    for (int i = 0; i < n; i++) all_assigned &= ids[i] >= 0;
+    if (all_assigned) {
         kern->yinyang_filter(a->x, a->ldx, n, d, &g->bound_scale, g->packed->rows, ids, bounds, drift, g->groups,
-                             square, errors, doubts);
-        for (int i = 0; i < n; i++) pairs += fpq_popcount(doubts[i]);
+                             square, errors, groups_to_search);
+        for (int i = 0; i < n; i++) n_groups += fpq_popcount(groups_to_search[i]);
     } else {
         kern->squares(a->x, a->ldx, n, d, square);
     }
-    const int by_group = known && pairs <= n * g->groups * 5 / 8;
+    /* Where most groups are left, a search of all centroids is faster: more rows share each load of a centroid. */
+    const int by_group = all_assigned && n_groups <= n * g->groups * 5 / 8;
     for (int i = 0; i < n; i++) {
         rows[count] = (uint8_t)i;
-        count += !by_group || doubts[i];
+        count += !by_group || groups_to_search[i];
     }
-    fpq_int8_rows bytes;
+    fpq_int8_rows int8;
     if (g->has_int8) {
-        fpq_int8_rows_place((char *)(products + FPQ_BYTE_TILE * fpq_products_ld(g->packed->k)), FPQ_ROW_BATCH,
-                            &g->packed->bytes, &bytes);
+        fpq_int8_rows_place((char *)(products + FPQ_INT8_TILE * fpq_products_ld(g->packed->k)), FPQ_ROW_BATCH,
+                            &g->packed->int8, &int8);
         fpq_products_start(products, g->packed->k);
-        for (int i = 0; i < count; i++) fpq_int8_rows_put(kern, &bytes, rows[i], a->x + rows[i] * a->ldx, d);
-        if (!known || tell_apart(bytes.margin, errors, rows, count)) c.bytes = &bytes;
+        for (int i = 0; i < count; i++) fpq_int8_rows_put(kern, &int8, rows[i], a->x + rows[i] * a->ldx, d);
+        if (!all_assigned || int8_is_precise(int8.margin, errors, rows, count)) b.int8 = &int8;
     }
-    if (by_group) count = search_groups(&c, doubts, rows);
-    (c.bytes ? search_all_bytes : search_all)(&c, rows, count);
-    for (int i = 0; i < n; i++) errors[i] = fpq_sure_error(a, i, ids[i], square[i], errors[i]);
+    if (by_group) count = search_groups(&b, groups_to_search, rows);
+    (b.int8 ? search_all_by_int8 : search_all)(&b, rows, count);
+    for (int i = 0; i < n; i++) errors[i] = fpq_refined_error(a, i, ids[i], square[i], errors[i]);
 }
 
 void fpq_add_drift(const grouped *g, const float *before, const float *centroids, int dsub, uint16_t *drift) {
     const int d = g->packed->d;
-    uint16_t ways[MOST_GROUPS] = {0};
+    const float scale = g->bound_scale.steps_per_distance;
+    uint16_t max_moved[MAX_GROUPS] = {0};
     for (int32_t c = 0; c < g->packed->k; c++) {
         const float *from = before + (ptrdiff_t)c * dsub, *to = centroids + (ptrdiff_t)c * dsub;
+        uint16_t *max = max_moved + group_of(g, c);
         double square = 0;
         for (int t = 0; t < d; t++) square += ((double)to[t] - from[t]) * ((double)to[t] - from[t]);
-        const uint16_t way =
-            square > 0 ? fpq_quantized_distance((float)sqrt(square) * (1 + 1e-6f) * g->bound_scale.per_unit + 1) : 0;
-        if (way > ways[group_of(g, c)]) ways[group_of(g, c)] = way;
+        const uint16_t moved = square > 0 ? fpq_quantized_distance((float)sqrt(square) * (1 + 1e-6f) * scale + 1) : 0;
+        if (moved > *max) *max = moved;
     }
     for (int group = 0; group < g->groups; group++)
-        drift[group] = fpq_quantized_distance((float)drift[group] + (float)ways[group]);
+        drift[group] = fpq_quantized_distance((float)drift[group] + (float)max_moved[group]);
 }

@@ -1,42 +1,46 @@
 /* SPDX-License-Identifier: MIT
- * What k-means remembers of earlier iterations, so that a row meets few centroids again (Yinyang k-means, Ding et al.
- * 2015).
+ * Assignment by lower bounds, for the iterations of k-means after the first (Yinyang k-means, Ding et al., ICML 2015).
  *
- * The centroids of a subspace are in groups. A bound of each row and group is a distance that no centroid of the group
- * comes below, except the row's own; centroids that move make it smaller by the way of the farthest-moving one of their
- * group. A row whose own centroid is nearer than every bound keeps it, otherwise the groups in doubt are searched. What
- * is chosen is what a search of all centroids chooses, bit for bit.
+ * Filter. The centroids of a subspace are divided into groups. For each row and group, a lower bound holds for the
+ * distances from the row to the centroids of the group, without its assigned centroid. By the triangle inequality, the
+ * bound decreases by at most the largest movement of a centroid of the group (Elkan 2003 has one bound per centroid). A
+ * group whose bound exceeds the distance to the assigned centroid holds no nearer centroid; the others are searched.
+ * A row for which a searched group may hold a nearer centroid is compared with all centroids. The result has the same
+ * bits as a search of all centroids.
  *
- * Bounds are kept as whole units plus the drift of their group, the sum of its ways so far: what is below drift +
- * distance is in doubt. So a bound is written only when its group has been searched.
+ * Drift. Bounds and distances are quantized to 16 bits (kmeans/quantized_distance.h). The drift of a group is the sum
+ * of its largest movements so far. What is stored is bound + drift at the time of the search, so a filter tests stored
+ * <= drift now + distance, and a bound is written only when its group has been searched.
  *
- * Centroids stand in panels of `span` blocks of 16; a group is a column of a panel: 16 groups a panel, and the search
- * of all centroids has the nearest of each group in the lanes of its vectors. */
-#ifndef FPQ_BOUNDS_H
-#define FPQ_BOUNDS_H
+ * Groups. A panel is `span` consecutive column blocks; lane l of its blocks is one group, so a panel has 16 groups of
+ * up to `span` centroids. Thus a search of all centroids has the largest score of each group in the lanes of a vector.
+ */
+#ifndef FPQ_YINYANG_H
+#define FPQ_YINYANG_H
 
 #include "assign/assign.h"
 
 typedef struct {
     const fpq_packed_codebook *packed;
-    int groups, span, blocks;    /* blocks: of 16 columns that hold a group */
-    float *packed_groups, *bias; /* (groups, blocks, d, 16), (groups, blocks, 16) */
+    int groups, span, blocks;    /* blocks: column blocks that a group alone fills */
+    float *packed_groups, *bias; /* group after group: (groups, blocks, d, 16), (groups, blocks, 16) */
     int has_int8;
-    fpq_int8_codebook bytes; /* of the groups */
+    fpq_int8_codebook int8; /* the columns of packed_groups */
     fpq_bound_scale bound_scale;
 } fpq_grouped_codebook;
 
-/* One grouped codebook a subspace, in one piece of memory: free it with fpq_free. NULL when memory ran out. */
+/* The grouped codebooks of all subspaces, in one allocation for fpq_free. NULL when memory ran out or the call was
+ * stopped. */
 fpq_grouped_codebook *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook *packed,
                                           fpq_bounds *bounds, int threads);
 
-/* Nearest centroids and squared distances of rows; ids are those of the iteration before, or -1. The scratch of the
- * assignment is fpq_yinyang_scratch(cb) bytes. */
+/* Nearest centroids and squared distances of a row batch. On entry, ids hold the assignment of the previous iteration,
+ * or -1. The scratch of the assignment is fpq_yinyang_scratch(cb) bytes. */
 size_t fpq_yinyang_scratch(const fpq_codebooks *cb);
 void fpq_yinyang_nearest(const fpq_assignment *assignment, const fpq_grouped_codebook *codebook, int32_t *ids,
                          float *errors, uint16_t *bounds, const uint16_t *drift);
 
-/* Adds the ways from `before` to the centroids (k, dsub) of a subspace to its drift. */
+/* Adds to the drift of each group the largest movement from `before` to centroids (k, dsub). */
 void fpq_add_drift(const fpq_grouped_codebook *codebook, const float *before, const float *centroids, int dsub,
                    uint16_t *drift);
 

@@ -1,95 +1,97 @@
 /* SPDX-License-Identifier: MIT
- * Whole matrices in blocks of rows: checks, normalisation, packing, products. */
+ * Whole matrices by tasks of rows: checks, normalisation, packing, products. */
 #include <math.h>
 
 #include "dot.h"
 #include "isa/kernels.h"
-#include "portable.h"
 #include "parallel.h"
+#include "portable.h"
 
-enum { ROWS = 96 };
+enum {
+    MAX_SHARES = 256,  /* Tasks of a check. Each has a slot for its result, and more would balance threads no better. */
+    PART_FLOATS = 1024 /* Numbers of a row that a check reads at once: they stay in the L1 cache. */
+};
 
-static int blocks_of(int64_t n) { return (int)((n + ROWS - 1) / ROWS); }
+/* A check reads each number once and makes no copy of the matrix. Each task checks a share of consecutive rows. */
+typedef struct {
+    const fpq_matrix *x;
+    int find_max; /* 1: max_abs is wanted, 0: nonfinite */
+    int64_t share_rows;
+    int64_t nonfinite[MAX_SHARES]; /* the first row that holds NaN or infinity; x->n if no row does */
+    float max_abs[MAX_SHARES];
+} check;
 
-static int rows_in(int64_t n, int64_t first) { return n - first < ROWS ? (int)(n - first) : ROWS; }
-
-/* A row at a time: finding no row is the rule, and then all is read once. x->n if all rows of a block are finite. */
-static int64_t first_nonfinite_of(const fpq_matrix *x, int64_t first) {
-    enum { PIECE = 1024 };
-    FPQ_ALIGN(64) float piece[PIECE];
+static void check_share(void *context, int64_t i, fpq_worker *worker) {
+    check *c = context;
     const fpq_kernels *kern = fpq_active();
-    for (int64_t row = first; row < first + rows_in(x->n, first); row++)
-        for (int from = 0; from < x->d; from += PIECE) {
-            const int to = x->d - from < PIECE ? (int)x->d : from + PIECE;
-            kern->read_rows(x, NULL, row, 1, from, to, NULL, piece);
-            if (kern->has_nonfinite(piece, to - from)) return row;
+    const fpq_matrix *x = c->x;
+    const int64_t first = i * c->share_rows, end = first + fpq_batch_size(x->n, c->share_rows, i);
+    FPQ_ALIGN(64) float part[PART_FLOATS], min_max_sum[3];
+    c->nonfinite[i] = x->n;
+    c->max_abs[i] = 0;
+    for (int64_t row = first; row < end && !fpq_stopped(worker->poll); row++)
+        for (int from = 0; from < x->d; from += PART_FLOATS) {
+            const int n = fpq_batch_size(x->d, PART_FLOATS, from / PART_FLOATS);
+            kern->read_rows(x, NULL, row, 1, from, from + n, NULL, part);
+            if (c->find_max) {
+                kern->min_max_sum(part, n, min_max_sum);
+                c->max_abs[i] = fmaxf(c->max_abs[i], fmaxf(-min_max_sum[0], min_max_sum[1]));
+            } else if (kern->has_nonfinite(part, n)) {
+                c->nonfinite[i] = row;
+                return;
+            }
         }
-    return x->n;
+}
+
+/* Runs a check; `shares` receives the number of slots that are in use. */
+static int run_check(check *c, int64_t *shares, int threads) {
+    const int64_t equal = fpq_batches(c->x->n, MAX_SHARES);
+    c->share_rows = equal > FPQ_ROW_BATCH ? equal : FPQ_ROW_BATCH;
+    *shares = fpq_batches(c->x->n, c->share_rows);
+    return fpq_parallel(*shares, 0, threads, check_share, c);
 }
 
 int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads) {
+    check c = {.x = x};
+    int64_t shares;
     if (x->dtype == FPQ_U8 || x->dtype == FPQ_I8) return -1;
-    const int blocks = blocks_of(x->n);
-    int64_t found = x->n;
-    fpq_poll poll = {0};
-    threads = fpq_threads(threads, blocks);
-    if (blocks == 1) { /* a query alone is checked before OpenMP would have begun */
-        found = first_nonfinite_of(x, 0);
-    } else {
-#pragma omp parallel for schedule(dynamic, 16) num_threads(threads)
-        for (int b = 0; b < blocks; b++) {
-            if (fpq_stopped(&poll)) continue;
-            const int64_t row = first_nonfinite_of(x, (int64_t)b * ROWS);
-            if (row < x->n) {
-#pragma omp critical(fpq_nonfinite)
-                if (row < found) found = row;
-            }
-        }
-    }
-    return poll.stop ? -2 : found < x->n ? found : -1;
+    if (run_check(&c, &shares, threads)) return -2;
+    for (int64_t i = 0; i < shares; i++)
+        if (c.nonfinite[i] < x->n) return c.nonfinite[i];
+    return -1;
 }
 
 int fpq_largest(const fpq_matrix *x, float *out, int threads) {
-    enum { PIECE = 1024 };
-    const fpq_kernels *kern = fpq_active();
-    const int blocks = blocks_of(x->n);
-    float largest = 0;
-    fpq_poll poll = {0};
-    threads = fpq_threads(threads, blocks);
-#pragma omp parallel for schedule(dynamic, 16) num_threads(threads) reduction(max : largest)
-    for (int b = 0; b < blocks; b++) {
-        const int64_t first = (int64_t)b * ROWS;
-        for (int64_t row = first; row < first + rows_in(x->n, first) && !fpq_stopped(&poll); row++)
-            for (int from = 0; from < x->d; from += PIECE) {
-                FPQ_ALIGN(64) float piece[PIECE], min_max_sum[3];
-                const int n = x->d - from < PIECE ? (int)x->d - from : PIECE;
-                kern->read_rows(x, NULL, row, 1, from, from + n, NULL, piece);
-                kern->min_max_sum(piece, n, min_max_sum);
-                largest = fmaxf(largest, fmaxf(-min_max_sum[0], min_max_sum[1]));
-            }
+    check c = {.x = x, .find_max = 1};
+    int64_t shares;
+    const int status = run_check(&c, &shares, threads);
+    *out = 0;
+    for (int64_t i = 0; i < shares && !status; i++) *out = fmaxf(*out, c.max_abs[i]);
+    return status;
+}
+
+typedef struct {
+    const fpq_matrix *x;
+    const float *packed; /* k columns */
+    int k;
+    float *out;
+} product;
+
+static void normalize_batch(void *context, int64_t i, fpq_worker *worker) {
+    const product *p = context;
+    const int64_t first = i * FPQ_ROW_BATCH;
+    const int n = fpq_batch_size(p->x->n, FPQ_ROW_BATCH, i), d = (int)p->x->d;
+    (void)worker;
+    fpq_active()->read_rows(p->x, NULL, first, n, 0, d, NULL, p->out + first * d);
+    for (float *row = p->out + first * d, *end = row + (ptrdiff_t)n * d; row < end; row += d) {
+        const double length = sqrt(fpq_dot(row, row, d));
+        for (int t = 0; t < d; t++) row[t] = length > 0 ? (float)(row[t] / length) : 0;
     }
-    *out = largest;
-    return poll.stop ? -1 : 0;
 }
 
 int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
-    const fpq_kernels *kern = fpq_active();
-    const int blocks = blocks_of(x->n), d = (int)x->d;
-    fpq_poll poll = {0};
-    threads = fpq_threads(threads, blocks);
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int b = 0; b < blocks; b++) {
-        const int64_t first = (int64_t)b * ROWS;
-        const int n = rows_in(x->n, first);
-        if (fpq_stopped(&poll)) continue;
-        kern->read_rows(x, NULL, first, n, 0, d, NULL, out + first * d);
-        for (int i = 0; i < n; i++) {
-            float *row = out + (first + i) * d;
-            const double length = sqrt(fpq_dot(row, row, d));
-            for (int t = 0; t < d; t++) row[t] = length > 0 ? (float)(row[t] / length) : 0;
-        }
-    }
-    return poll.stop ? -1 : 0;
+    product p = {.x = x, .out = out};
+    return fpq_parallel(fpq_batches(x->n, FPQ_ROW_BATCH), 0, threads, normalize_batch, &p);
 }
 
 int64_t fpq_packed_size(int k, int d) { return (int64_t)FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK * d; }
@@ -102,30 +104,23 @@ void fpq_pack(const float *c, int k, int d, ptrdiff_t ld, const float *offset, f
     }
 }
 
-int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int threads) {
+static ptrdiff_t packed_width(int k) { return FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK; }
+
+static void project_batch(void *context, int64_t i, fpq_worker *worker) {
+    const product *p = context;
     const fpq_kernels *kern = fpq_active();
-    const int blocks = blocks_of(x->n), d = (int)x->d;
-    const ptrdiff_t width = FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK;
-    const size_t scratch = (size_t)ROWS * (size_t)(d + width);
-    threads = fpq_threads(threads, blocks);
-    float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
-    fpq_poll poll = {0};
-    if (!memory) return -1;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int b = 0; b < blocks; b++) {
-        if (fpq_stopped(&poll)) continue;
-        float *rows = memory + (size_t)FPQ_THREAD_NUMBER() * scratch, *products = rows + (size_t)ROWS * (size_t)d;
-        const int64_t first = (int64_t)b * ROWS;
-        const int n = rows_in(x->n, first);
-        kern->read_rows(x, NULL, first, n, 0, d, NULL, rows);
-        if (width == k) {
-            kern->project(rows, n, d, packed, NULL, FPQ_COLUMN_BLOCKS(k), out + first * k, k);
-            continue;
-        }
-        kern->project(rows, n, d, packed, NULL, FPQ_COLUMN_BLOCKS(k), products, width);
-        for (int i = 0; i < n; i++)
-            for (int c = 0; c < k; c++) out[(first + i) * k + c] = products[i * width + c];
-    }
-    fpq_free(memory);
-    return poll.stop ? -1 : 0;
+    const int64_t first = i * FPQ_ROW_BATCH;
+    const int n = fpq_batch_size(p->x->n, FPQ_ROW_BATCH, i), d = (int)p->x->d, k = p->k;
+    const ptrdiff_t width = packed_width(k);
+    float *rows = (float *)(void *)worker->scratch, *padded = rows + (ptrdiff_t)FPQ_ROW_BATCH * d;
+    kern->read_rows(p->x, NULL, first, n, 0, d, NULL, rows);
+    kern->project(rows, n, d, p->packed, NULL, FPQ_COLUMN_BLOCKS(k), width == k ? p->out + first * k : padded, width);
+    for (int r = 0; width > k && r < n; r++)
+        for (int c = 0; c < k; c++) p->out[(first + r) * k + c] = padded[r * width + c];
+}
+
+int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int threads) {
+    product p = {x, packed, k, out};
+    const size_t scratch = (size_t)FPQ_ROW_BATCH * (size_t)(x->d + packed_width(k)) * sizeof(float);
+    return fpq_parallel(fpq_batches(x->n, FPQ_ROW_BATCH), scratch, threads, project_batch, &p);
 }
