@@ -119,9 +119,12 @@ typedef struct {
     float *distances; /* (nq, k) */
     int64_t *ids;     /* (nq, k) */
     float radius;
-    fpq_hits *hits; /* (nq), for a radius: empty at first, and fpq_hits_free's to free */
+    fpq_hits *hits; /* (nq), for a radius, from fpq_hits_make */
 } fpq_answers;
 
+fpq_hits *fpq_hits_make(int64_t nq); /* NULL: no memory */
+void fpq_hits_counts(const fpq_hits *hits, int64_t nq, int64_t *out);
+void fpq_hits_copy(const fpq_hits *hits, int64_t nq, float *distances, int64_t *ids); /* one query after the other */
 void fpq_hits_free(fpq_hits *hits, int64_t nq);
 fpq_answers fpq_answers_from(const fpq_answers *answers, int64_t first); /* those of the queries from `first` on */
 
@@ -140,7 +143,8 @@ typedef struct {
     int64_t n;
 } fpq_selector;
 
-void fpq_adc_table(const fpq_adc *adc, const float *q, float *table); /* (m, max(2^nbits, 16)) */
+/* Look-up tables (nq, m, max(2^nbits, 16)). */
+void fpq_adc_tables(const fpq_adc *adc, const float *queries, int64_t nq, float *tables);
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
                    const fpq_selector *selector, const fpq_answers *answers, int threads);
 

@@ -2,6 +2,7 @@
 #include "results.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t *ids) {
     if (!answers->k) return (fpq_results){.ids = ids, .threshold = answers->radius, .grows = 1};
@@ -54,7 +55,7 @@ int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i) {
 int fpq_answers_split(const fpq_answers *answers, int64_t n, fpq_answers *parts) {
     *parts = (fpq_answers){.k = answers->k, .radius = answers->radius};
     if (!answers->k) {
-        parts->hits = calloc((size_t)n, sizeof *parts->hits);
+        parts->hits = fpq_hits_make(n);
         return parts->hits ? 0 : -1;
     }
     parts->ids = fpq_alloc((size_t)(n * answers->k) * (sizeof(int64_t) + sizeof(float)));
@@ -77,16 +78,31 @@ int fpq_answers_merge(const fpq_answers *answers, int64_t i, const fpq_answers *
     return fpq_results_finish(&r, answers, i);
 }
 
-void fpq_hits_free(fpq_hits *hits, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-        free(hits[i].distances);
-        free(hits[i].ids);
-        hits[i] = (fpq_hits){0};
+fpq_hits *fpq_hits_make(int64_t nq) { return calloc((size_t)(nq ? nq : 1), sizeof(fpq_hits)); }
+
+void fpq_hits_counts(const fpq_hits *hits, int64_t nq, int64_t *out) {
+    for (int64_t i = 0; i < nq; i++) out[i] = hits[i].n;
+}
+
+void fpq_hits_copy(const fpq_hits *hits, int64_t nq, float *distances, int64_t *ids) {
+    for (int64_t i = 0; i < nq; i++) {
+        if (!hits[i].n) continue;
+        memcpy(distances, hits[i].distances, (size_t)hits[i].n * sizeof *distances);
+        memcpy(ids, hits[i].ids, (size_t)hits[i].n * sizeof *ids);
+        distances += hits[i].n;
+        ids += hits[i].n;
     }
 }
 
+void fpq_hits_free(fpq_hits *hits, int64_t nq) {
+    for (int64_t i = 0; i < nq && hits; i++) {
+        free(hits[i].distances);
+        free(hits[i].ids);
+    }
+    free(hits);
+}
+
 void fpq_answers_free(fpq_answers *parts, int64_t n) {
-    if (parts->hits) fpq_hits_free(parts->hits, n);
-    free(parts->hits);
+    fpq_hits_free(parts->hits, n);
     fpq_free(parts->ids);
 }

@@ -69,59 +69,52 @@ def ids_find(table: _IdEntries, ids: Int64, wanted: Int64, places: Int64) -> Non
 def ids_insert(table: _IdEntries, ids: Int64, places: Int64) -> None: ...
 def ids_remove(table: _IdEntries | None, ids: Int64, gone: Int64, sources: Int64, targets: Int64) -> None: ...
 def set_bits(places: Int64, bits: UInt64) -> None: ...
-def adc_tables(
-    packed: Float32,
-    codebooks: Float32,
-    offsets: Int32,
-    nbits: int,
-    inner_product: bool,
-    queries: Float32,
-    tables: Float32,
-) -> None: ...
 class Answers: ...
 
+@final
 class TopK(Answers):
     def __init__(self, distances: Float32, ids: Int64) -> None: ...
 
+@final
 class Within(Answers):
     def __init__(self, nq: int, radius: float) -> None: ...
     def counts(self, out: Int64) -> None: ...
     def copy(self, distances: Float32, ids: Int64) -> None: ...
 
-def adc_search(
-    packed: Float32,
-    codebooks: Float32,
-    offsets: Int32,
-    nbits: int,
-    inner_product: bool,
-    queries: Float32,
-    blocks: UInt8,
-    ids: Int64 | None,
-    allowed: UInt64 | None,
-    n: int,
-    answers: Answers,
-    threads: int,
-) -> None: ...
-def ivf_search(
-    packed: Float32,
-    codebooks: Float32,
-    offsets: Int32,
-    nbits: int,
-    inner_product: bool,
-    centroids: Float32,
-    first: Int64,
-    block_ids: Int32,
-    live_rows: UInt64,
-    max_residual: Float32 | None,
-    residual: bool,
-    queries: Float32,
-    probes: Int64,
-    blocks: UInt8,
-    slot_ids: Int64,
-    first_query: int,
-    answers: Answers,
-    threads: int,
-) -> None: ...
+@final
+class ADC:
+    arguments: tuple[object, ...]
+    def __init__(
+        self, packed: Float32, codebooks: Float32, offsets: Int32, nbits: int, inner_product: bool
+    ) -> None: ...
+    def tables(self, queries: Float32, out: Float32) -> None: ...
+    def search(
+        self,
+        queries: Float32,
+        blocks: UInt8,
+        ids: Int64 | None,
+        allowed: UInt64 | None,
+        n: int,
+        answers: Answers,
+        threads: int,
+    ) -> None: ...
+    def search_lists(
+        self,
+        centroids: Float32,
+        first: Int64,
+        block_ids: Int32,
+        live_rows: UInt64,
+        max_residual: Float32 | None,
+        residual: bool,
+        queries: Float32,
+        probes: Int64,
+        blocks: UInt8,
+        slot_ids: Int64,
+        first_query: int,
+        answers: Answers,
+        threads: int,
+    ) -> None: ...
+
 def flat_norms(x: Array, norms: Float32, threads: int) -> None: ...
 def flat_search(
     x: Array,

@@ -7,130 +7,9 @@ order. Matrices marked ``object x`` may have any of the element types of csrc/fp
 """
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-cdef extern from "fpq.h" nogil:
-    const char *fpq_feature_at(int i, int *has)
-    const char *fpq_isa()
-    const char *fpq_isa_at(int i)
-    int fpq_use_isa(const char *name)
-    int fpq_has_openmp()
-    int fpq_max_threads()
-    void fpq_on_poll(int (*poll)() noexcept nogil)
-    void fpq_after_fork()
-
-    int FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8
-    ctypedef struct fpq_matrix:
-        const char *data
-        int64_t n, d
-        Py_ssize_t row_stride, col_stride
-        int dtype, exponent
-    int fpq_largest(const fpq_matrix *x, float *out, int threads)
-    int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads)
-    int fpq_normalize(const fpq_matrix *x, float *out, int threads)
-    int64_t fpq_packed_size(int k, int d)
-    void fpq_pack(const float *c, int k, int d, Py_ssize_t ld, const float *offset, float *out)
-    int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int threads)
-
-    ctypedef struct fpq_codebooks:
-        int m, k, dsub
-        const int32_t *offsets
-        float *centroids
-    ctypedef struct fpq_rows:
-        fpq_matrix x
-        const int64_t *rows
-        int64_t n
-    int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads)
-    int FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND
-    int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads)
-    ctypedef struct fpq_bounds:
-        int groups
-        uint16_t *bounds
-        uint16_t *drift
-        float *steps_per_distance
-    int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n)
-    int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
-                        int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
-                        const float *drifted, float *sums, int64_t *changed, int threads) nogil
-    int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
-                         int threads) nogil
-    int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors, const int64_t *counts,
-                          int64_t *rows) nogil
-    int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
-                       int32_t *ids, int64_t *counts, int threads)
-
-    void fpq_pack_codes(const int32_t *ids, int64_t n, int m, int nbits, uint8_t *codes)
-    void fpq_unpack_codes(const uint8_t *codes, int64_t n, int m, int nbits, int32_t *ids)
-    void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks)
-    void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes)
-
-    ctypedef struct fpq_hits:
-        float *distances
-        int64_t *ids
-        int64_t n
-    ctypedef struct fpq_answers:
-        int64_t k
-        float *distances
-        int64_t *ids
-        float radius
-        fpq_hits *hits
-    void fpq_hits_free(fpq_hits *hits, int64_t nq)
-    fpq_answers fpq_answers_from(const fpq_answers *answers, int64_t first)
-
-    ctypedef struct fpq_adc:
-        const float *packed
-        const float *codebooks
-        const int32_t *offsets
-        int m, nbits, dsub, inner_product
-    ctypedef struct fpq_selector:
-        const int64_t *ids
-        const uint64_t *allowed
-        int64_t n
-    void fpq_adc_table(const fpq_adc *adc, const float *q, float *table)
-    int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
-                       const fpq_selector *selector, const fpq_answers *answers, int threads)
-
-    ctypedef struct fpq_id_table:
-        void *entries
-        int bits, place_bits, wide
-        const int64_t *ids
-    void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places)
-    void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n)
-    void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone,
-                        const int64_t *sources, const int64_t *targets, int64_t n_moved)
-    void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits)
-
-    ctypedef struct fpq_lists:
-        const float *centroids
-        const int64_t *first
-        const int32_t *block_ids
-        const uint64_t *live_rows
-        const float *max_residual
-        int residual
-        int64_t n
-    int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
-                       const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *slot_ids,
-                       const fpq_answers *answers, int threads)
-
-    int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                        const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
-                        int threads)
-    ctypedef struct fpq_small_flat:
-        pass
-    int fpq_small_flat_applies(const fpq_matrix *x, int64_t k)
-    fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product)
-    void fpq_small_flat_free(fpq_small_flat *columns)
-    int64_t fpq_small_flat_bytes(const fpq_small_flat *columns)
-    int fpq_small_flat_search(const fpq_small_flat *columns, const float *queries, int64_t nq,
-                                const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads)
-    int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
-    int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
-                           int inner_product, float *out, int threads)
-    int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out,
-                     int64_t *out_ids, int threads)
-
+from fpq._fpq cimport *
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
@@ -144,12 +23,13 @@ cdef int _signalled() noexcept with gil:
 fpq_on_poll(_signalled)
 
 
-cdef int _done(int status) except -1:
+cdef int _done(int status) except -1 nogil:
     """Raise what ended a call: an exception of a signal's handler, or no memory."""
-    if status and PyErr_Occurred() != NULL:
-        return -1
     if status:
-        raise MemoryError("fpq: no memory for the working space of a call")
+        with gil:
+            if PyErr_Occurred() == NULL:
+                raise MemoryError("fpq: no memory for the working space of a call")
+        return -1
     return 0
 
 
@@ -232,21 +112,16 @@ def largest(object x, int threads):
     """The largest absolute value of the numbers of x, which are finite; 0 if there are none."""
     cdef _Matrix matrix = _Matrix(x)
     cdef float found = 0
-    cdef int status
     with nogil:
-        status = fpq_largest(&matrix.c, &found, threads)
-    _done(status)
+        _done(fpq_largest(&matrix.c, &found, threads))
     return found
 
 
 def normalize(object x, float[:, ::1] out, int threads):
     """Rows of x (n, d) scaled to length 1."""
     cdef _Matrix matrix = _Matrix(x)
-    cdef int status = 0
-    if out.size:
-        with nogil:
-            status = fpq_normalize(&matrix.c, &out[0, 0], threads)
-    _done(status)
+    with nogil:
+        _done(fpq_normalize(&matrix.c, &out[0, 0], threads))
 
 
 def packed_size(int k, int d):
@@ -263,11 +138,8 @@ def pack(const float[:, ::1] columns, int d, float[::1] out):
 def project(object x, const float[::1] packed, float[:, ::1] out, int threads):
     """out (n, k) = x (n, d) times the k packed columns."""
     cdef _Matrix matrix = _Matrix(x)
-    cdef int status = 0
-    if out.size:
-        with nogil:
-            status = fpq_project(&matrix.c, &packed[0], <int>out.shape[1], &out[0, 0], threads)
-    _done(status)
+    with nogil:
+        _done(fpq_project(&matrix.c, &packed[0], <int>out.shape[1], &out[0, 0], threads))
 
 
 # ---- codebooks: centroids (m, k, dsub), offsets (m + 1), rows int64 (n) or None for all, ids (m, n) ----
@@ -292,11 +164,8 @@ def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object 
     cdef float *error = NULL
     if errors is not None and errors.size:
         error = &errors[0, 0]
-    cdef int status = 0
-    if ids.size:
-        with nogil:
-            status = fpq_assign(&cb, &data, &ids[0, 0], error, threads)
-    _done(status)
+    with nogil:
+        _done(fpq_assign(&cb, &data, &ids[0, 0], error, threads))
 
 
 CANDIDATES_PER_ROUND, CENTROIDS_PER_ROUND = FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND
@@ -304,14 +173,12 @@ CANDIDATES_PER_ROUND, CENTROIDS_PER_ROUND = FPQ_CANDIDATES_PER_ROUND, FPQ_CENTRO
 
 def seed(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
          const double[:, :, ::1] draws, int threads):
-    """Starting centroids by greedy k-means++; draws (m, ceil(k / CENTROIDS_PER_ROUND), CANDIDATES_PER_ROUND) uniform in [0, 1)."""
+    """Starting centroids by greedy k-means++; draws (m, ceil(k / CENTROIDS_PER_ROUND), CANDIDATES_PER_ROUND)."""
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
-    cdef int status
     with nogil:
-        status = fpq_seed(&cb, &data, &draws[0, 0, 0], threads)
-    _done(status)
+        _done(fpq_seed(&cb, &data, &draws[0, 0, 0], threads))
 
 
 def kmeans_chunk_rows(int m, int k, int dsub, int64_t n):
@@ -328,7 +195,6 @@ def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, ob
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
     cdef fpq_bounds memory
-    cdef int status
     memory.groups = <int>bounds.shape[2]
     memory.bounds = &bounds[0, 0, 0] if memory.groups else NULL
     memory.drift = &drift[0, 0] if memory.groups else NULL
@@ -341,27 +207,22 @@ def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, ob
     if sums is not None:
         tables, moved = &sums[0, 0, 0], &changed[0, 0]
     with nogil:
-        status = fpq_kmeans_sums(&cb, &data, &active[0], limit, chunk_rows, ids.shape[1], &ids[0, 0], &errors[0, 0],
-                                 &memory, before, tables, moved, threads)
-    _done(status)
+        _done(fpq_kmeans_sums(&cb, &data, &active[0], limit, chunk_rows, ids.shape[1], &ids[0, 0], &errors[0, 0],
+                              &memory, before, tables, moved, threads))
 
 
 def kmeans_means(float[:, :, ::1] centroids, const int32_t[::1] offsets, const uint8_t[::1] active,
                  float[:, :, ::1] sums, int64_t[:, ::1] counts, int threads):
     """Centroids of the active subspaces become the means of the sums of all chunks."""
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
-    cdef int status
     with nogil:
-        status = fpq_kmeans_means(&cb, &active[0], <int>sums.shape[1], &sums[0, 0, 0], &counts[0, 0], threads)
-    _done(status)
+        _done(fpq_kmeans_means(&cb, &active[0], <int>sums.shape[1], &sums[0, 0, 0], &counts[0, 0], threads))
 
 
 def kmeans_donors(const int32_t[::1] ids, const float[::1] errors, const int64_t[::1] counts, int64_t[::1] rows):
     """The row that each empty cluster takes, or -1."""
-    cdef int status
     with nogil:
-        status = fpq_kmeans_donors(<int>counts.shape[0], ids.shape[0], &ids[0], &errors[0], &counts[0], &rows[0])
-    _done(status)
+        _done(fpq_kmeans_donors(<int>counts.shape[0], ids.shape[0], &ids[0], &errors[0], &counts[0], &rows[0]))
 
 
 def open_index(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
@@ -370,41 +231,34 @@ def open_index(const float[:, :, ::1] centroids, const int32_t[::1] offsets, obj
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
-    cdef int status = 0
-    if ids.size:
-        with nogil:
-            status = fpq_open_index(&cb, &data, limit, candidates, shared, &ids[0, 0], &counts[0, 0], threads)
-    _done(status)
+    with nogil:
+        _done(fpq_open_index(&cb, &data, limit, candidates, shared, &ids[0, 0], &counts[0, 0], threads))
 
 
 # ---- codes (n, code_size) and scan blocks (ceil(n / 64), code_size, 64) ----
 
 def pack_codes(const int32_t[:, ::1] ids, int nbits, uint8_t[:, ::1] codes):
     """ids (m, n) to codes."""
-    if codes.size:
-        with nogil:
-            fpq_pack_codes(&ids[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &codes[0, 0])
+    with nogil:
+        fpq_pack_codes(&ids[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &codes[0, 0])
 
 
 def unpack_codes(const uint8_t[:, ::1] codes, int nbits, int32_t[:, ::1] ids):
     """codes to ids (m, n)."""
-    if codes.size:
-        with nogil:
-            fpq_unpack_codes(&codes[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &ids[0, 0])
+    with nogil:
+        fpq_unpack_codes(&codes[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &ids[0, 0])
 
 
 def put_codes(const uint8_t[:, ::1] codes, const int64_t[::1] rows, uint8_t[:, :, ::1] blocks):
     """codes into the given rows of blocks."""
-    if codes.size:
-        with nogil:
-            fpq_put_codes(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0])
+    with nogil:
+        fpq_put_codes(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0])
 
 
 def get_codes(const uint8_t[:, :, ::1] blocks, const int64_t[::1] rows, uint8_t[:, ::1] codes):
     """The given rows of blocks to codes."""
-    if codes.size:
-        with nogil:
-            fpq_get_codes(&blocks[0, 0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &codes[0, 0])
+    with nogil:
+        fpq_get_codes(&blocks[0, 0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &codes[0, 0])
 
 
 # ---- ids by place, int64 (n), and a table of them: (bytes of the entries, bits, place_bits, wide) ----
@@ -438,26 +292,18 @@ def ids_remove(tuple table, int64_t[::1] ids, const int64_t[::1] gone, const int
     cdef fpq_id_table t
     if table is not None:
         t = _id_table(table, ids)
-    if gone.size:
-        with nogil:
-            fpq_ids_remove(NULL if table is None else &t, &ids[0], &gone[0], gone.shape[0], &sources[0], &targets[0],
-                           sources.shape[0])
+    with nogil:
+        fpq_ids_remove(NULL if table is None else &t, &ids[0], &gone[0], gone.shape[0], &sources[0], &targets[0],
+                       sources.shape[0])
 
 
 def set_bits(const int64_t[::1] places, uint64_t[::1] bits):
     """Set the bits of these places, none for -1."""
-    if places.size:
-        with nogil:
-            fpq_set_bits(&places[0], places.shape[0], &bits[0])
+    with nogil:
+        fpq_set_bits(&places[0], places.shape[0], &bits[0])
 
 
 # ---- search. ids int64 (n) or None for row numbers, allowed uint64 (ceil(n / 64)) or None for all ----
-
-cdef fpq_adc _adc(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
-                  bint inner_product) noexcept:
-    return fpq_adc(&packed[0, 0], &codebooks[0, 0, 0], &offsets[0], <int>codebooks.shape[0], nbits,
-                   <int>codebooks.shape[2], inner_product)
-
 
 cdef fpq_selector _selector(const int64_t[::1] ids, const uint64_t[::1] allowed, int64_t n) noexcept:
     cdef fpq_selector selector = fpq_selector(NULL, NULL, n)
@@ -468,15 +314,15 @@ cdef fpq_selector _selector(const int64_t[::1] ids, const uint64_t[::1] allowed,
     return selector
 
 
-def adc_tables(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
-               bint inner_product,
-               const float[:, ::1] queries, float[:, :, ::1] tables):
-    """Distance tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""
-    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
-    cdef Py_ssize_t i
-    with nogil:
-        for i in range(queries.shape[0]):
-            fpq_adc_table(&adc, &queries[i, 0], &tables[i, 0, 0])
+cdef class _Held:
+    """What keeps the arrays that it was made of; pickles as these."""
+    cdef readonly tuple arguments
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return type(self), self.arguments
 
 
 # ---- answers: what a search is to find ----
@@ -503,73 +349,66 @@ cdef class Within(Answers):
     cdef int64_t nq
 
     def __cinit__(self, int64_t nq, float radius):
-        self.c.hits = <fpq_hits *>calloc(nq + 1, sizeof(fpq_hits))
-        if self.c.hits == NULL:
-            raise MemoryError
+        self.c.hits = fpq_hits_make(nq)
+        _done(-1 if self.c.hits == NULL else 0)
         self.nq, self.c.radius = nq, radius
 
     def __dealloc__(self):
-        if self.c.hits != NULL:
-            fpq_hits_free(self.c.hits, self.nq)
-        free(self.c.hits)
+        fpq_hits_free(self.c.hits, self.nq)
 
     def counts(self, int64_t[::1] out):
         """How many each query has, (nq,)."""
-        for i in range(self.nq):
-            out[i] = self.c.hits[i].n
+        fpq_hits_counts(self.c.hits, self.nq, &out[0])
 
     def copy(self, float[::1] distances, int64_t[::1] ids):
         """Those of all queries, one after the other."""
-        cdef int64_t at = 0
-        for i in range(self.nq):
-            if self.c.hits[i].n:
-                memcpy(&distances[at], self.c.hits[i].distances, self.c.hits[i].n * sizeof(float))
-                memcpy(&ids[at], self.c.hits[i].ids, self.c.hits[i].n * sizeof(int64_t))
-                at += self.c.hits[i].n
+        with nogil:
+            fpq_hits_copy(self.c.hits, self.nq, &distances[0], &ids[0])
 
 
-def adc_search(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
-               bint inner_product,
-               const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, const int64_t[::1] ids,
+@cython.final
+cdef class ADC(_Held):
+    """Asymmetric distances to the codes of a product quantizer."""
+    cdef fpq_adc c
+
+    def __cinit__(self, const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets,
+                  int nbits, bint inner_product):
+        self.c = fpq_adc(&packed[0, 0], &codebooks[0, 0, 0], &offsets[0], <int>codebooks.shape[0], nbits,
+                         <int>codebooks.shape[2], inner_product)
+
+    def tables(self, const float[:, ::1] queries, float[:, :, ::1] out):
+        """Look-up tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""
+        with nogil:
+            fpq_adc_tables(&self.c, &queries[0, 0], queries.shape[0], &out[0, 0, 0])
+
+    def search(self, const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, const int64_t[::1] ids,
                const uint64_t[::1] allowed, int64_t n, Answers answers, int threads):
-    """Search all codes, exactly by table sums."""
-    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
-    cdef fpq_selector selector = _selector(ids, allowed, n)
-    cdef int status
-    with nogil:
-        status = fpq_adc_search(&adc, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector, &answers.c,
-                                threads)
-    _done(status)
+        """Search all n codes."""
+        cdef fpq_selector selector = _selector(ids, allowed, n)
+        with nogil:
+            _done(fpq_adc_search(&self.c, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector, &answers.c,
+                                 threads))
 
-
-def ivf_search(const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits,
-               bint inner_product,
-               const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] block_ids,
-               const uint64_t[::1] live_rows, const float[::1] max_residual, bint residual,
-               const float[:, ::1] queries, const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks,
-               const int64_t[:, ::1] slot_ids, int64_t first_query, Answers answers, int threads):
-    """Search the codes of the probed lists (nq, n_probe) of queries, those from number first_query on of the answers."""
-    cdef fpq_adc adc = _adc(packed, codebooks, offsets, nbits, inner_product)
-    cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], NULL, residual,
-                                     centroids.shape[0])
-    cdef int status
-    cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
-    if max_residual is not None:
-        lists.max_residual = &max_residual[0]
-    with nogil:
-        status = fpq_ivf_search(&adc, &lists, &queries[0, 0], queries.shape[0], &probes[0, 0], <int>probes.shape[1],
-                                &blocks[0, 0, 0], &slot_ids[0, 0], &here, threads)
-    _done(status)
+    def search_lists(self, const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] block_ids,
+                     const uint64_t[::1] live_rows, const float[::1] max_residual, bint residual,
+                     const float[:, ::1] queries, const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks,
+                     const int64_t[:, ::1] slot_ids, int64_t first_query, Answers answers, int threads):
+        """Search the probed lists (nq, n_probe) of queries, which are those from first_query on of the answers."""
+        cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], NULL, residual,
+                                         centroids.shape[0])
+        cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
+        if max_residual is not None:
+            lists.max_residual = &max_residual[0]
+        with nogil:
+            _done(fpq_ivf_search(&self.c, &lists, &queries[0, 0], queries.shape[0], &probes[0, 0],
+                                 <int>probes.shape[1], &blocks[0, 0, 0], &slot_ids[0, 0], &here, threads))
 
 
 def flat_norms(object x, float[::1] norms, int threads):
     """Squared lengths of the rows of x."""
     cdef _Matrix matrix = _Matrix(x)
-    cdef int status = 0
-    if norms.size:
-        with nogil:
-            status = fpq_flat_norms(&matrix.c, &norms[0], threads)
-    _done(status)
+    with nogil:
+        _done(fpq_flat_norms(&matrix.c, &norms[0], threads))
 
 
 def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, const int64_t[::1] ids,
@@ -578,20 +417,17 @@ def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, c
     """The k nearest rows of x, read times 2**exponent, exactly."""
     cdef _Matrix matrix = _Matrix(x, exponent)
     cdef fpq_selector selector = _selector(ids, allowed, matrix.c.n)
-    cdef int status
     with nogil:
-        status = fpq_flat_search(&matrix.c, &norms[0], &queries[0, 0], queries.shape[0], &selector, inner_product,
-                                 <int>found.shape[1], &distances[0, 0], &found[0, 0], threads)
-    _done(status)
+        _done(fpq_flat_search(&matrix.c, &norms[0], &queries[0, 0], queries.shape[0], &selector, inner_product,
+                              <int>found.shape[1], &distances[0, 0], &found[0, 0], threads))
 
 
 @cython.final
-cdef class SmallFlat:
+cdef class SmallFlat(_Held):
     """Few rows made ready for `flat_search` of any number of queries."""
     cdef _Matrix rows
     cdef int64_t n
     cdef fpq_small_flat *c
-    cdef readonly tuple arguments
 
     def __cinit__(self, object x, bint inner_product):
         cdef _Matrix matrix = _Matrix(x)
@@ -601,14 +437,8 @@ cdef class SmallFlat:
                 self.c = fpq_small_flat_make(&matrix.c, inner_product)
             _done(-1 if self.c == NULL else 0)
 
-    def __init__(self, *arguments):
-        self.arguments = arguments
-
     def __dealloc__(self):
         fpq_small_flat_free(self.c)
-
-    def __reduce__(self):
-        return SmallFlat, self.arguments
 
     @property
     def nbytes(self):
@@ -622,147 +452,73 @@ cdef class SmallFlat:
     def search(self, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
         """The k nearest rows, exactly."""
         cdef fpq_selector selector = _selector(None, None, self.n)
-        cdef int status
         with nogil:
-            status = fpq_small_flat_search(self.c, &queries[0, 0], queries.shape[0], &selector, <int>found.shape[1],
-                                             &distances[0, 0], &found[0, 0], threads)
-        _done(status)
+            _done(fpq_small_flat_search(self.c, &queries[0, 0], queries.shape[0], &selector, <int>found.shape[1],
+                                        &distances[0, 0], &found[0, 0], threads))
 
 
 def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, bint inner_product,
                    float[:, ::1] out, int threads, int exponent=0):
     """The distance of query i and each of rows[i], read times 2**exponent; a row of -1 gives +inf."""
     cdef _Matrix matrix = _Matrix(x, exponent)
-    cdef int status = 0
-    if out.size:
-        with nogil:
-            status = fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
-                                        inner_product, &out[0, 0], threads)
-    _done(status)
+    with nogil:
+        _done(fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
+                                 inner_product, &out[0, 0], threads))
 
 
 def smallest(const float[:, ::1] distances, const int64_t[:, ::1] ids, float[:, ::1] out, int64_t[:, ::1] out_ids,
              int threads):
     """The k smallest (distance, id) of each row, k being the width of out and out_ids; ids of -1 are none."""
-    cdef int status = 0
-    if out.size:
-        with nogil:
-            status = fpq_smallest(&distances[0, 0], &ids[0, 0], ids.shape[0], ids.shape[1], <int>out.shape[1],
-                                  &out[0, 0], &out_ids[0, 0], threads)
-    _done(status)
+    with nogil:
+        _done(fpq_smallest(&distances[0, 0], &ids[0, 0], ids.shape[0], ids.shape[1], <int>out.shape[1], &out[0, 0],
+                           &out_ids[0, 0], threads))
 
 
 # ---- LSH ----
 
-cdef extern from "fpq.h" nogil:
-    ctypedef struct fpq_hashes:
-        int d, n_tables, n_hashes
-        const float *centre
-        const float *packed
-        const float *shifts
-        const uint64_t *mixers
-    ctypedef struct fpq_sketcher:
-        int d, size
-        const float *centre
-        const float *packed
-        const float *back
-        const float *least
-        float scale
-    ctypedef struct fpq_lsh_rows:
-        fpq_matrix x
-        const fpq_sketcher *sketcher
-        const uint8_t *sketches
-        fpq_selector selector
-        int inner_product
-    ctypedef struct fpq_lsh_stats:
-        int64_t buckets, candidates, verified
-    int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int threads)
-    int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, int threads)
-    ctypedef struct fpq_lsh_tables:
-        const uint64_t *entries
-        const uint8_t *sketches
-        const uint32_t *starts
-        int bits
-    int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first_row, uint64_t *entries,
-                        int threads)
-    void fpq_lsh_starts(const uint64_t *entries, int64_t n, int bits, uint32_t *starts)
-    int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, const fpq_lsh_rows *rows,
-                         const float *queries, int64_t nq, int64_t n_probe, int k, float *distances, int64_t *ids,
-                         fpq_lsh_stats *stats, int threads)
-    ctypedef struct fpq_c2lsh:
-        const uint8_t *codes
-        double window, radius, ratio
-        int threshold
-        int64_t budget
-        int stop_early
-    int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads)
-    int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows, const float *queries,
-                         int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads)
-
-
 @cython.final
-cdef class LSHHashes:
+cdef class LSHHashes(_Held):
     """The hash functions of n_tables tables, with the arrays that describe them."""
     cdef fpq_hashes c
-    cdef readonly tuple arguments
 
     def __cinit__(self, int n_tables, int n_hashes, const float[::1] centre, const float[::1] packed,
                   const float[::1] shifts, const uint64_t[::1] mixers):
         self.c = fpq_hashes(<int>centre.shape[0], n_tables, n_hashes, &centre[0], &packed[0], &shifts[0], &mixers[0])
 
-    def __init__(self, *arguments):
-        self.arguments = arguments
-
     def values(self, object x, float[:, ::1] out, int threads):
         """Projections of x (n, d) in widths, shifted: out (n, n_tables * n_hashes)."""
         cdef _Matrix matrix = _Matrix(x)
-        cdef int status = 0
-        if out.size:
-            with nogil:
-                status = fpq_lsh_values(&self.c, &matrix.c, &out[0, 0], threads)
-        _done(status)
+        with nogil:
+            _done(fpq_lsh_values(&self.c, &matrix.c, &out[0, 0], threads))
 
     def entries(self, object x, int64_t first_row, uint64_t[:, ::1] out, int threads):
         """Table entries of x (n, d), rows first_row.. of the index: out (n_tables, n)."""
         cdef _Matrix matrix = _Matrix(x)
-        cdef int status = 0
-        if out.size:
-            with nogil:
-                status = fpq_lsh_entries(&self.c, &matrix.c, first_row, &out[0, 0], threads)
-        _done(status)
+        with nogil:
+            _done(fpq_lsh_entries(&self.c, &matrix.c, first_row, &out[0, 0], threads))
 
     def buckets(self, object x, uint8_t[:, ::1] out, int threads):
         """Hashes of x (n, d) clipped to bytes: out (n, n_hashes)."""
         cdef _Matrix matrix = _Matrix(x)
-        cdef int status = 0
-        if out.size:
-            with nogil:
-                status = fpq_lsh_buckets(&self.c, &matrix.c, &out[0, 0], threads)
-        _done(status)
+        with nogil:
+            _done(fpq_lsh_buckets(&self.c, &matrix.c, &out[0, 0], threads))
 
 
 @cython.final
-cdef class LSHSketcher:
+cdef class LSHSketcher(_Held):
     """The map from vectors to sketches, with the arrays that describe it."""
     cdef fpq_sketcher c
-    cdef readonly tuple arguments
 
     def __cinit__(self, const float[::1] centre, const float[::1] packed, const float[::1] back,
                   const float[::1] least, float scale):
         self.c = fpq_sketcher(<int>centre.shape[0], <int>least.shape[0], &centre[0], &packed[0], &back[0], &least[0],
                               scale)
 
-    def __init__(self, *arguments):
-        self.arguments = arguments
-
     def sketch(self, object x, uint8_t[:, ::1] out, int threads):
         """Sketches of x (n, d): out (n, size)."""
         cdef _Matrix matrix = _Matrix(x)
-        cdef int status = 0
-        if out.size:
-            with nogil:
-                status = fpq_lsh_sketch(&self.c, &matrix.c, &out[0, 0], threads)
-        _done(status)
+        with nogil:
+            _done(fpq_lsh_sketch(&self.c, &matrix.c, &out[0, 0], threads))
 
 
 cdef fpq_lsh_rows _lsh_rows(_Matrix matrix, LSHSketcher sketcher, const int64_t[::1] ids, const uint64_t[::1] allowed,
@@ -789,12 +545,10 @@ def e2lsh_search(LSHHashes hashes, const uint64_t[:, ::1] entries, const uint8_t
     cdef fpq_lsh_tables tables = fpq_lsh_tables(&entries[0, 0], NULL, &starts[0, 0], bits)
     if sketches is not None:
         tables.sketches = &sketches[0, 0, 0]
-    cdef int status
     with nogil:
-        status = fpq_e2lsh_search(&hashes.c, &tables, &rows, &queries[0, 0], queries.shape[0], n_probe,
-                                  <int>found.shape[1], &distances[0, 0], &found[0, 0],
-                                  <fpq_lsh_stats *>&stats[0, 0], threads)
-    _done(status)
+        _done(fpq_e2lsh_search(&hashes.c, &tables, &rows, &queries[0, 0], queries.shape[0], n_probe,
+                               <int>found.shape[1], &distances[0, 0], &found[0, 0], <fpq_lsh_stats *>&stats[0, 0],
+                               threads))
 
 
 def c2lsh_search(LSHHashes hashes, const uint8_t[:, :, ::1] codes, double window, double radius, double ratio,
@@ -808,8 +562,6 @@ def c2lsh_search(LSHHashes hashes, const uint8_t[:, :, ::1] codes, double window
     cdef fpq_c2lsh c = fpq_c2lsh(&codes[0, 0, 0], window, radius, ratio, threshold, budget, stop_early)
     if sketches is not None:
         rows.sketches = &sketches[0, 0]
-    cdef int status
     with nogil:
-        status = fpq_c2lsh_search(&hashes.c, &c, &rows, &queries[0, 0], queries.shape[0], <int>found.shape[1],
-                                  &distances[0, 0], &found[0, 0], <fpq_lsh_stats *>&stats[0, 0], threads)
-    _done(status)
+        _done(fpq_c2lsh_search(&hashes.c, &c, &rows, &queries[0, 0], queries.shape[0], <int>found.shape[1],
+                               &distances[0, 0], &found[0, 0], <fpq_lsh_stats *>&stats[0, 0], threads))

@@ -136,7 +136,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     _rotation: rotations.Rotation | None
     _packed: Float32
     largest: float  # absolute value in the codebooks
-    _scaled: tuple[int, Float32, Float32]  # the last power asked for, packed codebooks, codebooks
+    _adc: tuple[int, bool, _native.ADC] | None  # the last that was asked for: power, inner product
 
     def __init__(
         self,
@@ -297,7 +297,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         packed, largest = _packed(codebooks, offsets), _native.largest(codebooks.reshape(-1, codebooks.shape[2]), 1)
         vars(self).update(
             dim=dim, offsets=offsets, codebooks=codebooks, code_counts=code_counts, inertia=inertia,
-            n_iter_run=n_iter_run, _rotation=rotation, _packed=packed, largest=largest, _scaled=(0, packed, codebooks),
+            n_iter_run=n_iter_run, _rotation=rotation, _packed=packed, largest=largest, _adc=None,
         )  # fmt: skip
 
     def _state(self) -> State:
@@ -438,7 +438,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         queries, single = _checks.queries(Q, self.dim, threads.resolve(self.n_threads))
         k = 1 << self.nbits
         tables = aligned_empty(len(queries), self.m, max(k, 16))
-        _native.adc_tables(*self.adc(False), self.rotate(queries, 1), tables)
+        self.adc(False).tables(self.rotate(queries, 1), tables)
         tables = np.ascontiguousarray(tables[:, :, :k])
         return tables[0] if single else tables
 
@@ -446,13 +446,15 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         """Float32 rows in the space of the codebooks."""
         return self._rotation.apply(x, n_threads) if self._rotation else x
 
-    def adc(self, inner_product: bool, power: int = 0) -> tuple[Float32, Float32, Int32, int, bool]:
-        """The first arguments of the native scans of queries times 2**power."""
-        kept, power = self._scaled, 0 if inner_product else power
-        if power != kept[0]:
+    def adc(self, inner_product: bool, power: int = 0) -> _native.ADC:
+        """The distances of queries times 2**power to codes."""
+        power = 0 if inner_product else power
+        kept = self._adc
+        if kept is None or kept[0] != power or kept[1] != inner_product:
             codebooks = scaling.scaled(self.codebooks, power)
-            self._scaled = kept = (power, _packed(codebooks, self.offsets) if power else self._packed, codebooks)
-        return kept[1], kept[2], self.offsets, self.nbits, inner_product
+            packed = _packed(codebooks, self.offsets) if power else self._packed
+            self._adc = kept = power, inner_product, _native.ADC(packed, codebooks, self.offsets, self.nbits, inner_product)
+        return kept[2]
 
     def __repr__(self) -> str:
         state = f"dim={self.dim}" if self.is_trained else "not trained"

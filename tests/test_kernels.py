@@ -176,9 +176,9 @@ def test_tables_and_their_sums_have_the_same_bits_everywhere(isa: str, nbits: in
         packed = aligned_empty(m, _native.packed_size(k, dsub))
         for j in range(m):
             packed[j] = pack(codebooks[j], dsub)
-        arguments = packed, codebooks, offsets, nbits, inner_product
+        adc = _native.ADC(packed, codebooks, offsets, nbits, inner_product)
         tables = aligned_empty(3, m, max(k, 16))
-        _native.adc_tables(*arguments, queries, tables)
+        adc.tables(queries, tables)
         expected = np.zeros((3, m, k), np.float32)
         for t in range(dsub):
             q, c = queries.reshape(3, m, 1, dsub)[..., t], codebooks[None, :, :, t]
@@ -190,21 +190,22 @@ def test_tables_and_their_sums_have_the_same_bits_everywhere(isa: str, nbits: in
         _native.pack_codes(ids, nbits, codes)
         blocks = np.zeros((-(-n // 64), codes.shape[1], 64), np.uint8)
         _native.put_codes(codes, np.arange(n, dtype=np.int64), blocks)
-        out, sums = np.empty((3, n), np.float32), np.zeros((3, n), np.float32)
-        _native.adc_all(*arguments, queries, blocks, 0, out, 2)
+        sums = np.zeros((3, n), np.float32)
         for j in range(m):
             sums += tables[:, j, ids[j]]
-        np.testing.assert_array_equal(out, sums)
-        if n > 64:
-            rest = np.empty((3, n - 64), np.float32)
-            _native.adc_all(*arguments, queries, blocks, 64, rest, 1)
-            np.testing.assert_array_equal(rest, sums[:, 64:])
         for wanted in (1, n):
             distances, found = np.empty((3, wanted), np.float32), np.empty((3, wanted), np.int64)
-            _native.adc_search(*arguments, queries, blocks, None, None, n, distances, found, 2)
+            adc.search(queries, blocks, None, None, n, _native.TopK(distances, found), 2)
             order = np.argsort(sums, 1, kind="stable")[:, :wanted]
             np.testing.assert_array_equal(found, order)
             np.testing.assert_array_equal(distances, np.take_along_axis(sums, order, 1))
+        within = _native.Within(3, np.inf)
+        adc.search(queries, blocks, None, None, n, within, 2)
+        distances, found = np.empty(3 * n, np.float32), np.empty(3 * n, np.int64)
+        within.copy(distances, found)
+        order = np.argsort(sums, 1, kind="stable")
+        np.testing.assert_array_equal(found.reshape(3, n), order)
+        np.testing.assert_array_equal(distances.reshape(3, n), np.take_along_axis(sums, order, 1))
 
 
 @pytest.mark.parametrize("nbits", range(1, 9))

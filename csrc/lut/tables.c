@@ -57,7 +57,10 @@ static void make_tables(const fpq_kernels *kern, const fpq_adc *adc, const float
     }
 }
 
-void fpq_adc_table(const fpq_adc *adc, const float *q, float *table) { make_tables(fpq_active(), adc, q, 1, &table); }
+void fpq_adc_tables(const fpq_adc *adc, const float *queries, int64_t nq, float *tables) {
+    for (int64_t i = 0; i < nq; i++, tables += n_entries(adc))
+        make_tables(fpq_active(), adc, queries + i * adc->offsets[adc->m], 1, &tables);
+}
 
 static void make_groups(fpq_lut *lut) {
     const int groups = fpq_code_groups(lut->kern, lut->adc), ld = fpq_ld_table(lut->adc);

@@ -286,9 +286,7 @@ static fpq_answers nearest_answers(int nq, int k) {
     return (fpq_answers){.k = k, .distances = OUTPUT(float, nq *k), .ids = OUTPUT(int64_t, nq *k)};
 }
 static fpq_answers radius_answers(int nq, const float *all, int n) {
-    fpq_answers answers = {.radius = n ? all[below(nq * n)] : 1, .hits = INPUT(fpq_hits, nq)};
-    for (int q = 0; q < nq; q++) answers.hits[q] = (fpq_hits){0};
-    return answers;
+    return (fpq_answers){.radius = n ? all[below(nq * n)] : 1, .hits = fpq_hits_make(nq)};
 }
 
 typedef struct {

@@ -420,12 +420,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         lists, rotated, radii = self._lists, self._rotated, self._radius
         if power and self.metric == "l2":
             rotated, radii = scaling.scaled(rotated, power), scaling.scaled(radii, power)
-        n_probe = self._probes(n_probe)
+        adc, n_probe = self.quantizer.adc(self._similarity, power), self._probes(n_probe)
         step = max(1, PROBES // n_probe)
         for first in range(0, len(queries), step):
             here = queries[first : first + step]
-            _native.ivf_search(
-                *self.quantizer.adc(self._similarity, power), rotated, lists.layout.first, lists.layout.chain,
+            adc.search_lists(
+                rotated, lists.layout.first, lists.layout.chain,
                 lists.rows if allowed is None else allowed, radii if self.residual else None, self.residual,
                 self.quantizer.rotate(here, n_threads), self._coarse.probe(here, n_probe, n_threads, power),
                 lists.blocks.data, lists.slot_ids.data, first, answers, n_threads,

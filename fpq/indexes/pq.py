@@ -283,9 +283,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **effort: Any
     ) -> None:
-        _native.adc_search(
-            *self.quantizer.adc(self._similarity, power), self.quantizer.rotate(queries, n_threads),
-            self._blocks.data, self._ids.native, allowed, len(self), answers, n_threads,
+        self.quantizer.adc(self._similarity, power).search(
+            self.quantizer.rotate(queries, n_threads), self._blocks.data, self._ids.native, allowed, len(self), answers,
+            n_threads,
         )  # fmt: skip
 
     @writes

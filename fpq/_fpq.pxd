@@ -1,0 +1,169 @@
+"""The C interface of fpq as Cython sees it: csrc/fpq.h says what things mean."""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "fpq.h" nogil:
+    const char *fpq_feature_at(int i, int *has)
+    const char *fpq_isa()
+    const char *fpq_isa_at(int i)
+    int fpq_use_isa(const char *name)
+    int fpq_has_openmp()
+    int fpq_max_threads()
+    void fpq_on_poll(int (*poll)() noexcept nogil)
+    void fpq_after_fork()
+
+    int FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8
+    ctypedef struct fpq_matrix:
+        const char *data
+        int64_t n, d
+        Py_ssize_t row_stride, col_stride
+        int dtype, exponent
+    int fpq_largest(const fpq_matrix *x, float *out, int threads)
+    int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads)
+    int fpq_normalize(const fpq_matrix *x, float *out, int threads)
+    int64_t fpq_packed_size(int k, int d)
+    void fpq_pack(const float *c, int k, int d, Py_ssize_t ld, const float *offset, float *out)
+    int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int threads)
+
+    ctypedef struct fpq_codebooks:
+        int m, k, dsub
+        const int32_t *offsets
+        float *centroids
+    ctypedef struct fpq_rows:
+        fpq_matrix x
+        const int64_t *rows
+        int64_t n
+    int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads)
+    int FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND
+    int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads)
+    ctypedef struct fpq_bounds:
+        int groups
+        uint16_t *bounds
+        uint16_t *drift
+        float *steps_per_distance
+    int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n)
+    int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
+                        int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
+                        const float *drifted, float *sums, int64_t *changed, int threads)
+    int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
+                         int threads)
+    int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors, const int64_t *counts,
+                          int64_t *rows)
+    int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
+                       int32_t *ids, int64_t *counts, int threads)
+
+    void fpq_pack_codes(const int32_t *ids, int64_t n, int m, int nbits, uint8_t *codes)
+    void fpq_unpack_codes(const uint8_t *codes, int64_t n, int m, int nbits, int32_t *ids)
+    void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks)
+    void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes)
+
+    ctypedef struct fpq_hits:
+        float *distances
+        int64_t *ids
+        int64_t n
+    ctypedef struct fpq_answers:
+        int64_t k
+        float *distances
+        int64_t *ids
+        float radius
+        fpq_hits *hits
+    fpq_hits *fpq_hits_make(int64_t nq)
+    void fpq_hits_counts(const fpq_hits *hits, int64_t nq, int64_t *out)
+    void fpq_hits_copy(const fpq_hits *hits, int64_t nq, float *distances, int64_t *ids)
+    void fpq_hits_free(fpq_hits *hits, int64_t nq)
+    fpq_answers fpq_answers_from(const fpq_answers *answers, int64_t first)
+
+    ctypedef struct fpq_adc:
+        const float *packed
+        const float *codebooks
+        const int32_t *offsets
+        int m, nbits, dsub, inner_product
+    ctypedef struct fpq_selector:
+        const int64_t *ids
+        const uint64_t *allowed
+        int64_t n
+    void fpq_adc_tables(const fpq_adc *adc, const float *queries, int64_t nq, float *tables)
+    int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
+                       const fpq_selector *selector, const fpq_answers *answers, int threads)
+
+    ctypedef struct fpq_id_table:
+        void *entries
+        int bits, place_bits, wide
+        const int64_t *ids
+    void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places)
+    void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n)
+    void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone,
+                        const int64_t *sources, const int64_t *targets, int64_t n_moved)
+    void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits)
+
+    ctypedef struct fpq_lists:
+        const float *centroids
+        const int64_t *first
+        const int32_t *block_ids
+        const uint64_t *live_rows
+        const float *max_residual
+        int residual
+        int64_t n
+    int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
+                       const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *slot_ids,
+                       const fpq_answers *answers, int threads)
+
+    int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
+                        const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
+                        int threads)
+    ctypedef struct fpq_small_flat:
+        pass
+    int fpq_small_flat_applies(const fpq_matrix *x, int64_t k)
+    fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product)
+    void fpq_small_flat_free(fpq_small_flat *columns)
+    int64_t fpq_small_flat_bytes(const fpq_small_flat *columns)
+    int fpq_small_flat_search(const fpq_small_flat *columns, const float *queries, int64_t nq,
+                                const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads)
+    int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
+    int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
+                           int inner_product, float *out, int threads)
+    int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out,
+                     int64_t *out_ids, int threads)
+
+    ctypedef struct fpq_hashes:
+        int d, n_tables, n_hashes
+        const float *centre
+        const float *packed
+        const float *shifts
+        const uint64_t *mixers
+    ctypedef struct fpq_sketcher:
+        int d, size
+        const float *centre
+        const float *packed
+        const float *back
+        const float *least
+        float scale
+    ctypedef struct fpq_lsh_rows:
+        fpq_matrix x
+        const fpq_sketcher *sketcher
+        const uint8_t *sketches
+        fpq_selector selector
+        int inner_product
+    ctypedef struct fpq_lsh_stats:
+        int64_t buckets, candidates, verified
+    int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int threads)
+    int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, int threads)
+    ctypedef struct fpq_lsh_tables:
+        const uint64_t *entries
+        const uint8_t *sketches
+        const uint32_t *starts
+        int bits
+    int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first_row, uint64_t *entries,
+                        int threads)
+    void fpq_lsh_starts(const uint64_t *entries, int64_t n, int bits, uint32_t *starts)
+    int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, const fpq_lsh_rows *rows,
+                         const float *queries, int64_t nq, int64_t n_probe, int k, float *distances, int64_t *ids,
+                         fpq_lsh_stats *stats, int threads)
+    ctypedef struct fpq_c2lsh:
+        const uint8_t *codes
+        double window, radius, ratio
+        int threshold
+        int64_t budget
+        int stop_early
+    int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads)
+    int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows, const float *queries,
+                         int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads)
