@@ -235,7 +235,7 @@ def test_bad_input(call, error, message):
 def test_failed_add_changes_nothing(monkeypatch):
     index = build(keep_vectors=True, open_indexing=2.0, list_capacity=2.0).add(X[:1000])
     before = index.search(Q, 10), index.list_sizes, index.nbytes
-    monkeypatch.setattr(index._vectors, "write", lambda x, **_: (_ for _ in ()).throw(MemoryError("no memory")))
+    monkeypatch.setattr(index._ids, "adding", lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
     with pytest.raises(MemoryError):
         index.add(X[1000:])
     monkeypatch.undo()

@@ -26,13 +26,13 @@ class Probing(NamedTuple):
     rotated: Float32  # (n_lists, rotated d), the centroids as codes see them
     lists: InvertedLists
     radii: Float32 | None  # (n_lists,), no decoded residual is longer; None: codes stand for the vectors themselves
-    metric: str
+    inner_product: bool
     n_probe: int
     n_threads: int
     power: int  # queries, rotated and radii are scaled by 2**power (fpq/scaling.py)
 
     def _adc(self) -> tuple[Float32, Float32, Int32, int, bool]:
-        return self.quantizer.adc(self.metric != "l2", self.power)
+        return self.quantizer.adc(self.inner_product, self.power)
 
     def _batches(self, queries: Float32) -> Iterator[tuple[slice, Int64]]:
         """Some queries at a time, and the lists near each of them."""
@@ -53,7 +53,7 @@ class Probing(NamedTuple):
                 self.quantizer.rotate(queries[here], self.n_threads), probes, lists.blocks.data,
                 lists.slot_ids.data, distances[here], ids[here], self.n_threads,
             )  # fmt: skip
-        return scaling.unscaled(distances, self.power, self.metric != "l2"), ids
+        return scaling.unscaled(distances, self.power, self.inner_product), ids
 
     def within(
         self, queries: Float32, limit: np.float32, allowed: Bits | None
@@ -84,7 +84,7 @@ class Probing(NamedTuple):
             length = np.diff(first)[lists]
             within = np.arange(len(out)) - np.repeat(np.cumsum(length) - length, length)
             blocks = chain[np.repeat(first[lists], length) + within]
-            out = scaling.unscaled(out, self.power, self.metric != "l2")
+            out = scaling.unscaled(out, self.power, self.inner_product)
             near = (out <= limit) & bits_to_mask(rows[blocks]).reshape(-1, BLOCK_ROWS)
             at, row = np.nonzero(near)
             query = np.repeat(np.arange(begin, end), blocks_of[begin:end])[at]
