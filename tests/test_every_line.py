@@ -1,7 +1,7 @@
 """No memory or Ctrl-C before any line of any public method leaves an object as it was.
 
-No memory within a line, too: each call, operator and index of an array fails. By default one line in STEP of each method
-fails; FPQ_FAULT_STEP=1 takes all of them.
+No memory within a line, too: each call, operator and index of an array fails. By default one line in STEP of each
+method fails; FPQ_FAULT_STEP=1 takes all of them.
 """
 
 from __future__ import annotations
