@@ -23,7 +23,6 @@ Float64 = NDArray[np.float64]
 
 KERNEL_TYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, np.uint8, np.int8))
 MOST = (1 << 63) - 1  # of an integer that files and kernels take
-METRICS = ("l2", "ip", "cosine")
 EXACT_INTEGERS = 1 << 24  # up to here float32 has each integer
 
 

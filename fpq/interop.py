@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native
+from fpq import _checks, _native, threads
 from fpq import rotation as rotations
 from fpq._arrays import GrowingArray
-from fpq._checks import Float32, UInt8
+from fpq._checks import Float32, Int32, Int64, UInt8
 from fpq.indexes import IVFPQIndex, PQIndex
+from fpq.indexes.coarse import CoarseQuantizer
 from fpq.indexes.pq import BLOCK_ROWS
+from fpq.metric import INNER_PRODUCT, L2
 
 ORTHONORMAL = 1e-3  # what the entries of R^T R may differ from those of the identity
 
@@ -117,7 +119,7 @@ def from_faiss(index: Any) -> PQIndex | IVFPQIndex:
             "index: expected a faiss IndexPQ or IndexIVFPQ, alone or behind a linear transform, "
             f"got {type(part).__name__}"
         )
-    metrics = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
+    metrics = {faiss.METRIC_L2: L2.name, faiss.METRIC_INNER_PRODUCT: INNER_PRODUCT.name}
     if part.metric_type not in metrics:
         raise ValueError(f"index: expected METRIC_L2 or METRIC_INNER_PRODUCT, got metric {part.metric_type}")
     if not part.is_trained:
@@ -160,8 +162,23 @@ def _from_lists(faiss: Any, part: Any, made: PQIndex) -> IVFPQIndex:
             codes[here] = faiss.rev_swig_ptr(lists.get_codes(i), int(sizes[i]) * pq.code_size).reshape(-1, pq.code_size)
     order = np.argsort(ids)
     labels = np.repeat(np.arange(part.nlist, dtype=np.int32), sizes)[order]
-    index._put_codes(np.ascontiguousarray(centroids, dtype=np.float32), labels, codes[order], ids[order])
+    _put_in_lists(index, np.ascontiguousarray(centroids, dtype=np.float32), labels, codes[order], ids[order])
     return index
+
+
+def _put_in_lists(index: IVFPQIndex, centroids: Float32, labels: Int32, codes: UInt8, ids: Int64) -> None:
+    """Make these centroids the lists and these codes, in order of id, the rows of an empty index."""
+    n_threads = threads.resolve(index.n_threads)
+    given = None if np.array_equal(ids, np.arange(len(ids))) else index._ids.new(ids, len(ids))
+    index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads)
+    index._rotated = index.quantizer.rotate(centroids, n_threads)
+    vars(index).update(index._no_rows())
+    slots, place, _ = index._lists.place(labels)
+    index._lists.write(slots, codes, ids)
+    if index.residual:
+        np.maximum.at(index._radius, labels, index.quantizer.lengths(codes))
+    place()
+    index._ids.adding(given, len(ids))()
 
 
 def put_codes(index: PQIndex, codes: UInt8) -> None:
@@ -210,7 +227,7 @@ def to_faiss(index: PQIndex | IVFPQIndex) -> Any:
     if not isinstance(index, (PQIndex, IVFPQIndex)):
         raise TypeError(f"index: expected a PQIndex or an IVFPQIndex, got {type(index).__name__}")
     index._require_trained()
-    if index.metric == "cosine":
+    if index._metric.unit_length:
         raise ValueError("index: faiss has no cosine similarity; use metric 'ip' with vectors of length 1")
     pq = index.quantizer
     if pq.offsets[-1] % pq.m:
@@ -232,7 +249,7 @@ def to_faiss(index: PQIndex | IVFPQIndex) -> Any:
 
 
 def _metric(faiss: Any, index: PQIndex | IVFPQIndex) -> Any:
-    return faiss.METRIC_L2 if index.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    return faiss.METRIC_INNER_PRODUCT if index._metric.inner_product else faiss.METRIC_L2
 
 
 def _to_codes(faiss: Any, index: PQIndex) -> Any:

@@ -453,7 +453,11 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         if kept is None or kept[0] != power or kept[1] != inner_product:
             codebooks = scaling.scaled(self.codebooks, power)
             packed = _packed(codebooks, self.offsets) if power else self._packed
-            self._adc = kept = power, inner_product, _native.ADC(packed, codebooks, self.offsets, self.nbits, inner_product)
+            self._adc = kept = (
+                power,
+                inner_product,
+                _native.ADC(packed, codebooks, self.offsets, self.nbits, inner_product),
+            )
         return kept[2]
 
     def __repr__(self) -> str:

@@ -68,7 +68,7 @@ def threshold(distance: np.float32, power: int, inner_product: bool) -> np.float
         return distance
     with np.errstate(over="ignore", under="ignore"):
         above = np.ldexp(np.nextafter(distance, np.float32(np.inf)), power if inner_product else 2 * power)
-        return np.nextafter(above, np.float32(np.inf))
+        return np.float32(np.nextafter(above, np.float32(np.inf)))
 
 
 def unscaled(distances: Float32, power: int, inner_product: bool) -> Float32:

@@ -102,8 +102,8 @@ def _nearest_in(index: Any, offset: int, question: Question) -> Part:
         if not index.keep_vectors:
             raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
         n_threads = threads.resolve(question.n_threads)
-        queries, power = index._scaled(index._prepare(question.queries, n_threads))
-        exact = scaling.unscaled(index._exact(queries, ids, n_threads, power), power, index._similarity)
+        queries, power = index._scaled(index._metric.prepare(question.queries, n_threads))
+        exact = scaling.unscaled(index._exact(queries, ids, n_threads, power), power, index._metric.inner_product)
     if question.similarity:
         np.negative(distances, out=distances)
     return Part(distances, np.where(ids < 0, ids, ids + offset), exact)

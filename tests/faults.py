@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import linecache
 import os
 import signal
@@ -137,13 +139,28 @@ PACKAGE = os.path.dirname(fpq.__file__) + os.sep
 # Lines between a call and the `with` or `try` that undoes it: no signal is heeded there, they only call.
 UNBROKEN = {("lock.py", name) for name in ("locked", "reading", "end", "uninterrupted")}
 
-Line = tuple[str, int]  # file, number
+# Instructions that may run out of memory: calls, operators, indexing by slices and by arrays of row numbers.
+ALLOCATING = ("CALL", "BINARY_", "INPLACE_", "STORE_SUBSCR", "STORE_SLICE", "BUILD_", "LIST_EXTEND", "UNARY_NEGATIVE")
+
+Line = tuple[str, int, int]  # file, number, offset of an instruction in its function or -1 for the whole line
+
+
+@functools.cache
+def allocating(code: Any) -> frozenset[int]:
+    """The offsets of the instructions of a function that may run out of memory, but for those of `with`."""
+    return frozenset(each.offset for each in dis.get_instructions(code) if each.opname.startswith(ALLOCATING))
+
+
+def begins_with(code: Any, line: int) -> bool:
+    """Whether a line is a `with` statement."""
+    return linecache.getline(code.co_filename, line).lstrip().startswith("with ")
 
 
 class Lines:
     """Traces the lines of fpq that a call executes, and raises an error before a line is executed for the n-th time.
 
-    What `uninterrupted` puts an interrupt off for does not count: it cannot fail.
+    The same for the instructions that may run out of memory: each is a place of its own in `counts`. What
+    `uninterrupted` puts an interrupt off for does not count: it cannot fail.
     """
 
     def __init__(self, at: Line | None = None, times: int = 0, error: BaseException | None = None) -> None:
@@ -172,13 +189,16 @@ class Lines:
             return self._leave_uninterrupted
         if self._within or (os.path.basename(code.co_filename), code.co_name) in UNBROKEN:
             return None
+        frame.f_trace_opcodes = self._error is None or (self._at is not None and self._at[2] >= 0)
         begun: set[int] = set()  # lines with `with`: each comes again before it ends, where no signal is heeded either
 
         def line(frame: Any, event: str, argument: Any) -> Any:
             if event == "line" and frame.f_lineno not in begun:
-                if linecache.getline(code.co_filename, frame.f_lineno).lstrip().startswith("with "):
+                if begins_with(code, frame.f_lineno):
                     begun.add(frame.f_lineno)
-                self._line((code.co_filename, frame.f_lineno))
+                self._line((code.co_filename, frame.f_lineno, -1))
+            elif event == "opcode" and frame.f_lasti in allocating(code) and not begins_with(code, frame.f_lineno):
+                self._line((code.co_filename, frame.f_lineno, frame.f_lasti))
             return line
 
         return line
@@ -203,7 +223,8 @@ class Lines:
 def every_line(make: Any, call: Any, observe: Any, *, step: int = 1, salt: str = "") -> int:
     """Fail before each line of a call, or one in `step` of them; how many times it failed.
 
-    Each line fails with MemoryError at its first and with KeyboardInterrupt at its last execution. After that the
+    Each line fails with MemoryError at its first and with KeyboardInterrupt at its last execution, and each instruction
+    that may run out of memory, one in ``4 * step``, with MemoryError at its last execution. After that the
     object is seen to be as before, or as after a call that succeeds (when nothing was left to do but to return).
 
     Parameters
@@ -224,10 +245,12 @@ def every_line(make: Any, call: Any, observe: Any, *, step: int = 1, salt: str =
     assert lines
     cases = [
         case
-        for i, (line, times) in enumerate(lines)
+        for i, (line, times) in enumerate(line for line in lines if line[0][2] < 0)
         if (i + zlib.crc32(salt.encode())) % step == 0
         for case in ((line, 1, MemoryError("none left")), (line, times, KeyboardInterrupt()))
     ]
+    instructions = [line for line in lines if line[0][2] >= 0][zlib.crc32(salt.encode()) % (4 * step) :: 4 * step]
+    cases += [(line, times, MemoryError("none left")) for line, times in instructions]
     thing = make()
     failed = 0
     for line, times, error in cases:

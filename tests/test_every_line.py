@@ -1,6 +1,7 @@
 """No memory or Ctrl-C before any line of any public method leaves an object as it was.
 
-By default one line in STEP of each method; FPQ_FAULT_STEP=1 takes all of them.
+No memory within a line, too: each call, operator and index of an array fails. By default one line in STEP of each
+method fails; FPQ_FAULT_STEP=1 takes all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq import manifest
+from fpq import _settings, manifest
 from fpq.blocks import Here
 from fpq.indexes import sampling
 
@@ -27,19 +28,26 @@ X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
 Q = X[:2] + 0.1
 MORE = X[:40] + 1
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*training rows for:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*training rows for:RuntimeWarning"),
+    pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning"),
+]
 
 FEW = {"n_threads": 1}
+SHARDED = {"ShardedIndex"}
 KINDS: dict[str, Callable[[], Any]] = {
     "flat": lambda: fpq.FlatIndex("cosine", **FEW),
     "pq": lambda: fpq.PQIndex(2, 2, open_indexing=1.5, keep_vectors=True, **FEW),
+    "pq plain": lambda: fpq.PQIndex(2, 2, metric="ip", **FEW),
     "pq rotated": lambda: fpq.PQIndex(2, 2, rotation="pca", metric="cosine", **FEW),
     "ivfpq": lambda: fpq.IVFPQIndex(3, 2, 2, open_indexing=1.5, list_capacity=1.5, keep_vectors=True, **FEW),
     "ivfpq plain": lambda: fpq.IVFPQIndex(3, 2, 2, metric="ip", residual=False, **FEW),
+    "ivfpq kept": lambda: fpq.IVFPQIndex(3, 2, 2, metric="cosine", keep_vectors=True, **FEW),
+    "ivfpq open": lambda: fpq.IVFPQIndex(3, 2, 2, open_indexing=1.5, list_capacity=1.5, **FEW),
     "e2lsh": lambda: fpq.E2LSHIndex(2, 2, **FEW),
     "c2lsh": lambda: fpq.C2LSHIndex(20, **FEW),
 }
-STREAMS = ("flat", "pq", "ivfpq", "ivfpq plain")
+STREAMS = ("flat", "pq", "pq plain", "ivfpq", "ivfpq plain", "ivfpq kept", "ivfpq open")
 
 
 def filled(kind: str) -> Any:
@@ -93,7 +101,7 @@ STREAMED: dict[str, Callable[[Any], Any]] = {
 READS: dict[str, Callable[[Any], Any]] = {
     "search": lambda index: index.search(Q, 3),
     "search some": lambda index: index.search(Q[0], 3, allowed=index.ids[::2]),
-    "range search": lambda index: index.range_search(Q, 10.0),
+    "range_search": lambda index: index.range_search(Q, 10.0),
     "reconstruct": lambda index: index.reconstruct(index.ids[:9]),
     "pickle": lambda index: pickle.loads(pickle.dumps(index)),
 }
@@ -106,13 +114,58 @@ def cases() -> list[tuple[str, str, str]]:
         fits = [name for name in FITS if name == "fit" or kind in STREAMS[1:]]
         found += [(kind, state, name) for state in ("new", "emptied") for name in fits]
         found += [(kind, "filled", name) for name in [*CHANGES, *(STREAMED if kind in STREAMS else ()), *READS]]
+        found += [(kind, "filled", name) for name in (ONLY_IVF if kind.startswith("ivf") else ())]
     return found
+
+
+ONLY_IVF: dict[str, Callable[[Any], Any]] = {"lists_of": lambda index: index.lists_of(index.ids[:9])}
+
+
+def test_every_public_method_has_a_case() -> None:
+    """And every kind of index."""
+    saved = {"save", "verify"}  # in test_save_and_load
+    cases = {name.split()[0] for name in [*FITS, *CHANGES, *STREAMED, *READS, *ONLY_IVF]} | {"tune"} | saved
+    classes = {type(make()) for make in KINDS.values()}
+    assert {each.__name__ for each in classes} == {name for name in fpq.__all__ if name.endswith("Index")} - SHARDED
+    for each in classes:
+        public = {name for name in dir(each) if not name.startswith("_") and callable(getattr(each, name))}
+        settings = {name for name in public if isinstance(getattr(each, name), _settings.Setting)}
+        assert public - settings <= cases, each
+        assert not hasattr(each, "tune") or any(type(KINDS[kind]()) is each for kind in TUNES)
+
+
+def contents(value: Any) -> Any:
+    """All that an attribute holds, to be compared."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, (list, tuple)):
+        return [contents(each) for each in value]
+    if isinstance(value, dict) or (hasattr(value, "__dict__") and type(value).__module__.startswith("fpq.")):
+        return {name: contents(each) for name, each in (value if isinstance(value, dict) else vars(value)).items()}
+    return repr(value) if isinstance(value, (int, float, str, bytes, type(None))) else id(value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_changes_is_declared_in_the_class(kind: str) -> None:
+    """A change of blocks is taken back by the names of the attributes that it may change."""
+    index = KINDS[kind]()
+    declared = {name for each in type(index).__mro__ for name in vars(each).get("_state_names", ())}
+    assert declared
+
+    def others() -> dict[str, Any]:
+        return {name: contents(value) for name, value in vars(index).items() if name not in declared}
+
+    before = others()
+    for change in (lambda: index.fit(X), lambda: index.add(X), lambda: index.remove(np.arange(0, 40, 4))):
+        change()
+        assert others() == before
+    assert declared <= set(vars(index))
 
 
 @pytest.mark.parametrize(("kind", "state", "name"), cases(), ids=lambda each: each)
 def test_indexes(kind: str, state: str, name: str) -> None:
     pristine = {"new": KINDS[kind], "emptied": lambda: emptied(kind), "filled": lambda: filled(kind)}[state]()
-    call = {**FITS, **CHANGES, **STREAMED, **READS}[name]
+    call = {**FITS, **CHANGES, **STREAMED, **READS, **ONLY_IVF}[name]
     faults.every_line(lambda: copy.deepcopy(pristine), call, observed, step=STEP, salt=f"{kind} {state} {name}")
 
 

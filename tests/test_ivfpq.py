@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq.indexes import probing
+from fpq.indexes import ivf
 
 N, D, LISTS = 3000, 24, 30
 
@@ -235,7 +235,7 @@ def test_bad_input(call, error, message):
 def test_failed_add_changes_nothing(monkeypatch):
     index = build(keep_vectors=True, open_indexing=2.0, list_capacity=2.0).add(X[:1000])
     before = index.search(Q, 10), index.list_sizes, index.nbytes
-    monkeypatch.setattr(index._vectors, "write", lambda x, **_: (_ for _ in ()).throw(MemoryError("no memory")))
+    monkeypatch.setattr(index._ids, "adding", lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
     with pytest.raises(MemoryError):
         index.add(X[1000:])
     monkeypatch.undo()
@@ -255,7 +255,7 @@ def test_queries_in_batches(monkeypatch):
         radius = float(index.search(Q, 30, n_probe=7).distances.max())
         expected = index.search(Q, 10, n_probe=7), index.range_search(Q, radius, n_probe=7)
         for probes in (1, 30):
-            monkeypatch.setattr(probing, "PROBES", probes)
+            monkeypatch.setattr(ivf, "PROBES", probes)
             found = index.search(Q, 10, n_probe=7), index.range_search(Q, radius, n_probe=7)
             for ours, theirs in zip(found, expected, strict=True):
                 for a, b in zip(ours, theirs, strict=True):

@@ -16,6 +16,7 @@ from fpq import metrics, storage
 from fpq._checks import Float32, Int64
 from fpq.cli import files, outputs
 from fpq.cli.report import Commands, Progress, UsageError, add_command, facts, positive, print_json
+from fpq.metric import L2, METRICS
 
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {}
 _CODES = ("m", "nbits", "rotation", "rotation_dim", "open_indexing", "keep_vectors", "seed")
@@ -45,7 +46,7 @@ def add_commands(commands: Commands) -> None:
     build.add_argument("vectors", metavar="VECTORS", help="file to read")
     build.add_argument("index", metavar="INDEX", help="file to write")
     build.add_argument("--kind", choices=list(KINDS), default="pq", help="default: %(default)s")
-    build.add_argument("--metric", choices=["l2", "ip", "cosine"], default="l2", help="default: %(default)s")
+    build.add_argument("--metric", choices=list(METRICS), default=L2.name, help="default: %(default)s")
     # An option that is not given is left out, so that the index's own default holds.
     codes = build.add_argument_group("pq and ivfpq", argument_default=argparse.SUPPRESS)
     codes.add_argument("--m", type=positive, metavar="M", help="subquantizers")

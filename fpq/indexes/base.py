@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,9 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fpq import _checks, _native, _settings, scaling, threads
+from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
-from fpq.indexes.ids import Ids
-from fpq.indexes.lock import Lock, reads
+from fpq.indexes.ids import Commit, Ids, Removal, nothing
+from fpq.indexes.lock import Lock, reads, uninterrupted, writes
+from fpq.indexes.vector_file import VectorFile
+from fpq.indexes.vectors import Vectors
+from fpq.metric import METRICS
 from fpq.storage import Storable
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
@@ -51,19 +54,36 @@ class RangeResult(NamedTuple):
     ids: Int64
 
 
+class Addition(NamedTuple):
+    """New rows of an index: `write` may fail, the others cannot."""
+
+    commit: Commit  # makes the written rows count
+    write: Callable[[], None] = nothing  # writes where no rows are yet
+    clear: Commit = nothing  # forgets what has been written
+
+
 class Index(Storable, ABC):
     """Vectors under ids, searched for the nearest.
 
-    Public methods that read an index are marked with `reads`, those that change it with `writes`.
+    Public methods that read an index are marked with `reads`, those that change it with `writes`. `_fit`, `_add` and
+    `remove` carry all changes out in one order: check, prepare all that can fail, commit in statements that cannot.
     """
 
-    metric = _settings.Fixed(_settings.choice(*_checks.METRICS))
+    metric = _settings.Fixed(_settings.choice(*METRICS))
+
+    _state_names: tuple[str, ...] = ("_ids", "_vectors")  # of each class: what `fit`, `add` and `remove` change
+    _bound_by = ""  # what rows in the index depend on, if `fit` learns something
+    _max_rows = _checks.MOST
+
+    _vectors: Vectors | VectorFile
 
     def __init__(self, metric: str, n_threads: int | None, verbose: bool = False) -> None:
         self.metric = metric
+        self._metric = METRICS[self.metric]
         self.n_threads = n_threads
         self.verbose = verbose
         self._ids = Ids()
+        self._vectors = Vectors()
         self._lock = Lock()
 
     @property
@@ -102,11 +122,20 @@ class Index(Storable, ABC):
 
     def _restoring(self) -> Callable[[], None]:
         """What makes the index as it is now again, whatever rows have been added meanwhile, and cannot fail."""
-        names = [name for name in ("_vectors", "_counts", "_radius") if hasattr(self, name)]
-        before = {name: getattr(self, name) for name in names}
-        before["_vectors"] = copy.copy(before["_vectors"])  # counts and radii are replaced as a whole
-        before["_ids"] = self._ids.snapshot()
-        return lambda: vars(self).update(before)
+        names = {name for kind in type(self).__mro__ for name in vars(kind).get("_state_names", ())}
+        now = {name: value for name, value in vars(self).items() if name in names}
+        before = {name: value.snapshot() if hasattr(value, "snapshot") else value for name, value in now.items()}
+        clear = self._clearing()
+
+        def restore() -> None:
+            vars(self).update(before)
+            clear()
+
+        return restore
+
+    def _clearing(self) -> Commit:
+        """What forgets all that is written behind the present rows, and cannot fail."""
+        return nothing
 
     @property
     def _limited(self) -> bool:
@@ -117,18 +146,85 @@ class Index(Storable, ABC):
         if not self.is_trained:
             raise ValueError(f"{type(self).__name__} is not trained: call fit first")
 
-    @property
-    def _similarity(self) -> bool:
-        return self.metric != "l2"
+    def _require_empty(self) -> None:
+        if len(self) and self._bound_by:
+            raise ValueError(f"fit: the index holds {len(self)} vectors {self._bound_by}")
 
-    def _prepare(self, x: Array, n_threads: int) -> Array:
-        """Rows as the metric wants them: of length 1 for "cosine"."""
-        return normalized(x, n_threads) if self.metric == "cosine" else x
+    def _fit(self, fitting: Callable[..., Commit], *rows: Any) -> None:
+        """Carry out `fit`, learning by `_fitting` or in another way."""
+        self._require_empty()
+        commit = fitting(*rows)
+        with uninterrupted():
+            commit()
+
+    @abstractmethod
+    def _fitting(self, X: Any) -> Commit:
+        """Check the rows X and learn from them, for an index without rows."""
+
+    def _add(self, X: Any, ids: Any) -> None:
+        """Carry out `add`."""
+        self._require_trained()
+        n_threads = threads.resolve(self.n_threads)
+        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
+        given = self._ids.new(ids, len(x))
+        first, n = len(self), len(self) + len(x)
+        if n > self._max_rows:
+            raise ValueError(f"X: an index holds at most {self._max_rows} vectors, with these it would hold {n}")
+        new_ids = self._ids.numbered(given, len(x))
+        vectors = self._write_vectors(x, new_ids, n_threads)
+        addition = self._adding(x, new_ids, None if vectors is None else vectors.data[first:n], n_threads)
+        try:
+            addition.write()
+            commit_ids = self._ids.adding(given, len(x))
+            with uninterrupted():
+                commit_ids()
+                addition.commit()
+                if vectors is not None:
+                    self._vectors.commit(vectors, n)
+        except BaseException:
+            with uninterrupted():
+                if len(self) < n:  # else an interrupt was put off until all was done
+                    addition.clear()
+            raise
+
+    def _write_vectors(self, x: Array, ids: Int64, n_threads: int) -> GrowingArray | None:
+        """The vectors of the index with `x` behind them, for their commit; None if the index keeps none."""
+        return self._vectors.write(x, ids, normalize=self._metric.unit_length, n_threads=n_threads)
+
+    @abstractmethod
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+        """Prepare checked rows with new ids; `kept` are these rows as the index keeps them, if it does."""
+
+    @writes
+    def remove(self, ids: Any) -> int:
+        """Remove the vectors with these ids; other ids stay as they are. Ids that are not in the index are passed over.
+
+        An E2LSHIndex writes its tables anew: removing many ids in one call takes about as long as one.
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        removal = self._ids.plan_removal(ids)
+        if not len(removal.rows):
+            return 0
+        commit = self._removing(removal)
+        commit_ids, commit_vectors = self._ids.removing(removal), self._vectors.removing(removal)
+        with uninterrupted():
+            commit_vectors()
+            commit()
+            commit_ids()
+        return len(removal.rows)
+
+    @abstractmethod
+    def _removing(self, removal: Removal) -> Commit:
+        """Close the gaps of a planned removal of at least one row."""
 
     def _queries(self, Q: Any, n_threads: int) -> tuple[Float32, bool]:
         self._require_trained()
         queries, single = _checks.queries(Q, self.dim, n_threads)
-        return self._prepare(queries, n_threads), single
+        return self._metric.prepare(queries, n_threads), single
 
     def _nearest(
         self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **effort: Any
@@ -137,7 +233,7 @@ class Index(Storable, ABC):
         distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         queries, power = self._scaled(queries)
         self._scan(queries, power, _native.TopK(distances, ids), allowed, n_threads, **effort)
-        return scaling.unscaled(distances, power, self._similarity), ids
+        return scaling.unscaled(distances, power, self._metric.inner_product), ids
 
     @property
     def _largest(self) -> float:
@@ -146,9 +242,9 @@ class Index(Storable, ABC):
 
     def _scaled(self, queries: Float32) -> tuple[Float32, int]:
         """Prepared queries times a power of two, and the power: 0 unless squares or products would leave float32."""
-        if self.metric == "cosine":
+        if self._metric.unit_length:
             return queries, 0
-        power = scaling.for_search(self._similarity, self._largest, queries)
+        power = scaling.for_search(self._metric.inner_product, self._largest, queries)
         return (scaling.scaled(queries, power), power) if power else (queries, 0)
 
     def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None, find: Nearest | None = None) -> SearchResult:
@@ -167,8 +263,7 @@ class Index(Storable, ABC):
             missing = ((0, 0), (0, k - found.shape[1]))
             found = np.pad(found, missing, constant_values=np.inf)
             ids = np.pad(ids, missing, constant_values=-1)
-        if self._similarity:
-            np.negative(found, out=found)
+        self._metric.to_user(found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
 
     @staticmethod
@@ -212,36 +307,34 @@ class Index(Storable, ABC):
         """
         return self._range_search(Q, radius, allowed, n_threads)
 
-    def _range_search(
-        self, Q: Any, radius: float, allowed: Any, n_threads: int | None, **effort: Any
-    ) -> RangeResult:
+    def _range_search(self, Q: Any, radius: float, allowed: Any, n_threads: int | None, **effort: Any) -> RangeResult:
         """Check, and scan for all within the radius."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         radius = _checks.real("radius", radius)
         with np.errstate(over="ignore"):
-            threshold = np.float32(-radius if self._similarity else radius)
+            threshold = np.float32(-radius if self._metric.inner_product else radius)
         queries, _ = self._queries(Q, count)
         bits = self._allowed_bits(allowed)
         lims = np.zeros(len(queries) + 1, np.int64)
         if not len(queries) or not len(self):
             return RangeResult(lims, np.empty(0, np.float32), np.empty(0, np.int64))
         scaled, power = self._scaled(queries)
-        answers = _native.Within(len(queries), scaling.threshold(threshold, power, self._similarity))
+        answers = _native.Within(len(queries), float(scaling.threshold(threshold, power, self._metric.inner_product)))
         self._scan(scaled, power, answers, bits, count, **effort)
         answers.counts(lims[1:])
         np.cumsum(lims, out=lims)
         distances, ids = np.empty(lims[-1], np.float32), np.empty(lims[-1], np.int64)
         answers.copy(distances, ids)
         if power:
-            distances = scaling.unscaled(distances, power, self._similarity)
+            distances = scaling.unscaled(distances, power, self._metric.inner_product)
             within = distances <= threshold
             lims = np.concatenate([[0], np.cumsum(within)])[lims]
             distances, ids = distances[within], ids[within]
-        return RangeResult(lims, -distances if self._similarity else distances, ids)
+        return RangeResult(lims, -distances if self._metric.inner_product else distances, ids)
 
     @abstractmethod
     def _scan(
-        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **effort: Any
+        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
     ) -> None:
         """Search for prepared queries, scaled by 2**power, in an index of at least one vector."""
 
@@ -253,10 +346,3 @@ class Index(Storable, ABC):
 def bits_to_mask(bits: Bits) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """A boolean for each bit, the lowest first."""
     return np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), bitorder="little").view(np.bool_)
-
-
-def normalized(x: Array, n_threads: int) -> Float32:
-    """Rows scaled to length 1."""
-    out = np.empty(x.shape, dtype=np.float32)
-    _native.normalize(x, out, n_threads)
-    return out

@@ -104,6 +104,8 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     beta = _settings.Fixed(_checks.fraction)
     n_candidates = _settings.Setting(_settings.optional(_settings.integer(1)))
 
+    _state_names: tuple[str, ...] = ("width", "n_candidates", "_blocks", "_row_sketches")
+
     _blocks: GrowingArray  # (blocks, n_hashes, BLOCK_ROWS)
     _row_sketches: GrowingArray | None
 
@@ -191,7 +193,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             "_row_sketches": GrowingArray((size,), np.uint8) if size else None,
         }
 
-    def _adding(self, x: Array, n_threads: int) -> Commit:
+    def _hashing(self, x: Array, n_threads: int) -> Commit:
         assert self._hashes is not None
         first, n = len(self), len(self) + len(x)
         codes = np.empty((len(x), self.n_hashes), dtype=np.uint8)
@@ -275,7 +277,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             _native.c2lsh_search(
                 self._hashes, self._blocks.data, WINDOW, self.radius, self.ratio, self.threshold if by_rules else 1,
                 min(budget, len(self)), by_rules, self._vectors.data, self._sketcher, sketches, self._ids.native,
-                allowed, self._similarity, queries, distances, ids, stats, n_threads,
+                allowed, self._metric.inner_product, queries, distances, ids, stats, n_threads,
             )  # fmt: skip
             self.last_stats = LSHStats(*stats.T.copy())
             return distances, ids

@@ -10,11 +10,12 @@ from fpq import _native
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.indexes.groups import LEAST_LISTS, ROWS_PER_CENTROID, Groups, learn, refined
 from fpq.kmeans import even_offsets, learn_centroids
-from fpq.lloyd import TrainingRows
+from fpq.lloyd import Change, TrainingRows
 
 N_ITER = 10
 REFINEMENTS = 2
 AXIS_STEPS = 4
+CHUNK_ROWS = 1 << 16  # that are labelled at a time
 GROUPED_PROBES = 1 << 15  # lists from which on queries look for theirs in groups: before, batches are faster without
 
 
@@ -83,7 +84,7 @@ class CoarseQuantizer:
         _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, labels[None], None, n_threads)
         return labels
 
-    def nearest_with_room(self, x: Array, counts: Int64, limit: float, n_threads: int) -> Int32:
+    def nearest_with_room(self, x: Array, counts: Int64, limit: int, n_threads: int) -> Int32:
         """As `nearest`, but a list whose count has reached `limit` gives way to the next nearest; moves `counts` on."""
         labels = self.nearest(x, n_threads)
         _native.open_index(
@@ -91,6 +92,30 @@ class CoarseQuantizer:
             counts[None], n_threads,
         )  # fmt: skip
         return labels
+
+    def labels(self, x: Array, prepare: Change, sizes: Int64, limit: int | None, n_threads: int) -> Int32:
+        """The list of each row of x, prepared some rows at a time; lists of these sizes take up to `limit` rows."""
+        labels, counts = np.empty(len(x), dtype=np.int32), sizes.copy()
+        for start in range(0, len(x), CHUNK_ROWS):
+            chunk = prepare(x[start : start + CHUNK_ROWS], n_threads)
+            if limit is None:
+                found = self.nearest(chunk, n_threads)
+            else:
+                found = self.nearest_with_room(chunk, counts, limit, n_threads)
+            labels[start : start + len(found)] = found
+        return labels
+
+    def subtracting(self, labels: Int32, prepare: Change) -> Change:
+        """What prepares chunks of rows, all with these labels, in turn, and takes their centroids from them."""
+        row = 0
+
+        def subtract(chunk: Array, n_threads: int) -> Float32:
+            nonlocal row
+            here = labels[row : row + len(chunk)]
+            row += len(chunk)
+            return np.subtract(prepare(chunk, n_threads), self.centroids[here], dtype=np.float32)
+
+        return subtract
 
     def probe(self, queries: Float32, n_probe: int, n_threads: int, power: int = 0) -> Int64:
         """The `n_probe` nearest lists of each query, scaled by 2**power, nearest first: int64 (nq, n_probe)."""

@@ -15,10 +15,11 @@ from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.blocks import Here
 from fpq.indexes.base import Bits, Index, Nearest, SearchResult
 from fpq.indexes.blockwise import ROWS, gathered, in_blocks
-from fpq.indexes.lock import reads, uninterrupted
+from fpq.indexes.ids import Commit
+from fpq.indexes.lock import reads, writes
 from fpq.indexes.vector_file import VectorFile
 from fpq.indexes.vectors import Vectors
-from fpq.lloyd import TrainingRows
+from fpq.lloyd import LocalRows, TrainingRows
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
 from fpq.storage import Check, Stored
@@ -31,6 +32,9 @@ class CodeIndex(Index):
 
     rerank = _settings.Setting(_settings.optional(_settings.integer(1)))
     keep_vectors = _settings.Fixed(_settings.flag_or_path)
+
+    _state_names: tuple[str, ...] = ("quantizer", "_counts")
+    _bound_by = "coded by its present codebooks"
 
     def __init__(
         self,
@@ -54,9 +58,8 @@ class CodeIndex(Index):
         )  # fmt: skip
         self.rerank = None
         self.keep_vectors = keep_vectors
-        self._vectors: Vectors | VectorFile = Vectors()
         if isinstance(self.keep_vectors, str):
-            self._vectors = VectorFile(self.keep_vectors, normalize=self.metric == "cosine")
+            self._vectors = VectorFile(self.keep_vectors, normalize=self._metric.unit_length)
         self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
 
     def _inputs(self) -> tuple[str, ...]:
@@ -72,14 +75,10 @@ class CodeIndex(Index):
         """Whether `fit` has been called."""
         return self.quantizer.is_trained
 
-    def _training_rows(self, X: Any, size: int) -> Array:
-        """At most `size` checked rows for `fit`, which needs an empty index, as the metric wants them."""
-        if len(self):
-            raise ValueError(f"fit: the index holds {len(self)} vectors coded by its present codebooks")
+    def _fitting(self, X: Any) -> Commit:
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
-        rows = self._choose(len(x), size)
-        return self._prepare(x if rows is None else x[rows], n_threads)
+        return self._learning(LocalRows(x, self._drawn(len(x)), n_threads), len(x))
 
     def _choose(self, n: int, size: int) -> Int64 | None:
         """`size` of `n` row numbers in rising order; None when all rows serve."""
@@ -97,53 +96,50 @@ class CodeIndex(Index):
         """Which of n rows `fit` learns from; None for all."""
 
     @abstractmethod
+    def _learning(self, rows: TrainingRows, n: int) -> Commit:
+        """As `_fitting`, from the rows that it would draw of n: the same bits."""
+
+    @writes
     def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
-        """As `fit`, from the rows that it would draw of n: the same bits."""
+        self._fit(self._learning, rows, n)
 
     def _double(self) -> ProductQuantizer:
-        """A quantizer like that of the index, to learn in its place: `_take_learned` makes it visible."""
+        """A quantizer like that of the index, to learn in its place: `_learned` makes it visible."""
         double = object.__new__(ProductQuantizer)
         vars(double).update(vars(self.quantizer))
         return double
 
-    def _take_learned(self, double: ProductQuantizer, **more: Any) -> None:
-        """Be an index without rows that has learned what `double` has, and these attributes. All happens or nothing."""
+    def _learned(self, double: ProductQuantizer, **more: Any) -> Commit:
+        """What makes this an index without rows that has learned what `double` has, and these attributes."""
         fresh = {**self._no_rows(), **more}
-        with uninterrupted():  # what can fail comes first
+
+        def commit() -> None:
             vars(self.quantizer).update(vars(double))
             vars(self).update(fresh)
+
+        return commit
 
     def _no_rows(self) -> dict[str, Any]:
         """The attributes of an index without rows."""
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors
         return {"_vectors": vectors, "_counts": None}
 
-    def _require_file_fits(self, dim: int, ids: Int64 | None = None) -> None:
-        """See that a file of vectors has this dimension, and a row for each of these new ids."""
+    def _require_file_fits(self, dim: int) -> None:
         if isinstance(self._vectors, VectorFile):
             self._vectors.require_dim(dim)
-            if ids is not None:
-                self._vectors.require_ids(ids)
 
-    def _write_vectors(self, x: Array, n_threads: int) -> GrowingArray | None:
-        """What `_commit_vectors` needs when all else went well."""
-        if isinstance(self._vectors, VectorFile) or not self.keep_vectors:
-            return None
-        return self._vectors.write(x, normalize=self.metric == "cosine", n_threads=n_threads)
-
-    def _commit_vectors(self, rows: GrowingArray | None, n: int) -> None:
-        if rows is not None and isinstance(self._vectors, Vectors):
-            self._vectors.commit(rows, n)
+    def _write_vectors(self, x: Array, ids: Int64, n_threads: int) -> GrowingArray | None:
+        return super()._write_vectors(x, ids, n_threads) if self.keep_vectors else None
 
     def _restore_vectors(self, stored: Stored) -> None:
         if self.keep_vectors is True and (len(self) or stored.has("vectors")):
             self._vectors = Vectors.from_state(stored, len(self), self.quantizer.dim)
         elif isinstance(self._vectors, VectorFile):
-            self._require_file_fits(self.quantizer.dim, self._ids.values)
+            self._vectors.require_dim(self.quantizer.dim)
+            self._vectors.require_ids(self._ids.values)
 
     def _reserve(self, n: int) -> None:
-        if isinstance(self._vectors, Vectors):
-            self._vectors.reserve(n)
+        self._vectors.reserve(n)
 
     @property
     def _limited(self) -> bool:
@@ -188,7 +184,7 @@ class CodeIndex(Index):
         found = self._exact(queries, candidates, n_threads, power)
         distances, ids = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
         _native.smallest(found, np.ascontiguousarray(candidates), distances, ids, n_threads)
-        return scaling.unscaled(distances, power, self._similarity), ids
+        return scaling.unscaled(distances, power, self._metric.inner_product), ids
 
     @abstractmethod
     def _find(self, setting: tuning.Setting) -> Nearest:
@@ -238,18 +234,18 @@ class CodeIndex(Index):
                 raise ValueError(f"X: expected vectors of dimension {self.dim}, got dimension {source.dim}")
             source.dim = self.dim
             return tuning.exact_in_blocks(
-                source, self._prepare, queries, k, self._ids.values, self._similarity, n_threads
+                source, self._metric.prepare, queries, k, self._ids.values, self._metric.inner_product, n_threads
             )
         if X is not None:
             x = _checks.vectors("X", X, dim=self.dim, min_rows=self._ids.largest + 1, n_threads=n_threads)
-            rows = self._prepare(x[: len(self)] if ids is None else x[ids], n_threads)
+            rows = self._metric.prepare(x[: len(self)] if ids is None else x[ids], n_threads)
         elif isinstance(self._vectors, VectorFile):
-            rows = self._prepare(self._vectors.data[self._ids.values], n_threads)
+            rows = self._metric.prepare(self._vectors.data[self._ids.values], n_threads)
         elif self.keep_vectors:
             rows = self._vectors.data
         else:
             raise ValueError("X: expected the vectors in the index, or their neighbors, as it keeps no vectors")
-        return tuning.exact(rows, queries, k, ids, self._similarity, n_threads)[1]
+        return tuning.exact(rows, queries, k, ids, self._metric.inner_product, n_threads)[1]
 
     def _exact(self, queries: Float32, candidates: Int64, n_threads: int, power: int) -> Float32:
         """The distances of prepared queries to the kept vectors of these ids (nq, r), ascending; +inf for id -1."""
@@ -257,7 +253,7 @@ class CodeIndex(Index):
             return np.full(candidates.shape, np.inf, dtype=np.float32)
         as_rows = self._vectors.by_id or self._ids.native is None
         rows = candidates if as_rows else self._ids.rows_or_missing(candidates)
-        return self._vectors.distances(queries, rows, self._similarity, n_threads, power)
+        return self._vectors.distances(queries, rows, self._metric.inner_product, n_threads, power)
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:

@@ -126,6 +126,8 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     memory_limit = _settings.Fixed(_settings.optional(_settings.integer(1)))
     n_probe = _settings.Setting(_settings.integer(1))
 
+    _state_names: tuple[str, ...] = ("n_tables", "n_hashes", "width", "n_probe", "_tables", "_waiting")
+
     _tables: Tables
     _waiting: tuple[GrowingArray, GrowingArray]  # entries and sketches of the rows behind those in the tables
 
@@ -180,7 +182,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         chosen = {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
         return hashes, chosen | self._no_rows(n_tables, sketch_size(x.shape[1]))
 
-    def _adding(self, x: Array, n_threads: int) -> Commit:
+    def _hashing(self, x: Array, n_threads: int) -> Commit:
         assert self._hashes is not None
         first, old, n = self._tables.n, len(self), len(self) + len(x)
         new = np.empty((len(self._tables.entries), len(x)), dtype=np.uint64)
@@ -310,7 +312,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
             tables = self._whole_tables(n_threads)
             _native.e2lsh_search(
                 self._hashes, tables.entries, tables.sketches, tables.starts, tables.bits,
-                self._vectors.data, self._sketcher, self._ids.native, allowed, self._similarity,
+                self._vectors.data, self._sketcher, self._ids.native, allowed, self._metric.inner_product,
                 queries, wanted, distances, ids, stats, n_threads,
             )  # fmt: skip
             self.last_stats = LSHStats(*stats.T.copy())

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, scaling, threads
+from fpq import _checks, _native, scaling
 from fpq._arrays import GrowingArray
-from fpq._checks import Float32, Int64
-from fpq.indexes.base import Bits, Index, SearchResult
+from fpq._checks import Array, Float32, Int64
+from fpq.indexes.base import Addition, Bits, Index, SearchResult
 from fpq.indexes.blockwise import adds_blocks, in_blocks, searches_blocks
-from fpq.indexes.ids import Ids
-from fpq.indexes.lock import reads, uninterrupted, writes
+from fpq.indexes.ids import Commit, Ids, Removal, nothing
+from fpq.indexes.lock import reads, writes
 from fpq.indexes.vectors import Vectors
 from fpq.storage import State, Stored, non_negative
 
@@ -40,9 +40,12 @@ class FlatIndex(Index, kind="FlatIndex"):
     ([1.0, 18.0], [1, 0])
     """
 
+    _state_names: tuple[str, ...] = ("_norms", "_longest")
+
+    _vectors: Vectors
+
     def __init__(self, metric: str = "l2", *, n_threads: int | None = None) -> None:
         super().__init__(metric, n_threads)
-        self._vectors = Vectors()
         self._norms = GrowingArray((), np.float32)
         self._longest: float | None = None  # made when it is needed
 
@@ -64,9 +67,13 @@ class FlatIndex(Index, kind="FlatIndex"):
     @writes
     def fit(self, X: Any) -> FlatIndex:
         """Do nothing but check X, if it is an array: there is nothing to learn. All indexes have a `fit`."""
+        self._fit(self._fitting, X)
+        return self
+
+    def _fitting(self, X: Any) -> Commit:
         if not in_blocks(X):  # those are checked when they are added
             _checks.vectors("X", X, min_rows=1)
-        return self
+        return nothing
 
     def _reserve(self, n: int) -> None:
         self._vectors.reserve(n)
@@ -89,19 +96,19 @@ class FlatIndex(Index, kind="FlatIndex"):
         ValueError, TypeError
             If X or ids are not as described. The index is then as before.
         """
-        n_threads = threads.resolve(self.n_threads)
-        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
-        new_ids = self._ids.new(ids, len(x))
-        n = len(self) + len(x)
-        rows = self._vectors.write(x, normalize=self.metric == "cosine", n_threads=n_threads)
-        self._norms.reserve(n)
-        _native.flat_norms(rows.data[len(self) : n], self._norms.data[len(self) : n], n_threads)
-        commit_ids = self._ids.adding(new_ids, len(x))
-        with uninterrupted():  # what can fail comes first
-            commit_ids()
-            self._vectors.commit(rows, n)
-            self._longest = None
+        self._add(X, ids)
         return self
+
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+        assert kept is not None
+        first, n = len(self), len(self) + len(x)
+        self._norms.reserve(n)
+        _native.flat_norms(kept, self._norms.data[first:n], n_threads)
+
+        def commit() -> None:
+            self._longest = None
+
+        return Addition(commit)
 
     @reads
     @searches_blocks
@@ -123,15 +130,13 @@ class FlatIndex(Index, kind="FlatIndex"):
         """
         return self._search(Q, k, allowed, n_threads)
 
-    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
-        distances = np.empty((len(queries), k), dtype=np.float32)
-        ids = np.empty((len(queries), k), dtype=np.int64)
-        queries, power = self._scaled(queries)
+    def _scan(
+        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
+    ) -> None:
         _native.flat_search(
-            self._vectors.data, self._norms.data, queries, self._ids.native, allowed, self._similarity,
-            distances, ids, n_threads, 0 if self._similarity else power,
+            self._vectors.data, self._norms.data, queries, self._ids.native, allowed, self._metric.inner_product,
+            answers, n_threads, 0 if self._metric.inner_product else power,
         )  # fmt: skip
-        return scaling.unscaled(distances, power, self._similarity), ids
 
     @property
     def _largest(self) -> float:
@@ -139,30 +144,14 @@ class FlatIndex(Index, kind="FlatIndex"):
             self._longest = scaling.largest(self._vectors.data, self._norms.data[: len(self)], self.n_threads)
         return self._longest
 
-    def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
-        rows = np.broadcast_to(np.arange(first, first + n, dtype=np.int64), (len(queries), n))
-        queries, power = self._scaled(queries)
-        found = self._vectors.distances(queries, rows, self._similarity, n_threads, power)
-        return scaling.unscaled(found, power, self._similarity)
+    def _removing(self, removal: Removal) -> Commit:
+        commit_norms = self._norms.moving(removal.sources, removal.targets)
 
-    @writes
-    def remove(self, ids: Any) -> int:
-        """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
-
-        Returns
-        -------
-        int
-            How many were removed.
-        """
-        removal = self._ids.plan_removal(ids)
-        remove_ids, take_vectors = self._ids.removing(removal), self._vectors.removing(removal)
-        take_norms = self._norms.moving(removal.sources, removal.targets)
-        with uninterrupted():  # what can fail comes first
-            take_vectors()
-            take_norms()
+        def commit() -> None:
+            commit_norms()
             self._longest = None
-            remove_ids()
-        return len(removal.rows)
+
+        return commit
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fpq import _checks, _native, _settings, scaling, threads, tuning
-from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt64
-from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult, normalized
+from fpq._checks import Array, Float32, Int64, UInt8, UInt64
+from fpq.indexes import ivf_file
+from fpq.indexes.base import Addition, Bits, Nearest, RangeResult, SearchResult
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.coarse import CoarseQuantizer, list_limit, residuals, rows_per_list
-from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
-from fpq.indexes.ids import Ids
+from fpq.indexes.codes import CodeIndex
+from fpq.indexes.ids import Commit, Removal
 from fpq.indexes.lists import InvertedLists
-from fpq.indexes.lock import reads, uninterrupted, writes
+from fpq.indexes.lock import reads, writes
 from fpq.lloyd import LocalRows, TrainingRows
 from fpq.open_indexing import OpenIndexing
-from fpq.quantizer import ProductQuantizer
-from fpq.storage import FormatError, State, Stored, finite, non_negative
+from fpq.storage import State, Stored
 
-CHUNK_ROWS = 1 << 16
 PROBES = 1 << 22  # of all queries, 12 bytes each, that are held at a time
 
 
@@ -75,6 +73,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     residual = _settings.Fixed(_settings.choice(True, False))
     list_capacity = _settings.Fixed(_settings.optional(_settings.real(1.0)))
     n_probe = _settings.Setting(_settings.integer(1))
+
+    _state_names: tuple[str, ...] = ("_coarse", "_rotated", "_lists", "_radius")
 
     _coarse: CoarseQuantizer | None
     _rotated: Float32  # centroids as the codes see them
@@ -163,20 +163,20 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             If X is not a finite 2-d array of at least n_lists rows and m dimensions, or the index holds vectors
             already. The index is then as before.
         """
-        x = self._training_rows(X, self._training_size)
-        self._learn(LocalRows(x, None, threads.resolve(self.n_threads)))
+        self._fit(self._fitting, X)
         return self
 
-    def _learn(self, rows: TrainingRows) -> None:
-        """Learn from rows as the metric wants them."""
+    def _learning(self, rows: TrainingRows, n: int) -> Commit:
         n_threads = threads.resolve(self.n_threads)
         pq = self.quantizer
         if rows.n < self.n_lists:
             raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {rows.n} row(s)")
         pq.check_dim(rows.dim)
         self._require_file_fits(rows.dim)
+        if self._metric.unit_length or isinstance(rows, LocalRows):  # a copy of sampled rows is read faster
+            rows = rows.changed(self._metric.prepare)
         coarse = CoarseQuantizer.train(
-            rows, self.n_lists, capacity=self.list_capacity, inner_product=self.metric == "ip", seed=pq.seed,
+            rows, self.n_lists, capacity=self.list_capacity, inner_product=not self._metric.euclidean, seed=pq.seed,
             n_threads=n_threads, verbose=pq.verbose,
         )  # fmt: skip
         rows = rows.sampled(self._choose(rows.n, pq.max_training_rows))
@@ -184,7 +184,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             rows = rows.changed(partial(residuals, coarse))
         quantizer = self._double()
         quantizer.fit_drawn(rows, rows.n)
-        self._take_learned(quantizer, _coarse=coarse, _rotated=quantizer.rotate(coarse.centroids, n_threads))
+        return self._learned(quantizer, _coarse=coarse, _rotated=quantizer.rotate(coarse.centroids, n_threads))
 
     @property
     def _training_size(self) -> int:
@@ -200,10 +200,6 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _drawn(self, n: int) -> Int64 | None:
         return self._choose(n, self._training_size)
-
-    @writes
-    def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
-        self._learn(rows.changed(normalized) if self.metric == "cosine" else rows)
 
     @writes
     @adds_blocks
@@ -224,89 +220,36 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         ValueError, TypeError
             If the index is not trained, or X or ids are not as described. The index is then as before.
         """
-        self._require_trained()
-        n_threads = threads.resolve(self.n_threads)
-        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
-        given = self._ids.new(ids, len(x))
-        new_ids = self._ids.numbered(given, len(x))
-        self._require_file_fits(x.shape[1], new_ids)
+        self._add(X, ids)
+        return self
+
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+        assert self._coarse is not None
         n = len(self) + len(x)
-        labels = self._labels(x, n, n_threads)
+        limit = None if self.list_capacity is None else list_limit(self.list_capacity, n, self.n_lists)
+        labels = self._coarse.labels(x, self._metric.prepare, self._lists.layout.sizes, limit, n_threads)
         slots, place, clear = self._lists.place(labels)
         counts, radius = self._next_counts(), self._radius.copy()
-        try:
+        prepare = self._metric.prepare
+        change = self._coarse.subtracting(labels, prepare) if self.residual else prepare
+
+        def write() -> None:
             row = 0
-            for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._residuals(labels)):
+            for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, change):
                 here = slice(row, row + len(codes))
-                self._lists.write(slots[here], codes, new_ids[here])
+                self._lists.write(slots[here], codes, ids[here])
                 if self.residual:
                     np.maximum.at(radius, labels[here], self.quantizer.lengths(codes))
                 row = here.stop
-            rows = self._write_vectors(x, n_threads)
-            commit_ids = self._ids.adding(given, len(x))
-            with uninterrupted():  # what can fail comes first
-                commit_ids()
-                place()
-                self._commit_vectors(rows, n)
-                self._counts, self._radius = counts, radius
-        except BaseException:
-            with uninterrupted():
-                if len(self) < n:  # else an interrupt was put off until all was done
-                    clear()
-            raise
-        return self
 
-    def _restoring(self) -> Callable[[], None]:
-        restore, restore_lists = super()._restoring(), self._lists.restoring()
+        def commit() -> None:
+            place()
+            self._counts, self._radius = counts, radius
 
-        def back() -> None:
-            restore()
-            restore_lists()
+        return Addition(commit, write, clear)
 
-        return back
-
-    def _put_codes(self, centroids: Float32, labels: Int32, codes: UInt8, ids: Int64) -> None:
-        """Make these centroids the lists and these codes, in order of id, the rows of an empty index."""
-        n_threads = threads.resolve(self.n_threads)
-        given = None if np.array_equal(ids, np.arange(len(ids))) else self._ids.new(ids, len(ids))
-        self._coarse = CoarseQuantizer(centroids, self.metric == "ip", n_threads)
-        self._rotated = self.quantizer.rotate(centroids, n_threads)
-        vars(self).update(self._no_rows())
-        slots, place, _ = self._lists.place(labels)
-        self._lists.write(slots, codes, ids)
-        if self.residual:
-            np.maximum.at(self._radius, labels, self.quantizer.lengths(codes))
-        place()
-        self._ids.adding(given, len(ids))()
-
-    def _labels(self, x: Array, n: int, n_threads: int) -> Int32:
-        """The lists for new rows of an index that will hold `n`."""
-        assert self._coarse is not None
-        labels = np.empty(len(x), dtype=np.int32)
-        counts = self._lists.layout.sizes.copy()
-        for start in range(0, len(x), CHUNK_ROWS):
-            chunk = self._prepare(x[start : start + CHUNK_ROWS], n_threads)
-            if self.list_capacity is None:
-                found = self._coarse.nearest(chunk, n_threads)
-            else:
-                limit = list_limit(self.list_capacity, n, self.n_lists)
-                found = self._coarse.nearest_with_room(chunk, counts, limit, n_threads)
-            labels[start : start + len(found)] = found
-        return labels
-
-    def _residuals(self, labels: Int32) -> Any:
-        """What `encode_chunks` is to do with each chunk of rows in turn, before coding it."""
-        row = 0
-
-        def prepare(chunk: Array, n_threads: int) -> Array:
-            nonlocal row
-            assert self._coarse is not None
-            here = labels[row : row + len(chunk)]
-            row += len(chunk)
-            x = self._prepare(chunk, n_threads)
-            return np.subtract(x, self._coarse.centroids[here], dtype=np.float32) if self.residual else x
-
-        return prepare
+    def _clearing(self) -> Commit:
+        return self._lists.clearing()
 
     @reads
     @searches_blocks
@@ -414,13 +357,13 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int,
-        n_probe: int | None = None, **effort: Any,
+        n_probe: int | None = None, **_: Any,
     ) -> None:  # fmt: skip
         assert self._coarse is not None
         lists, rotated, radii = self._lists, self._rotated, self._radius
-        if power and self.metric == "l2":
+        if power and not self._metric.inner_product:
             rotated, radii = scaling.scaled(rotated, power), scaling.scaled(radii, power)
-        adc, n_probe = self.quantizer.adc(self._similarity, power), self._probes(n_probe)
+        adc, n_probe = self.quantizer.adc(self._metric.inner_product, power), self._probes(n_probe)
         step = max(1, PROBES // n_probe)
         for first in range(0, len(queries), step):
             here = queries[first : first + step]
@@ -463,28 +406,18 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         """
         return self._range_search(Q, radius, allowed, n_threads, n_probe=self._probes(n_probe))
 
-    @writes
-    def remove(self, ids: Any) -> int:
-        """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
-
-        Returns
-        -------
-        int
-            How many were removed.
-        """
-        removal = self._ids.plan_removal(ids)
+    def _removing(self, removal: Removal) -> Commit:
         slots = self._lists.find(self._ids.of(removal.rows))
         counts = self._next_counts()
         if counts is not None:
             self.quantizer.count(self._lists.codes(slots), counts, -1)
-        remove_ids, take_out = self._ids.removing(removal), self._lists.removing(slots)
-        take_vectors = self._vectors.removing(removal)
-        with uninterrupted():  # what can fail comes first
-            take_vectors()
+        take_out = self._lists.removing(slots)
+
+        def commit() -> None:
             take_out()
-            remove_ids()
             self._counts = counts
-        return len(removal.rows)
+
+        return commit
 
     def _codes(self, rows: Int64) -> UInt8:
         return self._lists.codes(rows)
@@ -496,45 +429,11 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return decoded + self._coarse.centroids[self._lists.lists_of(slots)] if self.residual else decoded
 
     def _state(self) -> State:
-        pq = self.quantizer._state()
-        params = {
-            "n_lists": self.n_lists, "residual": self.residual, "list_capacity": self.list_capacity,
-            "metric": self.metric, "keep_vectors": bool(self.keep_vectors), "n_probe": self.n_probe,
-            "quantizer": pq.params,
-        }  # fmt: skip
-        state = State(params, pq.arrays)
-        if self.rerank is not None:
-            state.params["rerank"] = self.rerank
-        if self._coarse is not None:
-            state = state.joined(State({}, {"centroids": self._coarse.centroids, "radii": self._radius}))
-        if self._counts is not None:
-            state.arrays["open_indexing_counts"] = self._counts
-        return state.joined(self._lists.state(), self._ids.state(), self._vectors.state())
+        return ivf_file.state(self)
 
     @classmethod
     def _from_state(cls, stored: Stored) -> IVFPQIndex:
-        if stored.shape("list_sizes") != (stored.count("n_lists", 1),):  # before memory is taken for so many
-            raise FormatError(f"list_sizes: expected a number for each list, got {stored.shape('list_sizes')}")
-        taken = stored_options(stored, "n_lists", "residual", "list_capacity")
-        index = cls(**taken, n_threads=stored.n_threads, verbose=stored.verbose)
-        index.n_probe = min(stored.count("n_probe", 1), index.n_lists)
-        index.rerank = stored_rerank(stored)
-        index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
-        vars(index).update(index._no_rows())
-        index._ids = Ids.from_state(stored)
-        index._lists = InvertedLists.from_state(stored, index.n_lists, pq.code_size, index._ids)
-        if not pq.is_trained:
-            if len(index):
-                raise FormatError(f"n: expected 0 of an index that is not trained, got {len(index)}")
-            return index
-        n_threads = threads.resolve(stored.n_threads)
-        centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)
-        index._coarse = CoarseQuantizer(centroids, index.metric == "ip", n_threads)
-        index._rotated = pq.rotate(centroids, n_threads)
-        index._radius = stored.array("radii", np.float32, (index.n_lists,), non_negative)
-        index._counts = stored_counts(stored, pq, len(index))
-        index._restore_vectors(stored)
-        return index
+        return ivf_file.restored(cls, stored)
 
     def __repr__(self) -> str:
         return self._describe(f"n_lists={self.n_lists}")

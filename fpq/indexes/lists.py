@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import Int32, Int64, UInt8, UInt64
 from fpq.indexes.base import bits_to_mask
-from fpq.indexes.ids import Ids, IdTable, places_allowed
+from fpq.indexes.ids import Commit, Ids, IdTable, places_allowed
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64
@@ -155,16 +156,15 @@ class InvertedLists:
 
         return clear
 
-    def restoring(self) -> Callable[[], None]:
-        """What brings back the lists as they are, whatever rows have been added meanwhile, and cannot fail."""
-        before = {"layout": self.layout, "rows": self.rows, "_table": IdTable()}
-        clear = self._clearing(np.flatnonzero(~bits_to_mask(self.rows[: self.layout.n_blocks])))
+    def clearing(self) -> Commit:
+        """What forgets all that is written behind the present rows, and cannot fail."""
+        return self._clearing(np.flatnonzero(~bits_to_mask(self.rows[: self.layout.n_blocks])))
 
-        def restore() -> None:
-            vars(self).update(before)
-            clear()
-
-        return restore
+    def snapshot(self) -> InvertedLists:
+        """The lists as they are now, valid as long as rows are only added: with a table of its own, not made yet."""
+        lists = copy.copy(self)
+        lists._table = IdTable()
+        return lists
 
     def _taken(self) -> Int64:
         """The slots of all rows, list by list."""

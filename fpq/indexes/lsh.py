@@ -12,10 +12,11 @@ import numpy as np
 from fpq import _checks, _native, _settings, rotation, scaling, threads, tuning
 from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
-from fpq.indexes.base import Bits, Index, Nearest
-from fpq.indexes.ids import Commit, Ids, Removal
-from fpq.indexes.lock import reads, uninterrupted, writes
+from fpq.indexes.base import Addition, Bits, Index, Nearest
+from fpq.indexes.ids import Commit, Ids, nothing
+from fpq.indexes.lock import reads, writes
 from fpq.indexes.vectors import Vectors
+from fpq.metric import METRICS
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
 
 SAMPLE_ROWS = 16_384  # rows that give centre, principal directions and pairs
@@ -96,8 +97,14 @@ def _erf(x: Float64) -> Float64:
 class LSHIndex(Index):
     """Kept vectors that are found by hashes and ranked by exact distances."""
 
-    metric = _settings.Fixed(_settings.choice("l2", "cosine"))
+    metric = _settings.Fixed(_settings.choice(*(name for name, metric in METRICS.items() if metric.euclidean)))
     seed = _settings.Setting(_settings.seed)
+
+    _state_names: tuple[str, ...] = ("_dim", "_hashes", "_sketcher")
+    _bound_by = "hashed by its present functions"
+    _max_rows = MAX_ROWS
+
+    _vectors: Vectors
 
     def __init__(self, metric: str, seed: int, n_threads: int | None) -> None:
         super().__init__(metric, n_threads)
@@ -106,7 +113,6 @@ class LSHIndex(Index):
         self._dim: int | None = None
         self._hashes: _native.LSHHashes | None = None
         self._sketcher: _native.LSHSketcher | None = None
-        self._vectors = Vectors()
 
     @property
     def dim(self) -> int | None:
@@ -137,18 +143,18 @@ class LSHIndex(Index):
             If X is not a finite 2-d array of at least one row, the index holds vectors already, or something cannot be
             chosen: all rows are equal, or nothing fits `memory_limit`. The index is then as before.
         """
-        if len(self):
-            raise ValueError(f"fit: the index holds {len(self)} vectors hashed by its present functions")
+        self._fit(self._fitting, X)
+        return self
+
+    def _fitting(self, X: Any) -> Commit:
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
         rng = np.random.default_rng(self.seed)
-        sample = self._prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
+        sample = self._metric.prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
         sketches = sketcher(sample, n_threads) if sketch_size(x.shape[1]) else None
         hashes, chosen = self._choose(x, sample, rng, n_threads)
         learned = {"_hashes": hashes, "_sketcher": sketches, "_dim": x.shape[1], "_vectors": Vectors(), **chosen}
-        with uninterrupted():  # what can fail comes first
-            vars(self).update(learned)
-        return self
+        return lambda: vars(self).update(learned)
 
     @abstractmethod
     def _choose(
@@ -158,7 +164,7 @@ class LSHIndex(Index):
 
     def _neighbour_distance(self, x: Array, rng: np.random.Generator, n_threads: int) -> float:
         """Median distance of sampled rows to their 10th neighbour among at most 131,072 rows of x."""
-        rows = self._prepare(_some(x, NEIGHBOUR_ROWS, rng), n_threads)
+        rows = self._metric.prepare(_some(x, NEIGHBOUR_ROWS, rng), n_threads)
         rows, power = _unit_sized(rows, n_threads)
         queries = np.ascontiguousarray(_some(rows, NEIGHBOUR_QUERIES, rng), dtype=np.float32)
         k = min(NEIGHBOUR + 1, len(rows))  # the row itself comes first
@@ -215,57 +221,24 @@ class LSHIndex(Index):
         ValueError, TypeError
             If the index is not trained, or X or ids are not as described. The index is then as before.
         """
-        self._require_trained()
-        n_threads = threads.resolve(self.n_threads)
-        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
-        new_ids = self._ids.new(ids, len(x))
-        n = len(self) + len(x)
-        if n > MAX_ROWS:
-            raise ValueError(f"X: an index holds at most {MAX_ROWS} vectors, with these it would hold {n}")
-        rows = self._vectors.write(x, normalize=self.metric == "cosine", n_threads=n_threads)
-        prepared = rows.data[len(self) : n] if self.metric == "cosine" else x
-        commit = self._adding(prepared, n_threads) if len(x) else None
-        commit_ids = self._ids.adding(new_ids, len(x))
-        with uninterrupted():  # what can fail comes first
-            commit_ids()
-            self._vectors.commit(rows, n)
-            if commit:
-                commit()
+        self._add(X, ids)
         return self
 
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+        prepared = x if kept is None or not self._metric.unit_length else kept
+        return Addition(self._hashing(prepared, n_threads) if len(x) else nothing)
+
     @abstractmethod
-    def _adding(self, x: Array, n_threads: int) -> Commit:
+    def _hashing(self, x: Array, n_threads: int) -> Commit:
         """Hash prepared rows, at least one."""
 
-    def _distances(self, queries: Float32, first: int, n: int, n_threads: int) -> Float32:
-        rows = np.broadcast_to(np.arange(first, first + n), (len(queries), n))
-        return self._vectors.distances(queries, rows, self._similarity, n_threads)
-
-    @writes
-    def remove(self, ids: Any) -> int:
-        """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
-
-        An E2LSHIndex writes its tables anew: removing many ids in one call takes about as long as one.
-
-        Returns
-        -------
-        int
-            How many were removed.
-        """
-        removal = self._ids.plan_removal(ids)
-        if not len(removal.rows):
-            return 0
-        remove_ids, take_vectors = self._ids.removing(removal), self._vectors.removing(removal)
-        commit = self._removing(removal)
-        with uninterrupted():  # what can fail comes first
-            take_vectors()
-            commit()
-            remove_ids()
-        return len(removal.rows)
-
-    @abstractmethod
-    def _removing(self, removal: Removal) -> Commit:
-        """Close the gaps of a planned removal of at least one row."""
+    def _scan(
+        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
+    ) -> None:
+        """All vectors, row by row: a range search takes no account of the hashes."""
+        _native.flat_search(
+            self._vectors.data, None, queries, self._ids.native, allowed, self._metric.inner_product, answers, n_threads
+        )
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:
@@ -286,7 +259,9 @@ class LSHIndex(Index):
     def _find(self, effort: int | None) -> Nearest:
         """The search with an effort: buckets to probe, or candidates to verify. None: the default."""
 
-    def _nearest(self, queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
+    def _nearest(
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **_: Any
+    ) -> tuple[Float32, Int64]:
         return self._find(None)(queries, k, allowed, n_threads)
 
     def _tune(
@@ -302,7 +277,7 @@ class LSHIndex(Index):
         if not len(self):
             raise ValueError("tune: the index is empty")
         k = min(k, len(self))
-        _, truth = tuning.exact(self._vectors.data, queries, k, self._ids.native, self._similarity, count)
+        _, truth = tuning.exact(self._vectors.data, queries, k, self._ids.native, self._metric.inner_product, count)
 
         def search(setting: dict[str, int]) -> Int64:
             return self._find(setting[name])(queries, k, None, count)[1]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, scaling, threads, tuning
+from fpq import _native, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Float32, Int64, UInt8
-from fpq.indexes.base import Bits, Nearest, SearchResult, normalized
+from fpq._checks import Array, Float32, Int64, UInt8
+from fpq.indexes.base import Addition, Bits, Nearest, SearchResult
 from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
-from fpq.indexes.ids import Ids
-from fpq.indexes.lock import reads, uninterrupted, writes
-from fpq.indexes.vector_file import VectorFile
+from fpq.indexes.ids import Commit, Ids, Removal
+from fpq.indexes.lock import reads, writes
 from fpq.lloyd import TrainingRows
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
@@ -62,6 +60,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     >>> ids[:, 0].tolist()
     [0, 1, 2]
     """
+
+    _state_names: tuple[str, ...] = ("_blocks",)
 
     _blocks: GrowingArray  # (blocks, code_size, BLOCK_ROWS)
 
@@ -116,15 +116,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             If X is not a finite 2-d array of at least one row and m dimensions, or the index holds vectors already. The
             index is then as before.
         """
-        x: Any = X
-        if isinstance(self._vectors, VectorFile):
-            x = _checks.vectors("X", X, min_rows=1)
-            self._require_file_fits(x.shape[1])
-        if self.metric == "cosine" or len(self):
-            x = self._training_rows(X, self._training_size)
-        quantizer = self._double()
-        quantizer.fit(x)
-        self._take_learned(quantizer)
+        self._fit(self._fitting, X)
         return self
 
     def _reserve(self, n: int) -> None:
@@ -132,16 +124,15 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self._blocks.reserve(-(-n // BLOCK_ROWS))
 
     def _drawn(self, n: int) -> Int64 | None:
-        return self._choose(n, self._training_size) if self.metric == "cosine" else self.quantizer.drawn(n)
+        return self._choose(n, self._training_size) if self._metric.unit_length else self.quantizer.drawn(n)
 
-    @writes
-    def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
+    def _learning(self, rows: TrainingRows, n: int) -> Commit:
         self._require_file_fits(rows.dim)
-        if self.metric == "cosine":
-            rows, n = rows.changed(normalized), rows.n
+        if self._metric.unit_length:
+            rows, n = rows.changed(self._metric.prepare), rows.n
         quantizer = self._double()
         quantizer.fit_drawn(rows, n)
-        self._take_learned(quantizer)
+        return self._learned(quantizer)
 
     @writes
     @adds_blocks
@@ -161,46 +152,30 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         ValueError, TypeError
             If the index is not trained, or X or ids are not as described. The index is then as before.
         """
-        self._require_trained()
-        n_threads = threads.resolve(self.n_threads)
-        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
-        new_ids = self._ids.new(ids, len(x))
-        self._require_file_fits(x.shape[1], self._ids.numbered(new_ids, len(x)))
-        n = len(self) + len(x)
-        self._blocks.reserve(-(-n // BLOCK_ROWS))
-        counts, clear_tail = self._next_counts(), self._clearing_tail()
-        try:
-            row = len(self)
-            for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._prepare):
-                _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
-                row += len(codes)
-            rows = self._write_vectors(x, n_threads)
-            commit_ids = self._ids.adding(new_ids, len(x))
-            with uninterrupted():  # what can fail comes first
-                commit_ids()
-                self._commit_vectors(rows, n)
-                self._counts = counts
-        except BaseException:
-            with uninterrupted():
-                if len(self) < n:  # else an interrupt was put off until all was done
-                    clear_tail()
-            raise
+        self._add(X, ids)
         return self
 
-    def _clearing_tail(self) -> Callable[[], None]:
-        """What puts zeros behind the last row into its block, as files hold whole blocks, and cannot fail."""
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+        first, n = len(self), len(self) + len(x)
+        self._blocks.reserve(-(-n // BLOCK_ROWS))
+        counts = self._next_counts()
+
+        def write() -> None:
+            row = first
+            for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._metric.prepare):
+                _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
+                row += len(codes)
+
+        def commit() -> None:
+            self._counts = counts
+
+        return Addition(commit, write, self._clearing())
+
+    def _clearing(self) -> Commit:
+        """What puts zeros behind the last row into its block, as files hold whole blocks."""
         tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS, dtype=np.int64)
-        nothing = np.zeros((len(tail), self.quantizer.code_size), np.uint8)
-        return lambda: _native.put_codes(nothing, tail, self._blocks.data)
-
-    def _restoring(self) -> Callable[[], None]:
-        restore, clear_tail = super()._restoring(), self._clearing_tail()
-
-        def back() -> None:
-            restore()
-            clear_tail()
-
-        return back
+        zeros = np.zeros((len(tail), self.quantizer.code_size), np.uint8)
+        return lambda: _native.put_codes(zeros, tail, self._blocks.data)
 
     @reads
     @searches_blocks
@@ -281,37 +256,26 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return self._nearest
 
     def _scan(
-        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **effort: Any
+        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
     ) -> None:
-        self.quantizer.adc(self._similarity, power).search(
+        self.quantizer.adc(self._metric.inner_product, power).search(
             self.quantizer.rotate(queries, n_threads), self._blocks.data, self._ids.native, allowed, len(self), answers,
             n_threads,
         )  # fmt: skip
 
-    @writes
-    def remove(self, ids: Any) -> int:
-        """Remove the vectors with these ids; other ids stay as they are. Ids that are not there are passed over.
-
-        Returns
-        -------
-        int
-            How many were removed.
-        """
-        removal = self._ids.plan_removal(ids)
-        remove_ids, codes = self._ids.removing(removal), self._codes(removal.sources)
-        counts = self._next_counts()
+    def _removing(self, removal: Removal) -> Commit:
+        codes, counts = self._codes(removal.sources), self._next_counts()
         if counts is not None:
             self.quantizer.count(self._codes(removal.rows), counts, -1)
         freed = np.arange(len(self) - len(removal.rows), len(self), dtype=np.int64)
-        nothing = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # nothing removed gets into a file
-        take_vectors = self._vectors.removing(removal)
-        with uninterrupted():  # what can fail comes first
-            take_vectors()
+        zeros = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # nothing removed gets into a file
+
+        def commit() -> None:
             _native.put_codes(codes, removal.targets, self._blocks.data)
-            _native.put_codes(nothing, freed, self._blocks.data)
-            remove_ids()
+            _native.put_codes(zeros, freed, self._blocks.data)
             self._counts = counts
-        return len(removal.rows)
+
+        return commit
 
     def _codes(self, rows: Int64) -> UInt8:
         codes = np.empty((len(rows), self.quantizer.code_size), dtype=np.uint8)

@@ -22,8 +22,7 @@ def learn(index: Any, source: Blocks) -> None:
     ValueError, TypeError
         As ``index.fit``; an error in a block names the partition. The index is then as before.
     """
-    if len(index):
-        raise ValueError(f"fit: the index holds {len(index)} vectors coded by its present codebooks")
+    index._require_empty()
     if source.sizes is None:
         index.fit(_from_stream(index, source))
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fpq import _native
+from fpq._arrays import GrowingArray
 from fpq._checks import KERNEL_TYPES, Array, Float32, Int64
 from fpq.indexes.ids import Removal
 from fpq.storage import FormatError, State
@@ -20,7 +21,7 @@ CHUNK_VALUES = 1 << 22  # of the candidates that are scaled at a time
 class VectorFile:
     """Row i of a .npy file is the vector with id i; nothing is ever written to it, and only rows asked for are read.
 
-    Stands in for `Vectors`, but for what adds rows.
+    Stands in for `Vectors`.
     """
 
     by_id = True
@@ -40,6 +41,17 @@ class VectorFile:
         """See that vectors of dimension `dim` can be in the file."""
         if self.dim != dim:
             raise ValueError(f"keep_vectors: expected a file of shape (n, {dim}), got {self.data.shape} in {self.path}")
+
+    def reserve(self, n: int) -> None:
+        """Nothing to do."""
+
+    def write(self, x: Array, ids: Int64, **options: Any) -> None:
+        """See that the file can hold new rows: they stand in it already."""
+        self.require_dim(x.shape[1])
+        self.require_ids(ids)
+
+    def commit(self, rows: GrowingArray, n: int) -> None:
+        """Nothing to do."""
 
     def require_ids(self, ids: Int64) -> None:
         """See that there is a row for each of these new ids."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -45,7 +46,7 @@ class Vectors:
         if self._rows is not None:
             self._rows.reserve(n)
 
-    def write(self, x: Array, *, normalize: bool = False, n_threads: int = 1) -> GrowingArray:
+    def write(self, x: Array, ids: Int64, *, normalize: bool = False, n_threads: int = 1) -> GrowingArray | None:
         """An array that holds the rows so far and `x` behind them: hand it to `commit` when all else went well.
 
         Rows are scaled to length 1 as they are written, if `normalize` is on, and become float32.
@@ -70,6 +71,10 @@ class Vectors:
         """The rows that `write` has written are now `n`."""
         self._rows = rows
         self.n = n
+
+    def snapshot(self) -> Vectors:
+        """The rows as they are now, valid as long as rows are only added."""
+        return copy.copy(self)
 
     def removing(self, removal: Removal) -> Callable[[], None]:
         """What carries out a planned removal, and cannot fail."""

@@ -17,9 +17,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from fpq import _checks
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
+from fpq.metric import COSINE, L2
 
 ALGORITHMS = ("auto", "flat", "pq", "ivfpq")
-METRICS = {"euclidean": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
+METRICS = {"euclidean": L2, "sqeuclidean": L2, "cosine": COSINE}
 FLAT_ROWS = 10_000  # up to here "auto" searches exactly
 PQ_ROWS = 200_000  # up to here "auto" scans all codes
 # What is read without a copy; all else, such as large integers, becomes the first.
@@ -144,7 +145,7 @@ class NeighborsBase(BaseEstimator):
         if self.n_probe is not None:
             _checks.integer("n_probe", self.n_probe, 1)
         index = self._new_index(*X.shape)
-        offset = centre(X) if index.metric == "l2" else None  # angles depend on where 0 is
+        offset = centre(X) if not index._metric.inner_product else None  # angles depend on where 0 is
         x = centred(X, offset)
         self.index_ = index.fit(x).add(x)
         self.offset_ = offset
@@ -152,7 +153,7 @@ class NeighborsBase(BaseEstimator):
         warn_of_equal_rows(X, x)
 
     def _new_index(self, n: int, d: int) -> FlatIndex | PQIndex | IVFPQIndex:
-        metric = METRICS[_checks.choice("metric", self.metric, tuple(METRICS))]
+        metric = METRICS[_checks.choice("metric", self.metric, tuple(METRICS))].name
         n_threads = threads_of(self.n_jobs)
         algorithm = _checks.choice("algorithm", self.algorithm, ALGORITHMS)
         if algorithm == "auto":
@@ -216,7 +217,7 @@ class NeighborsBase(BaseEstimator):
 
     def _nearest(self, queries: Array, k: int) -> tuple[Float32, Int64]:
         distances, rows = self._search(queries, k)
-        if METRICS[self.metric] == "cosine":
+        if self.index_._metric.inner_product:
             distances = 1 - distances
         np.maximum(distances, 0, out=distances)
         return (np.sqrt(distances) if self.metric == "euclidean" else distances), rows

@@ -1,0 +1,62 @@
+"""What a file stores of an IVFPQIndex."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fpq import threads
+from fpq.indexes.coarse import CoarseQuantizer
+from fpq.indexes.codes import stored_counts, stored_options, stored_rerank
+from fpq.indexes.ids import Ids
+from fpq.indexes.lists import InvertedLists
+from fpq.quantizer import ProductQuantizer
+from fpq.storage import FormatError, State, Stored, finite, non_negative
+
+if TYPE_CHECKING:
+    from fpq.indexes.ivf import IVFPQIndex
+
+
+def state(index: IVFPQIndex) -> State:
+    """What a file stores."""
+    pq = index.quantizer._state()
+    params = {
+        "n_lists": index.n_lists, "residual": index.residual, "list_capacity": index.list_capacity,
+        "metric": index.metric, "keep_vectors": bool(index.keep_vectors), "n_probe": index.n_probe,
+        "quantizer": pq.params,
+    }  # fmt: skip
+    found = State(params, pq.arrays)
+    if index.rerank is not None:
+        found.params["rerank"] = index.rerank
+    if index._coarse is not None:
+        found = found.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._radius}))
+    if index._counts is not None:
+        found.arrays["open_indexing_counts"] = index._counts
+    return found.joined(index._lists.state(), index._ids.state(), index._vectors.state())
+
+
+def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
+    """The index that a file stores."""
+    if stored.shape("list_sizes") != (stored.count("n_lists", 1),):  # before memory is taken for so many
+        raise FormatError(f"list_sizes: expected a number for each list, got {stored.shape('list_sizes')}")
+    taken = stored_options(stored, "n_lists", "residual", "list_capacity")
+    index = kind(**taken, n_threads=stored.n_threads, verbose=stored.verbose)
+    index.n_probe = min(stored.count("n_probe", 1), index.n_lists)
+    index.rerank = stored_rerank(stored)
+    index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
+    vars(index).update(index._no_rows())
+    index._ids = Ids.from_state(stored)
+    index._lists = InvertedLists.from_state(stored, index.n_lists, pq.code_size, index._ids)
+    if not pq.is_trained:
+        if len(index):
+            raise FormatError(f"n: expected 0 of an index that is not trained, got {len(index)}")
+        return index
+    n_threads = threads.resolve(stored.n_threads)
+    centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)
+    index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads)
+    index._rotated = pq.rotate(centroids, n_threads)
+    index._radius = stored.array("radii", np.float32, (index.n_lists,), non_negative)
+    index._counts = stored_counts(stored, pq, len(index))
+    index._restore_vectors(stored)
+    return index
