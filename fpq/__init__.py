@@ -10,7 +10,7 @@ from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex, 
 from fpq.kmeans import KMeans
 from fpq.open_indexing import OpenIndexing
 from fpq.quantizer import ProductQuantizer
-from fpq.sharded import ShardedIndex
+from fpq.sharding.index import ShardedIndex
 from fpq.storage import FormatError, load
 
 __all__ = [

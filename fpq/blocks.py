@@ -16,8 +16,8 @@ from fpq.lloyd import LocalRows, TrainingRows
 Task = Callable[..., Any]  # (block, where, *more) -> a small result
 
 
-class Where(NamedTuple):
-    """A block among the others, and what it has to be."""
+class BlockInfo(NamedTuple):
+    """The position of a block in its source, and the shape and element type that the block must have."""
 
     number: int
     start: int  # the row number of its first row
@@ -75,7 +75,7 @@ class Blocks(Protocol):
         """What `run` gives, the rows (n_i, d) of some blocks, to learn from."""
 
 
-class Here:
+class LocalBlocks:
     """Blocks that this process works on, one after the other."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Here:
         self._dtype = dtype if isinstance(dtype, np.dtype) else None  # tensors have types of their own
 
     @classmethod
-    def of(cls, X: Any, rows: int) -> Here:
+    def of(cls, X: Any, rows: int) -> LocalBlocks:
         """Of an array that is not in blocks, `rows` rows each.
 
         Raises
@@ -110,14 +110,14 @@ class Here:
         return cls(X)
 
     @classmethod
-    def of_array(cls, x: Any, rows: int) -> Here:
+    def of_array(cls, x: Any, rows: int) -> LocalBlocks:
         """Slices of something with the shape of a matrix."""
         starts = range(0, x.shape[0], rows)
         sizes = [min(rows, x.shape[0] - start) for start in starts]
         return cls((x[start : start + rows] for start in starts), sizes, x.shape[1], x.dtype)
 
     @classmethod
-    def of_dask(cls, x: Any) -> Here:
+    def of_dask(cls, x: Any) -> LocalBlocks:
         """The chunks of a Dask array, made one at a time when their turn comes."""
         x = dask_array(x)
         sizes = None if any(np.isnan(size) for size in x.chunks[0]) else list(map(int, x.chunks[0]))
@@ -136,7 +136,8 @@ class Here:
                 self.dim = block.shape[1] if self.dim is None and block.ndim == 2 else self.dim
                 self._dtype = block.dtype if self._dtype is None else self._dtype
             if more is None or more[number] is not None:
-                where = Where(number, start, None if self.sizes is None else self.sizes[number], self.dim, self._dtype)
+                rows = None if self.sizes is None else self.sizes[number]
+                where = BlockInfo(number, start, rows, self.dim, self._dtype)
                 results.append(task(block, where, *([] if more is None else [more[number]])))
             start += len(block)
         return results

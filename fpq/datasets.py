@@ -69,6 +69,7 @@ _FETCH = {
 }
 _MAX_BYTES = 64 * 2**20
 _TIMEOUT_SECONDS = 30
+_PIECE_BYTES = 1 << 20
 
 _DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
@@ -259,7 +260,8 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     data = Path(path).read_bytes()
     if data[:2] == b"\x1f\x8b":
         try:
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:  # in pieces, so that signals end it
+                data = b"".join(iter(lambda: file.read(_PIECE_BYTES), b""))
         except _DAMAGED_GZIP as error:
             raise ValueError(f"{path}: damaged gzip file: {error}") from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _IDX_TYPES or data[3] == 0:

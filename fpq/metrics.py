@@ -24,6 +24,7 @@ Examples
 
 import math
 import operator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,8 @@ __all__ = [
     "recall_at_k",
     "vote",
 ]
+
+PIECE_VALUES = 1 << 20  # of an array that is sorted in pieces
 
 
 def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> float:
@@ -132,10 +135,12 @@ def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None)
     k = _depth(k, found)
     if k > truth.shape[1]:
         raise ValueError(f"true_ids must have at least k={k} columns, got {truth.shape[1]}")
-    both = np.hstack([_distinct(found[:, :k]), _distinct(truth[:, :k])])
-    both.sort(axis=1)
-    shared = (both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)
-    return float(shared.sum() / (k * len(found)))
+    shared = 0
+    for rows in _pieces(found):
+        both = np.hstack([_distinct(found[rows, :k]), _distinct(truth[rows, :k])])
+        both.sort(axis=1)
+        shared += int(np.count_nonzero((both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)))
+    return shared / (k * len(found))
 
 
 def vote(labels: ArrayLike) -> NDArray[Any]:
@@ -164,12 +169,15 @@ def vote(labels: ArrayLike) -> NDArray[Any]:
     labels = _array("labels", labels)
     if labels.ndim != 2 or labels.shape[1] == 0:
         raise ValueError(f"labels must have shape (nq, k) with k >= 1, got {labels.shape}")
-    values, codes = np.unique(labels, return_inverse=True)
-    rows = np.arange(len(labels))[:, None]
-    pairs = rows * len(values) + codes.reshape(labels.shape)
-    _, pair, count = np.unique(pairs, return_inverse=True, return_counts=True)
-    winner = count[pair].reshape(labels.shape).argmax(axis=1)
-    return np.take_along_axis(labels, winner[:, None], axis=1)[:, 0]
+    winners = labels[:, 0].copy()
+    for rows in _pieces(labels):
+        piece = labels[rows]
+        values, codes = np.unique(piece, return_inverse=True)
+        pairs = np.arange(len(piece))[:, None] * len(values) + codes.reshape(piece.shape)
+        _, pair, count = np.unique(pairs, return_inverse=True, return_counts=True)
+        winner = count[pair].reshape(piece.shape).argmax(axis=1)
+        winners[rows] = np.take_along_axis(piece, winner[:, None], axis=1)[:, 0]
+    return winners
 
 
 def accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
@@ -383,6 +391,12 @@ def _depth(k: int | None, found: NDArray[np.int64]) -> int:
     if not 1 <= k <= width:
         raise ValueError(f"k must be between 1 and {width} (the columns of ids), got {k}")
     return k
+
+
+def _pieces(array: NDArray[Any]) -> Iterator[slice]:
+    """Rows of some megabytes: NumPy sorts an array in one call, which no signal ends."""
+    step = max(1, PIECE_VALUES // array.shape[1])
+    return (slice(start, start + step) for start in range(0, len(array), step))
 
 
 def _distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fpq import _checks, _native, metrics, scaling
 from fpq._checks import Array, Float32, Int64
-from fpq.blocks import Blocks, Where
+from fpq.blocks import BlockInfo, Blocks
 from fpq.lloyd import Change
 
 REPEATS = 3
@@ -82,7 +82,7 @@ def exact_in_blocks(
     wanted = np.sort(ids)
     seen = 0
 
-    def see(block: Any, where: Where) -> None:
+    def see(block: Any, where: BlockInfo) -> None:
         nonlocal distances, found, seen
         x = where.shaped(block)
         here = wanted[slice(*np.searchsorted(wanted, [where.start, where.start + len(x)]))]

@@ -124,9 +124,14 @@ def files(*patterns: str) -> list[Path]:
 
 
 def test_indexes_import_no_front_door() -> None:
-    for file in files("indexes/*.py", "[!_]*.py"):
+    for file in files("indexes/*.py", "sharding/*.py", "[!_]*.py"):
         if f"fpq.{file.stem}" not in FRONT_DOORS:
             assert not imports(file) & FRONT_DOORS, file
+
+
+def test_executors_of_shards_know_no_sharded_index() -> None:
+    for file in files("sharding/[!_]*.py", "dask/*.py"):
+        assert file.name == "index.py" or "fpq.sharding.index" not in imports(file), file
 
 
 def test_learning_knows_no_index() -> None:

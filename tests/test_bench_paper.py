@@ -42,7 +42,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(out: Path, *more: str) -> dict:
-    arguments = ["--quick", "--data", "fashion-mnist", "--threads", "1", "--out", str(out), *more]
+    arguments = ["--quick", "--data", "fashion-mnist", "--threads", "1", "--out", str(out), "--json", str(out), *more]
     assert paper.main(arguments) == 0
     return json.loads((out / "fashion-mnist.json").read_text())
 

@@ -301,12 +301,12 @@ def test_a_part_that_has_moved_gives_the_same_answer() -> None:
     before, active, offsets = None, np.ones(1, np.uint8), np.array([0, D], np.int32)
     for number in range(1, 5):
         centroids = X[None, number : 200 + number].copy()
-        question = training.Question(number, offsets, centroids, before, active, 1536)
+        iteration = training.Iteration(number, offsets, centroids, before, active, 1536)
         moved = pickle.loads(pickle.dumps(moved)) if number in (2, 3) else moved
-        question = question._replace(centroids=_at_an_odd_address(centroids))
-        same(training.assign_and_sum(part, question), training.assign_and_sum(moved, question))
+        iteration = iteration._replace(centroids=_at_an_odd_address(centroids))
+        same(training.assign_and_sum(part, iteration), training.assign_and_sum(moved, iteration))
         moved = pickle.loads(pickle.dumps(moved)) if number == 3 else moved
-        same(training.assignment(part, question, 0), training.assignment(moved, question, 0))
+        same(training.assignment(part, iteration, 0), training.assignment(moved, iteration, 0))
         before = centroids
 
 

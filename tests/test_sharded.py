@@ -89,7 +89,7 @@ def test_other_element_types(dtype: str, tmp_path: Path) -> None:
 def test_merging_some_at_a_time_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = shards(MAKERS["pq l2"], tmp_path, 7)
     expected = many.search(Q, 5, rerank=4)
-    monkeypatch.setattr("fpq.sharded.MERGE_VALUES", 10)
+    monkeypatch.setattr("fpq.sharding.merge.MERGE_VALUES", 10)
     same(many.search(Q, 5, rerank=4), expected)
 
 

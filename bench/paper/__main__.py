@@ -1,9 +1,9 @@
 """The paper's experiment in one command, each system in a process of its own.
 
-    python -m bench.paper                         # some minutes; tables and figures go to docs/paper
+    python -m bench.paper                         # some minutes; writes docs/paper and docs/data/paper
     python -m bench.paper --data fashion-mnist
     python -m bench.paper --tune                  # how the recommended settings were chosen
-    python -m bench.paper --quick --out FOLDER    # a small run, to see that all works
+    python -m bench.paper --quick --out FOLDER --json FOLDER    # a small run, to see that all works
 
 The paper: Z. He, Hashing-based Approximate Nearest-Neighbor Search for Large-scale Image Retrieval.
 """
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m bench.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", choices=data.HOW_TO_GET, default="mnist")
-    parser.add_argument("--out", type=Path, default=Path("docs", "paper"), help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path("docs", "paper"), help="folder of tables and figures")
+    parser.add_argument("--json", type=Path, default=Path("docs", "data", "paper"), help="folder of the numbers")
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; may be given several times")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME",
                         help=f"rows of the table: {', '.join(SYSTEMS)}")  # fmt: skip
@@ -56,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tune", action="store_true", help="try settings on held-out training rows, nothing else")
     options = parser.parse_args(arguments)
     data.load(options.data)
-    options.out.mkdir(parents=True, exist_ok=True)
+    for folder in (options.out, options.json):
+        folder.mkdir(parents=True, exist_ok=True)
     size = QUICK if options.quick else WHOLE
     task = Task("fpq", options.data, size.n_train, size.n_test, options.threads)
     if options.tune:
@@ -93,7 +95,7 @@ def _run(options: argparse.Namespace, size: Size, task: Task) -> None:
         "load_after": _load(), "seconds": seconds, "fpq": __version__, "isa": cpu_info()["isa"],
     }  # fmt: skip
     results = {"facts": facts, "table": measured, "openindexing": effects, "growth": grown}
-    (options.out / f"{name}.json").write_text(json.dumps(results, default=asdict, indent=1) + "\n")
+    (options.json / f"{name}.json").write_text(json.dumps(results, default=asdict, indent=1) + "\n")
     _write(options.out / f"{name}.md", _report(facts, measured, effects, grown))
     _draw(effects, grown, name, options.out)
 

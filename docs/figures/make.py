@@ -1,7 +1,11 @@
-"""Draw the figures of docs/: python docs/figures/make.py (the data of alive.svg: sift500k, see fpq.datasets.load)."""
+"""Draw the figures of docs/: python docs/figures/make.py [NAME ...], all by default.
+
+The figure `alive` needs the data set sift500k: see fpq.datasets.load.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,14 @@ ROWS, QUERIES, M = 200_000, 100, 16
 matplotlib.rcParams.update({"svg.hashsalt": "fpq", "font.size": 12, "font.family": "DejaVu Sans"})
 
 
-def main() -> None:
-    """All of them."""
-    save(choosing(), "choosing")
-    save(sieve(), "sieve")
-    save(alive(), "alive")
+def main(names: list[str]) -> None:
+    """Draw the figures with these names."""
+    figures = {
+        "choosing": choosing, "tables": tables, "quantize": quantize, "prune": prune, "alive": alive, "refine": refine,
+        "merge": merge,
+    }  # fmt: skip
+    for name in names or figures:
+        save(figures[name](), name)
 
 
 def save(figure: Figure, name: str) -> None:
@@ -81,12 +88,68 @@ def choosing() -> Figure:
     return figure
 
 
-def sieve() -> Figure:
-    """A block of codes, its look-ups, its sums, who survives."""
+def cells(
+    axes: Any,
+    x: float,
+    y: float,
+    values: list[Any],
+    colour: str = BLUE,
+    width: float = 0.5,
+    marked: tuple[int, ...] = (),
+) -> None:
+    """A row of values in boxes, some of them filled."""
+    for i, value in enumerate(values):
+        fill = colour if i in marked else "white"
+        axes.add_patch(Rectangle((x + width * i, y), width, 0.36, fc=fill, ec=colour, lw=1))
+        ink = "white" if i in marked else INK
+        axes.text(x + width * (i + 0.5), y + 0.18, value, ha="center", va="center", fontsize=10, color=ink)
+
+
+def tables() -> Figure:
+    """A query, its sub-vectors, a table for each, the entries that a code adds up."""
+    figure, axes = canvas(10, 3.6)
+    axes.text(0.3, 0.35, "query", weight="bold", va="center")
+    axes.text(3.3, 0.35, "look-up tables: squared distance to each codeword", weight="bold", va="center")
+    axes.text(8.6, 0.35, "a code", weight="bold", va="center")
+    entries = [[4.1, 0.3, 2.6, 7.2], [1.9, 3.3, 0.8, 5.0], [6.4, 2.2, 9.1, 0.5]]
+    codes = [1, 2, 0]
+    for j, (row, code) in enumerate(zip(entries, codes, strict=True)):
+        y = 0.75 + 0.7 * j
+        box(axes, 0.3, y - 0.06, 1.9, 0.48, f"sub-vector {j}", BLUE)
+        arrow(axes, (2.25, y + 0.18), (3.2, y + 0.18))
+        cells(axes, 3.3, y, [*row, "...", round(3.7 - j, 1)], ORANGE, 0.7, (code,))
+        cells(axes, 8.75, y, [code], GREEN, 0.5)
+        arrow(axes, (8.7, y + 0.18), (7.6, y + 0.18))
+    axes.text(3.3, 3.05, "distance = 0.3 + 0.8 + 6.4 = 7.5, added in this order", va="center", fontsize=12)
+    return figure
+
+
+def quantize() -> Figure:
+    """A table of floats, above its least, in bytes."""
+    figure, axes = canvas(10, 3.0)
+    entries = [4.1, 0.3, 2.6, 7.2, 1.4]
+    above = [round(entry - min(entries), 1) for entry in entries]
+    scale = 254 / 6.0
+    axes.text(0.3, 0.35, "a look-up table", weight="bold", va="center")
+    cells(axes, 4.6, 0.17, entries, ORANGE, 0.9)
+    axes.text(0.3, 1.05, "minus its least entry", va="center")
+    cells(axes, 4.6, 0.87, above, ORANGE, 0.9, ())
+    axes.text(0.3, 1.75, "times the scale, rounded down", va="center")
+    cells(axes, 4.6, 1.57, [min(255, int(value * scale)) for value in above], BLUE, 0.9, ())
+    note = (
+        "The threshold is 6.0 above the sum of the least entries of all tables: the scale makes it 254.\n"
+        "Larger entries saturate at 255."
+    )
+    axes.text(0.3, 2.5, note, va="center", fontsize=11, color="0.25", linespacing=1.4)
+    return figure
+
+
+def prune() -> Figure:
+    """A code block, its look-ups, its byte sums, the rows that are left."""
     figure, axes = canvas(10, 4.4)
     rng = np.random.default_rng(3)
-    axes.text(0.3, 0.35, "one block: 64 rows of codes", weight="bold", va="center")
-    axes.text(4.45, 0.35, "tables in bytes", weight="bold", va="center")
+    axes.text(0.3, 0.35, "one code block: 64 rows", weight="bold", va="center")
+    axes.text(4.45, 0.35, "byte tables", weight="bold", va="center")
     axes.text(6.55, 0.35, "byte sums", weight="bold", va="center")
     axes.text(8.2, 0.35, "left over", weight="bold", va="center")
     names = ["subquantizer 3", "subquantizer 0", "...", "subquantizer 9"]
@@ -116,15 +179,14 @@ def sieve() -> Figure:
             arrow(axes, (7.4, y + 0.165), (8.15, y + 0.165))
             axes.text(8.22, y + 0.165, "exact float sum", va="center", fontsize=10)
     arrow(axes, (6.2, 1.9), (6.65, 1.9))
-    axes.text(0.3, 3.72, "The tables that tell most come first. Entries are rounded down and scaled so that the k-th "
-              "best distance\n"
-              "so far is just below 255: a row whose sum saturates cannot be among the k nearest.",
+    axes.text(0.3, 3.72, "The tables that prune most come first. A row whose byte sum saturates at 255 has a distance\n"
+              "above the threshold: it cannot be among the k nearest.",
               va="center", fontsize=11, color="0.25", linespacing=1.4)  # fmt: skip
     return figure
 
 
 def alive() -> Figure:
-    """The share of blocks of 64 rows that still have a row within the limit after so many tables."""
+    """The share of code blocks that still have a row within the threshold after so many tables."""
     data = fpq.datasets.load("sift500k")
     base, queries = np.asarray(data.base[:ROWS]), np.asarray(data.query[:QUERIES])
     index = fpq.PQIndex(m=M).fit(base).add(base)
@@ -148,7 +210,7 @@ def alive() -> Figure:
     note = "at the dashed lines blocks\nwith no row left are dropped"
     axes.text(M * 5 // 8 + 0.2, 96, note, fontsize=10.5, color="0.3", va="top")
     axes.set_xlabel(f"subquantizers added, of {M}")
-    axes.set_ylabel("blocks of 64 rows with a row\nwithin the k-th distance [%]")
+    axes.set_ylabel("code blocks with a row\nwithin the k-th distance [%]")
     axes.set_ylim(0, 103)
     axes.set_xlim(0, M)
     axes.grid(alpha=0.3)
@@ -157,5 +219,41 @@ def alive() -> Figure:
     return figure
 
 
+def refine() -> Figure:
+    """Rows that are left, their exact distances, the heap, the threshold."""
+    figure, axes = canvas(10, 3.2)
+    box(axes, 0.3, 0.6, 2.5, 1.1, "rows left by prune,\nup to 128 at a time", GREEN)
+    box(axes, 3.5, 0.6, 2.4, 1.1, "exact distances by\nfloat32 tables", ORANGE)
+    box(axes, 7.2, 0.6, 2.5, 1.1, "heap of the\nk nearest", BLUE, filled=True)
+    arrow(axes, (2.8, 1.15), (3.5, 1.15))
+    arrow(axes, (5.9, 1.15), (7.2, 1.15), "≤ threshold")
+    axes.plot([8.45, 8.45, 1.55], [1.72, 2.4, 2.4], color=INK, lw=1.4)
+    arrow(axes, (1.55, 2.4), (1.55, 1.75))
+    note = "the k-th distance is the next threshold; quantize again when it has come down by 1/16 of the range"
+    axes.text(5.0, 2.62, note, ha="center", va="center", fontsize=11, color="0.25")
+    return figure
+
+
+def merge() -> Figure:
+    """Many queries share tiles of codes; a few share the codes among threads."""
+    figure, axes = canvas(10, 3.9)
+    axes.text(0.3, 0.35, "many queries: a query batch per thread", weight="bold", va="center")
+    axes.text(5.3, 0.35, "a few queries: a range of codes per thread", weight="bold", va="center")
+    for t in range(2):
+        y = 0.75 + 1.3 * t
+        box(axes, 0.3, y, 1.7, 0.95, f"thread {t}\nqueries", BLUE)
+        arrow(axes, (2.0, y + 0.475), (2.6, y + 0.475))
+        box(axes, 2.6, y, 1.9, 0.95, "all codes,\ntile by tile", ORANGE)
+        box(axes, 5.3, y, 1.9, 0.95, f"thread {t}\nrange of codes", BLUE)
+        arrow(axes, (7.2, y + 0.475), (8.0, 1.85))
+    box(axes, 8.0, 1.35, 1.7, 1.0, "merge\nby distance,\nthen id", GREEN, filled=True)
+    note = (
+        "The k smallest pairs (distance, id) do not depend on the order in which rows come:\n"
+        "any number of threads gives the same answer."
+    )
+    axes.text(0.3, 3.5, note, va="center", fontsize=11, color="0.25", linespacing=1.4)
+    return figure
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fpq import manifest, storage
+from fpq import storage
 from fpq._checks import Array
+from fpq.sharding import manifest
 from fpq.storage import FormatError
 
 MARK = b"fpq"  # how the comment of a file of results begins

@@ -12,7 +12,7 @@ import numpy as np
 
 from fpq import threads
 from fpq._checks import Array
-from fpq.blocks import Blocks, Here, Task, Where, dask_array, from_xarray, on_dask
+from fpq.blocks import BlockInfo, Blocks, LocalBlocks, Task, dask_array, from_xarray, on_dask
 from fpq.dask.client import answering, default_client
 from fpq.dask.training import ClusterRows
 from fpq.lloyd import LocalRows, TrainingRows
@@ -31,7 +31,7 @@ def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:
         return OnCluster.of_dask(X, client)
     if client is not None and _is_as_in_its_file(X) and X.ndim == 2 and X.shape[1]:
         return OnCluster.of_file(X, client, rows)
-    return Here.of(X, rows)
+    return LocalBlocks.of(X, rows)
 
 
 def _is_as_in_its_file(x: Any) -> bool:
@@ -121,7 +121,7 @@ class OnCluster:
         shared = dask.delayed(task, name=f"fpq-task-{number}")  # scattered, it would be lost with its worker
         for i, block in enumerate(self._blocks):
             if more is None or more[i] is not None:
-                where = Where(i, starts[i], self.sizes[i], self.dim, self._dtype)
+                where = BlockInfo(i, starts[i], self.sizes[i], self.dim, self._dtype)
                 rest = [] if more is None else [more[i]]
                 tasks.append(do(shared, block, where, *rest, dask_key_name=f"fpq-{name}-{number}-{i}"))
         return tasks
@@ -142,5 +142,5 @@ class FilePiece(NamedTuple):
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[self.start : self.stop]
 
 
-def _on_piece(task: Task, block: Any, where: Where, *more: Any) -> Any:
+def _on_piece(task: Task, block: Any, where: BlockInfo, *more: Any) -> Any:
     return task(block.read() if isinstance(block, FilePiece) else block, where, *more)

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _format, manifest, storage, threads
+from fpq import _checks, _format, storage, threads
 from fpq._checks import Array
-from fpq.blocks import Where
+from fpq.blocks import BlockInfo
 from fpq.dask import blocks
 from fpq.indexes.base import Index
-from fpq.manifest import Manifest, Shard
+from fpq.sharding import manifest
+from fpq.sharding.manifest import Manifest, Shard
 from fpq.storage import FormatError
 
 MANIFEST = "manifest.json"
@@ -89,7 +90,7 @@ def build(index: Any, X: Any, folder: str | os.PathLike[str], *, client: Any = N
     return target / MANIFEST
 
 
-def encode(index: Index, digest: bytes, folder: Path, block: Any, where: Where) -> tuple[Shard, Manifest] | None:
+def encode(index: Index, digest: bytes, folder: Path, block: Any, where: BlockInfo) -> tuple[Shard, Manifest] | None:
     """Write the shard of a block, unless it is there: what the manifest is to say of it. None for an empty block."""
     x = where.finite(where.shaped(block))
     if not len(x):

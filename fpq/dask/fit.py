@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fpq import manifest
 from fpq.dask import blocks
 from fpq.indexes import FlatIndex, sampling
+from fpq.sharding import manifest
 
 
 def fit(index: Any, X: Any, *, client: Any = None) -> Any:

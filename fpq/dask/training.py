@@ -87,7 +87,7 @@ class ClusterRows:
         return answers
 
 
-class Question(NamedTuple):
+class Iteration(NamedTuple):
     """An iteration."""
 
     number: int
@@ -97,10 +97,10 @@ class Question(NamedTuple):
     active: UInt8
     chunk_rows: int
 
-    def aligned(self) -> Question:
+    def aligned(self) -> Iteration:
         """The same, for kernels to read."""
         fields: Any = [aligned(each) if isinstance(each, np.ndarray) else each for each in self]
-        return Question(*fields)
+        return Iteration(*fields)
 
 
 class ClusterSteps:
@@ -114,7 +114,7 @@ class ClusterSteps:
         self._size = 0
         self._number = 0
         self._before: Float32 | None = None
-        self._question: Any = None
+        self._sent: Any = None
 
     def sums(
         self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float
@@ -123,9 +123,9 @@ class ClusterSteps:
         if size != self._size:
             self._parts, self._size, self._before = self._rows.parts(size, chunk_rows), size, None
         self._number += 1
-        question = Question(self._number, self._offsets, centroids.copy(), self._before, active.copy(), chunk_rows)
-        self._before = question.centroids
-        self._question = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _same, question)
+        iteration = Iteration(self._number, self._offsets, centroids.copy(), self._before, active.copy(), chunk_rows)
+        self._before = iteration.centroids
+        self._sent = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _same, iteration)
         answers = self._ask("lloyd", assign_and_sum)
         sums, changed = zip(*answers, strict=True)
         return np.concatenate(sums, axis=1), np.sum(changed, axis=0)
@@ -137,12 +137,12 @@ class ClusterSteps:
 
     def assigned(self, centroids: Float32) -> tuple[Int32, Float32]:
         """As `Steps.assigned`."""
-        self._question = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _same, centroids)
+        self._sent = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _same, centroids)
         ids, errors = zip(*self._ask("assigned", assigned, self._offsets), strict=True)
         return np.concatenate(ids, axis=1), np.concatenate(errors, axis=1)
 
     def _ask(self, name: str, function: Callable[..., Any], *more: Any) -> list[Any]:
-        return self._rows.answers(name, [(function, part, self._question, *more) for part in self._parts])
+        return self._rows.answers(name, [(function, part, self._sent, *more) for part in self._parts])
 
 
 class Part:
@@ -163,29 +163,29 @@ class Part:
     def __sizeof__(self) -> int:
         return self.rows.x.nbytes
 
-    def before(self, question: Question) -> LocalSteps:
+    def before(self, iteration: Iteration) -> LocalSteps:
         """The steps until the iteration that is asked for; they do not count until that is done."""
         number, self.number = self.number, -1
-        if self.steps is None or number != question.number - 1:
-            self.steps = LocalSteps(self.rows, question.offsets, question.centroids.shape, False)
-            if question.before is not None:
-                self.steps.sums(question.before, question.active, self.rows.n, question.chunk_rows, 0.0)
+        if self.steps is None or number != iteration.number - 1:
+            self.steps = LocalSteps(self.rows, iteration.offsets, iteration.centroids.shape, False)
+            if iteration.before is not None:
+                self.steps.sums(iteration.before, iteration.active, self.rows.n, iteration.chunk_rows, 0.0)
         return self.steps
 
 
-def assign_and_sum(part: Part, question: Question) -> tuple[Float32, Int64]:
+def assign_and_sum(part: Part, iteration: Iteration) -> tuple[Float32, Int64]:
     """An iteration of a part: its sums by chunks, and how many ids changed."""
-    question = question.aligned()
-    steps = part.before(question)
-    answer = steps.sums(question.centroids, question.active, part.rows.n, question.chunk_rows, 0.0)
-    part.number = question.number
+    iteration = iteration.aligned()
+    steps = part.before(iteration)
+    answer = steps.sums(iteration.centroids, iteration.active, part.rows.n, iteration.chunk_rows, 0.0)
+    part.number = iteration.number
     return answer
 
 
-def assignment(part: Part, question: Question, j: int) -> tuple[Int32, Float32]:
+def assignment(part: Part, iteration: Iteration, j: int) -> tuple[Int32, Float32]:
     """The ids and errors of a subspace in the iteration."""
-    if part.number != question.number:
-        assign_and_sum(part, question)
+    if part.number != iteration.number:
+        assign_and_sum(part, iteration)
     assert part.steps is not None
     return part.steps.assignment(j, part.rows.n)
 
@@ -215,5 +215,5 @@ def _rows(x: Array) -> Array:
     return x
 
 
-def _same(question: Any) -> Any:
-    return question
+def _same(value: Any) -> Any:
+    return value

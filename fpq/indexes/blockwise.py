@@ -14,7 +14,7 @@ import numpy as np
 
 from fpq import _checks
 from fpq._checks import KERNEL_TYPES
-from fpq.blocks import Here, Where, on_dask
+from fpq.blocks import BlockInfo, LocalBlocks, on_dask
 from fpq.indexes.base import SearchResult
 from fpq.indexes.lock import uninterrupted
 
@@ -40,7 +40,7 @@ def gathered(Q: Any, dim: int | None) -> Any:
     """Queries that may come in blocks, together."""
     if not in_blocks(Q):
         return Q
-    found = Here.of(Q, ROWS).run("queries", lambda block, where: where.finite(where.shaped(block)))
+    found = LocalBlocks.of(Q, ROWS).run("queries", lambda block, where: where.finite(where.shaped(block)))
     return np.concatenate(found) if found else np.empty((0, dim or 1), np.float32)
 
 
@@ -53,7 +53,7 @@ def fits_blocks(method: F) -> F:
             return method(self, X)
         from fpq.indexes import sampling  # which imports this
 
-        sampling.learn(self, Here.of(X, ROWS))
+        sampling.learn(self, LocalBlocks.of(X, ROWS))
         return self
 
     return cast(F, fit)
@@ -74,9 +74,9 @@ def adds_blocks(method: F) -> F:
         restore = self._restoring()
         n = len(self)
         try:
-            source = Here.of(X, ROWS)
+            source = LocalBlocks.of(X, ROWS)
 
-            def add_one(block: Any, where: Where) -> None:
+            def add_one(block: Any, where: BlockInfo) -> None:
                 x = where.finite(where.shaped(block))
                 method(self, x, None if given is None else given[where.start : where.start + len(x)])
                 if source.sizes is not None and where.number == 0:
@@ -102,10 +102,10 @@ def searches_blocks(method: F) -> F:
         if not in_blocks(Q):
             return method(self, Q, k, **options)
 
-        def search_one(block: Any, where: Where) -> Any:
+        def search_one(block: Any, where: BlockInfo) -> Any:
             return method(self, where.finite(where.shaped(block)), k, **options)
 
-        found = Here.of(Q, ROWS).run("search", search_one, verbose=getattr(self, "verbose", False))
+        found = LocalBlocks.of(Q, ROWS).run("search", search_one, verbose=getattr(self, "verbose", False))
         if not found:
             return method(self, np.empty((0, self.dim or 1), np.float32), k, **options)
         return SearchResult(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))

@@ -12,7 +12,7 @@ import numpy as np
 from fpq import _checks, _native, _settings, scaling, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
-from fpq.blocks import Here
+from fpq.blocks import LocalBlocks
 from fpq.indexes.base import Bits, Index, Nearest, SearchResult
 from fpq.indexes.blockwise import ROWS, gathered, in_blocks
 from fpq.indexes.ids import Commit
@@ -229,7 +229,7 @@ class CodeIndex(Index):
             return given[:, :k]
         ids = self._ids.native
         if X is not None and in_blocks(X):
-            source = Here.of(X, ROWS)
+            source = LocalBlocks.of(X, ROWS)
             if source.dim not in (None, self.dim):
                 raise ValueError(f"X: expected vectors of dimension {self.dim}, got dimension {source.dim}")
             source.dim = self.dim

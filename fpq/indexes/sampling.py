@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fpq._checks import Array, Int64
-from fpq.blocks import Blocks, Where
+from fpq.blocks import BlockInfo, Blocks
 from fpq.indexes.codes import CodeIndex
 from fpq.lloyd import TrainingRows
 
@@ -44,7 +44,7 @@ def _from_known(index: CodeIndex, source: Blocks, sizes: list[int]) -> tuple[Tra
     return source.sample(take, wanted, verbose=index.verbose), n
 
 
-def take(block: Any, where: Where, rows: Int64) -> Array:
+def take(block: Any, where: BlockInfo, rows: Int64) -> Array:
     """Checked rows of a block."""
     return where.finite(where.shaped(block)[rows])
 
@@ -59,7 +59,7 @@ class _Reservoir:
         self._limit = np.inf
         self.n = 0
 
-    def see(self, block: Any, where: Where) -> None:
+    def see(self, block: Any, where: BlockInfo) -> None:
         """Take in a block."""
         x = where.finite(where.shaped(block))
         draws = self._rng.random(len(x))

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _settings, scaling, storage, threads
-from fpq import manifest as manifests
-from fpq._checks import Array, Float32, Int64
+from fpq import _checks, _settings, storage, threads
 from fpq.indexes.base import RangeResult, SearchResult
 from fpq.indexes.lock import uninterrupted
-from fpq.manifest import Manifest, Shard
+from fpq.metric import METRICS
+from fpq.sharding import executor as executors
+from fpq.sharding import manifest as manifests
+from fpq.sharding import merge
+from fpq.sharding.executor import LocalShards, ShardExecutor, Task
+from fpq.sharding.manifest import Manifest
+from fpq.sharding.merge import ShardQuery
 from fpq.storage import FormatError
-
-MERGE_VALUES = 1 << 22  # distances that wait to be merged
-LAST = np.iinfo(np.int64).max
-
-Opened = Sequence[tuple[Any, Shard]]  # with their indexes
-Opener = Callable[[Path, Shard, Manifest], Any]
 
 
 class ShardedResult(SearchResult):
@@ -41,157 +39,6 @@ class ShardedRangeResult(RangeResult):
     """A `RangeResult` that knows which shards it lacks: `missing` is as in `ShardedResult`."""
 
     missing: dict[str, str]
-
-
-class Part(NamedTuple):
-    """The nearest of each query in some shards, by ascending distance, then id; missing: +inf, -1."""
-
-    distances: Float32  # (nq, w), similarities negated
-    ids: Int64  # (nq, w)
-    exact: Float32 | None  # (nq, w), by kept vectors, to be ranked by at last
-
-
-class Question(NamedTuple):
-    """A search, as it goes to the shards."""
-
-    queries: Float32
-    similarity: bool
-    k: int = 0
-    radius: float = 0.0
-    rerank: int | None = None
-    n_probe: int | None = None
-    allowed: Any = None
-    n_threads: int | None = None
-
-    @property
-    def width(self) -> int:
-        """How many nearest a merge keeps."""
-        return self.k if self.rerank is None else max(self.k, self.rerank * self.k)
-
-    def options(self, offset: int) -> dict[str, Any]:
-        """What a shard's own search is called with."""
-        options: dict[str, Any] = {"n_threads": self.n_threads}
-        if self.allowed is not None:
-            options["allowed"] = _allowed_within(self.allowed, offset)
-        return options if self.n_probe is None else {**options, "n_probe": self.n_probe}
-
-
-def _allowed_within(allowed: Array, offset: int) -> Array:
-    """`allowed` in terms of the ids in a shard's file."""
-    return allowed[offset:] if allowed.dtype == np.bool_ else allowed[allowed >= offset] - offset
-
-
-def nearest(shards: Opened, question: Question) -> Part:
-    """The nearest in all `shards`."""
-    nq = len(question.queries)
-    parts = [Part(np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64), None)]
-    waiting = 0
-    for index, shard in shards:
-        parts.append(_nearest_in(index, shard.offset, question))
-        waiting += parts[-1].ids.size
-        if waiting > MERGE_VALUES:
-            parts, waiting = [merge(parts, question.width)], 0
-    return merge(parts, question.width)
-
-
-def _nearest_in(index: Any, offset: int, question: Question) -> Part:
-    width = min(question.width, len(index))
-    distances, ids = index.search(question.queries, width, **question.options(offset))
-    exact = None
-    if question.rerank is not None:
-        if not index.keep_vectors:
-            raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
-        n_threads = threads.resolve(question.n_threads)
-        queries, power = index._scaled(index._metric.prepare(question.queries, n_threads))
-        exact = scaling.unscaled(index._exact(queries, ids, n_threads, power), power, index._metric.inner_product)
-    if question.similarity:
-        np.negative(distances, out=distances)
-    return Part(distances, np.where(ids < 0, ids, ids + offset), exact)
-
-
-def merge(parts: Sequence[Part], width: int) -> Part:
-    """The `width` nearest of all parts."""
-    parts = [part for part in parts if part.ids.shape[1]] or list(parts[:1])
-    distances, ids = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))
-    exact = None if parts[0].exact is None else np.concatenate([part.exact for part in parts], axis=1)
-    if len(parts) == 1 and ids.shape[1] <= width:
-        return parts[0]
-    order = np.lexsort((np.where(ids < 0, LAST, ids), distances), axis=-1)[:, :width]
-    exact = None if exact is None else np.take_along_axis(exact, order, -1)
-    return Part(np.take_along_axis(distances, order, -1), np.take_along_axis(ids, order, -1), exact)
-
-
-def within(shards: Opened, question: Question) -> RangeResult:
-    """All within the radius in all `shards`, similarities negated."""
-    found = []
-    for index, shard in shards:
-        options = question.options(shard.offset)
-        lims, distances, ids = index.range_search(question.queries, question.radius, **options)
-        found.append(RangeResult(lims, -distances if question.similarity else distances, ids + shard.offset))
-    return merge_ranges(found, len(question.queries))
-
-
-def merge_ranges(parts: Sequence[RangeResult], nq: int) -> RangeResult:
-    """The union of all parts, by query, ascending distance and id."""
-    nothing = RangeResult(np.zeros(nq + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
-    parts = [*parts, nothing]
-    query = np.concatenate([np.repeat(np.arange(nq), np.diff(part.lims)) for part in parts])
-    distances, ids = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-    order = np.lexsort((ids, distances, query))
-    lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
-    return RangeResult(lims, distances[order], ids[order])
-
-
-def nothing(shards: Opened, question: Any) -> None:
-    """What only opens shards asks of them."""
-
-
-def ask(
-    folder: Path, open_shard: Opener, about: Manifest, function: Callable[[Opened, Any], Any], question: Any
-) -> tuple[Any, dict[str, str]]:
-    """``function(shards, question)`` for the shards of a manifest, and which cannot be opened, and why."""
-    opened, missing = [], {}
-    for shard in about.shards:
-        try:
-            opened.append((open_shard(folder, shard, about), shard))
-        except (OSError, FormatError) as error:
-            missing[shard.file] = str(error)
-    return function(opened, question), missing
-
-
-class Holder(Protocol):
-    """Whoever holds opened shards: this process, or the workers of a cluster."""
-
-    def run(
-        self, about: Manifest, function: Callable[[Opened, Any], Any], question: Any
-    ) -> list[tuple[Any, dict[str, str]]]:
-        """The results of `ask` that together are about all shards."""
-
-    def keep(self, shards: Iterable[Shard]) -> None:
-        """Let go of all other shards."""
-
-
-class Here:
-    """Shards mapped into this process."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._opened: dict[Shard, Any] = {}
-
-    def _open(self, folder: Path, shard: Shard, about: Manifest) -> Any:
-        if shard not in self._opened:
-            self._opened[shard] = manifests.open_shard(folder, shard, about)
-        return self._opened[shard]
-
-    def run(
-        self, about: Manifest, function: Callable[[Opened, Any], Any], question: Any
-    ) -> list[tuple[Any, dict[str, str]]]:
-        """The result of `ask` about all shards."""
-        return [ask(self._folder, self._open, about, function, question)]
-
-    def keep(self, shards: Iterable[Shard]) -> None:
-        """Let go of all other shards."""
-        self._opened = {shard: self._opened[shard] for shard in shards if shard in self._opened}
 
 
 class ShardedIndex(_settings.Checked):
@@ -253,8 +100,9 @@ class ShardedIndex(_settings.Checked):
 
     def _open(self, about: Manifest, client: Any) -> None:
         self._client = client
-        self._holder: Holder = Here(self._path.parent) if client is None else _cluster(client, self._path.parent)
-        self._ask(about, nothing, None)
+        folder = self._path.parent
+        self._executor: ShardExecutor = LocalShards(folder) if client is None else _cluster(client, folder)
+        self._run(about, executors.open_only, None)
         self._manifest = about
 
     @classmethod
@@ -339,7 +187,7 @@ class ShardedIndex(_settings.Checked):
     @property
     def nbytes(self) -> int:
         """Bytes of the shards' arrays, in files or in memory. Shards that are missing do not count."""
-        return sum(self._ask(self._manifest, _nbytes, None)[0])
+        return sum(self._run(self._manifest, executors.nbytes, None)[0])
 
     def __len__(self) -> int:
         return sum(shard.n for shard in self._manifest.shards)
@@ -379,18 +227,18 @@ class ShardedIndex(_settings.Checked):
             If the cluster does not answer.
         """
         about = self._manifest
-        question, single = self._question(about, Q, n_probe, allowed, n_threads)
-        question = question._replace(k=_checks.integer("k", k, 1))
+        query, single = self._query(about, Q, n_probe, allowed, n_threads)
+        query = query._replace(k=_checks.integer("k", k, 1))
         if rerank is not None:
             if about.kind == "FlatIndex":
                 raise ValueError("rerank: shards of FlatIndex give exact distances already")
-            question = question._replace(rerank=_checks.integer("rerank", rerank, 1))
-        parts, missing = self._ask(about, nearest, question)
-        found = merge(parts, question.width)
+            query = query._replace(rerank=_checks.integer("rerank", rerank, 1))
+        parts, missing = self._run(about, merge.nearest, query)
+        found = merge.merge(parts, query.width)
         if found.exact is not None:
-            found = _ranked(found.exact, found.ids)
-        distances, ids = _padded(found.distances[:, :k], found.ids[:, :k], k)
-        if question.similarity:
+            found = merge.ranked(found.exact, found.ids)
+        distances, ids = merge.padded(found.distances[:, :k], found.ids[:, :k], k)
+        if query.similarity:
             np.negative(distances, out=distances)
         result = ShardedResult(distances[0], ids[0]) if single else ShardedResult(distances, ids)
         result.missing = missing
@@ -415,40 +263,38 @@ class ShardedIndex(_settings.Checked):
             As `search`.
         """
         about = self._manifest
-        question, _ = self._question(about, Q, n_probe, allowed, n_threads)
-        question = question._replace(radius=_checks.real("radius", radius))
-        parts, missing = self._ask(about, within, question)
-        lims, distances, ids = merge_ranges(parts, len(question.queries))
-        result = ShardedRangeResult(lims, -distances if question.similarity else distances, ids)
+        query, _ = self._query(about, Q, n_probe, allowed, n_threads)
+        query = query._replace(radius=_checks.real("radius", radius))
+        parts, missing = self._run(about, merge.within, query)
+        lims, distances, ids = merge.merge_ranges(parts, len(query.queries))
+        result = ShardedRangeResult(lims, -distances if query.similarity else distances, ids)
         result.missing = missing
         return result
 
-    def _question(
+    def _query(
         self, about: Manifest, Q: Any, n_probe: Any, allowed: Any, n_threads: int | None
-    ) -> tuple[Question, bool]:
+    ) -> tuple[ShardQuery, bool]:
         queries, single = _checks.queries(Q, about.dim, threads.resolve(n_threads))
         if n_probe is not None:
             n_probe = _checks.integer("n_probe", n_probe, 1)
             if about.kind != "IVFPQIndex":
                 raise ValueError(f"n_probe: shards of {about.kind} have no lists")
-        question = Question(queries, about.metric != "l2", n_probe=n_probe, n_threads=n_threads)
+        query = ShardQuery(queries, METRICS[about.metric].inner_product, n_probe=n_probe, n_threads=n_threads)
         if allowed is None:
-            return question, single
+            return query, single
         allowed = _checks.mask_or_ids("allowed", allowed)
         if allowed.dtype != np.bool_:
-            return question._replace(allowed=allowed), single
+            return query._replace(allowed=allowed), single
         largest = max((shard.last for shard in about.shards), default=-1)
         if allowed.ndim != 1 or len(allowed) <= largest:
             raise ValueError(
                 f"allowed: expected a mask with an entry for each id up to {largest}, got shape {allowed.shape}"
             )
-        return question._replace(allowed=allowed), single
+        return query._replace(allowed=allowed), single
 
-    def _ask(
-        self, about: Manifest, function: Callable[[Opened, Any], Any], question: Any
-    ) -> tuple[list[Any], dict[str, str]]:
-        """What the shards answer, and which are missing, if that is allowed."""
-        answers = self._holder.run(about, function, question)
+    def _run(self, about: Manifest, task: Task, query: Any) -> tuple[list[Any], dict[str, str]]:
+        """The results of a task, and why shards are missing, by their files, if that is allowed."""
+        answers = self._executor.run(about, task, query)
         missing = {file: why for _, some in answers for file, why in some.items()}
         if missing and not self.allow_partial:
             reasons = "; ".join(f"{file}: {why}" for file, why in missing.items())
@@ -505,7 +351,7 @@ class ShardedIndex(_settings.Checked):
         with uninterrupted():  # on the disk and here, or neither
             about.write(self._path)
             self._manifest = about
-        self._holder.keep(about.shards)
+        self._executor.keep(about.shards)
 
     def verify(self) -> None:
         """Check all that the shards hold, as `fpq.load` does without mmap.
@@ -515,7 +361,7 @@ class ShardedIndex(_settings.Checked):
         FormatError
             If a shard is damaged.
         """
-        self._ask(self._manifest, _verify, None)
+        self._run(self._manifest, executors.verify, None)
 
     def __repr__(self) -> str:
         about = self._manifest
@@ -536,30 +382,7 @@ def _with_shard(about: Manifest | None, file: str | os.PathLike[str], folder: Pa
     return about.with_shards([*about.shards, shard])
 
 
-def _nbytes(shards: Opened, question: Any) -> int:
-    return sum(index.nbytes for index, _ in shards)
-
-
-def _verify(shards: Opened, question: Any) -> None:
-    for index, shard in shards:
-        try:
-            index.verify()
-        except FormatError as error:
-            raise FormatError(f"{shard.file}: {error}") from error
-
-
-def _ranked(distances: Float32, ids: Int64) -> Part:
-    """In the order of these distances."""
-    order = np.lexsort((np.where(ids < 0, LAST, ids), distances), axis=-1)
-    return Part(np.take_along_axis(distances, order, -1), np.take_along_axis(ids, order, -1), None)
-
-
-def _padded(distances: Float32, ids: Int64, k: int) -> tuple[Float32, Int64]:
-    missing = ((0, 0), (0, k - ids.shape[1]))
-    return np.pad(distances, missing, constant_values=np.inf), np.pad(ids, missing, constant_values=-1)
-
-
-def _cluster(client: Any, folder: Path) -> Holder:
+def _cluster(client: Any, folder: Path) -> ShardExecutor:
     from fpq.dask.serve import Cluster
 
     return Cluster(client, folder)

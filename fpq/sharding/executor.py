@@ -1,0 +1,85 @@
+"""Where shards are searched: the interface of executors, and the one of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from fpq.sharding import manifest as manifests
+from fpq.sharding.manifest import Manifest, Shard
+from fpq.sharding.merge import OpenShards
+from fpq.storage import FormatError
+
+Task = Callable[[OpenShards, Any], Any]  # (shards, query) -> result
+Answer = tuple[Any, dict[str, str]]  # the result of a task, and why shards cannot be opened, by their files
+
+
+def run_task(shards: Iterable[Shard], open_shard: Callable[[Shard], Any], task: Task, query: Any) -> Answer:
+    """``task(shards, query)`` for the shards that can be opened."""
+    opened, missing = [], {}
+    for shard in shards:
+        try:
+            opened.append((open_shard(shard), shard))
+        except (OSError, FormatError) as error:
+            missing[shard.file] = str(error)
+    return task(opened, query), missing
+
+
+class ShardExecutor(Protocol):
+    """The owner of opened shards: this process, or the workers of a cluster."""
+
+    def run(self, manifest: Manifest, task: Task, query: Any) -> list[Answer]:
+        """The answers of `run_task` that together cover all shards of the manifest."""
+
+    def keep(self, shards: Iterable[Shard]) -> None:
+        """Close all other shards."""
+
+
+class LocalShards:
+    """Shards mapped into this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._opened: dict[Shard, Any] = {}
+
+    def run(self, manifest: Manifest, task: Task, query: Any) -> list[Answer]:
+        """As `ShardExecutor.run`: one answer."""
+
+        def open_shard(shard: Shard) -> Any:
+            if shard not in self._opened:
+                self._opened[shard] = manifests.open_shard(self._folder, shard, manifest)
+            return self._opened[shard]
+
+        return [run_task(manifest.shards, open_shard, task, query)]
+
+    def keep(self, shards: Iterable[Shard]) -> None:
+        """As `ShardExecutor.keep`."""
+        self._opened = {shard: self._opened[shard] for shard in shards if shard in self._opened}
+
+
+# ---- tasks that only open, measure or check shards: none of them has a query ----
+
+
+def open_only(shards: OpenShards, query: None) -> None:
+    """Nothing: an executor opens the shards before it runs a task."""
+
+
+def nbytes(shards: OpenShards, query: None) -> int:
+    """Bytes of the arrays."""
+    return sum(index.nbytes for index, _ in shards)
+
+
+def verify(shards: OpenShards, query: None) -> None:
+    """Check the content of all shards.
+
+    Raises
+    ------
+    FormatError
+        If a shard is damaged.
+    """
+    for index, shard in shards:
+        try:
+            index.verify()
+        except FormatError as error:
+            raise FormatError(f"{shard.file}: {error}") from error

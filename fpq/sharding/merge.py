@@ -1,0 +1,129 @@
+"""The search of one shard, and the exact merge of the results of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fpq import scaling, threads
+from fpq._checks import Array, Float32, Int64
+from fpq.indexes.base import RangeResult
+from fpq.sharding.manifest import Shard
+
+MERGE_VALUES = 1 << 22  # distances that wait to be merged
+LAST = np.iinfo(np.int64).max
+
+OpenShards = Sequence[tuple[Any, Shard]]  # (index, shard)
+
+
+class Part(NamedTuple):
+    """The nearest of each query in some shards, by ascending distance, then id; missing: +inf, -1."""
+
+    distances: Float32  # (nq, w), similarities negated
+    ids: Int64  # (nq, w)
+    exact: Float32 | None  # (nq, w), by kept vectors: the order of the final result, with rerank
+
+
+class ShardQuery(NamedTuple):
+    """A search as executors send it to the shards: a batch of queries and the options."""
+
+    queries: Float32
+    similarity: bool
+    k: int = 0
+    radius: float = 0.0
+    rerank: int | None = None
+    n_probe: int | None = None
+    allowed: Any = None
+    n_threads: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of nearest that a merge keeps."""
+        return self.k if self.rerank is None else max(self.k, self.rerank * self.k)
+
+    def options(self, offset: int) -> dict[str, Any]:
+        """The options of the search of one shard."""
+        options: dict[str, Any] = {"n_threads": self.n_threads}
+        if self.allowed is not None:
+            options["allowed"] = _allowed_within(self.allowed, offset)
+        return options if self.n_probe is None else {**options, "n_probe": self.n_probe}
+
+
+def _allowed_within(allowed: Array, offset: int) -> Array:
+    """`allowed` as ids of a shard's file."""
+    return allowed[offset:] if allowed.dtype == np.bool_ else allowed[allowed >= offset] - offset
+
+
+def nearest(shards: OpenShards, query: ShardQuery) -> Part:
+    """The nearest in all `shards`."""
+    nq = len(query.queries)
+    parts = [Part(np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64), None)]
+    waiting = 0
+    for index, shard in shards:
+        parts.append(_nearest_in(index, shard.offset, query))
+        waiting += parts[-1].ids.size
+        if waiting > MERGE_VALUES:
+            parts, waiting = [merge(parts, query.width)], 0
+    return merge(parts, query.width)
+
+
+def _nearest_in(index: Any, offset: int, query: ShardQuery) -> Part:
+    width = min(query.width, len(index))
+    distances, ids = index.search(query.queries, width, **query.options(offset))
+    exact = None
+    if query.rerank is not None:
+        if not index.keep_vectors:
+            raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
+        n_threads = threads.resolve(query.n_threads)
+        queries, power = index._scaled(index._metric.prepare(query.queries, n_threads))
+        exact = scaling.unscaled(index._exact(queries, ids, n_threads, power), power, index._metric.inner_product)
+    if query.similarity:
+        np.negative(distances, out=distances)
+    return Part(distances, np.where(ids < 0, ids, ids + offset), exact)
+
+
+def merge(parts: Sequence[Part], width: int) -> Part:
+    """The `width` nearest of all parts."""
+    parts = [part for part in parts if part.ids.shape[1]] or list(parts[:1])
+    distances, ids = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))
+    exact = None if parts[0].exact is None else np.concatenate([part.exact for part in parts], axis=1)
+    if len(parts) == 1 and ids.shape[1] <= width:
+        return parts[0]
+    order = np.lexsort((np.where(ids < 0, LAST, ids), distances), axis=-1)[:, :width]
+    exact = None if exact is None else np.take_along_axis(exact, order, -1)
+    return Part(np.take_along_axis(distances, order, -1), np.take_along_axis(ids, order, -1), exact)
+
+
+def within(shards: OpenShards, query: ShardQuery) -> RangeResult:
+    """All within the radius in all `shards`, similarities negated."""
+    found = []
+    for index, shard in shards:
+        options = query.options(shard.offset)
+        lims, distances, ids = index.range_search(query.queries, query.radius, **options)
+        found.append(RangeResult(lims, -distances if query.similarity else distances, ids + shard.offset))
+    return merge_ranges(found, len(query.queries))
+
+
+def merge_ranges(parts: Sequence[RangeResult], nq: int) -> RangeResult:
+    """The union of all parts, by query, ascending distance and id."""
+    empty = RangeResult(np.zeros(nq + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
+    parts = [*parts, empty]
+    query = np.concatenate([np.repeat(np.arange(nq), np.diff(part.lims)) for part in parts])
+    distances, ids = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    order = np.lexsort((ids, distances, query))
+    lims = np.searchsorted(query[order], np.arange(nq + 1)).astype(np.int64)
+    return RangeResult(lims, distances[order], ids[order])
+
+
+def ranked(distances: Float32, ids: Int64) -> Part:
+    """In the order of these distances."""
+    order = np.lexsort((np.where(ids < 0, LAST, ids), distances), axis=-1)
+    return Part(np.take_along_axis(distances, order, -1), np.take_along_axis(ids, order, -1), None)
+
+
+def padded(distances: Float32, ids: Int64, k: int) -> tuple[Float32, Int64]:
+    """With +inf and -1 up to k columns."""
+    missing = ((0, 0), (0, k - ids.shape[1]))
+    return np.pad(distances, missing, constant_values=np.inf), np.pad(ids, missing, constant_values=-1)
