@@ -23,7 +23,7 @@ WORKERS = (1, 4, 16)
 
 def coarse_seconds(dim: int) -> tuple[float, float]:
     """Seconds of a core to compare a row, and a query, with a centroid of the lists."""
-    from fpq.indexes.coarse import CoarseQuantizer
+    from fpq.indexes.parts.coarse import CoarseQuantizer
 
     rng = np.random.default_rng(0)
     coarse = CoarseQuantizer(rng.normal(size=(8192, dim)).astype(np.float32), False, 1)

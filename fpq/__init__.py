@@ -7,9 +7,9 @@ from typing import Any as _Any
 from fpq import _native, datasets, metrics
 from fpq import threads as _threads
 from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex, RangeResult, SearchResult
-from fpq.kmeans import KMeans
-from fpq.open_indexing import OpenIndexing
-from fpq.quantizer import ProductQuantizer
+from fpq.learning.kmeans import KMeans
+from fpq.learning.open_indexing import OpenIndexing
+from fpq.learning.quantizer import ProductQuantizer
 from fpq.sharding.index import ShardedIndex
 from fpq.storage import FormatError, load
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from fpq import _checks, threads
 from fpq._checks import Array
-from fpq.lloyd import LocalRows, TrainingRows
+from fpq.learning.lloyd import LocalRows, TrainingRows
 
 Task = Callable[..., Any]  # (block, where, *more) -> a small result
 

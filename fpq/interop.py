@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from fpq import _checks, _native, threads
-from fpq import rotation as rotations
 from fpq._arrays import GrowingArray
 from fpq._checks import Float32, Int32, Int64, UInt8
 from fpq.indexes import IVFPQIndex, PQIndex
-from fpq.indexes.coarse import CoarseQuantizer
+from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.pq import BLOCK_ROWS
+from fpq.learning import rotation as rotations
 from fpq.metric import INNER_PRODUCT, L2
 
 ORTHONORMAL = 1e-3  # what the entries of R^T R may differ from those of the identity

@@ -12,7 +12,7 @@ import numpy as np
 
 from fpq import _native, threads
 from fpq._checks import Array, Float32
-from fpq.lloyd import TrainingRows
+from fpq.learning.lloyd import TrainingRows
 
 LEAST, MOST = 2.0**-30, 2.0**40  # largest sizes of numbers whose squares are well within float32
 LEAST_PRODUCT, MOST_PRODUCT = 2.0**-60, 2.0**100  # the same for sums of products

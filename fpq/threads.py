@@ -219,7 +219,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ONE_BLAS_THREAD.unlock)
 
 
-def blas_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> list[R]:
+def parallel_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> list[R]:
     """``[function(item) for item in items]`` on `n_threads` threads, each calling BLAS on one thread of its own.
 
     BLAS may round differently when it splits a product among threads; a product of its own for each item, and sums over
@@ -247,6 +247,6 @@ def blas_decompose(function: Callable[[Float64], R], matrix: Float64) -> R:
     decomposed on this thread, where the memory that it frees will be used again: allocators keep it for its thread.
     """
     if len(matrix) > SMALL_MATRIX:
-        return blas_map(function, [matrix], 1)[0]
+        return parallel_map(function, [matrix], 1)[0]
     with _ONE_BLAS_THREAD:
         return function(matrix)

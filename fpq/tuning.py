@@ -11,7 +11,7 @@ import numpy as np
 from fpq import _checks, _native, metrics, scaling
 from fpq._checks import Array, Float32, Int64
 from fpq.blocks import BlockInfo, Blocks
-from fpq.lloyd import Change
+from fpq.learning.lloyd import Change
 
 REPEATS = 3
 SLOWER = 2.0  # times the fastest setting that serves: where `fastest` stops going on to dearer ones

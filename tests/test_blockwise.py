@@ -60,7 +60,7 @@ def sources(folder: Path, x: np.ndarray) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize("dtype", ["float32", "uint8", "int16"])
 @pytest.mark.parametrize("name", MAKERS)
 def test_blocks_give_the_same_index(name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fpq.indexes.blockwise.ROWS", 128)
+    monkeypatch.setattr("fpq.indexes.parts.streaming.ROWS", 128)
     x = (X if dtype == "float32" else BYTES).astype(dtype)
     ids = np.random.default_rng(1).permutation(3 * N)[:N]
     one = MAKERS[name]().fit(x).add(x, ids=ids).add(x)
@@ -137,7 +137,7 @@ def test_ids_have_to_match() -> None:
 
 
 def test_limits_of_a_mapped_array_hold_over_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fpq.indexes.blockwise.ROWS", 128)
+    monkeypatch.setattr("fpq.indexes.parts.streaming.ROWS", 128)
     x = memmapped(tmp_path, X)
     for make in (lambda: fpq.PQIndex(4, 4, open_indexing=1.5), lambda: fpq.IVFPQIndex(9, 4, 4, list_capacity=1.2)):
         same(make().fit(x).add(x).search(Q, 9), make().fit(X).add(X).search(Q, 9))

@@ -20,7 +20,7 @@ import pytest
 import fpq
 from fpq import _settings
 from fpq.blocks import LocalBlocks
-from fpq.indexes import sampling
+from fpq.learning import training_rows
 from fpq.sharding import manifest
 
 STEP = int(os.environ.get("FPQ_FAULT_STEP", "24"))
@@ -87,7 +87,7 @@ def blocks() -> list[np.ndarray]:
 FITS: dict[str, Callable[[Any], Any]] = {
     "fit": lambda index: index.fit(X * 2),
     "fit stream": lambda index: index.fit(iter([X[:50, :20], X[50:, :20]])),
-    "fit blocks": lambda index: sampling.learn(index, LocalBlocks.of_array(X * 2, 40)),
+    "fit blocks": lambda index: training_rows.learn(index, LocalBlocks.of_array(X * 2, 40)),
 }
 CHANGES: dict[str, Callable[[Any], Any]] = {
     "add": lambda index: index.add(MORE),

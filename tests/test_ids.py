@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import fpq
 from fpq._arrays import GrowingArray
-from fpq.indexes import ids as ids_module
-from fpq.indexes.ids import Ids
+from fpq.indexes.parts import ids as ids_module
+from fpq.indexes.parts.ids import Ids
 
 X = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
 

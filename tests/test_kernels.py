@@ -11,8 +11,8 @@ import pytest
 import fpq
 from fpq import _native
 from fpq._arrays import aligned_empty, pack
-from fpq.kmeans import even_offsets
-from fpq.lloyd import LocalRows
+from fpq.learning.kmeans import even_offsets
+from fpq.learning.lloyd import LocalRows
 
 KERNEL_TYPES = [np.float32, np.float64, np.float16, np.uint8, np.int8]
 LAYOUTS = ["C", "F", "strided", "reversed", "one row", "read-only"]

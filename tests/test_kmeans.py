@@ -11,9 +11,9 @@ import pytest
 
 import fpq
 from fpq import _native
-from fpq.kmeans import even_offsets, sample_rows
-from fpq.lloyd import LocalRows, train_codebooks
-from fpq.open_indexing import OpenIndexing
+from fpq.learning.kmeans import even_offsets, sample_rows
+from fpq.learning.lloyd import LocalRows, train_codebooks
+from fpq.learning.open_indexing import OpenIndexing
 
 RNG = np.random.default_rng(1)
 X = (RNG.normal(size=(1500, 7)) * RNG.integers(1, 5, 7)).astype(np.float32)
@@ -251,7 +251,7 @@ def test_no_rows_to_predict() -> None:
 def test_bounds_change_nothing_but_the_time(isa: str, monkeypatch: pytest.MonkeyPatch, k: int, n: int) -> None:
     x = np.random.default_rng(k).gamma(1, size=(n, 21))
     bounded = fpq.KMeans(k, n_iter=16).fit(x)
-    monkeypatch.setattr("fpq.lloyd.BOUNDS_BYTES", 0)
+    monkeypatch.setattr("fpq.learning.lloyd.BOUNDS_BYTES", 0)
     plain = fpq.KMeans(k, n_iter=16).fit(x)
     np.testing.assert_array_equal(bounded.centroids, plain.centroids)
     np.testing.assert_array_equal(bounded.predict(x), plain.predict(x))

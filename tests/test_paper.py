@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fpq.kmeans import even_offsets
-from fpq.open_indexing import OpenIndexing
+from fpq.learning.kmeans import even_offsets
+from fpq.learning.open_indexing import OpenIndexing
 
 K, D, M = 8, 10, 3  # subspaces of 4, 3, 3 dimensions
 OFFSETS = even_offsets(D, M)

@@ -312,7 +312,7 @@ def test_open_indexing_bounds_the_counts() -> None:
 
 @pytest.mark.parametrize("keep_vectors", [False, True])
 def test_a_failed_add_leaves_the_index_unchanged(keep_vectors: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fpq.quantizer.CHUNK_ROWS", 64)
+    monkeypatch.setattr("fpq.learning.quantizer.CHUNK_ROWS", 64)
     index = fresh(open_indexing=1.0, keep_vectors=keep_vectors).add(X[:100])
     before = (index.codes, index.ids, *index.search(Q, 10))
     pack, calls = _native.pack_codes, []

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq.kmeans import Training, even_offsets, sample_rows
-from fpq.quantizer import group_centroids
+from fpq.learning.kmeans import Training, even_offsets, sample_rows
+from fpq.learning.quantizer import group_centroids
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(1200, 11)).astype(np.float32)
@@ -169,7 +169,7 @@ def test_encoding_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         pq = fpq.ProductQuantizer(4, 5, rotation="pca", open_indexing=open_indexing).fit(X)
         whole = pq.encode(X)
         with monkeypatch.context() as patch:
-            patch.setattr("fpq.quantizer.CHUNK_ROWS", 7)
+            patch.setattr("fpq.learning.quantizer.CHUNK_ROWS", 7)
             np.testing.assert_array_equal(pq.encode(X), whole)
         np.testing.assert_array_equal(pq.encode(X), whole)  # counters start at zero each time
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq import rotation as rotations
-from fpq.kmeans import even_offsets
+from fpq.learning import rotation as rotations
+from fpq.learning.kmeans import even_offsets
 
 RNG = np.random.default_rng(1)
 D = 18

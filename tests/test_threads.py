@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 import fpq
 from fpq import threads
-from fpq.indexes.lock import Lock, reads, writes
+from fpq.indexes.parts.lock import Lock, reads, writes
 
 X = np.random.default_rng(0).normal(size=(4000, 16)).astype(np.float32)
 Q = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)
@@ -328,9 +328,9 @@ def test_workers_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", limited)
-            assert threads.blas_map(lambda i: i * i, range(50), 20) == [i * i for i in range(50)]
+            assert threads.parallel_map(lambda i: i * i, range(50), 20) == [i * i for i in range(50)]
             with pytest.raises(ZeroDivisionError):
-                threads.blas_map(lambda i: 1 // i, range(3), 5)
+                threads.parallel_map(lambda i: 1 // i, range(3), 5)
             with threads.Workers(7) as workers:
                 found = [workers.submit(divmod, i, 7) for i in range(100)]
                 assert [each.result() for each in found] == [divmod(i, 7) for i in range(100)]

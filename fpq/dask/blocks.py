@@ -15,7 +15,7 @@ from fpq._checks import Array
 from fpq.blocks import BlockInfo, Blocks, LocalBlocks, Task, dask_array, from_xarray, on_dask
 from fpq.dask.client import answering, default_client
 from fpq.dask.training import ClusterRows
-from fpq.lloyd import LocalRows, TrainingRows
+from fpq.learning.lloyd import LocalRows, TrainingRows
 
 
 def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fpq.dask import blocks
-from fpq.indexes import FlatIndex, sampling
+from fpq.indexes import FlatIndex
+from fpq.learning import training_rows
 from fpq.sharding import manifest
 
 
@@ -55,5 +56,5 @@ def fit(index: Any, X: Any, *, client: Any = None) -> Any:
     if getattr(index, "_kind", None) not in manifest.KINDS:
         raise TypeError(f"index: expected one of {', '.join(manifest.KINDS)}, got {type(index).__name__}")
     if not isinstance(index, FlatIndex):
-        sampling.learn(index, blocks.of(X, client))
+        training_rows.learn(index, blocks.of(X, client))
     return index

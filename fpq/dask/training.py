@@ -11,7 +11,7 @@ import numpy as np
 from fpq import threads
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.dask.client import answering
-from fpq.lloyd import Change, LocalRows, LocalSteps, Shape
+from fpq.learning.lloyd import Change, LocalRows, LocalSteps, Shape
 
 
 class ClusterRows:

@@ -13,10 +13,10 @@ import numpy as np
 from fpq import _checks, _native, _settings, scaling, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
-from fpq.indexes.ids import Commit, Ids, Removal, nothing
-from fpq.indexes.lock import Lock, reads, uninterrupted, writes
-from fpq.indexes.vector_file import VectorFile
-from fpq.indexes.vectors import Vectors
+from fpq.indexes.parts.ids import Commit, Ids, Removal, nothing
+from fpq.indexes.parts.lock import Lock, reads, uninterrupted, writes
+from fpq.indexes.parts.vector_file import VectorFile
+from fpq.indexes.parts.vectors import Vectors
 from fpq.metric import METRICS
 from fpq.storage import Storable
 

@@ -11,9 +11,9 @@ from fpq import _checks, _native, _settings, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Bits, Nearest, SearchResult
-from fpq.indexes.ids import Commit, Removal
-from fpq.indexes.lock import reads
 from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
+from fpq.indexes.parts.ids import Commit, Removal
+from fpq.indexes.parts.lock import reads
 from fpq.storage import State, Stored
 
 BLOCK_ROWS = 64

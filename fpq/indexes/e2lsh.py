@@ -10,8 +10,6 @@ from fpq import _checks, _native, _settings, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt32, UInt64
 from fpq.indexes.base import Bits, Nearest, SearchResult
-from fpq.indexes.ids import Commit, Removal, nothing
-from fpq.indexes.lock import reads
 from fpq.indexes.lsh import (
     MAX_ROWS,
     LSHIndex,
@@ -21,6 +19,8 @@ from fpq.indexes.lsh import (
     sketch_size,
     width_in_range,
 )
+from fpq.indexes.parts.ids import Commit, Removal, nothing
+from fpq.indexes.parts.lock import reads
 from fpq.storage import Check, FormatError, State, Stored
 
 WIDTH = 3.0  # default width, in distances to the 10th neighbour
@@ -231,7 +231,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
             if sketches is not None and by_row is not None:
                 np.take(by_row, (entries[table] & ROW_MASK).astype(np.int64), axis=0, out=sketches[table], mode="clip")
 
-        threads.blas_map(merge, range(n_tables), n_threads)
+        threads.parallel_map(merge, range(n_tables), n_threads)
         return Tables.of(entries, sketches)
 
     def _removing(self, removal: Removal) -> Commit:

@@ -10,10 +10,10 @@ from fpq import _checks, _native, scaling
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Addition, Bits, Index, SearchResult
-from fpq.indexes.blockwise import adds_blocks, in_blocks, searches_blocks
-from fpq.indexes.ids import Commit, Ids, Removal, nothing
-from fpq.indexes.lock import reads, writes
-from fpq.indexes.vectors import Vectors
+from fpq.indexes.parts.ids import Commit, Ids, Removal, nothing
+from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.streaming import adds_blocks, in_blocks, searches_blocks
+from fpq.indexes.parts.vectors import Vectors
 from fpq.storage import State, Stored, non_negative
 
 

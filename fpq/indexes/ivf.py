@@ -12,14 +12,14 @@ from fpq import _checks, _native, _settings, scaling, threads, tuning
 from fpq._checks import Array, Float32, Int64, UInt8, UInt64
 from fpq.indexes import ivf_file
 from fpq.indexes.base import Addition, Bits, Nearest, RangeResult, SearchResult
-from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
-from fpq.indexes.coarse import CoarseQuantizer, list_limit, residuals, rows_per_list
-from fpq.indexes.codes import CodeIndex
-from fpq.indexes.ids import Commit, Removal
-from fpq.indexes.lists import InvertedLists
-from fpq.indexes.lock import reads, writes
-from fpq.lloyd import LocalRows, TrainingRows
-from fpq.open_indexing import OpenIndexing
+from fpq.indexes.parts.coarse import CoarseQuantizer, list_limit, residuals, rows_per_list
+from fpq.indexes.parts.ids import Commit, Removal
+from fpq.indexes.parts.lists import InvertedLists
+from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
+from fpq.indexes.pq_base import CodeIndex
+from fpq.learning.lloyd import LocalRows, TrainingRows
+from fpq.learning.open_indexing import OpenIndexing
 from fpq.storage import State, Stored
 
 PROBES = 1 << 22  # of all queries, 12 bytes each, that are held at a time

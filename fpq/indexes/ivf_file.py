@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fpq import threads
-from fpq.indexes.coarse import CoarseQuantizer
-from fpq.indexes.codes import stored_counts, stored_options, stored_rerank
-from fpq.indexes.ids import Ids
-from fpq.indexes.lists import InvertedLists
-from fpq.quantizer import ProductQuantizer
+from fpq.indexes.parts.coarse import CoarseQuantizer
+from fpq.indexes.parts.ids import Ids
+from fpq.indexes.parts.lists import InvertedLists
+from fpq.indexes.pq_base import stored_counts, stored_options, stored_rerank
+from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
 
 if TYPE_CHECKING:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, rotation, scaling, threads, tuning
+from fpq import _checks, _native, _settings, scaling, threads, tuning
 from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Addition, Bits, Index, Nearest
-from fpq.indexes.ids import Commit, Ids, nothing
-from fpq.indexes.lock import reads, writes
-from fpq.indexes.vectors import Vectors
+from fpq.indexes.parts.ids import Commit, Ids, nothing
+from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.vectors import Vectors
+from fpq.learning import rotation
 from fpq.metric import METRICS
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
 

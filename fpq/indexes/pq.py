@@ -11,13 +11,13 @@ from fpq import _native, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.indexes.base import Addition, Bits, Nearest, SearchResult
-from fpq.indexes.blockwise import adds_blocks, fits_blocks, searches_blocks
-from fpq.indexes.codes import CodeIndex, stored_counts, stored_options, stored_rerank
-from fpq.indexes.ids import Commit, Ids, Removal
-from fpq.indexes.lock import reads, writes
-from fpq.lloyd import TrainingRows
-from fpq.open_indexing import OpenIndexing
-from fpq.quantizer import ProductQuantizer
+from fpq.indexes.parts.ids import Commit, Ids, Removal
+from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
+from fpq.indexes.pq_base import CodeIndex, stored_counts, stored_options, stored_rerank
+from fpq.learning.lloyd import TrainingRows
+from fpq.learning.open_indexing import OpenIndexing
+from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored
 
 BLOCK_ROWS = 64

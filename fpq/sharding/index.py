@@ -12,7 +12,7 @@ import numpy as np
 
 from fpq import _checks, _settings, storage, threads
 from fpq.indexes.base import RangeResult, SearchResult
-from fpq.indexes.lock import uninterrupted
+from fpq.indexes.parts.lock import uninterrupted
 from fpq.metric import METRICS
 from fpq.sharding import executor as executors
 from fpq.sharding import manifest as manifests

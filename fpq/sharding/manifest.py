@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from fpq import _format, storage
-from fpq.indexes.codes import CodeIndex
+from fpq.indexes.pq_base import CodeIndex
 from fpq.storage import FormatError, Layout
 
 FORMAT = "fpq-manifest"

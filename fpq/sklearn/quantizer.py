@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fpq import _checks
 from fpq._checks import Float32, Float64, UInt8
-from fpq.quantizer import ProductQuantizer
+from fpq.learning.quantizer import ProductQuantizer
 from fpq.sklearn._base import centre, centred, checked, seed_of, threads_of
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from fpq import _native, threads
 from fpq._arrays import pack
 from fpq._checks import Array, Float32, Float64, Int32, Int64
-from fpq.kmeans import even_offsets, sample_rows, spread_centroids
-from fpq.lloyd import LocalRows, train_codebooks
+from fpq.learning.kmeans import even_offsets, sample_rows, spread_centroids
+from fpq.learning.lloyd import LocalRows, train_codebooks
 
 BLOCK_ROWS = 1024  # rows that a thread converts at a time
 OPQ_ROUNDS = 16
@@ -56,7 +56,7 @@ def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotat
     smallest: the eigenvalue allocation of Ge et al., Optimized Product Quantization, 2013, section 4.
     """
     blocks = _blocks(x, rows)
-    mean = sum(threads.blas_map(lambda b: _take(x, rows, b).sum(0, np.float64), blocks, n_threads))
+    mean = sum(threads.parallel_map(lambda b: _take(x, rows, b).sum(0, np.float64), blocks, n_threads))
     mean = mean / _count(x, rows)
     centre = mean.astype(np.float32)
 
@@ -74,7 +74,7 @@ def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotat
     total = np.zeros((d, d))
     for start in range(0, len(blocks), workers):
         now = blocks[start : start + workers]
-        threads.blas_map(scatter, enumerate(now), workers)
+        threads.parallel_map(scatter, enumerate(now), workers)
         for product in products[: len(now)]:
             total += product
     variances, directions = threads.blas_decompose(np.linalg.eigh, total)
@@ -105,14 +105,14 @@ def pca_of_wide(x: Array, dim: int, n_threads: int) -> Rotation:
 
     total = np.zeros((n, n))
     for start in range(0, len(columns), n_threads):  # so many products at a time
-        for part in threads.blas_map(product, columns[start : start + n_threads], n_threads):
+        for part in threads.parallel_map(product, columns[start : start + n_threads], n_threads):
             total += part
     _, vectors = threads.blas_decompose(np.linalg.eigh, total)
     vectors = vectors[:, ::-1][:, :dim]
 
     directions = np.zeros((d, dim))
     directions[np.arange(dim), np.arange(dim)] = 1  # where there are fewer than dim rows
-    projected = threads.blas_map(lambda block: centred(block).T @ vectors, columns, n_threads)
+    projected = threads.parallel_map(lambda block: centred(block).T @ vectors, columns, n_threads)
     directions[:, : vectors.shape[1]] = np.concatenate(projected)
     orthonormal, _ = threads.blas_decompose(np.linalg.qr, directions)
     return Rotation(orthonormal.astype(np.float32), centre)
@@ -178,7 +178,7 @@ def _opq_round(
         product: Float32 = y[block].T @ np.hstack([centroids[ids, :width] for centroids, ids, width in parts])
         return product
 
-    total = sum(threads.blas_map(correlation, _blocks(y, None), n_threads))
+    total = sum(threads.parallel_map(correlation, _blocks(y, None), n_threads))
     left, _, right = threads.blas_decompose(np.linalg.svd, np.asarray(total, np.float64))
     return (left @ right).astype(np.float32), trained.centroids
 

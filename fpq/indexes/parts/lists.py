@@ -12,7 +12,7 @@ from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import Int32, Int64, UInt8, UInt64
 from fpq.indexes.base import bits_to_mask
-from fpq.indexes.ids import Commit, Ids, IdTable, places_allowed
+from fpq.indexes.parts.ids import Commit, Ids, IdTable, places_allowed
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64

@@ -8,9 +8,9 @@ import numpy as np
 
 from fpq import _native
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.indexes.groups import LEAST_LISTS, ROWS_PER_CENTROID, Groups, learn, refined
-from fpq.kmeans import even_offsets, learn_centroids
-from fpq.lloyd import Change, TrainingRows
+from fpq.indexes.parts.two_level import LEAST_LISTS, ROWS_PER_CENTROID, TwoLevel, learn, refined
+from fpq.learning.kmeans import even_offsets, learn_centroids
+from fpq.learning.lloyd import Change, TrainingRows
 
 N_ITER = 10
 REFINEMENTS = 2
@@ -41,7 +41,7 @@ class CoarseQuantizer:
         self.largest = _native.largest(centroids, n_threads)
         self._norms = np.empty(len(centroids), dtype=np.float32)
         _native.flat_norms(centroids, self._norms, n_threads)
-        self._groups = Groups(centroids, n_threads) if len(centroids) >= LEAST_LISTS else None
+        self._groups = TwoLevel(centroids, n_threads) if len(centroids) >= LEAST_LISTS else None
 
     @classmethod
     def train(

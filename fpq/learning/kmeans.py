@@ -11,7 +11,7 @@ import numpy as np
 
 from fpq import _checks, _native, _settings, scaling, threads
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.lloyd import LocalRows, TrainingRows, iterate, train_codebooks
+from fpq.learning.lloyd import LocalRows, TrainingRows, iterate, train_codebooks
 from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
 
 MOST_CLUSTERS = 1 << 24

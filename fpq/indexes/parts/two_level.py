@@ -9,7 +9,7 @@ import numpy as np
 
 from fpq import _native
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.kmeans import KMeans, even_offsets
+from fpq.learning.kmeans import KMeans, even_offsets
 
 LEAST_LISTS = 8192  # from which on centroids are learned and searched in groups
 ASSIGN_GROUPS = 12  # that a row looks into for its nearest centroid
@@ -21,7 +21,7 @@ CHUNK_ROWS = 1 << 16
 CHUNK_VALUES = 1 << 22  # distances of queries to centroids that are held at a time
 
 
-class Groups:
+class TwoLevel:
     """About sqrt(k) groups of k centroids; the same for the same centroids."""
 
     def __init__(self, centroids: Float32, n_threads: int) -> None:
@@ -133,7 +133,7 @@ def shares(sizes: Int64, k: int) -> Int64:
     return parts
 
 
-def refined(x: Array, groups: Groups, n_threads: int) -> Float32:
+def refined(x: Array, groups: TwoLevel, n_threads: int) -> Float32:
     """The centroids after one iteration of Lloyd's algorithm with the groups' assignment."""
     centroids = groups.centroids.copy()
     labels = groups.nearest(x, n_threads)

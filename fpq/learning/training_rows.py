@@ -8,8 +8,7 @@ import numpy as np
 
 from fpq._checks import Array, Int64
 from fpq.blocks import BlockInfo, Blocks
-from fpq.indexes.codes import CodeIndex
-from fpq.lloyd import TrainingRows
+from fpq.learning.lloyd import TrainingRows
 
 
 def learn(index: Any, source: Blocks) -> None:
@@ -29,7 +28,7 @@ def learn(index: Any, source: Blocks) -> None:
         index._fit_drawn(*_from_known(index, source, source.sizes))
 
 
-def _from_known(index: CodeIndex, source: Blocks, sizes: list[int]) -> tuple[TrainingRows, int]:
+def _from_known(index: Any, source: Blocks, sizes: list[int]) -> tuple[TrainingRows, int]:
     """The rows that the index draws of all, and how many there are."""
     ends = np.cumsum(sizes, dtype=np.int64)
     n = int(ends[-1]) if len(ends) else 0
@@ -82,7 +81,7 @@ class _Reservoir:
         return self._smallest()[2]
 
 
-def _from_stream(index: CodeIndex, source: Blocks) -> Array:
+def _from_stream(index: Any, source: Blocks) -> Array:
     reservoir = _Reservoir(index._training_size, index.quantizer.seed)
     source.run("sample", reservoir.see, verbose=index.verbose)
     if reservoir.n == 0:

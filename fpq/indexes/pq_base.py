@@ -14,14 +14,14 @@ from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.blocks import LocalBlocks
 from fpq.indexes.base import Bits, Index, Nearest, SearchResult
-from fpq.indexes.blockwise import ROWS, gathered, in_blocks
-from fpq.indexes.ids import Commit
-from fpq.indexes.lock import reads, writes
-from fpq.indexes.vector_file import VectorFile
-from fpq.indexes.vectors import Vectors
-from fpq.lloyd import LocalRows, TrainingRows
-from fpq.open_indexing import OpenIndexing
-from fpq.quantizer import ProductQuantizer
+from fpq.indexes.parts.ids import Commit
+from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.streaming import ROWS, gathered, in_blocks
+from fpq.indexes.parts.vector_file import VectorFile
+from fpq.indexes.parts.vectors import Vectors
+from fpq.learning.lloyd import LocalRows, TrainingRows
+from fpq.learning.open_indexing import OpenIndexing
+from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import Check, Stored
 
 MAX_RERANK = 128  # that `tune` measures

@@ -10,7 +10,7 @@ import numpy as np
 from fpq import _native
 from fpq._arrays import GrowingArray, copy_rows
 from fpq._checks import Array, Float32, Int64
-from fpq.indexes.ids import Removal
+from fpq.indexes.parts.ids import Removal
 from fpq.storage import State, Stored, finite
 
 KEPT_TYPES = (np.float32, np.float16, np.uint8, np.int8)

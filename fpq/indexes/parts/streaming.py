@@ -16,7 +16,8 @@ from fpq import _checks
 from fpq._checks import KERNEL_TYPES
 from fpq.blocks import BlockInfo, LocalBlocks, on_dask
 from fpq.indexes.base import SearchResult
-from fpq.indexes.lock import uninterrupted
+from fpq.indexes.parts.lock import uninterrupted
+from fpq.learning import training_rows
 
 ROWS = 1 << 18
 
@@ -51,9 +52,7 @@ def fits_blocks(method: F) -> F:
     def fit(self: Any, X: Any) -> Any:
         if not in_blocks(X) or (isinstance(X, np.memmap) and X.dtype in KERNEL_TYPES):  # which is read in place
             return method(self, X)
-        from fpq.indexes import sampling  # which imports this
-
-        sampling.learn(self, LocalBlocks.of(X, ROWS))
+        training_rows.learn(self, LocalBlocks.of(X, ROWS))
         return self
 
     return cast(F, fit)

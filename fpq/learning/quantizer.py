@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from fpq import _checks, _native, _settings, scaling, threads
-from fpq import rotation as rotations
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
-from fpq.kmeans import even_offsets, random_centroids, sample_rows, spread_centroids, warn_of_few_rows
-from fpq.lloyd import LocalRows, Training, TrainingRows, train_codebooks
-from fpq.open_indexing import OpenIndexing
+from fpq.learning import rotation as rotations
+from fpq.learning.kmeans import even_offsets, random_centroids, sample_rows, spread_centroids, warn_of_few_rows
+from fpq.learning.lloyd import LocalRows, Training, TrainingRows, train_codebooks
+from fpq.learning.open_indexing import OpenIndexing
 from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 
 CHUNK_ROWS = 1 << 16

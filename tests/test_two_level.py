@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq.indexes import coarse, groups
-from fpq.indexes.coarse import CoarseQuantizer
-from fpq.indexes.groups import Groups, learn, refined, shares
+from fpq.indexes.parts import coarse, two_level
+from fpq.indexes.parts.coarse import CoarseQuantizer
+from fpq.indexes.parts.two_level import TwoLevel, learn, refined, shares
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(50, 12)) * 3
@@ -34,10 +34,10 @@ def test_shares() -> None:
 
 
 def test_exact_when_all_groups_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "ASSIGN_GROUPS", 1000)
-    monkeypatch.setattr(groups, "PROBE_GROUPS", 14)
+    monkeypatch.setattr(two_level, "ASSIGN_GROUPS", 1000)
+    monkeypatch.setattr(two_level, "PROBE_GROUPS", 14)
     centroids = X[:200]
-    made = Groups(centroids, 2)
+    made = TwoLevel(centroids, 2)
     exact = by_definition(X, centroids)
     for x in (X, (X * 4).astype(np.int8)):
         found = made.nearest(x, 2)
@@ -50,7 +50,7 @@ def test_near_misses_are_few_and_answers_do_not_depend_on_threads_or_batches() -
     centroids = learn(X, 400, capacity=None, seed=3, n_threads=2)
     np.testing.assert_array_equal(centroids, learn(X, 400, capacity=None, seed=3, n_threads=1))
     assert centroids.shape == (400, 12)
-    made = Groups(centroids, 2)
+    made = TwoLevel(centroids, 2)
     exact = by_definition(X, centroids)
     labels = made.nearest(X, 2)
     assert (labels == exact.argmin(1)).mean() > 0.98
@@ -64,7 +64,7 @@ def test_near_misses_are_few_and_answers_do_not_depend_on_threads_or_batches() -
 
 
 def test_refined_centroids_are_means() -> None:
-    made = Groups(np.concatenate([X[:60], np.full((1, 12), 1e4, np.float32)]), 1)
+    made = TwoLevel(np.concatenate([X[:60], np.full((1, 12), 1e4, np.float32)]), 1)
     labels = made.nearest(X, 1)
     better = refined(X, made, 1)
     for i in np.unique(labels):
@@ -76,7 +76,7 @@ def test_refined_centroids_are_means() -> None:
 def test_an_index_with_grouped_lists(capacity: float | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(coarse, "LEAST_LISTS", 300)
     monkeypatch.setattr(coarse, "GROUPED_PROBES", 300)
-    monkeypatch.setattr(groups, "PROBE_GROUPS", 6)
+    monkeypatch.setattr(two_level, "PROBE_GROUPS", 6)
     index = fpq.IVFPQIndex(300, 4, 4, list_capacity=capacity, keep_vectors=True).fit(X).add(X)
     assert isinstance(index._coarse, CoarseQuantizer)
     assert index._coarse._groups is not None
@@ -92,6 +92,6 @@ def test_an_index_with_grouped_lists(capacity: float | None, monkeypatch: pytest
 
 
 def test_equal_centroids() -> None:
-    made = Groups(np.zeros((100, 3), np.float32), 1)
+    made = TwoLevel(np.zeros((100, 3), np.float32), 1)
     assert made.nearest(np.ones((5, 3), np.float32), 1).shape == (5,)
     assert np.unique(made.probe(np.ones((2, 3), np.float32), 20, 1)[0]).size == 20

@@ -12,7 +12,7 @@ import numpy as np
 from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import KERNEL_TYPES, Array, Float32, Int64
-from fpq.indexes.ids import Removal
+from fpq.indexes.parts.ids import Removal
 from fpq.storage import FormatError, State
 
 CHUNK_VALUES = 1 << 22  # of the candidates that are scaled at a time

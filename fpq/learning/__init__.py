@@ -1,0 +1,1 @@
+"""Learning from vectors: k-means, rotations, product quantizers."""
