@@ -105,6 +105,13 @@ void fpq_unpack_codes(const uint8_t *codes, int64_t n, int m, int nbits, int32_t
 void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks);
 void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes);
 
+/* ---- metrics: identifier, and name of the kernels NAME_f32, NAME_u8 and table_NAME (csrc/metric/kernels.h) ---- */
+#define FPQ_METRICS(X) X(FPQ_L2, l2) X(FPQ_IP, ip)
+#define FPQ_METRIC_ID(id, name) id,
+typedef enum {
+    FPQ_METRICS(FPQ_METRIC_ID) FPQ_N_METRICS
+} fpq_metric; /* inner products are negated: smaller is nearer */
+
 /* ---- what a search finds ---- */
 typedef struct {
     float *distances; /* n, from malloc */
@@ -134,7 +141,7 @@ typedef struct {
     const float *codebooks; /* (m, k, dsub), the same in order */
     const int32_t *offsets;
     int m, nbits, dsub;
-    int inner_product; /* distances are negated inner products */
+    fpq_metric metric;
 } fpq_adc;
 
 typedef struct {

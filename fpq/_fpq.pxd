@@ -56,6 +56,8 @@ cdef extern from "fpq.h" nogil:
     void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks)
     void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes)
 
+    ctypedef enum fpq_metric:
+        FPQ_L2, FPQ_IP
     ctypedef struct fpq_hits:
         float *distances
         int64_t *ids
@@ -76,7 +78,8 @@ cdef extern from "fpq.h" nogil:
         const float *packed
         const float *codebooks
         const int32_t *offsets
-        int m, nbits, dsub, inner_product
+        int m, nbits, dsub
+        fpq_metric metric
     ctypedef struct fpq_selector:
         const int64_t *ids
         const uint64_t *allowed

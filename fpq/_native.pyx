@@ -372,9 +372,9 @@ cdef class ADC(_Held):
     cdef fpq_adc c
 
     def __cinit__(self, const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets,
-                  int nbits, bint inner_product):
+                  int nbits, int metric):
         self.c = fpq_adc(&packed[0, 0], &codebooks[0, 0, 0], &offsets[0], <int>codebooks.shape[0], nbits,
-                         <int>codebooks.shape[2], inner_product)
+                         <int>codebooks.shape[2], <fpq_metric>metric)
 
     def tables(self, const float[:, ::1] queries, float[:, :, ::1] out):
         """Look-up tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""

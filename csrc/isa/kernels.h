@@ -18,6 +18,7 @@
 #define FPQ_COLUMN_BLOCKS(k) (((k) + FPQ_COLUMN_BLOCK - 1) / FPQ_COLUMN_BLOCK)
 
 #include "matrix/kernels.h"
+#include "metric/kernels.h"
 #include "assign/kernels.h"
 #include "kmeans/kernels.h"
 #include "lut/kernels.h"
@@ -27,6 +28,7 @@
 
 #define FPQ_KERNELS(X)    \
     FPQ_MATRIX_KERNELS(X) \
+    FPQ_METRIC_KERNELS(X) \
     FPQ_ASSIGN_KERNELS(X) \
     FPQ_KMEANS_KERNELS(X) \
     FPQ_LUT_KERNELS(X)    \
@@ -37,9 +39,10 @@
 #define FPQ_MEMBER(type, name, args) type(*name) args;
 typedef struct {
     const char *isa;
-    int fast_prune;  /* whether prune_lut4 and prune_lut8 are faster than adc */
-    int code_groups; /* entries of prune_lut8's tables */
-    int fast_int8;   /* whether products of bytes are faster than those of floats */
+    int fast_prune;                           /* whether prune_lut4 and prune_lut8 are faster than adc */
+    int code_groups;                          /* entries of prune_lut8's tables */
+    int fast_int8;                            /* whether products of bytes are faster than those of floats */
+    fpq_metric_kernels metric[FPQ_N_METRICS]; /* by fpq_metric */
     FPQ_KERNELS(FPQ_MEMBER)
 } fpq_kernels;
 

@@ -11,6 +11,7 @@
 #define FPQ_CODE_GROUPS 256
 #define FPQ_FAST_INT8 0
 #include "matrix/plain.inc"
+#include "metric/scalar.inc"
 #include "exact/scalar.inc"
 #include "assign/plain.inc"
 #include "assign/scalar.inc"

@@ -52,8 +52,8 @@ static void make_tables(const fpq_kernels *kern, const fpq_adc *adc, const float
         const int from = adc->offsets[j];
         float *out[FPQ_LUT_QUERIES];
         for (int i = 0; i < n; i++) out[i] = tables[i] + (ptrdiff_t)j * fpq_ld_table(adc);
-        (adc->inner_product ? kern->table_ip : kern->table_l2)(q + from, d, n, adc->offsets[j + 1] - from,
-                                                               adc->packed + j * each, FPQ_COLUMN_BLOCKS(k), out);
+        kern->metric[adc->metric].table(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each,
+                                        FPQ_COLUMN_BLOCKS(k), out);
     }
 }
 
@@ -85,7 +85,7 @@ static void finish_exact(fpq_lut *lut) {
     lut->offset = 0;
     lut->base = (float)base;
     /* L2 entries are not negative: the partial sums of a row within the threshold are within the threshold too. */
-    lut->magnitude = adc->inner_product ? (float)magnitude : 0;
+    lut->magnitude = adc->metric == FPQ_L2 ? 0 : (float)magnitude;
     lut->lut8.threshold = -INFINITY;
     make_groups(lut);
 }

@@ -99,7 +99,7 @@ static void begin_batch(batch *b, int64_t task) {
     for (int i = 0; i < b->n; i++) {
         query_state *state = b->states + i;
         state->q = s->queries + s->order[number * s->batch + i] * s->d;
-        state->length = s->scan.adc->inner_product ? (float)sqrt(fpq_dot(state->q, state->q, s->d)) : 0;
+        state->length = s->scan.adc->metric == FPQ_IP ? (float)sqrt(fpq_dot(state->q, state->q, s->d)) : 0;
         state->results = fpq_results_of(s->answers, answer_of(s, task, i), s->slot_ids);
     }
     for (int i = 0; i < b->n && (s->precomputed.lists || !s->per_list); i += FPQ_LUT_QUERIES) {
@@ -127,10 +127,11 @@ static int is_out_of_reach(const search *s, const query_state *state, int64_t li
     const float margin = 1 - 1e-4f, *centroid = s->lists->centroids + list * s->d, threshold = state->results.threshold;
     if (!s->lists->max_residual || !(threshold < INFINITY)) return 0;
     const float max_residual = s->lists->max_residual[list];
-    if (s->scan.adc->inner_product) {
+    if (s->scan.adc->metric == FPQ_IP) {
         const float reach = state->length * max_residual, product = (float)fpq_dot(state->q, centroid, s->d);
         return -product - reach > threshold + 1e-4f * (reach + fabsf(product) + fabsf(threshold));
     }
+    if (s->scan.adc->metric != FPQ_L2) return 0;
     const float squared = s->scan.kern->l2_f32(state->q, centroid, s->d), gap = margin * sqrtf(squared) - max_residual;
     return squared < INFINITY && gap > 0 && margin * gap * gap > threshold;
 }
@@ -197,7 +198,7 @@ static void probe(batch *b, query_state *state, int64_t list) {
         scan_list(s, list, &state->lut, &state->results);
         return;
     }
-    const int is_approx = s->scan.prunes && state->results.threshold < INFINITY,
+    const int is_approx = s->norms.half && state->results.threshold < INFINITY,
               place = s->precomputed.lists ? 0
                       : is_approx          ? FPQ_LUT_QUERIES - ++b->n_approx
                                            : b->n_exact++;
@@ -300,7 +301,7 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
                 .lists = lists,
                 .slot_ids = slot_ids,
                 .d = adc->offsets[adc->m],
-                .per_list = lists->residual && !adc->inner_product,
+                .per_list = lists->residual && adc->metric != FPQ_IP,
                 .queries = queries,
                 .nq = nq,
                 .batch = nq < threads ? 1 : batch_size(nq, n_probe, threads),
@@ -313,7 +314,8 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     float *norms = fpq_alloc(fpq_codeword_norms_size(adc) * sizeof *norms);
     s.order = fpq_alloc((size_t)(nq + lists->n + 1) * sizeof *s.order);
     int status = norms && s.order ? 0 : -1;
-    if (!status && s.scan.prunes && s.per_list && (n_probe > 1 || !answers->k)) { /* else no approximate table */
+    if (!status && s.scan.prunes && s.per_list && adc->metric == FPQ_L2 &&
+        (n_probe > 1 || !answers->k)) { /* else no approximate table */
         s.norms = fpq_codeword_norms_of(s.scan.kern, adc, norms);
         if (n_probe >= MIN_PROBES_PRECOMPUTED)
             status = fpq_precomputed_make(s.scan.kern, adc, &s.norms, lists, probes, nq * n_probe, &s.precomputed,

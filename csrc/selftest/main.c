@@ -9,6 +9,7 @@
 #include "lsh/selftest.inc"
 #include "lut/selftest.inc"
 #include "matrix/selftest.inc"
+#include "metric/selftest.inc"
 #include "scan/selftest.inc"
 
 /* A table of ids through changes, beside the array of ids by place. */
@@ -65,8 +66,9 @@ static const test other_tests[] = {{"ids", test_ids, ROUNDS}};
 static const struct {
     const test *tests;
     int n;
-} families[] = {FAMILY(matrix_tests), FAMILY(assign_tests), FAMILY(kmeans_tests), FAMILY(lut_tests),
-                FAMILY(scan_tests),   FAMILY(exact_tests),  FAMILY(lsh_tests),    FAMILY(other_tests)};
+} families[] = {FAMILY(matrix_tests), FAMILY(metric_tests), FAMILY(assign_tests),
+                FAMILY(kmeans_tests), FAMILY(lut_tests),    FAMILY(scan_tests),
+                FAMILY(exact_tests),  FAMILY(lsh_tests),    FAMILY(other_tests)};
 
 static void run(const test *t) {
     for (int round = 0; round < 2 * t->rounds; round++) {
