@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Codes: sub-code j of a row stands at bits j*nbits .. of its code, low bits first, as faiss packs them. In an index 64
- * rows form a block [code_size][64], so that byte b of 64 rows lies side by side. */
+ * Layouts of codes. Sub-code j of a row occupies bits j*nbits and up of the code, low bits first, as in faiss. In an
+ * index 64 rows form a code block [code_size][64]: byte b of 64 rows lies side by side. */
 #include <string.h>
 
 #include "fpq.h"

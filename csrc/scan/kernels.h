@@ -6,15 +6,17 @@
 #include "fpq.h"
 #include "portable.h"
 
-/* Entries of a table that is quantized; the largest sum of bytes of a row that is not pruned. */
-enum { FPQ_MAX_ENTRIES = 256, FPQ_BYTE_THRESHOLD = 254 };
+enum {
+    FPQ_MAX_ENTRIES = 256,   /* per table that is quantized */
+    FPQ_BYTE_THRESHOLD = 254 /* the largest sum of bytes of a survivor */
+};
 
 /* Byte tables of some subquantizers of a query (fpq_lut8). */
 typedef struct {
     const uint8_t *entries; /* (m, groups) */
     int code_groups;        /* 8-bit codes: 256, or 64: FPQ_CODE_GROUP; 4-bit codes: 16 */
-    const int32_t *order;   /* the subquantizers to add up */
-    int n;                  /* how many */
+    const int32_t *order;   /* the subquantizers to add */
+    int n;                  /* length of order */
 } fpq_prune_lut;
 
 /* Sub-code j of a row of 8- or 4-bit codes, 64 bytes apart. */
@@ -22,25 +24,25 @@ FPQ_INLINE int fpq_sub_code(int nbits, const uint8_t *codes, int j) {
     return nbits == 8 ? codes[j * 64] : codes[j / 2 * 64] >> j % 2 * 4 & 15;
 }
 
-#define FPQ_SCAN_KERNELS(X)                                                                                           \
-    /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */  \
-    X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))              \
-    /* The sum of entries of table_l2 of one row of 4- or 8-bit codes, 64 bytes apart, added in the order 0..m-1: the \
-     * same bits. */                                                                                                  \
-    X(float, code_l2, (const fpq_adc *adc, const float *q, const uint8_t *codes))                                     \
-    /* For each of n blocks of 64 codes, blocks[which[i]]: sums[i] (64 bytes) += the entries of its codes, saturating \
-     * at 255; bit r of near[i] is set where the sum of row r is at most FPQ_BYTE_THRESHOLD. */                       \
-    X(void, prune_lut8,                                                                                               \
-      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *which, int n, uint8_t *sums,    \
-       uint64_t *near))                                                                                               \
-    X(void, prune_lut4,                                                                                               \
-      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *which, int n, uint8_t *sums,    \
-       uint64_t *near))                                                                                               \
-    /* Bit i is set where x[i] <= limit, 64 numbers. */                                                               \
-    X(uint64_t, at_most, (const float *x, float limit))                                                               \
-    /* The k-th smallest of 64 n bytes without those whose bit in rows (n) is not set. */                             \
-    X(int, kth_byte, (const uint8_t *x, const uint64_t *rows, int n, int k))                                          \
-    /* Bit i is set where x[i] <= limit < 255, 64 bytes. */                                                           \
-    X(uint64_t, bytes_at_most, (const uint8_t *x, int limit))
+#define FPQ_SCAN_KERNELS(X)                                                                                            \
+    /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */   \
+    X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))               \
+    /* The sum of entries of table_l2 of one row of 4- or 8-bit codes, 64 bytes apart, added in the order 0..m-1: the  \
+     * same bits. */                                                                                                   \
+    X(float, code_l2, (const fpq_adc *adc, const float *q, const uint8_t *codes))                                      \
+    /* For each of n blocks of 64 codes, blocks[block_ids[i]]: sums[i] (64 bytes) += the entries of its codes,         \
+     * saturating at 255; bit r of survivors[i] is set where the sum of row r is at most FPQ_BYTE_THRESHOLD. */        \
+    X(void, prune_lut8,                                                                                                \
+      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *block_ids, int n, uint8_t *sums, \
+       uint64_t *survivors))                                                                                           \
+    X(void, prune_lut4,                                                                                                \
+      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *block_ids, int n, uint8_t *sums, \
+       uint64_t *survivors))                                                                                           \
+    /* Bit i is set where x[i] <= threshold, 64 numbers. */                                                            \
+    X(uint64_t, at_most, (const float *x, float threshold))                                                            \
+    /* The k-th smallest of 64 n bytes without those whose bit in rows (n) is not set. */                              \
+    X(int, kth_byte, (const uint8_t *x, const uint64_t *rows, int n, int k))                                           \
+    /* Bit i is set where x[i] <= threshold < 255, 64 bytes. */                                                        \
+    X(uint64_t, bytes_at_most, (const uint8_t *x, int threshold))
 
 #endif
