@@ -6,13 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef _OPENMP /* until all drivers go through fpq_parallel */
-#include <omp.h>
-#define FPQ_THREAD_NUMBER() omp_get_thread_num()
-#else
-#define FPQ_THREAD_NUMBER() 0
-#endif
-
 /* Whether a call is to leave the rest of its work undone. */
 typedef struct {
     int stop;

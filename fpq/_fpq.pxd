@@ -111,16 +111,15 @@ cdef extern from "fpq.h" nogil:
                        const fpq_answers *answers, int threads)
 
     int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                        const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
-                        int threads)
+                        const fpq_selector *selector, int inner_product, const fpq_answers *answers, int threads)
     ctypedef struct fpq_small_flat:
         pass
     int fpq_small_flat_applies(const fpq_matrix *x, int64_t k)
     fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product)
-    void fpq_small_flat_free(fpq_small_flat *columns)
-    int64_t fpq_small_flat_bytes(const fpq_small_flat *columns)
-    int fpq_small_flat_search(const fpq_small_flat *columns, const float *queries, int64_t nq,
-                                const fpq_selector *selector, int k, float *distances, int64_t *ids, int threads)
+    void fpq_small_flat_free(fpq_small_flat *small)
+    int64_t fpq_small_flat_bytes(const fpq_small_flat *small)
+    int fpq_small_flat_search(const fpq_small_flat *small, const float *queries, int64_t nq,
+                              const fpq_selector *selector, const fpq_answers *answers, int threads)
     int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
     int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                            int inner_product, float *out, int threads)

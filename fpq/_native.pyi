@@ -119,13 +119,12 @@ class ADC:
 def flat_norms(x: Array, norms: Float32, threads: int) -> None: ...
 def flat_search(
     x: Array,
-    norms: Float32,
+    norms: Float32 | None,
     queries: Float32,
     ids: Int64 | None,
     allowed: UInt64 | None,
     inner_product: bool,
-    distances: Float32,
-    found: Int64,
+    answers: Answers,
     threads: int,
     exponent: int = 0,
 ) -> None: ...
@@ -137,7 +136,7 @@ class SmallFlat:
     @property
     def nbytes(self) -> int: ...
     def applies(self, k: int) -> bool: ...
-    def search(self, queries: Float32, distances: Float32, found: Int64, threads: int) -> None: ...
+    def search(self, queries: Float32, answers: TopK, threads: int) -> None: ...
 
 def flat_distances(
     x: Array, queries: Float32, rows: Int64, inner_product: bool, out: Float32, threads: int, exponent: int = 0

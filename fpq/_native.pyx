@@ -11,6 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fpq._fpq cimport *
 
+
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept
     void *PyErr_Occurred() noexcept
@@ -412,19 +413,21 @@ def flat_norms(object x, float[::1] norms, int threads):
 
 
 def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, const int64_t[::1] ids,
-                const uint64_t[::1] allowed, bint inner_product, float[:, ::1] distances, int64_t[:, ::1] found,
-                int threads, int exponent=0):
-    """The k nearest rows of x, read times 2**exponent, exactly."""
+                const uint64_t[::1] allowed, bint inner_product, Answers answers, int threads, int exponent=0):
+    """Search the rows of x, read times 2**exponent, exactly. norms: those of `flat_norms`, or None: row by row."""
     cdef _Matrix matrix = _Matrix(x, exponent)
     cdef fpq_selector selector = _selector(ids, allowed, matrix.c.n)
+    cdef const float *squares = NULL
+    if norms is not None:
+        squares = &norms[0]
     with nogil:
-        _done(fpq_flat_search(&matrix.c, &norms[0], &queries[0, 0], queries.shape[0], &selector, inner_product,
-                              <int>found.shape[1], &distances[0, 0], &found[0, 0], threads))
+        _done(fpq_flat_search(&matrix.c, squares, &queries[0, 0], queries.shape[0], &selector, inner_product,
+                              &answers.c, threads))
 
 
 @cython.final
 cdef class SmallFlat(_Held):
-    """Few rows made ready for `flat_search` of any number of queries."""
+    """A small matrix packed for the k nearest rows of any number of queries."""
     cdef _Matrix rows
     cdef int64_t n
     cdef fpq_small_flat *c
@@ -442,19 +445,18 @@ cdef class SmallFlat(_Held):
 
     @property
     def nbytes(self):
-        """Bytes that they take, beside the rows."""
+        """Bytes taken beside the rows."""
         return 0 if self.c == NULL else fpq_small_flat_bytes(self.c)
 
     def applies(self, int k):
-        """Whether they are sooner than `flat_search` for the k nearest."""
+        """Whether it is faster than `flat_search` for the k nearest."""
         return self.c != NULL and fpq_small_flat_applies(&self.rows.c, k)
 
-    def search(self, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found, int threads):
-        """The k nearest rows, exactly."""
+    def search(self, const float[:, ::1] queries, TopK answers, int threads):
+        """Search the rows, exactly."""
         cdef fpq_selector selector = _selector(None, None, self.n)
         with nogil:
-            _done(fpq_small_flat_search(self.c, &queries[0, 0], queries.shape[0], &selector, <int>found.shape[1],
-                                        &distances[0, 0], &found[0, 0], threads))
+            _done(fpq_small_flat_search(self.c, &queries[0, 0], queries.shape[0], &selector, &answers.c, threads))
 
 
 def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, bint inner_product,

@@ -69,7 +69,7 @@ def exact(
     queries, own = scaling.scaled(queries, power), 0 if inner_product else power
     distances = np.empty((len(queries), k), dtype=np.float32)
     found = np.empty((len(queries), k), dtype=np.int64)
-    _native.flat_search(rows, norms, queries, ids, None, inner_product, distances, found, n_threads, own)
+    _native.flat_search(rows, norms, queries, ids, None, inner_product, _native.TopK(distances, found), n_threads, own)
     return scaling.unscaled(distances, power, inner_product), found
 
 

@@ -1,233 +1,232 @@
 /* SPDX-License-Identifier: MIT
- * Exact search over stored vectors. A block of queries is multiplied with a block of rows like a matrix product; only
- * rows whose product says they might be near enough, rounding errors included, get their distance worked out, by the
- * same kernel for one query and for many. So the answer and its bits do not depend on the batch. */
+ * Exact search over stored vectors. A batch of queries is multiplied with a batch of rows like a matrix product. Only a
+ * row whose product says that it may be within the threshold, rounding errors included, gets its distance, from the
+ * same kernel for one query as for many. So an answer and its bits do not depend on the batch. */
 #include <float.h>
 
 #include "assign/int8.h"
 #include "exact/stored.h"
 #include "isa/kernels.h"
-#include "portable.h"
 #include "parallel.h"
+#include "portable.h"
 #include "results.h"
 
-/* SMALL: distances that one thread looks through before another has begun. LEAST_...: that columns are made for. */
-enum { ROWS = 96, QUERIES = 64, DIRECT = 4, SMALL = 1 << 14, LEAST_QUERIES = 64, LEAST_K = 8 };
+enum {
+    ROW_BATCH = 96,
+    QUERY_BATCH = 64,         /* the numbers that at_least compares: one word says which queries a row may answer */
+    DIRECT_BATCH = 4,         /* queries that are compared row by row: fewer do not pay back the packing of rows */
+    MIN_RANGE_ROWS = 1024,    /* per task: smaller ranges cost more in merging than a thread saves */
+    MIN_SMALL_QUERIES = 64,   /* fewer queries do not pay back the packing of a small index, */
+    MIN_SMALL_K = 8,          /* nor do fewer neighbours without int8 products: they leave few distances to take */
+    MIN_TASK_PAIRS = 1 << 14, /* one thread is through with fewer distances before another has begun */
+    POLL_ROWS = 1 << 12       /* between two questions whether to stop */
+};
 
 typedef struct {
     const fpq_kernels *kern;
     const fpq_matrix *x;
     const float *norms, *queries;
+    int64_t nq, batch;
     const fpq_selector *selector;
     int inner_product;
-    float slack; /* relative error of a sum of d products, doubled */
-} flat;
+    float slack; /* twice the relative error of a sum of d products */
+    int64_t ranges, range_rows;
+    const fpq_answers *answers; /* of each query, or of each range and query */
+} search;
 
-/* Floats of scratch a thread needs: packed queries, rows, products, one row. */
-static size_t scratch_size(int d) { return (size_t)d * (ROWS + QUERIES + 1) + (size_t)ROWS * QUERIES; }
-
-static void search_direct(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_results *top,
-                          float *row) {
-    for (int64_t r = from; r < to; r++)
-        for (int i = 0; i < n && fpq_is_allowed(f->selector, r); i++) {
-            const float *q = f->queries + (first_query + i) * f->x->d;
-            fpq_push_row(f->selector, top + i, fpq_distance_to(f->kern, f->x, r, q, f->inner_product, row), r);
-        }
+/* The scratch memory holds packed queries, rows, products and one row. */
+static size_t scratch_size(int64_t d) {
+    return ((size_t)d * (ROW_BATCH + QUERY_BATCH + 1) + (size_t)ROW_BATCH * QUERY_BATCH) * sizeof(float);
 }
 
-/* With |x.q - computed| <= slack/2 * (|x|^2 + |q|^2) / 2 + what underflows, a row can only enter if
- *   l2: x.q - |x|^2/2 + slack*|x|^2 >= (|q|^2 - limit*(1 + slack))/2 - slack*|q|^2,
- *   ip: x.q + slack*|x|^2 >= -limit - slack*|q|^2. */
-static float least_product(const flat *f, float q_norm, float limit) {
-    const float underflow = (float)(f->x->d + 16) * 0x1p-120f;
-    if (!(fabsf(limit) < INFINITY)) return -INFINITY;
-    if (f->inner_product) return -limit - f->slack * (q_norm + fabsf(limit)) - underflow;
-    return (q_norm - limit * (1 + f->slack)) / 2 - f->slack * q_norm - underflow;
+static void search_direct(const search *s, const float *queries, int n, int64_t from, int64_t to, fpq_results *results,
+                          float *scratch, fpq_poll *poll) {
+    for (int64_t r = from; r < to; r++) {
+        if (r % POLL_ROWS == 0 && fpq_stopped(poll)) return;
+        for (int i = 0; i < n && fpq_is_allowed(s->selector, r); i++)
+            fpq_offer_row(results + i,
+                          fpq_distance_to(s->kern, s->x, r, queries + i * s->x->d, s->inner_product, scratch), r);
+    }
 }
 
-static void search_block(const flat *f, int64_t first_query, int n, int64_t from, int64_t to, fpq_results *top,
-                         float *scratch) {
-    const int d = (int)f->x->d;
-    float *packed = scratch, *rows = packed + (ptrdiff_t)d * QUERIES, *products = rows + (ptrdiff_t)d * ROWS;
-    float *row = products + (ptrdiff_t)ROWS * QUERIES;
-    const float *queries = f->queries + first_query * d;
-    const uint64_t present = n < QUERIES ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
-    FPQ_ALIGN(64) float least[QUERIES];
-    float q_norm[QUERIES];
+/* With |x.q - computed| <= slack/2 * (|x|^2 + |q|^2) / 2 + what underflows, a row is within the threshold only if
+ *   l2: x.q - |x|^2/2 + slack*|x|^2 >= (|q|^2 - threshold*(1 + slack))/2 - slack*|q|^2,
+ *   ip: x.q + slack*|x|^2 >= -threshold - slack*|q|^2. */
+static float least_product(const search *s, float q_norm, float threshold) {
+    const float underflow = (float)(s->x->d + 16) * 0x1p-120f;
+    if (!(fabsf(threshold) < INFINITY)) return -INFINITY;
+    if (s->inner_product) return -threshold - s->slack * (q_norm + fabsf(threshold)) - underflow;
+    return (q_norm - threshold * (1 + s->slack)) / 2 - s->slack * q_norm - underflow;
+}
+
+static void search_by_products(const search *s, const float *queries, int n, int64_t from, int64_t to,
+                               fpq_results *results, float *scratch, fpq_poll *poll) {
+    const int d = (int)s->x->d;
+    float *packed = scratch, *rows = packed + (ptrdiff_t)d * QUERY_BATCH, *products = rows + (ptrdiff_t)d * ROW_BATCH;
+    float *row = products + (ptrdiff_t)ROW_BATCH * QUERY_BATCH;
+    const uint64_t present = n < QUERY_BATCH ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
+    FPQ_ALIGN(64) float least[QUERY_BATCH];
+    float q_norm[QUERY_BATCH];
     uint64_t overflows = 0; /* queries whose products say nothing, as their squared length is not finite */
     fpq_pack(queries, n, d, d, NULL, packed);
-    for (int i = 0; i < QUERIES; i++) {
-        q_norm[i] = i < n ? f->kern->ip_f32(queries + (ptrdiff_t)i * d, queries + (ptrdiff_t)i * d, d) : 0;
-        least[i] = i < n ? -INFINITY : INFINITY;
+    for (int i = 0; i < QUERY_BATCH; i++) {
+        q_norm[i] = i < n ? s->kern->ip_f32(queries + (ptrdiff_t)i * d, queries + (ptrdiff_t)i * d, d) : 0;
+        least[i] = i < n ? least_product(s, q_norm[i], results[i].threshold) : INFINITY;
         overflows |= (uint64_t)!(q_norm[i] < INFINITY) << i;
     }
-    for (int64_t r0 = from; r0 < to; r0 += ROWS) {
-        const int count = to - r0 < ROWS ? (int)(to - r0) : ROWS;
-        f->kern->read_rows(f->x, NULL, r0, count, 0, d, NULL, rows);
-        f->kern->project(rows, count, d, packed, NULL, FPQ_COLUMN_BLOCKS(n), products, QUERIES);
+    for (int64_t r0 = from; r0 < to && !fpq_stopped(poll); r0 += ROW_BATCH) {
+        const int count = fpq_batch_size(to - r0, ROW_BATCH, 0);
+        s->kern->read_rows(s->x, NULL, r0, count, 0, d, NULL, rows);
+        s->kern->project(rows, count, d, packed, NULL, FPQ_COLUMN_BLOCKS(n), products, QUERY_BATCH);
         for (int i = 0; i < count; i++) {
-            if (!fpq_is_allowed(f->selector, r0 + i)) continue;
-            const float norm = f->norms[r0 + i];
-            const float shift = f->slack * norm - (f->inner_product ? 0 : norm / 2);
-            uint64_t near_enough = present;
+            if (!fpq_is_allowed(s->selector, r0 + i)) continue;
+            const float norm = s->norms[r0 + i];
+            const float shift = s->slack * norm - (s->inner_product ? 0 : norm / 2);
+            uint64_t near = present;
             if (norm < INFINITY)
-                near_enough &= overflows | f->kern->at_least(products + (ptrdiff_t)i * QUERIES, shift, least);
-            for (; near_enough; near_enough &= near_enough - 1) {
-                const int q = fpq_lowest_bit(near_enough);
+                near &= overflows | s->kern->at_least(products + (ptrdiff_t)i * QUERY_BATCH, shift, least);
+            for (; near; near &= near - 1) {
+                const int q = fpq_lowest_bit(near);
                 const float *query = queries + (ptrdiff_t)q * d;
-                fpq_push_row(f->selector, top + q, fpq_distance_to(f->kern, f->x, r0 + i, query, f->inner_product, row),
-                             r0 + i);
-                least[q] = least_product(f, q_norm[q], top[q].threshold);
+                fpq_offer_row(results + q, fpq_distance_to(s->kern, s->x, r0 + i, query, s->inner_product, row),
+                              r0 + i);
+                least[q] = least_product(s, q_norm[q], results[q].threshold);
             }
         }
     }
 }
 
-static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_selector *selector,
-                          int inner_product, int k, float *distances, int64_t *ids, int threads) {
-    fpq_small_flat *columns = fpq_small_flat_make(x, inner_product);
-    const int status = columns ? fpq_small_flat_search(columns, queries, nq, selector, k, distances, ids, threads) : -1;
-    fpq_small_flat_free(columns);
+static void search_batch(void *context, int64_t task, fpq_worker *worker) {
+    const search *s = context;
+    const int64_t batch = task / s->ranges, range = task % s->ranges, first = batch * s->batch;
+    const int64_t from = range * s->range_rows, to = from + s->range_rows < s->x->n ? from + s->range_rows : s->x->n;
+    const int64_t answer = (s->ranges > 1 ? range * s->nq : 0) + first;
+    const int n = fpq_batch_size(s->nq, s->batch, batch);
+    fpq_results results[QUERY_BATCH];
+    for (int i = 0; i < n; i++) results[i] = fpq_results_of(s->answers, answer + i, s->selector->ids);
+    (s->batch == DIRECT_BATCH ? search_direct : search_by_products)(
+        s, s->queries + first * s->x->d, n, from, to, results, (float *)(void *)worker->scratch, worker->poll);
+    for (int i = 0; i < n; i++)
+        if (fpq_results_finish(results + i, s->answers, answer + i)) fpq_fail(worker);
+}
+
+static int search_small(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_selector *selector,
+                        int inner_product, const fpq_answers *answers, int threads) {
+    fpq_small_flat *small = fpq_small_flat_make(x, inner_product);
+    const int status = small ? fpq_small_flat_search(small, queries, nq, selector, answers, threads) : -1;
+    fpq_small_flat_free(small);
     return status;
+}
+
+static int small_is_faster(const fpq_matrix *x, int64_t nq, const fpq_selector *selector, int64_t k) {
+    return nq >= MIN_SMALL_QUERIES && !selector->allowed && fpq_small_flat_applies(x, k) &&
+           (k >= MIN_SMALL_K || fpq_int8_pays(fpq_active(), (int)x->n, (int)x->d));
 }
 
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                    const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
-                    int threads) {
-    const int few = fpq_small_flat_applies(x, k) && (k >= LEAST_K || fpq_int8_pays(fpq_active(), (int)x->n, (int)x->d));
-    if (few && nq >= LEAST_QUERIES && !selector->allowed)
-        return search_columns(x, queries, nq, selector, inner_product, k, distances, ids, threads);
-    const int d = (int)x->d, group = nq < DIRECT || x->exponent ? DIRECT : QUERIES;
-    const flat f = {.kern = fpq_active(),
-                    .x = x,
-                    .norms = norms,
-                    .queries = queries,
-                    .selector = selector,
-                    .inner_product = inner_product,
-                    .slack = (float)(d + 16) * FLT_EPSILON};
-    const int64_t groups = (nq + group - 1) / group;
-    /* Ranges of rows, so that few groups of queries occupy all threads too; the answers are merged. */
-    int64_t ranges = groups >= 2 * threads ? 1 : 2 * threads;
-    if (ranges > x->n / 1024) ranges = x->n / 1024;
-    if (ranges < 1) ranges = 1;
-    const int64_t range_rows = (x->n + ranges - 1) / ranges;
-    const int tasks = (int)(groups * ranges);
-    threads = fpq_threads(threads, tasks);
-
-    float *scratch = fpq_alloc((size_t)threads * scratch_size(d) * sizeof(float));
-    int64_t *parts = ranges > 1 ? fpq_alloc((size_t)(ranges * nq * k) * (sizeof(int64_t) + sizeof(float))) : NULL;
-    int status = scratch && (parts || ranges == 1) ? 0 : -1;
-    if (status) goto done;
-    float *part_distances = (float *)(void *)(parts + (parts ? ranges * nq * k : 0));
-    fpq_poll poll = {0};
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int task = 0; task < tasks; task++) {
-        if (fpq_stopped(&poll)) continue;
-        const int64_t first_query = task / ranges * group, range = task % ranges;
-        const int64_t from = range * range_rows, to = from + range_rows < x->n ? from + range_rows : x->n;
-        const int n = nq - first_query < group ? (int)(nq - first_query) : group;
-        float *mine = scratch + (size_t)FPQ_THREAD_NUMBER() * scratch_size(d);
-        fpq_results top[QUERIES];
-        for (int i = 0; i < n; i++) {
-            const fpq_answers whole = {.k = k, .distances = distances, .ids = ids},
-                              part = {.k = k, .distances = part_distances, .ids = parts};
-            top[i] = fpq_results_of(parts ? &part : &whole, (parts ? range * nq : 0) + first_query + i, NULL);
-        }
-        if (group == DIRECT)
-            search_direct(&f, first_query, n, from, to, top, mine);
-        else
-            search_block(&f, first_query, n, from, to, top, mine);
-        for (int i = 0; i < n && !parts; i++) fpq_results_finish(top + i, NULL, 0);
-    }
-    for (int64_t i = 0; i < nq && parts; i++) {
-        fpq_results top = fpq_results_of(&(fpq_answers){.k = k, .distances = distances, .ids = ids}, i, NULL);
-        for (int64_t range = 0; range < ranges; range++)
-            for (int64_t p = (range * nq + i) * k; p < (range * nq + i + 1) * k; p++)
-                if (parts[p] >= 0) fpq_results_offer(&top, part_distances[p], parts[p]);
-        fpq_results_finish(&top, NULL, 0);
-    }
-    if (poll.stop) status = -1;
-done:
-    fpq_free(scratch);
-    fpq_free(parts);
+                    const fpq_selector *selector, int inner_product, const fpq_answers *answers, int threads) {
+    if (small_is_faster(x, nq, selector, answers->k))
+        return search_small(x, queries, nq, selector, inner_product, answers, threads);
+    search s = {.kern = fpq_active(),
+                .x = x,
+                .norms = norms,
+                .queries = queries,
+                .nq = nq,
+                .batch = nq < DIRECT_BATCH || x->exponent || !norms ? DIRECT_BATCH : QUERY_BATCH,
+                .selector = selector,
+                .inner_product = inner_product,
+                .slack = (float)(x->d + 16) * FLT_EPSILON,
+                .answers = answers};
+    const int64_t batches = fpq_batches(nq, s.batch);
+    s.ranges = batches >= 2 * threads ? 1 : 2 * threads; /* few batches of queries share the rows among the threads */
+    if (s.ranges > x->n / MIN_RANGE_ROWS) s.ranges = x->n / MIN_RANGE_ROWS;
+    if (s.ranges < 1) s.ranges = 1;
+    s.range_rows = fpq_batches(x->n, s.ranges);
+    fpq_answers parts = {0};
+    if (s.ranges > 1 && fpq_answers_split(answers, s.ranges * nq, &parts)) return -1;
+    if (s.ranges > 1) s.answers = &parts;
+    int status = fpq_parallel(batches * s.ranges, scratch_size(x->d), threads, search_batch, &s);
+    for (int64_t i = 0; i < nq && s.ranges > 1 && !status; i++)
+        status = fpq_answers_merge(answers, i, &parts, i, nq, s.ranges);
+    if (s.ranges > 1) fpq_answers_free(&parts, s.ranges * nq);
     return status;
 }
 
-int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads) {
-    const fpq_kernels *kern = fpq_active();
-    const int d = (int)x->d, blocks = (int)((x->n + ROWS - 1) / ROWS);
-    threads = fpq_threads(threads, blocks);
-    float *scratch = fpq_alloc((size_t)threads * (size_t)d * sizeof(float));
-    fpq_poll poll = {0};
-    if (!scratch) return -1;
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int b = 0; b < blocks; b++) {
-        if (fpq_stopped(&poll)) continue;
-        float *row = scratch + (size_t)FPQ_THREAD_NUMBER() * (size_t)d;
-        for (int64_t i = (int64_t)b * ROWS; i < x->n && i < (int64_t)(b + 1) * ROWS; i++) {
-            kern->read_rows(x, NULL, i, 1, 0, d, NULL, row);
-            norms[i] = kern->ip_f32(row, row, d);
-        }
+typedef struct {
+    const fpq_kernels *kern;
+    const fpq_matrix *x;
+    float *norms;
+} norms_job;
+
+static void norms_of_batch(void *context, int64_t task, fpq_worker *worker) {
+    const norms_job *job = context;
+    const int d = (int)job->x->d, n = fpq_batch_size(job->x->n, ROW_BATCH, task);
+    float *row = (float *)(void *)worker->scratch;
+    for (int64_t i = task * ROW_BATCH; i < task * ROW_BATCH + n; i++) {
+        job->kern->read_rows(job->x, NULL, i, 1, 0, d, NULL, row);
+        job->norms[i] = job->kern->ip_f32(row, row, d);
     }
-    fpq_free(scratch);
-    return poll.stop ? -1 : 0;
 }
 
-/* Distances of a query to n rows; row: d floats of scratch. */
-static void distances_to(const fpq_matrix *x, const float *query, const int64_t *rows, int64_t n, int inner_product,
-                         float *out, float *row, fpq_poll *poll) {
-    const fpq_kernels *kern = fpq_active();
-    for (int64_t r = 0; r < n; r++) {
-        if (r % 256 == 0 && fpq_stopped(poll)) return;
-        if (r + 8 < n && rows[r + 8] >= 0) FPQ_PREFETCH(x->data + rows[r + 8] * x->row_stride);
-        out[r] = rows[r] < 0 ? INFINITY : fpq_distance_to(kern, x, rows[r], query, inner_product, row);
+int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads) {
+    norms_job job = {fpq_active(), x, norms};
+    return fpq_parallel(fpq_batches(x->n, ROW_BATCH), (size_t)x->d * sizeof(float), threads, norms_of_batch, &job);
+}
+
+typedef struct {
+    const fpq_kernels *kern;
+    const fpq_matrix *x;
+    const float *queries;
+    const int64_t *rows;
+    int64_t n;
+    int inner_product;
+    float *out;
+} distances_job;
+
+static void distances_of_query(void *context, int64_t task, fpq_worker *worker) {
+    const distances_job *job = context;
+    const float *query = job->queries + task * job->x->d;
+    const int64_t *rows = job->rows + task * job->n;
+    float *out = job->out + task * job->n, *scratch = (float *)(void *)worker->scratch;
+    for (int64_t r = 0; r < job->n; r++) {
+        if (r % 256 == 0 && fpq_stopped(worker->poll)) return; /* rows on a disk may come slowly */
+        if (r + 8 < job->n && rows[r + 8] >= 0) FPQ_PREFETCH(job->x->data + rows[r + 8] * job->x->row_stride);
+        out[r] = rows[r] < 0 ? INFINITY
+                             : fpq_distance_to(job->kern, job->x, rows[r], query, job->inner_product, scratch);
     }
 }
 
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                        int inner_product, float *out, int threads) {
-    const int d = (int)x->d, tasks = (int)nq;
-    threads = fpq_threads(threads, tasks);
-    float *scratch = fpq_alloc((size_t)threads * (size_t)d * sizeof(float));
-    fpq_poll poll = {0};
-    if (!scratch) return -1;
-    if (tasks == 1) {
-        distances_to(x, queries, rows, n, inner_product, out, scratch, &poll);
-    } else {
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (int i = 0; i < tasks; i++)
-            distances_to(x, queries + (ptrdiff_t)i * d, rows + i * n, n, inner_product, out + i * n,
-                         scratch + (size_t)FPQ_THREAD_NUMBER() * (size_t)d, &poll);
-    }
-    fpq_free(scratch);
-    return poll.stop ? -1 : 0;
+    distances_job job = {fpq_active(), x, queries, rows, n, inner_product, out};
+    return fpq_parallel(nq, (size_t)x->d * sizeof(float), threads, distances_of_query, &job);
 }
 
-/* Asks whether to stop every so many pairs. */
-static void smallest_of(const float *distances, const int64_t *ids, int64_t n, fpq_results top, fpq_poll *poll) {
-    for (int64_t p = 0; p < n; p++) {
-        if (p % (1 << 12) == 0 && fpq_stopped(poll)) return;
-        if (ids[p] >= 0) fpq_results_offer(&top, distances[p] <= INFINITY ? distances[p] : INFINITY, ids[p]);
+typedef struct {
+    const float *distances;
+    const int64_t *ids;
+    int64_t nq, n, batch;
+    fpq_answers answers;
+} smallest_job;
+
+static void smallest_of_batch(void *context, int64_t task, fpq_worker *worker) {
+    const smallest_job *job = context;
+    const int64_t end = task * job->batch + fpq_batch_size(job->nq, job->batch, task);
+    for (int64_t i = task * job->batch; i < end; i++) {
+        const float *distances = job->distances + i * job->n;
+        const int64_t *ids = job->ids + i * job->n;
+        fpq_results results = fpq_results_of(&job->answers, i, NULL);
+        for (int64_t p = 0; p < job->n; p++) {
+            if (p % POLL_ROWS == 0 && fpq_stopped(worker->poll)) return;
+            if (ids[p] >= 0) fpq_results_offer(&results, distances[p] <= INFINITY ? distances[p] : INFINITY, ids[p]);
+        }
+        fpq_results_finish(&results, &job->answers, i);
     }
-    fpq_results_finish(&top, NULL, 0);
 }
 
 int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids,
                  int threads) {
-    const int tasks = (int)nq;
-    fpq_poll poll = {0};
-    threads = fpq_threads(nq * n < SMALL ? 1 : threads, tasks);
-    if (tasks == 1) {
-        smallest_of(distances, ids, n,
-                    fpq_results_of(&(fpq_answers){.k = k, .distances = out, .ids = out_ids}, 0, NULL), &poll);
-    } else {
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (int i = 0; i < tasks; i++) {
-            const ptrdiff_t from = (ptrdiff_t)i * n, at = (ptrdiff_t)i * k;
-            smallest_of(distances + from, ids + from, n,
-                        fpq_results_of(&(fpq_answers){.k = k, .distances = out + at, .ids = out_ids + at}, 0, NULL),
-                        &poll);
-        }
-    }
-    return poll.stop ? -1 : 0;
+    smallest_job job = {
+        distances, ids, nq, n, MIN_TASK_PAIRS / (n + 1) + 1, {.k = k, .distances = out, .ids = out_ids}};
+    return fpq_parallel(fpq_batches(nq, job.batch), 0, threads, smallest_of_batch, &job);
 }

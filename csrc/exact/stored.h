@@ -11,7 +11,7 @@
 #include "portable.h"
 #include "results.h"
 
-/* A negated inner product whose sum in float32 is not finite, in double precision. */
+/* The negated inner product; where its sum in float32 is not finite, from a sum in double precision. */
 FPQ_INLINE float fpq_negated_product(float sum, const fpq_kernels *kern, const fpq_matrix *x, int64_t row,
                                      const float *q, float *scratch) {
     if (sum - sum == 0) return 0 - sum;
@@ -20,7 +20,7 @@ FPQ_INLINE float fpq_negated_product(float sum, const fpq_kernels *kern, const f
     return product > FLT_MAX ? -INFINITY : product < -FLT_MAX ? INFINITY : (float)-product;
 }
 
-/* The distance of one stored row; rows that are neither float32 nor uint8, or scaled, are first read into scratch (d
+/* The distance of one stored row. A row that is neither float32 nor uint8, or is scaled, is first read into scratch (d
  * floats). */
 FPQ_INLINE float fpq_distance_to(const fpq_kernels *kern, const fpq_matrix *x, int64_t row, const float *q,
                                  int inner_product, float *scratch) {
@@ -44,8 +44,9 @@ FPQ_INLINE int fpq_is_allowed(const fpq_selector *selector, int64_t row) {
     return !selector->allowed || (selector->allowed[row / 64] >> row % 64 & 1);
 }
 
-FPQ_INLINE void fpq_push_row(const fpq_selector *selector, fpq_results *top, float distance, int64_t row) {
-    if (distance <= top->threshold) fpq_results_offer(top, distance, selector->ids ? selector->ids[row] : row);
+/* Offers a row, whose id the results know. */
+FPQ_INLINE void fpq_offer_row(fpq_results *results, float distance, int64_t row) {
+    if (distance <= results->threshold) fpq_results_offer(results, distance, row);
 }
 
 #endif

@@ -1,124 +1,120 @@
 /* SPDX-License-Identifier: MIT
- * Search in hash tables. Buckets are probed in groups, so that the loads of one group run at the same time: first
- * their places in the directories, then their entries, then their sketches. */
+ * Search in hash tables. Buckets are probed in batches, so that the loads of a batch run at the same time: first the
+ * directories, then the entries, then the sketches. */
 #include "lsh/probe.h"
-#include "portable.h"
 #include "parallel.h"
+#include "portable.h"
 
-/* Probes a group, lines and buckets to prefetch, entries between two questions whether to stop. */
-enum { GROUP = 32, AHEAD = 16, DEPTH = 2, PIECE = 1 << 12 };
+enum {
+    PROBE_BATCH = 32,      /* probes whose loads run at the same time */
+    PREFETCH_LINES = 16,   /* of a bucket: the CPU's own prefetching goes on from there */
+    PREFETCH_BUCKETS = 2,  /* ahead of the bucket that is verified */
+    POLL_ENTRIES = 1 << 12 /* between two questions whether to stop */
+};
 
 typedef struct {
     const fpq_lsh_tables *tables;
     fpq_verifier *verifier;
     fpq_poll *poll;
-    int32_t table[GROUP];
-    uint32_t key[GROUP];
+    int32_t table[PROBE_BATCH];
+    uint32_t key[PROBE_BATCH];
     int size;
     int64_t buckets, candidates;
-} group;
+} probe_batch;
 
-/* The bucket of a key among the entries of its slot: entries are sorted, so it is a run of equal keys. What else is in
- * the slot is little, so the run is narrowed down from both ends. */
+/* The bucket of a key among the entries of its slot: entries are sorted, so the bucket is a run of equal keys. A slot
+ * holds few other entries, so a search from both ends is short. */
 static void find_run(const uint64_t *entries, int64_t *at, int64_t *end, uint32_t key) {
     while (*at < *end && (uint32_t)(entries[*at] >> 32) != key) ++*at;
     while (*at < *end && (uint32_t)(entries[*end - 1] >> 32) != key) --*end;
 }
 
-/* The first lines; the processor's own prefetching goes on. */
 static void prefetch(const void *from, int64_t bytes) {
-    for (int64_t at = 0; at < bytes && at < AHEAD * 64; at += 64) FPQ_PREFETCH((const char *)from + at);
+    for (int64_t at = 0; at < bytes && at < PREFETCH_LINES * 64; at += 64) FPQ_PREFETCH((const char *)from + at);
 }
 
-static void probe_group(group *g) {
-    const fpq_lsh_tables *tables = g->tables;
-    fpq_verifier *v = g->verifier;
+static void run_batch(probe_batch *b) {
+    const fpq_lsh_tables *tables = b->tables;
+    fpq_verifier *v = b->verifier;
     const int64_t slots = ((int64_t)1 << tables->bits) + 1, n = v->rows->selector.n;
     const int64_t size = tables->sketches ? v->rows->sketcher->size : 0;
-    int64_t at[GROUP], end[GROUP];
+    int64_t at[PROBE_BATCH], end[PROBE_BATCH];
     int found = 0;
-    if (fpq_stopped(g->poll)) g->size = 0;
-    for (int i = 0; i < g->size; i++) {
-        const uint32_t *start = tables->starts + g->table[i] * slots + (g->key[i] >> (32 - tables->bits));
+    if (fpq_stopped(b->poll)) b->size = 0;
+    for (int i = 0; i < b->size; i++) {
+        const uint32_t *start = tables->starts + b->table[i] * slots + (b->key[i] >> (32 - tables->bits));
         at[i] = start[0];
         end[i] = start[1];
         if (at[i] == end[i]) continue;
-        FPQ_PREFETCH(tables->entries + g->table[i] * n + at[i]);
-        FPQ_PREFETCH(tables->entries + g->table[i] * n + end[i] - 1);
+        FPQ_PREFETCH(tables->entries + b->table[i] * n + at[i]);
+        FPQ_PREFETCH(tables->entries + b->table[i] * n + end[i] - 1);
     }
-    for (int i = 0; i < g->size; i++) {
-        find_run(tables->entries + g->table[i] * n, at + i, end + i, g->key[i]);
+    for (int i = 0; i < b->size; i++) {
+        find_run(tables->entries + b->table[i] * n, at + i, end + i, b->key[i]);
         if (at[i] == end[i]) continue;
-        const int64_t first = g->table[i] * n + at[i], last = g->table[i] * n + end[i];
-        g->buckets++;
-        g->candidates += last - first;
+        const int64_t first = b->table[i] * n + at[i], last = b->table[i] * n + end[i];
+        b->buckets++;
+        b->candidates += last - first;
         at[found] = first;
         end[found++] = last;
     }
     for (int i = 0; i < found; i++) {
-        for (int next = i ? i + DEPTH : 0; size && next <= i + DEPTH && next < found; next++)
+        for (int next = i ? i + PREFETCH_BUCKETS : 0; size && next <= i + PREFETCH_BUCKETS && next < found; next++)
             prefetch(tables->sketches + at[next] * size, (end[next] - at[next]) * size);
         for (int64_t e = at[i]; e < end[i]; e += 64) {
-            if ((e - at[i]) % PIECE == PIECE - 64 && fpq_stopped(g->poll)) break;
+            if ((e - at[i]) % POLL_ENTRIES == POLL_ENTRIES - 64 && fpq_stopped(b->poll)) break;
             fpq_verify_near(v, tables->entries + e, size ? tables->sketches + e * size : NULL,
                             end[i] - e < 64 ? (int)(end[i] - e) : 64);
         }
     }
-    g->size = 0;
+    b->size = 0;
 }
 
-static void add_probe(group *g, int32_t table, uint32_t key) {
-    const int bits = g->tables->bits;
-    FPQ_PREFETCH(g->tables->starts + table * (((int64_t)1 << bits) + 1) + (key >> (32 - bits)));
-    g->table[g->size] = table;
-    g->key[g->size++] = key;
-    if (g->size == GROUP) probe_group(g);
+static void add_probe(probe_batch *b, int32_t table, uint32_t key) {
+    const int bits = b->tables->bits;
+    FPQ_PREFETCH(b->tables->starts + table * (((int64_t)1 << bits) + 1) + (key >> (32 - bits)));
+    b->table[b->size] = table;
+    b->key[b->size++] = key;
+    if (b->size == PROBE_BATCH) run_batch(b);
 }
 
-static void search_one(fpq_verifier *v, fpq_prober *prober, const fpq_hashes *hashes, const fpq_lsh_tables *tables,
-                       int64_t n_probe, fpq_lsh_stats *stats, fpq_poll *poll) {
-    group g = {.tables = tables, .verifier = v, .poll = poll};
-    int64_t left = n_probe;
-    for (int32_t t = 0; t < hashes->n_tables && left > 0; t++, left--)
-        add_probe(&g, t, (uint32_t)(fpq_lsh_sum(hashes, t, v->values) >> 32));
+typedef struct {
+    const fpq_hashes *hashes;
+    const fpq_lsh_tables *tables;
+    const fpq_lsh_rows *rows;
+    const float *queries;
+    int64_t n_probe;
+    fpq_answers answers;
+    fpq_lsh_stats *stats;
+} search;
+
+static void search_query(void *context, int64_t i, fpq_worker *worker) {
+    const search *s = context;
+    fpq_verifier v = fpq_verifier_at(worker->scratch, s->hashes, s->rows);
+    probe_batch b = {.tables = s->tables, .verifier = &v, .poll = worker->poll};
+    int64_t left = s->n_probe;
+    fpq_verify_start(&v, s->queries + i * s->hashes->d, &s->answers, i);
+    for (int32_t t = 0; t < s->hashes->n_tables && left > 0; t++, left--)
+        add_probe(&b, t, (uint32_t)(fpq_lsh_sum(s->hashes, t, v.values) >> 32));
     if (left > 0) {
         int32_t table;
         uint32_t key;
-        fpq_prober_start(prober, hashes, v->values);
-        for (; left > 0 && !FPQ_READ_SHARED(&poll->stop) && fpq_prober_next(prober, &table, &key); left--)
-            add_probe(&g, table, key);
+        fpq_prober prober = fpq_prober_at(worker->scratch + fpq_verifier_size(s->hashes, s->rows), s->hashes,
+                                          s->n_probe);
+        fpq_prober_start(&prober, s->hashes, v.values);
+        for (; left > 0 && !FPQ_READ_SHARED(&worker->poll->stop) && fpq_prober_next(&prober, &table, &key); left--)
+            add_probe(&b, table, key);
     }
-    probe_group(&g);
-    fpq_verify_waiting(v);
-    fpq_results_finish(&v->top, NULL, 0);
-    *stats = (fpq_lsh_stats){g.buckets, g.candidates, v->verified};
+    run_batch(&b);
+    fpq_verify_waiting(&v);
+    fpq_results_finish(&v.results, &s->answers, i);
+    s->stats[i] = (fpq_lsh_stats){b.buckets, b.candidates, v.verified};
 }
 
 int fpq_e2lsh_search(const fpq_hashes *hashes, const fpq_lsh_tables *tables, const fpq_lsh_rows *rows,
                      const float *queries, int64_t nq, int64_t n_probe, int k, float *distances, int64_t *ids,
                      fpq_lsh_stats *stats, int threads) {
-    const int n = (int)nq;
-    int failed = 0;
-    fpq_poll poll = {0};
-    threads = fpq_threads(threads, nq);
-#pragma omp parallel num_threads(threads)
-    {
-        fpq_verifier v = {0};
-        fpq_prober prober = {0};
-        const int ready = !fpq_verifier_init(&v, hashes, rows) && !fpq_prober_init(&prober, hashes, n_probe);
-        if (!ready) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp for schedule(dynamic)
-        for (int i = 0; i < n; i++) {
-            if (!ready || fpq_stopped(&poll)) continue;
-            fpq_verify_start(&v, hashes, queries + (ptrdiff_t)i * hashes->d, distances + (ptrdiff_t)i * k,
-                             ids + (ptrdiff_t)i * k, k);
-            search_one(&v, &prober, hashes, tables, n_probe, stats + i, &poll);
-        }
-        fpq_free(v.seen);
-        fpq_free(prober.sums);
-    }
-    return failed || poll.stop ? -1 : 0;
+    search s = {hashes, tables, rows, queries, n_probe, {.k = k, .distances = distances, .ids = ids}, stats};
+    const size_t scratch = fpq_verifier_size(hashes, rows) + fpq_prober_size(hashes, n_probe);
+    return fpq_parallel(nq, scratch, threads, search_query, &s);
 }

@@ -1,113 +1,91 @@
 /* SPDX-License-Identifier: MIT
- * Rows to hash values, table entries and sketches, in blocks of rows. */
+ * Rows to hash values, table entries, codes and sketches, a batch of rows per task. */
+#include <string.h>
+
 #include "lsh/lsh.h"
-#include "portable.h"
 #include "parallel.h"
+#include "portable.h"
 
-enum { ROWS = 96 };
+enum { ROW_BATCH = 96 };
 
-static int blocks_of(int64_t n) { return (int)((n + ROWS - 1) / ROWS); }
-static int rows_in(int64_t n, int64_t first) { return n - first < ROWS ? (int)(n - first) : ROWS; }
+/* hashes, or sketcher, gives each row its numbers, ld apart; put writes what becomes of them. */
+typedef struct job {
+    const fpq_matrix *x;
+    const fpq_hashes *hashes;
+    const fpq_sketcher *sketcher;
+    int ld;
+    void (*put)(const struct job *job, const float *numbers, int64_t first, int n);
+    int64_t first_row;
+    void *out;
+} job;
+
+static void hash_batch(void *context, int64_t task, fpq_worker *worker) {
+    const job *j = context;
+    const fpq_kernels *kern = fpq_active();
+    const int n = fpq_batch_size(j->x->n, ROW_BATCH, task), d = (int)j->x->d;
+    float *centred = (float *)(void *)worker->scratch, *numbers = centred + (ptrdiff_t)ROW_BATCH * d;
+    kern->read_rows(j->x, NULL, task * ROW_BATCH, n, 0, d, j->hashes ? j->hashes->centre : j->sketcher->centre,
+                    centred);
+    if (j->hashes)
+        kern->project(centred, n, d, j->hashes->packed, j->hashes->shifts, j->ld / FPQ_COLUMN_BLOCK, numbers, j->ld);
+    else
+        fpq_sketch_rows(kern, j->sketcher, centred, n, numbers + (ptrdiff_t)ROW_BATCH * j->ld, numbers);
+    j->put(j, numbers, task * ROW_BATCH, n);
+}
+
+static int run(job j, int threads) {
+    size_t scratch = (size_t)ROW_BATCH * (size_t)(j.x->d + j.ld);
+    if (j.sketcher) scratch += fpq_sketch_scratch(j.sketcher, ROW_BATCH);
+    return fpq_parallel(fpq_batches(j.x->n, ROW_BATCH), scratch * sizeof(float), threads, hash_batch, &j);
+}
+
+static void put_sketches(const job *j, const float *numbers, int64_t first, int n) {
+    uint8_t *out = (uint8_t *)j->out + first * j->ld;
+    for (int i = 0; i < n * j->ld; i++) out[i] = (uint8_t)(numbers[i] + 0.5f);
+}
 
 int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int threads) {
-    const fpq_kernels *kern = fpq_active();
-    const int blocks = blocks_of(x->n);
-    const size_t codes = (size_t)ROWS * (size_t)s->size, rows = (size_t)ROWS * (size_t)s->d;
-    const size_t scratch = fpq_sketch_scratch(s, ROWS) + codes + rows;
-    threads = fpq_threads(threads, blocks);
-    float *memory = fpq_alloc((size_t)threads * scratch * sizeof(float));
-    if (!memory) return -1;
-    fpq_poll poll = {0};
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int b = 0; b < blocks; b++) {
-        if (fpq_stopped(&poll)) continue;
-        float *centred = memory + (size_t)FPQ_THREAD_NUMBER() * scratch, *sketch = centred + rows;
-        const int64_t first = (int64_t)b * ROWS;
-        const int n = rows_in(x->n, first);
-        kern->read_rows(x, NULL, first, n, 0, s->d, s->centre, centred);
-        fpq_sketch_rows(kern, s, centred, n, sketch + codes, sketch);
-        for (int i = 0; i < n * s->size; i++) out[first * s->size + i] = (uint8_t)(sketch[i] + 0.5f);
-    }
-    fpq_free(memory);
-    return poll.stop ? -1 : 0;
+    return run((job){.x = x, .sketcher = s, .ld = s->size, .put = put_sketches, .out = out}, threads);
 }
 
-/* The values of one block of rows, fpq_columns apart, into scratch behind the rows themselves. */
-static size_t values_scratch(const fpq_hashes *hashes) {
-    return (size_t)ROWS * (size_t)(hashes->d + fpq_columns(hashes->n_tables * hashes->n_hashes));
+static int hash_rows(const fpq_hashes *hashes, const fpq_matrix *x,
+                     void (*put)(const job *, const float *, int64_t, int), int64_t first_row, void *out, int threads) {
+    const int ld = fpq_columns(hashes->n_tables * hashes->n_hashes);
+    return run((job){.x = x, .hashes = hashes, .ld = ld, .put = put, .first_row = first_row, .out = out}, threads);
 }
 
-static const float *values_of(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first, int n, float *scratch) {
-    const fpq_kernels *kern = fpq_active();
-    const int k = hashes->n_tables * hashes->n_hashes;
-    float *values = scratch + (ptrdiff_t)ROWS * hashes->d;
-    kern->read_rows(x, NULL, first, n, 0, hashes->d, hashes->centre, scratch);
-    kern->project(scratch, n, hashes->d, hashes->packed, hashes->shifts, FPQ_COLUMN_BLOCKS(k), values, fpq_columns(k));
-    return values;
+static void put_values(const job *j, const float *numbers, int64_t first, int n) {
+    const int k = j->hashes->n_tables * j->hashes->n_hashes;
+    for (int i = 0; i < n; i++)
+        memcpy((float *)j->out + (first + i) * k, numbers + (ptrdiff_t)i * j->ld, (size_t)k * sizeof(float));
 }
 
 int fpq_lsh_values(const fpq_hashes *hashes, const fpq_matrix *x, float *out, int threads) {
-    const int blocks = blocks_of(x->n), k = hashes->n_tables * hashes->n_hashes;
-    threads = fpq_threads(threads, blocks);
-    float *memory = fpq_alloc((size_t)threads * values_scratch(hashes) * sizeof(float));
-    if (!memory) return -1;
-    fpq_poll poll = {0};
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int b = 0; b < blocks; b++) {
-        if (fpq_stopped(&poll)) continue;
-        const int64_t first = (int64_t)b * ROWS;
-        const int n = rows_in(x->n, first);
-        const float *values = values_of(hashes, x, first, n,
-                                        memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
-        for (int i = 0; i < n; i++)
-            for (int c = 0; c < k; c++) out[(first + i) * k + c] = values[(ptrdiff_t)i * fpq_columns(k) + c];
-    }
-    fpq_free(memory);
-    return poll.stop ? -1 : 0;
+    return hash_rows(hashes, x, put_values, 0, out, threads);
+}
+
+static void put_entries(const job *j, const float *numbers, int64_t first, int n) {
+    uint64_t *entries = (uint64_t *)j->out + first;
+    for (int t = 0; t < j->hashes->n_tables; t++, entries += j->x->n)
+        for (int i = 0; i < n; i++) {
+            const uint64_t sum = fpq_lsh_sum(j->hashes, t, numbers + (ptrdiff_t)i * j->ld);
+            entries[i] = (sum >> 32 << 32) | (uint64_t)(j->first_row + first + i);
+        }
 }
 
 int fpq_lsh_entries(const fpq_hashes *hashes, const fpq_matrix *x, int64_t first_row, uint64_t *entries, int threads) {
-    const int blocks = blocks_of(x->n), width = fpq_columns(hashes->n_tables * hashes->n_hashes);
-    threads = fpq_threads(threads, blocks);
-    float *memory = fpq_alloc((size_t)threads * values_scratch(hashes) * sizeof(float));
-    if (!memory) return -1;
-    fpq_poll poll = {0};
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int b = 0; b < blocks; b++) {
-        if (fpq_stopped(&poll)) continue;
-        const int64_t first = (int64_t)b * ROWS;
-        const int n = rows_in(x->n, first);
-        const float *values = values_of(hashes, x, first, n,
-                                        memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
-        for (int t = 0; t < hashes->n_tables; t++)
-            for (int i = 0; i < n; i++) {
-                const uint64_t sum = fpq_lsh_sum(hashes, t, values + (ptrdiff_t)i * width);
-                entries[t * x->n + first + i] = (sum >> 32 << 32) | (uint64_t)(first_row + first + i);
-            }
-    }
-    fpq_free(memory);
-    return poll.stop ? -1 : 0;
+    return hash_rows(hashes, x, put_entries, first_row, entries, threads);
+}
+
+static void put_codes(const job *j, const float *numbers, int64_t first, int n) {
+    const int m = j->hashes->n_hashes;
+    uint8_t *codes = (uint8_t *)j->out + first * m;
+    for (int i = 0; i < n; i++, codes += m, numbers += j->ld)
+        for (int t = 0; t < m; t++) codes[t] = fpq_lsh_code(numbers[t]);
 }
 
 int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads) {
-    const int blocks = blocks_of(x->n), m = hashes->n_hashes;
-    threads = fpq_threads(threads, blocks);
-    float *memory = fpq_alloc((size_t)threads * values_scratch(hashes) * sizeof(float));
-    if (!memory) return -1;
-    fpq_poll poll = {0};
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int b = 0; b < blocks; b++) {
-        if (fpq_stopped(&poll)) continue;
-        const int64_t first = (int64_t)b * ROWS;
-        const int n = rows_in(x->n, first);
-        const float *values = values_of(hashes, x, first, n,
-                                        memory + (size_t)FPQ_THREAD_NUMBER() * values_scratch(hashes));
-        for (int i = 0; i < n; i++)
-            for (int j = 0; j < m; j++)
-                codes[(first + i) * m + j] = fpq_lsh_code(values[(ptrdiff_t)i * fpq_columns(m) + j]);
-    }
-    fpq_free(memory);
-    return poll.stop ? -1 : 0;
+    return hash_rows(hashes, x, put_codes, 0, codes, threads);
 }
 
 void fpq_lsh_starts(const uint64_t *entries, int64_t n, int bits, uint32_t *starts) {

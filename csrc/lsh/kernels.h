@@ -7,8 +7,9 @@
 #include "portable.h"
 
 #define FPQ_LSH_KERNELS(X)                                                                                             \
-    /* Bit i of n <= 64 is set where the sum over t of (q[t] - 4 codes[i * size + t])^2 is at most limit. */           \
-    X(uint64_t, sketches_within, (const int16_t *q, const uint8_t *codes, int size, int n, int32_t limit))             \
+    /* Bit i of n <= 64 is set where the sum over t of (q[t] - 4 codes[i * size + t])^2 is at most threshold.  q: in   \
+     * quarters, 0 to 1020; size: 16, 32, 48 or 64. */                                                                 \
+    X(uint64_t, sketches_within, (const int16_t *q, const uint8_t *codes, int size, int n, int32_t threshold))         \
     /* counts[r] = how many of the m < 256 codes of row r are low[j], low[j] + 1, ... or high[j] modulo 256, one block \
      * (m, 64); bit r is set where it is at least `least`. */                                                          \
     X(uint64_t, collisions,                                                                                            \

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT
- * What both kinds of LSH share: projections of rows, and the way from candidates to the k nearest. */
+ * What E2LSH and C2LSH share: hash values, and the verification of candidates, which finds the k nearest of them. */
 #ifndef FPQ_LSH_H
 #define FPQ_LSH_H
 
 #include "exact/stored.h"
 #include "isa/kernels.h"
 
-/* Bucket numbers are clamped to +-this: floats beyond cannot be converted, and no such bucket holds many rows. */
+/* Bucket numbers are clamped to +-this: larger floats cannot be converted, and no such bucket holds many rows. */
 #define FPQ_LSH_FARTHEST 1e9f
 
-/* Columns with their padding. */
+/* The number of columns, padded to whole column blocks. */
 FPQ_INLINE int fpq_columns(int k) { return FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK; }
 
 FPQ_INLINE float fpq_clamp(float x, float low, float high) { return x > low ? (x < high ? x : high) : low; }
@@ -21,7 +21,7 @@ FPQ_INLINE int64_t fpq_lsh_bucket(float value) {
 /* A bucket's number modulo 256. */
 FPQ_INLINE uint8_t fpq_lsh_code(float value) { return (uint8_t)(fpq_lsh_bucket(value) & 255); }
 
-/* A row's sum of hash times mixer in one table, from its values in all of them. */
+/* A row's sum of hash times mixer in one table, from its values in all tables. */
 FPQ_INLINE uint64_t fpq_lsh_sum(const fpq_hashes *hashes, int table, const float *values) {
     uint64_t sum = 0;
     for (int j = table * hashes->n_hashes; j < (table + 1) * hashes->n_hashes; j++)
@@ -34,37 +34,41 @@ void fpq_sketch_rows(const fpq_kernels *kern, const fpq_sketcher *s, const float
                      float *out);
 size_t fpq_sketch_scratch(const fpq_sketcher *s, int n);
 
-enum { FPQ_WAITING = 32, FPQ_SKETCH_MAX = 64 };
+enum {
+    FPQ_WAITING = 32, /* rows that wait: more hide no more latency, and the threshold comes down later */
+    FPQ_SKETCH_MAX = 64
+};
 
-/* One query's search. Rows wait until there are enough of them to hide the memory's latency. */
+/* One query's search. Rows wait until there are enough of them to hide the latency of memory. */
 typedef struct {
     const fpq_kernels *kern;
+    const fpq_hashes *hashes;
     const fpq_lsh_rows *rows;
     const float *query;
-    fpq_results top;
-    int32_t reach;                     /* the limit for sketches_within: rows beyond are too far */
-    uint64_t *seen;                    /* a bit for each row */
+    fpq_results results;
+    int32_t sketch_threshold; /* squared, in quarters of a code: a row whose sketch is farther is not in the answer */
+    uint64_t *seen;           /* bit r: row r has been offered */
     float *centred, *values, *scratch; /* the query less the centre, its hash values */
-    float length;                      /* of the query less the sketches' centre */
-    int n;
+    float length;                      /* of the query less the centre of the sketches */
+    int n;                             /* rows that wait */
     int64_t verified;
     int16_t sketch[FPQ_SKETCH_MAX]; /* of the query, in quarters of a code */
     uint32_t waiting[FPQ_WAITING];
 } fpq_verifier;
 
-/* One thread's memory in one piece: to be freed as `seen`. -1 when there is none. */
-int fpq_verifier_init(fpq_verifier *v, const fpq_hashes *hashes, const fpq_lsh_rows *rows);
-/* Takes a query up: its hash values and sketch; no rows seen yet. */
-void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *query, float *distances, int64_t *ids,
-                      int k);
+/* The verifier's parts in fpq_verifier_size bytes of memory. */
+size_t fpq_verifier_size(const fpq_hashes *hashes, const fpq_lsh_rows *rows);
+fpq_verifier fpq_verifier_at(char *memory, const fpq_hashes *hashes, const fpq_lsh_rows *rows);
+/* Begins the search of query i: its hash values and sketch; no row has been seen. */
+void fpq_verify_start(fpq_verifier *v, const float *query, const fpq_answers *answers, int64_t i);
 void fpq_verify_waiting(fpq_verifier *v);
-/* Squared L2 distance of the k-th nearest so far. */
-float fpq_verify_limit(const fpq_verifier *v);
+/* The squared L2 distance of the k-th nearest row so far. */
+float fpq_verify_threshold(const fpq_verifier *v);
 
 FPQ_INLINE int fpq_is_seen(const fpq_verifier *v, uint32_t row) { return v->seen[row / 64] >> row % 64 & 1; }
 
-/* A row whose distance is wanted, unless it has come before, is not allowed, or is none: entries may come from a file
- * that is not checked. */
+/* Queues a row to be verified, unless it has been seen, is not allowed, or does not exist: entries may come from a
+ * file, whose content is not checked. */
 FPQ_INLINE void fpq_verify(fpq_verifier *v, uint32_t row) {
     if (row >= v->rows->selector.n || fpq_is_seen(v, row)) return;
     v->seen[row / 64] |= (uint64_t)1 << row % 64;
@@ -76,10 +80,10 @@ FPQ_INLINE void fpq_verify(fpq_verifier *v, uint32_t row) {
     if (v->n == FPQ_WAITING) fpq_verify_waiting(v);
 }
 
-/* The same for n <= 64 rows with their sketches, those only that might be near enough. */
+/* Queues those of n <= 64 rows whose sketches are within the threshold. */
 FPQ_INLINE void fpq_verify_near(fpq_verifier *v, const uint64_t *entries, const uint8_t *sketches, int n) {
     uint64_t near = n < 64 ? ((uint64_t)1 << n) - 1 : ~(uint64_t)0;
-    if (sketches) near = v->kern->sketches_within(v->sketch, sketches, v->rows->sketcher->size, n, v->reach);
+    if (sketches) near = v->kern->sketches_within(v->sketch, sketches, v->rows->sketcher->size, n, v->sketch_threshold);
     for (; near; near &= near - 1) fpq_verify(v, (uint32_t)entries[fpq_lowest_bit(near)]);
 }
 

@@ -2,15 +2,22 @@
 #include "lsh/probe.h"
 #include "portable.h"
 
-int fpq_prober_init(fpq_prober *p, const fpq_hashes *hashes, int64_t n_probe) {
+/* Each probe taken from the heap puts in two. */
+static size_t heap_size(const fpq_hashes *hashes, int64_t n_probe) {
+    return ((size_t)hashes->n_tables + (size_t)n_probe) * sizeof(fpq_probe);
+}
+
+size_t fpq_prober_size(const fpq_hashes *hashes, int64_t n_probe) {
     const size_t tables = (size_t)hashes->n_tables, crossings = 2 * tables * (size_t)hashes->n_hashes;
-    const size_t heap = tables + (size_t)n_probe; /* each probe taken puts in two */
-    p->sums = fpq_alloc((tables + crossings) * sizeof(uint64_t) + heap * sizeof(fpq_probe) + crossings * sizeof(float));
-    if (!p->sums) return -1;
-    p->step = p->sums + tables;
-    p->heap = (fpq_probe *)(void *)(p->step + crossings);
-    p->crossing = (float *)(void *)(p->heap + heap);
-    return 0;
+    return (tables + crossings) * sizeof(uint64_t) + crossings * sizeof(float) + heap_size(hashes, n_probe);
+}
+
+fpq_prober fpq_prober_at(char *memory, const fpq_hashes *hashes, int64_t n_probe) {
+    fpq_prober p = {.n_hashes = hashes->n_hashes, .sums = (uint64_t *)(void *)memory};
+    p.step = p.sums + hashes->n_tables;
+    p.heap = (fpq_probe *)(void *)(p.step + 2 * hashes->n_tables * hashes->n_hashes);
+    p.crossing = (float *)(void *)((char *)p.heap + heap_size(hashes, n_probe));
+    return p;
 }
 
 static int highest(uint64_t set) {
@@ -75,7 +82,6 @@ static void push_valid(fpq_prober *p, uint64_t set, float cost, int32_t table, i
 
 void fpq_prober_start(fpq_prober *p, const fpq_hashes *hashes, const float *values) {
     const int n = hashes->n_hashes;
-    p->n_hashes = n;
     p->n = 0;
     for (int32_t t = 0; t < hashes->n_tables; t++) {
         sort_crossings(values + t * n, hashes->mixers + t * n, n, p->crossing + t * 2 * n, p->step + t * 2 * n);

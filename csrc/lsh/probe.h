@@ -26,11 +26,12 @@ typedef struct {
     fpq_probe *heap; /* the cheapest on top */
 } fpq_prober;
 
-/* Memory for n_probe probes, to be freed as `sums`. -1 when there is none. */
-int fpq_prober_init(fpq_prober *p, const fpq_hashes *hashes, int64_t n_probe);
+/* The prober's parts in fpq_prober_size bytes of memory, for n_probe probes. */
+size_t fpq_prober_size(const fpq_hashes *hashes, int64_t n_probe);
+fpq_prober fpq_prober_at(char *memory, const fpq_hashes *hashes, int64_t n_probe);
 /* values: the query's projections in widths, (n_tables, n_hashes). */
 void fpq_prober_start(fpq_prober *p, const fpq_hashes *hashes, const float *values);
-/* The next bucket's table and key; 0 when there is none left. The query's own buckets are not among them. */
+/* The table and key of the next bucket, or 0 after the last one. The query's own buckets are left out. */
 int fpq_prober_next(fpq_prober *p, int32_t *table, uint32_t *key);
 
 #endif

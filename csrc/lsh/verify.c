@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
- * Candidates to answers. A sketch is a map of the vectors that lengthens no distance: principal coordinates, and the
- * length of what they leave out, each clipped to a range and rounded to a byte. So the distance of two sketches, less
- * what rounding may add, is at most the distance of the vectors, and rows that a sketch turns away are never in the
- * answer: results do not depend on sketches. */
+ * Verification of candidates. A sketch is a map of the vectors that lengthens no distance: principal coordinates, and
+ * the length of the rest, each clipped to a range and rounded to a byte. So the distance of two sketches, less what
+ * rounding may add, is at most the distance of the vectors, and a row that its sketch excludes is not in the answer:
+ * results do not depend on sketches. */
 #include <float.h>
 #include <string.h>
 
 #include "lsh/lsh.h"
+#include "parallel.h"
 #include "portable.h"
 
 size_t fpq_sketch_scratch(const fpq_sketcher *s, int n) {
@@ -28,43 +29,50 @@ void fpq_sketch_rows(const fpq_kernels *kern, const fpq_sketcher *s, const float
     }
 }
 
-int fpq_verifier_init(fpq_verifier *v, const fpq_hashes *hashes, const fpq_lsh_rows *rows) {
-    const size_t seen = (size_t)((rows->selector.n + 63) / 64), d = (size_t)hashes->d;
-    const size_t columns = (size_t)fpq_columns(hashes->n_tables * hashes->n_hashes);
+/* Floats behind the bitmap of seen rows: the centred query, its values, and scratch. */
+static size_t floats_size(const fpq_hashes *hashes, const fpq_lsh_rows *rows) {
     const size_t sketch = rows->sketcher ? FPQ_SKETCH_MAX + fpq_sketch_scratch(rows->sketcher, 1) : 0;
-    uint64_t *memory = fpq_alloc(seen * sizeof *memory + (d + columns + d + sketch) * sizeof(float));
-    if (!memory) return -1;
-    *v = (fpq_verifier){.kern = fpq_active(), .rows = rows, .seen = memory};
-    v->centred = (float *)(void *)(memory + seen);
-    v->values = v->centred + d;
-    v->scratch = v->values + columns;
-    return 0;
+    return (2 * (size_t)hashes->d + (size_t)fpq_columns(hashes->n_tables * hashes->n_hashes) + sketch) * sizeof(float);
+}
+
+size_t fpq_verifier_size(const fpq_hashes *hashes, const fpq_lsh_rows *rows) {
+    return fpq_lines((size_t)fpq_batches(rows->selector.n, 64) * sizeof(uint64_t)) +
+           fpq_lines(floats_size(hashes, rows));
+}
+
+fpq_verifier fpq_verifier_at(char *memory, const fpq_hashes *hashes, const fpq_lsh_rows *rows) {
+    fpq_verifier v = {.kern = fpq_active(), .hashes = hashes, .rows = rows, .seen = (uint64_t *)(void *)memory};
+    memory += fpq_lines((size_t)fpq_batches(rows->selector.n, 64) * sizeof(uint64_t));
+    v.centred = (float *)(void *)memory;
+    v.values = v.centred + hashes->d;
+    v.scratch = v.values + fpq_columns(hashes->n_tables * hashes->n_hashes);
+    return v;
 }
 
 /* Relative error of a sum of d products. */
 static float sum_error(const fpq_verifier *v) { return (float)(v->rows->x.d + 16) * FLT_EPSILON; }
 
 /* For the inner product: |q - x|^2 = |q|^2 + |x|^2 - 2 q.x, where lengths are 1 or 0 but for rounding. */
-float fpq_verify_limit(const fpq_verifier *v) {
-    const float limit = v->top.threshold;
-    return v->rows->inner_product ? fmaxf(2 + 2 * limit, 0) + 4 * sum_error(v) : limit;
+float fpq_verify_threshold(const fpq_verifier *v) {
+    const float threshold = v->results.threshold;
+    return v->rows->inner_product ? fmaxf(2 + 2 * threshold, 0) + 4 * sum_error(v) : threshold;
 }
 
 /* A row within a distance r has a sketch within
  *   scale * r + sqrt(size) * (1/2 + 1/8)                           the rounding of the row's codes and the query's
  *             + 2 sqrt(size) * scale * sum_error * (|q - c| + r)   that of their coordinates: |x - c| <= |q - c| + r
  * codes; 1 more covers the rest. */
-static int32_t reach_of(const fpq_verifier *v) {
+static int32_t sketch_threshold(const fpq_verifier *v) {
     const fpq_sketcher *s = v->rows->sketcher;
-    const float squared = fpq_verify_limit(v);
+    const float squared = fpq_verify_threshold(v);
     if (!s || !(squared < INFINITY)) return INT32_MAX;
     const float r = sqrtf(squared), sides = sqrtf((float)s->size);
     const float units = s->scale * (r + 2 * sides * sum_error(v) * (v->length + r)) + 0.625f * sides + 1;
     return (int32_t)fpq_clamp(16 * units * units, 0, 1e9f);
 }
 
-void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *query, float *distances, int64_t *ids,
-                      int k) {
+void fpq_verify_start(fpq_verifier *v, const float *query, const fpq_answers *answers, int64_t i) {
+    const fpq_hashes *hashes = v->hashes;
     const fpq_sketcher *s = v->rows->sketcher;
     const int columns = hashes->n_tables * hashes->n_hashes, d = hashes->d;
     if (s) {
@@ -78,20 +86,20 @@ void fpq_verify_start(fpq_verifier *v, const fpq_hashes *hashes, const float *qu
     v->kern->project(v->centred, 1, d, hashes->packed, hashes->shifts, FPQ_COLUMN_BLOCKS(columns), v->values,
                      fpq_columns(columns));
     v->query = query;
-    v->top = fpq_results_of(&(fpq_answers){.k = k, .distances = distances, .ids = ids}, 0, NULL);
-    v->reach = INT32_MAX;
+    v->results = fpq_results_of(answers, i, v->rows->selector.ids);
+    v->sketch_threshold = INT32_MAX;
     v->n = 0;
     v->verified = 0;
-    memset(v->seen, 0, (size_t)((v->rows->selector.n + 63) / 64) * sizeof *v->seen);
+    memset(v->seen, 0, (size_t)fpq_batches(v->rows->selector.n, 64) * sizeof *v->seen);
 }
 
 void fpq_verify_waiting(fpq_verifier *v) {
     for (int i = 0; i < v->n; i++) {
         const uint32_t row = v->waiting[i];
-        const float distance = fpq_distance_to(v->kern, &v->rows->x, row, v->query, v->rows->inner_product, v->scratch);
-        fpq_push_row(&v->rows->selector, &v->top, distance, row);
+        fpq_offer_row(&v->results,
+                      fpq_distance_to(v->kern, &v->rows->x, row, v->query, v->rows->inner_product, v->scratch), row);
     }
     v->verified += v->n;
     v->n = 0;
-    v->reach = reach_of(v);
+    v->sketch_threshold = sketch_threshold(v);
 }

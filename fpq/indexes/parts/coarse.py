@@ -37,7 +37,7 @@ class CoarseQuantizer:
     def __init__(self, centroids: Float32, inner_product: bool, n_threads: int) -> None:
         self.centroids = centroids
         self._inner_product = inner_product
-        self._columns = _native.SmallFlat(centroids, inner_product)
+        self._small = _native.SmallFlat(centroids, inner_product)
         self.largest = _native.largest(centroids, n_threads)
         self._norms = np.empty(len(centroids), dtype=np.float32)
         _native.flat_norms(centroids, self._norms, n_threads)
@@ -74,7 +74,7 @@ class CoarseQuantizer:
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         groups = 0 if self._groups is None else self._groups.nbytes
-        return self.centroids.nbytes + self._norms.nbytes + self._columns.nbytes + groups
+        return self.centroids.nbytes + self._norms.nbytes + self._small.nbytes + groups
 
     def nearest(self, x: Array, n_threads: int) -> Int32:
         """The list of each row: the nearest centroid in squared L2, ties to the lower number. int32 (n,)."""
@@ -125,13 +125,13 @@ class CoarseQuantizer:
                 return self._groups.probe(queries, n_probe, n_threads)
         distances = np.empty((len(queries), n_probe), dtype=np.float32)
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
-        if not power and self._columns.applies(n_probe):
-            self._columns.search(queries, distances, lists, n_threads)
+        found = _native.TopK(distances, lists)
+        if not power and self._small.applies(n_probe):
+            self._small.search(queries, found, n_threads)
         else:
             _native.flat_search(
-                self.centroids, self._norms, queries, None, None, self._inner_product, distances, lists, n_threads,
-                power,
-            )  # fmt: skip
+                self.centroids, self._norms, queries, None, None, self._inner_product, found, n_threads, power
+            )
         return lists
 
 

@@ -47,7 +47,8 @@ class TwoLevel:
         """The n nearest groups of each query."""
         distances = np.empty((len(queries), n), dtype=np.float32)
         groups = np.empty((len(queries), n), dtype=np.int64)
-        _native.flat_search(self.centres, self._norms, queries, None, None, False, distances, groups, n_threads)
+        found = _native.TopK(distances, groups)
+        _native.flat_search(self.centres, self._norms, queries, None, None, False, found, n_threads)
         return groups
 
     def nearest(self, x: Array, n_threads: int) -> Int32:
