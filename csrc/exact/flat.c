@@ -94,7 +94,8 @@ static int search_columns(const fpq_matrix *x, const float *queries, int64_t nq,
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
                     const fpq_selector *selector, int inner_product, int k, float *distances, int64_t *ids,
                     int threads) {
-    const int few = fpq_small_flat_applies(x, k) && (k >= LEAST_K || fpq_int8_pays(fpq_active(), (int)x->n, (int)x->d));
+    const int few = fpq_small_flat_applies(x, k) &&
+                    (k >= LEAST_K || fpq_int8_is_faster(fpq_active(), (int)x->n, (int)x->d));
     if (few && nq >= LEAST_QUERIES && !selector->allowed)
         return search_columns(x, queries, nq, selector, inner_product, k, distances, ids, threads);
     const int d = (int)x->d, group = nq < DIRECT || x->exponent ? DIRECT : QUERIES;

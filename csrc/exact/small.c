@@ -37,7 +37,7 @@ struct fpq_small_flat {
 
 int fpq_small_flat_applies(const fpq_matrix *x, int64_t k) {
     if (k > x->n / 8 || x->exponent) return 0;
-    return x->n <= MOST_FLOAT_ROWS || (x->n <= MOST_ROWS && fpq_int8_pays(fpq_active(), (int)x->n, (int)x->d));
+    return x->n <= MOST_FLOAT_ROWS || (x->n <= MOST_ROWS && fpq_int8_is_faster(fpq_active(), (int)x->n, (int)x->d));
 }
 
 /* A point near most of the rows: that of some of them, in scratch (33 d floats). */
@@ -70,7 +70,7 @@ fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product) {
     const fpq_kernels *kern = fpq_active();
     const int n = (int)x->n, d = (int)x->d, blocks = FPQ_COLUMN_BLOCKS(n), panels = (blocks + PANEL - 1) / PANEL,
               ld = panels * WORD;
-    const int has_int8 = fpq_int8_pays(kern, n, d);
+    const int has_int8 = fpq_int8_is_faster(kern, n, d);
     const size_t head = fpq_lines(sizeof(fpq_small_flat)), bias = fpq_lines((size_t)ld * sizeof(float));
     const size_t columns = fpq_lines(has_int8 ? fpq_int8_codebook_size(blocks, d)
                                               : (size_t)ld * (size_t)d * sizeof(float));
@@ -192,8 +192,8 @@ static void multiply(const fpq_kernels *kern, const fpq_small_flat *f, const flo
         float *lanes = w->lanes + (ptrdiff_t)p * n * FPQ_COLUMN_BLOCK, *products = w->products + p * WORD;
         for (int i = 0; i < n * FPQ_COLUMN_BLOCK; i++) lanes[i] = -INFINITY;
         if (!f->floats) {
-            kern->project_int8(w->rows.bytes, w->rows.step, list, n, &f->bytes.columns, p * PANEL, blocks, products,
-                               f->ld, lanes);
+            kern->project_int8(w->rows.quantized, w->rows.scale, list, n, &f->bytes.columns, p * PANEL, blocks,
+                               products, f->ld, lanes);
             continue;
         }
         kern->project(w->x, n, d, f->floats + (ptrdiff_t)p * WORD * d, f->bias + p * WORD, blocks, products, f->ld);
