@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * An inner product and a squared distance in double precision, added in an order that no compiler and no instruction
- * set changes. Squares and products of floats neither overflow nor underflow there. */
+ * An inner product and a squared distance in double precision. The order of their sums is fixed, so every compiler and
+ * instruction set gives the same bits. Squares and products of floats neither overflow nor underflow in doubles. */
 #ifndef FPQ_DOT_H
 #define FPQ_DOT_H
 

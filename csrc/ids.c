@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: MIT
- * Hash tables from ids to places, with open addressing and linear probing. An entry of 4 bytes holds a place and, in
- * the bits that places leave free, bits of the hash. The id itself is read from the array of ids by place, which few
- * entries but the right one need. Deletion moves later entries back instead of leaving marks, so that the cost of a
- * look-up depends on the ids that are there and not on those that were. */
+ * Hash tables from ids to places, with open addressing and linear probing. An entry of 4 or 8 bytes holds a place and,
+ * in its other bits, bits of the hash. Where these bits agree, the id is read from the array of ids by place, which
+ * seldom happens for a wrong entry. Deletion moves later entries back instead of leaving tombstones, so the cost of a
+ * look-up does not grow with the number of deleted ids. */
 #include "fpq.h"
 #include "portable.h"
 
-/* AHEAD: ids for which memory is fetched before its use. A table of 1,000,000 ids lies outside most caches. */
-enum { AHEAD = 16 };
+enum {
+    AHEAD = 16 /* Ids from a prefetch to the use of its memory: a table of 1,000,000 ids lies outside most caches. */
+};
 
-/* Two rounds of multiplication, as one leaves ids with equal low bits together. */
+/* Two rounds of multiplication are needed: after one, ids with equal low bits have close hashes. */
 FPQ_INLINE uint64_t hash(int64_t id) {
     uint64_t x = (uint64_t)id * 0x9e3779b97f4a7c15u;
     x ^= x >> 32;
     return x * 0x9e3779b97f4a7c15u;
 }
 
-/* Where the search for an id begins. */
+/* The entry at which the search for an id begins. */
 FPQ_INLINE uint64_t home(const fpq_id_table *t, uint64_t h) { return h >> (64 - t->bits); }
 
 FPQ_INLINE uint64_t next(const fpq_id_table *t, uint64_t at) { return (at + 1) & (((uint64_t)1 << t->bits) - 1); }
@@ -45,12 +46,12 @@ FPQ_INLINE void fetch(const fpq_id_table *t, int64_t id) {
     FPQ_PREFETCH((const char *)t->entries + home(t, hash(id)) * (t->wide ? sizeof(uint64_t) : sizeof(uint32_t)));
 }
 
-/* The entry of an id, or the empty one where it belongs. */
+/* The entry of an id, or the empty entry that ends the search for it. */
 FPQ_INLINE uint64_t locate(const fpq_id_table *t, int64_t id) {
-    const uint64_t h = hash(id), some = entry_of(t, h, 0);
+    const uint64_t h = hash(id), pattern = entry_of(t, h, 0);
     uint64_t at = home(t, h);
     for (uint64_t entry; (entry = get(t, at)); at = next(t, at))
-        if ((entry ^ some) >> t->place_bits == 0 && t->ids[place_of(t, entry)] == id) break;
+        if ((entry ^ pattern) >> t->place_bits == 0 && t->ids[place_of(t, entry)] == id) break;
     return at;
 }
 
@@ -75,7 +76,7 @@ void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n) {
     }
 }
 
-/* Empty an entry, and move those behind back that would not be found any more. */
+/* Empties an entry, and moves back later entries that a search would no longer find. */
 static void erase(const fpq_id_table *t, uint64_t hole) {
     const uint64_t mask = ((uint64_t)1 << t->bits) - 1;
     uint64_t entry;

@@ -110,7 +110,7 @@ static void pack_codebook(void *context, int64_t j, fpq_worker *worker) {
 
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
     const size_t dsub = (size_t)cb->dsub, m = (size_t)cb->m;
-    packing p = {.cb = cb, .table_size = 2, .has_int8 = fpq_int8_pays(fpq_active(), cb->k, cb->dsub)};
+    packing p = {.cb = cb, .table_size = 2, .has_int8 = fpq_int8_is_faster(fpq_active(), cb->k, cb->dsub)};
     while (p.table_size < 2 * cb->k) p.table_size *= 2;
     p.structs = fpq_float_lines(m * sizeof(fpq_packed_codebook) / sizeof(float) + 1);
     p.offsets = fpq_float_lines((size_t)cb->offsets[cb->m]);
@@ -132,7 +132,7 @@ void fpq_read_centred(const fpq_kernels *kern, const fpq_packed_codebook *packed
     kern->read_rows(&data->x, data->rows, first, n, 0, (int)data->x.d, packed->offset, x);
 }
 
-/* The largest squared difference, in float32, of a centred row and a centroid that may be as candidates as another
+/* The largest squared difference, in float32, of a centred row and a centroid that may be as near as another
  * centroid, whose squared difference is `squared`. Centring has moved a distance by at most 2 u (|x| + |c|) <= 2 u (2
  * |x| + distance), and a sum of squares is off by less than (d + 3) u of itself. */
 static float squared_threshold(int d, float square, float squared) {
@@ -310,7 +310,7 @@ static void nearest_rows_by_int8(const fpq_assignment *a, int32_t *ids, float *e
     }
     for (int i = 0; i < a->n; i += FPQ_INT8_TILE) {
         const int n = a->n - i < FPQ_INT8_TILE ? a->n - i : FPQ_INT8_TILE;
-        a->kern->project_int8(rows.bytes, rows.step, list + i, n, &codebook->int8.columns, 0,
+        a->kern->project_int8(rows.quantized, rows.scale, list + i, n, &codebook->int8.columns, 0,
                               FPQ_COLUMN_BLOCKS(codebook->k), products, ld, lane_max);
         for (int r = i; r < i + n; r++) {
             ids[r] = fpq_nearest_by_int8(a, &rows, r, products + (r - i) * ld);
@@ -323,7 +323,7 @@ size_t fpq_nearest_scratch(const fpq_codebooks *cb) {
     const size_t transposed = fpq_lines((size_t)FPQ_ROW_BATCH * (size_t)cb->dsub * sizeof(float));
     const size_t int8 = int8_scratch(cb->k) + fpq_int8_rows_size(FPQ_ROW_BATCH, cb->dsub);
     return fpq_decide_scratch(cb->k, cb->dsub) +
-           (fpq_int8_pays(fpq_active(), cb->k, cb->dsub) && int8 > transposed ? int8 : transposed);
+           (fpq_int8_is_faster(fpq_active(), cb->k, cb->dsub) && int8 > transposed ? int8 : transposed);
 }
 
 void fpq_nearest_rows(const fpq_assignment *a, int32_t *ids, float *errors) {

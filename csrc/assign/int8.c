@@ -6,11 +6,14 @@
 
 #include "portable.h"
 
-enum { LEAST_D = 64, LEAST_K = 64 }; /* with fewer, writing a row in bytes costs what it saves */
+enum {
+    MIN_D = 64, /* With fewer dimensions or columns, to quantize a row takes the time that its products save. */
+    MIN_K = 64
+};
 
 static int padded(int d) { return (d + 3) / 4 * 4; }
 
-int fpq_int8_pays(const fpq_kernels *kern, int k, int d) { return kern->fast_int8 && d >= LEAST_D && k >= LEAST_K; }
+int fpq_int8_is_faster(const fpq_kernels *kern, int k, int d) { return kern->fast_int8 && d >= MIN_D && k >= MIN_K; }
 
 size_t fpq_int8_codebook_size(int blocks, int d) {
     const size_t columns = (size_t)blocks * FPQ_COLUMN_BLOCK;
@@ -24,7 +27,7 @@ size_t fpq_int8_rows_size(int n, int d) {
 
 void fpq_int8_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_int8_codebook *codebook) {
     const size_t columns = (size_t)blocks * FPQ_COLUMN_BLOCK;
-    *codebook = (fpq_int8_codebook){.packed = (int8_t *)memory, .slack = (float)(d + 16) * 0x1p-23f};
+    *codebook = (fpq_int8_codebook){.packed = (int8_t *)memory, .rounding = (float)(d + 16) * 0x1p-23f};
     memset(memory, 0, fpq_int8_codebook_size(blocks, d));
     codebook->start = (int32_t *)(void *)(memory += columns * (size_t)padded(d));
     codebook->scale = (float *)(void *)(memory + columns * sizeof(int32_t));
@@ -33,38 +36,39 @@ void fpq_int8_codebook_place(char *memory, int blocks, int d, const float *bias,
 
 void fpq_int8_rows_place(char *memory, int n, const fpq_int8_codebook *codebook, fpq_int8_rows *rows) {
     rows->codebook = codebook;
-    rows->bytes = (uint8_t *)memory;
-    rows->step = (float *)(void *)(memory += fpq_lines((size_t)n * (size_t)codebook->columns.d));
+    rows->quantized = (uint8_t *)memory;
+    rows->scale = (float *)(void *)(memory += fpq_lines((size_t)n * (size_t)codebook->columns.d));
     rows->margin = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
     rows->square = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
     rows->rounding = (float *)(void *)(memory += fpq_lines((size_t)n * sizeof(float)));
-    rows->rest = (float *)(void *)(memory + fpq_lines((size_t)n * sizeof(float)));
+    rows->residual = (float *)(void *)(memory + fpq_lines((size_t)n * sizeof(float)));
 }
 
 void fpq_int8_codebook_put(const fpq_kernels *kern, fpq_int8_codebook *codebook, int at, const float *c, int d,
                            float *scratch) {
     int8_t *to = codebook->packed + (ptrdiff_t)(at / FPQ_COLUMN_BLOCK) * codebook->columns.d * FPQ_COLUMN_BLOCK +
                  at % FPQ_COLUMN_BLOCK * 4;
-    uint8_t *bytes = (uint8_t *)(void *)(scratch + d);
+    uint8_t *quantized = (uint8_t *)(void *)(scratch + d);
     int32_t sum = 0;
-    codebook->scale[at] = kern->quantize_int8(c, d, bytes, scratch);
+    codebook->scale[at] = kern->quantize_int8(c, d, quantized, scratch);
     for (int t = 0; t < d; t++) {
-        const int number = bytes[t] - 128;
+        const int number = quantized[t] - 128;
         to[t / 4 * 4 * FPQ_COLUMN_BLOCK + t % 4] = (int8_t)number;
         sum += number;
     }
     codebook->start[at] = -128 * sum;
-    codebook->length = fmaxf(codebook->length, sqrtf(kern->ip_f32(c, c, d)));
-    codebook->error = fmaxf(codebook->error, sqrtf(kern->ip_f32(scratch, scratch, d)));
+    codebook->max_norm = fmaxf(codebook->max_norm, sqrtf(kern->ip_f32(c, c, d)));
+    codebook->max_error = fmaxf(codebook->max_error, sqrtf(kern->ip_f32(scratch, scratch, d)));
 }
 
 void fpq_int8_rows_put(const fpq_kernels *kern, fpq_int8_rows *rows, int at, const float *x, int d) {
     const fpq_int8_codebook *codebook = rows->codebook;
-    uint8_t *bytes = rows->bytes + (ptrdiff_t)at * codebook->columns.d;
-    rows->step[at] = kern->quantize_int8(x, d, bytes, rows->rest);
-    for (int t = d; t < codebook->columns.d; t++) bytes[t] = 128;
+    uint8_t *quantized = rows->quantized + (ptrdiff_t)at * codebook->columns.d;
+    rows->scale[at] = kern->quantize_int8(x, d, quantized, rows->residual);
+    for (int t = d; t < codebook->columns.d; t++) quantized[t] = 128;
     rows->square[at] = kern->ip_f32(x, x, d);
-    const float length = sqrtf(rows->square[at]), error = sqrtf(kern->ip_f32(rows->rest, rows->rest, d));
-    rows->rounding[at] = codebook->slack * (length + codebook->length) * codebook->length;
-    rows->margin[at] = 1.0001f * (error * codebook->length + (length + error) * codebook->error) + rows->rounding[at];
+    const float norm = sqrtf(rows->square[at]), error = sqrtf(kern->ip_f32(rows->residual, rows->residual, d));
+    rows->rounding[at] = codebook->rounding * (norm + codebook->max_norm) * codebook->max_norm;
+    rows->margin[at] = 1.0001f * (error * codebook->max_norm + (norm + error) * codebook->max_error) +
+                       rows->rounding[at];
 }

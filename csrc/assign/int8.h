@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
- * Rows and centroids in bytes. Their products are whole numbers and cheap; how far they can be from the products of the
- * vectors themselves is known, so few centroids of a row need to be looked at again.
+ * Scores from rows and centroids quantized to int8. One AVX-512 VNNI instruction adds four times as many
+ * of their products as an instruction for floats. The quantization error has a bound, so float32 scores are needed for
+ * few centroids of a row.
  *
- * For x = x' + e and c = c' + f, x' and c' being the bytes: |x.c - x'.c'| <= |e| |c| + |x'| |f|. */
-#ifndef FPQ_BYTES_H
-#define FPQ_BYTES_H
+ * The bound. For x = x' + e and c = c' + f, where x' and c' are the quantized vectors, |x.c - x'.c'| <= |e| |c| + |x'|
+ * |f| by the Cauchy-Schwarz inequality. */
+#ifndef FPQ_INT8_H
+#define FPQ_INT8_H
 
 #include "isa/kernels.h"
 
@@ -13,27 +15,28 @@ typedef struct {
     int8_t *packed;
     int32_t *start;
     float *scale;
-    float length, error, slack; /* most |c| and |f| of a column; relative rounding error of sums of floats */
+    float max_norm, max_error; /* the largest |c| and |f| of a column */
+    float rounding;            /* relative rounding error of a sum of d floats */
 } fpq_int8_codebook;
 
-/* Rows to be multiplied with the columns. */
+/* Quantized rows, for products with the columns of a codebook. */
 typedef struct {
     const fpq_int8_codebook *codebook;
-    uint8_t *bytes; /* (n, columns.d) */
-    float *step;
-    float *margin;   /* a product and that of the bytes are never farther apart */
-    float *square;   /* squared lengths of the rows */
-    float *rounding; /* a product in float32, summed in any order, and the true one are never farther apart */
-    float *rest;     /* (columns.d) */
+    uint8_t *quantized; /* (n, columns.d), with 128 added */
+    float *scale;
+    float *margin;   /* bound of the difference between the score and the int8 score of a row */
+    float *square;   /* squared norms */
+    float *rounding; /* bound of the rounding error of a float32 score, summed in any order */
+    float *residual; /* (columns.d), scratch */
 } fpq_int8_rows;
 
-/* Whether bytes are worth while for k columns of d numbers. */
-int fpq_int8_pays(const fpq_kernels *kern, int k, int d);
+/* Whether int8 scores of k columns of d numbers are faster than float32 scores. */
+int fpq_int8_is_faster(const fpq_kernels *kern, int k, int d);
 
 size_t fpq_int8_codebook_size(int blocks, int d);
 size_t fpq_int8_rows_size(int n, int d);
 
-/* In memory on a 64-byte boundary; columns that are never put are zero. */
+/* These lay out a codebook and rows in memory on a 64-byte boundary. Columns are zero until they are put. */
 void fpq_int8_codebook_place(char *memory, int blocks, int d, const float *bias, fpq_int8_codebook *codebook);
 void fpq_int8_rows_place(char *memory, int n, const fpq_int8_codebook *codebook, fpq_int8_rows *rows);
 

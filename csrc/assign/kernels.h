@@ -8,7 +8,7 @@
 #include "portable.h"
 
 enum {
-    FPQ_ROW_BATCH = 96, /* Rows of a row batch: more share each load of a centroid, fewer leave more of the cache. */
+    FPQ_ROW_BATCH = 96, /* Rows of a row batch: more share each load of a centroid, fewer need less scratch memory. */
     FPQ_ROWS_TILE = 48, /* nearest_of_rows takes multiples of 48 rows, which every instruction set cuts evenly. */
 };
 

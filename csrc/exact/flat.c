@@ -120,7 +120,7 @@ static int search_small(const fpq_matrix *x, const float *queries, int64_t nq, c
 
 static int small_is_faster(const fpq_matrix *x, int64_t nq, const fpq_selector *selector, int64_t k) {
     return nq >= MIN_SMALL_QUERIES && !selector->allowed && fpq_small_flat_applies(x, k) &&
-           (k >= MIN_SMALL_K || fpq_int8_pays(fpq_active(), (int)x->n, (int)x->d));
+           (k >= MIN_SMALL_K || fpq_int8_is_faster(fpq_active(), (int)x->n, (int)x->d));
 }
 
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,

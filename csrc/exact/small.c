@@ -36,7 +36,7 @@ struct fpq_small_flat {
 
 int fpq_small_flat_applies(const fpq_matrix *x, int64_t k) {
     if (k < 1 || k > x->n / 8 || x->exponent) return 0;
-    return x->n <= MAX_FLOAT32_ROWS || (x->n <= MAX_ROWS && fpq_int8_pays(fpq_active(), (int)x->n, (int)x->d));
+    return x->n <= MAX_FLOAT32_ROWS || (x->n <= MAX_ROWS && fpq_int8_is_faster(fpq_active(), (int)x->n, (int)x->d));
 }
 
 /* A point near most of the rows, from CENTRE_ROWS of them, which scratch (CENTRE_ROWS d floats) holds. */
@@ -69,7 +69,7 @@ fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product) {
     const fpq_kernels *kern = fpq_active();
     const int n = (int)x->n, d = (int)x->d, blocks = FPQ_COLUMN_BLOCKS(n), panels = (blocks + PANEL - 1) / PANEL,
               ld = panels * PANEL_COLUMNS;
-    const int has_int8 = fpq_int8_pays(kern, n, d);
+    const int has_int8 = fpq_int8_is_faster(kern, n, d);
     const size_t head = fpq_lines(sizeof(fpq_small_flat)), bias = fpq_lines((size_t)ld * sizeof(float));
     const size_t columns = fpq_lines(has_int8 ? fpq_int8_codebook_size(blocks, d)
                                               : (size_t)ld * (size_t)d * sizeof(float));
@@ -191,7 +191,7 @@ static void multiply(const fpq_kernels *kern, const fpq_small_flat *f, const flo
         float *lanes = w->lanes + (ptrdiff_t)p * n * FPQ_COLUMN_BLOCK, *products = w->products + p * PANEL_COLUMNS;
         for (int i = 0; i < n * FPQ_COLUMN_BLOCK; i++) lanes[i] = -INFINITY;
         if (!f->packed) {
-            kern->project_int8(w->rows.bytes, w->rows.step, list, n, &f->int8.columns, p * PANEL, blocks, products,
+            kern->project_int8(w->rows.quantized, w->rows.scale, list, n, &f->int8.columns, p * PANEL, blocks, products,
                                f->ld, lanes);
             continue;
         }

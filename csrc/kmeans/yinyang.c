@@ -170,8 +170,8 @@ static void search_all_by_int8(const row_batch *b, const uint8_t *rows, int coun
             const int end = first + g->span < n_blocks ? first + g->span : n_blocks;
             for (int i = 0; i < n; i++)
                 for (int t = 0; t < FPQ_COLUMN_BLOCK; t++) lane_max[rows[i] * FPQ_COLUMN_BLOCK + t] = -INFINITY;
-            b->kern->project_int8(b->int8->bytes, b->int8->step, rows, n, &packed->int8.columns, first, end - first,
-                                  b->products + first * FPQ_COLUMN_BLOCK, ld, lane_max);
+            b->kern->project_int8(b->int8->quantized, b->int8->scale, rows, n, &packed->int8.columns, first,
+                                  end - first, b->products + first * FPQ_COLUMN_BLOCK, ld, lane_max);
             for (int i = 0; i < n; i++)
                 for (int t = 0; t < FPQ_COLUMN_BLOCK; t++)
                     lane_max[rows[i] * FPQ_COLUMN_BLOCK + t] += b->int8->margin[rows[i]];
@@ -190,7 +190,7 @@ static void max_other_by_int8(const row_batch *b, int group, const uint8_t *rows
     const grouped *g = b->codebook;
     const int d = g->packed->d;
     uint64_t candidates[FPQ_ROW_BATCH];
-    b->kern->max_other_int8(b->int8->bytes, b->int8->step, rows, n, &g->int8.columns, group * g->blocks, g->blocks,
+    b->kern->max_other_int8(b->int8->quantized, b->int8->scale, rows, n, &g->int8.columns, group * g->blocks, g->blocks,
                             assigned, first_id, threshold, lane_max, candidates);
     for (int i = 0; i < n; i++) {
         const int row = rows[i];
