@@ -14,10 +14,10 @@
 enum {
     ROW_BATCH = 96,
     QUERY_BATCH = 64,         /* the numbers that at_least compares: one word says which queries a row may answer */
-    DIRECT_BATCH = 4,         /* queries that are compared row by row: fewer do not pay back the packing of rows */
-    MIN_RANGE_ROWS = 1024,    /* per task: smaller ranges cost more in merging than a thread saves */
-    MIN_SMALL_QUERIES = 64,   /* fewer queries do not pay back the packing of a small index, */
-    MIN_SMALL_K = 8,          /* nor do fewer neighbours without int8 products: they leave few distances to take */
+    DIRECT_BATCH = 4,         /* fewer queries than these are compared row by row */
+    MIN_RANGE_ROWS = 1024,    /* per task, where the rows are shared among threads */
+    MIN_SMALL_QUERIES = 64,   /* a small index is packed for no fewer queries, */
+    MIN_SMALL_K = 8,          /* and without int8 products for no fewer neighbours */
     MIN_TASK_PAIRS = 1 << 14, /* one thread is through with fewer distances before another has begun */
     POLL_ROWS = 1 << 12       /* between two questions whether to stop */
 };
@@ -189,7 +189,7 @@ static void distances_of_query(void *context, int64_t task, fpq_worker *worker) 
     const int64_t *rows = job->rows + task * job->n;
     float *out = job->out + task * job->n, *scratch = (float *)(void *)worker->scratch;
     for (int64_t r = 0; r < job->n; r++) {
-        if (r % 256 == 0 && fpq_stopped(worker->poll)) return; /* rows on a disk may come slowly */
+        if (r % 256 == 0 && fpq_stopped(worker->poll)) return;
         if (r + 8 < job->n && rows[r + 8] >= 0) FPQ_PREFETCH(job->x->data + rows[r + 8] * job->x->row_stride);
         out[r] = rows[r] < 0 ? INFINITY
                              : fpq_distance_to(job->kern, job->x, rows[r], query, job->inner_product, scratch);

@@ -17,9 +17,9 @@ enum {
     PANEL_COLUMNS = 64, /* the numbers that at_least compares */
     PANEL = PANEL_COLUMNS / FPQ_COLUMN_BLOCK,
     QUERY_BATCH = 48,        /* queries that share the reading of float32 columns, */
-    INT8_QUERY_BATCH = 12,   /* and of int8 columns, which are a quarter as long */
-    MAX_ROWS = 16384,        /* more rows make a row of products that leaves the cache, */
-    MAX_FLOAT32_ROWS = 4096, /* and float32 products are slower to begin with */
+    INT8_QUERY_BATCH = 12,   /* and of int8 columns */
+    MAX_ROWS = 16384,        /* of an index that fpq_small_flat_applies to: int8, */
+    MAX_FLOAT32_ROWS = 4096, /* and float32 columns */
     CENTRE_ROWS = 33         /* rows that the centre is taken from */
 };
 
@@ -205,7 +205,8 @@ static void multiply(const fpq_kernels *kern, const fpq_small_flat *f, const flo
 
 /* How far the product of one of the k nearest columns may lie below `reached`, which the products of k columns reach.
  * Such a column c is near the query x, of squared length `square`: |x - c|^2 <= square - 2 reached, and so |c| <= |x| +
- * |x - c|. For inner products the longest column bounds |c|. The factor 2.1 covers the errors of the distances. */
+ * |x - c|. For inner products the longest column bounds |c|. The distances have an error
+ * of their own, relative to themselves. */
 static float margin_of(const fpq_small_flat *f, float square, float reached, float margin) {
     const float length = sqrtf(square) + sqrtf(fmaxf(square - 2 * reached, 0)),
                 column = f->centre ? length * length : f->longest;

@@ -9,7 +9,7 @@
 #include "portable.h"
 
 enum {
-    QUERY_BATCH = 8,      /* queries that share the reading of codes: each takes memory for its collisions */
+    QUERY_BATCH = 8,      /* queries that share the reading of codes */
     TILE_BYTES = 1 << 18, /* of codes that stay in the L2 cache while the queries of a batch pass over them */
     POLL_ROWS = 1 << 12   /* between two questions whether to stop */
 };

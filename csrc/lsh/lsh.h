@@ -35,7 +35,7 @@ void fpq_sketch_rows(const fpq_kernels *kern, const fpq_sketcher *s, const float
 size_t fpq_sketch_scratch(const fpq_sketcher *s, int n);
 
 enum {
-    FPQ_WAITING = 32, /* rows that wait: more hide no more latency, and the threshold comes down later */
+    FPQ_WAITING = 32, /* rows that wait at most */
     FPQ_SKETCH_MAX = 64
 };
 
