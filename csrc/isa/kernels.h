@@ -39,6 +39,9 @@
 #define FPQ_MEMBER(type, name, args) type(*name) args;
 typedef struct {
     const char *isa;
+#ifdef FPQ_SELFTEST
+    const char *(*check_words)(uint64_t seed); /* isa/selftest.inc; NULL: scalar */
+#endif
     int fast_prune;                           /* whether prune_lut4 and prune_lut8 are faster than adc */
     int code_groups;                          /* entries of prune_lut8's tables */
     int fast_int8;                            /* whether products of bytes are faster than those of floats */

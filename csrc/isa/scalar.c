@@ -7,6 +7,7 @@
 #include "portable.h"
 
 #define FPQ_ISA scalar
+#define FPQ_CHECK_WORDS NULL
 #define FPQ_FAST_PRUNE 0
 #define FPQ_CODE_GROUPS 256
 #define FPQ_FAST_INT8 0

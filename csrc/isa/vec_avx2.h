@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT  The vector words on AVX2 + FMA: 8 lanes. */
 #include <immintrin.h>
 
-typedef __m256 vf;  /* floats */
-typedef __m256i vi; /* 32-bit integers */
-typedef __m256 vm;  /* a choice for each lane */
+typedef __m256 vf;
+typedef __m256i vi;
+typedef __m256 vm;
 #define LANES 8
 #define TILE_ROWS 6
 #define TILE_BLOCKS 1
@@ -13,7 +13,7 @@ typedef __m256 vm;  /* a choice for each lane */
 FPQ_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
 FPQ_INLINE vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
-FPQ_INLINE vf vf_load_part(const float *p, int n) { /* the other lanes are 0 */
+FPQ_INLINE vf vf_load_part(const float *p, int n) {
     return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
 }
 FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
@@ -24,14 +24,14 @@ FPQ_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); } /* c - a b */
+FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 FPQ_INLINE float vf_sum(vf x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 FPQ_INLINE vf vf_sqrt(vf x) { return _mm256_sqrt_ps(x); }
-FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm256_min_ps(a, b); } /* b where a is NaN */
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm256_min_ps(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm256_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -43,7 +43,7 @@ FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, 
 FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) {
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
 }
-/* Rows become columns, 8 of each: pairs, fours, then halves of vectors change places. */
+/* Pairs, fours, then halves of vectors change places. */
 FPQ_INLINE void vf_transpose(vf *x) {
     vf pairs[8], fours[8];
     FPQ_UNROLL for (int i = 0; i < 8; i += 2) {
@@ -68,9 +68,8 @@ FPQ_INLINE vi vi_lane_numbers(void) { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5,
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
 
-typedef __m256i vb; /* bytes */
+typedef __m256i vb;
 #define BYTES 32
-#define BYTE_VECTOR_MASK 0xffffffffull
 
 FPQ_INLINE vb vb_set(uint8_t x) { return _mm256_set1_epi8((char)x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
@@ -83,10 +82,9 @@ FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm256_and_si256(_mm256_srli_epi16(
 #include "isa/vec_x86.h"
 
 FPQ_INLINE vb vb_double(vb x) { return _mm256_add_epi8(x, x); }
-FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm256_blendv_epi8(no, yes, by); } /* by the top bit */
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm256_blendv_epi8(no, yes, by); }
 
-/* The entry of each code's group: the two top bits choose among four look-ups, which see the top bit, where it gives 0,
- * and the four lowest. */
+/* The two top bits choose among four look-ups, which see the four lowest bits, and the top bit, where it gives 0. */
 FPQ_INLINE vb vt_look_up(vt table, vb code) {
     const vb other = _mm256_xor_si256(code, _mm256_set1_epi8(-128));
     const vb a = _mm256_or_si256(vb_look_up(table.part[0], code), vb_look_up(table.part[2], other));
@@ -98,8 +96,7 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
 }
 
-/* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
-FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
+FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
     const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift),
                                             _mm256_set1_epi16((int16_t)reach));
     const __m256i x = _mm256_loadu_si256((const __m256i *)bounds),
@@ -108,8 +105,7 @@ FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, u
         _mm_packs_epi16(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1)));
 }
 
-/* to[g] = floor(units[g]), at most 65535, for each g of 16 whose bit is set. */
-FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
+FPQ_INLINE void store_u16(uint16_t *to, const vf *units, unsigned bits) {
     const __m256i each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
                                            INT16_MIN);
     const __m256i low = _mm256_cvttps_epi32(_mm256_min_ps(units[0], _mm256_set1_ps(65535)));
@@ -119,8 +115,7 @@ FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
     _mm256_storeu_si256((__m256i *)to, _mm256_blendv_epi8(_mm256_loadu_si256((const __m256i *)to), whole, set));
 }
 
-/* to[i] = floor(x[i]) of 16 numbers from 0 to 255. */
-FPQ_INLINE void store_bytes(uint8_t *to, const vf *x) {
+FPQ_INLINE void store_u8(uint8_t *to, const vf *x) {
     const __m256i words = _mm256_packus_epi32(_mm256_cvttps_epi32(x[0]), _mm256_cvttps_epi32(x[1]));
-    vh_store_bytes(to, _mm256_permute4x64_epi64(words, 0xd8));
+    vh_store_u8(to, _mm256_permute4x64_epi64(words, 0xd8));
 }

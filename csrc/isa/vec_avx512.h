@@ -13,9 +13,7 @@ typedef __mmask16 vm;
 FPQ_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
 FPQ_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
-FPQ_INLINE vf vf_load_part(const float *p, int n) {
-    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
-} /* others 0 */
+FPQ_INLINE vf vf_load_part(const float *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
 FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
@@ -24,16 +22,16 @@ FPQ_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); } /* c - a b */
+FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 FPQ_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 FPQ_INLINE vf vf_sqrt(vf x) { return _mm512_sqrt_ps(x); }
-FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); } /* b where a is NaN */
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm512_max_ps(a, b); }
 FPQ_INLINE float vf_max(vf x) { return _mm512_reduce_max_ps(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
-/* Rows become columns, 16 of each: pairs, fours, then quarters of vectors change places. */
+/* Pairs, fours, then quarters of vectors change places. */
 FPQ_INLINE void vf_transpose(vf *x) {
     vf pairs[16], fours[16];
     FPQ_UNROLL for (int i = 0; i < 16; i += 2) {
@@ -66,7 +64,6 @@ FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 
 typedef __m512i vb;
 #define BYTES 64
-#define BYTE_VECTOR_MASK 0xffffffffffffffffull
 
 FPQ_INLINE vb vb_set(uint8_t x) { return _mm512_set1_epi8((char)x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
@@ -79,11 +76,9 @@ FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(
 #include "isa/vec_x86.h"
 
 FPQ_INLINE vb vb_double(vb x) { return _mm512_add_epi8(x, x); }
-FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) {
-    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(by), no, yes);
-} /* by the top bit */
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm512_mask_blend_epi8(_mm512_movepi8_mask(by), no, yes); }
 
-/* The entry of each code's group: the two top bits choose among four look-ups. */
+/* The two top bits choose among four look-ups. */
 FPQ_INLINE vb vt_look_up(vt table, vb code) {
     const vb low = vb_low_nibbles(code);
     const __mmask64 top = _mm512_movepi8_mask(code), next = _mm512_movepi8_mask(_mm512_add_epi8(code, code));
@@ -94,20 +89,17 @@ FPQ_INLINE vb vt_look_up(vt table, vb code) {
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }
 
-/* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
-FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
+FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
     const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift),
                                             _mm256_set1_epi16((int16_t)reach));
     return _mm256_cmple_epu16_mask(_mm256_loadu_si256((const __m256i *)bounds), limit);
 }
 
-/* to[g] = floor(units[g]), at most 65535, for each g of 16 whose bit is set. */
-FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
+FPQ_INLINE void store_u16(uint16_t *to, const vf *units, unsigned bits) {
     const __m512i whole = _mm512_cvttps_epi32(_mm512_min_ps(*units, _mm512_set1_ps(65535)));
     _mm256_mask_storeu_epi16(to, (__mmask16)bits, _mm512_cvtepi32_epi16(whole));
 }
 
-/* to[i] = floor(x[i]) of 16 numbers from 0 to 255. */
-FPQ_INLINE void store_bytes(uint8_t *to, const vf *x) {
+FPQ_INLINE void store_u8(uint8_t *to, const vf *x) {
     _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(*x)));
 }

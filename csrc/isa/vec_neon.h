@@ -13,7 +13,7 @@ typedef uint32x4_t vm;
 FPQ_INLINE vf vf_zero(void) { return vdupq_n_f32(0); }
 FPQ_INLINE vf vf_set(float x) { return vdupq_n_f32(x); }
 FPQ_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
-FPQ_INLINE vf vf_load_part(const float *p, int n) { /* the other lanes are 0 */
+FPQ_INLINE vf vf_load_part(const float *p, int n) {
     float x[4] = {0};
     for (int t = 0; t < n; t++) x[t] = p[t];
     return vld1q_f32(x);
@@ -27,10 +27,10 @@ FPQ_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
 FPQ_INLINE vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
 FPQ_INLINE vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
-FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); } /* c - a b */
+FPQ_INLINE vf vf_fnma(vf a, vf b, vf c) { return vfmsq_f32(c, a, b); }
 FPQ_INLINE float vf_sum(vf x) { return vaddvq_f32(x); }
 FPQ_INLINE vf vf_sqrt(vf x) { return vsqrtq_f32(x); }
-FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminnmq_f32(a, b); } /* b where a is NaN */
+FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminnmq_f32(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return vmaxq_f32(a, b); }
 FPQ_INLINE float vf_max(vf x) { return vmaxvq_f32(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return vcgtq_f32(a, b); }
@@ -39,7 +39,7 @@ FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b) {
     const uint32_t weights[4] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(vcgeq_f32(a, b), vld1q_u32(weights)));
 }
-/* Rows become columns, 4 of each: pairs, then halves of vectors change places. */
+/* Pairs, then halves of vectors change places. */
 FPQ_INLINE void vf_transpose(vf *x) {
     const float64x2_t a = vreinterpretq_f64_f32(vtrn1q_f32(x[0], x[1])),
                       b = vreinterpretq_f64_f32(vtrn2q_f32(x[0], x[1]));
@@ -63,7 +63,6 @@ FPQ_INLINE vm vi_equal(vi a, vi b) { return vceqq_s32(a, b); }
 
 typedef uint8x16_t vb;
 #define BYTES 16
-#define BYTE_VECTOR_MASK 0xffffull
 
 FPQ_INLINE vb vb_set(uint8_t x) { return vdupq_n_u8(x); }
 FPQ_INLINE vb vb_load(const uint8_t *p) { return vld1q_u8(p); }
@@ -72,16 +71,13 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return vld1q_u8(p); }
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return vqtbl1q_u8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return vandq_u8(x, vdupq_n_u8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return vshrq_n_u8(x, 4); }
-typedef uint8x16x4_t vt;                             /* a table of 64 bytes */
-FPQ_INLINE vt vt_load(const uint8_t *p, int apart) { /* in quarters */
+typedef uint8x16x4_t vt;
+FPQ_INLINE vt vt_load(const uint8_t *p, int apart) {
     const vt x = {{vld1q_u8(p), vld1q_u8(p + apart), vld1q_u8(p + 2 * apart), vld1q_u8(p + 3 * apart)}};
     return x;
 }
 FPQ_INLINE vb vb_double(vb x) { return vaddq_u8(x, x); }
-FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) {
-    return vbslq_u8(vcgeq_u8(by, vdupq_n_u8(128)), yes, no);
-} /* by the top bit */
-/* The entry of each code's group: bits 0 to 3, and the two top bits beside them. */
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return vbslq_u8(vcgeq_u8(by, vdupq_n_u8(128)), yes, no); }
 FPQ_INLINE vb vt_look_up(vt table, vb code) {
     return vqtbl4q_u8(table, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 2)));
 }
@@ -92,7 +88,7 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return vaddv_u8(vget_low_u8(bits)) | (uint64_t)vaddv_u8(vget_high_u8(bits)) << 8;
 }
 
-typedef uint16x8x2_t vh; /* 16 unsigned 16-bit integers */
+typedef uint16x8x2_t vh;
 FPQ_INLINE vh vh_load(const uint16_t *p) {
     const vh x = {{vld1q_u16(p), vld1q_u16(p + 8)}};
     return x;
@@ -105,9 +101,7 @@ FPQ_INLINE vh vh_set(uint16_t x) {
     const vh y = {{vdupq_n_u16(x), vdupq_n_u16(x)}};
     return y;
 }
-FPQ_INLINE void vh_store_bytes(uint8_t *p, vh x) {
-    vst1q_u8(p, vcombine_u8(vmovn_u16(x.val[0]), vmovn_u16(x.val[1])));
-} /* all at most 255 */
+FPQ_INLINE void vh_store_u8(uint8_t *p, vh x) { vst1q_u8(p, vcombine_u8(vmovn_u16(x.val[0]), vmovn_u16(x.val[1]))); }
 FPQ_INLINE vh vh_sub(vh a, vh b) {
     const vh x = {{vsubq_u16(a.val[0], b.val[0]), vsubq_u16(a.val[1], b.val[1])}};
     return x;
@@ -116,7 +110,7 @@ FPQ_INLINE uint16x8_t upper_halves(uint16x8_t a, uint16x8_t b) {
     return vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b)), 16),
                         vshrn_n_u32(vmull_u16(vget_high_u16(a), vget_high_u16(b)), 16));
 }
-FPQ_INLINE vh vh_times(vh a, vh b) { /* the upper halves of the products */
+FPQ_INLINE vh vh_times(vh a, vh b) {
     const vh x = {{upper_halves(a.val[0], b.val[0]), upper_halves(a.val[1], b.val[1])}};
     return x;
 }
@@ -128,15 +122,15 @@ FPQ_INLINE vh vh_lesser(vh a, vh b) {
     const vh x = {{vminq_u16(a.val[0], b.val[0]), vminq_u16(a.val[1], b.val[1])}};
     return x;
 }
-FPQ_INLINE int vh_least(vh x) { return vminvq_u16(vminq_u16(x.val[0], x.val[1])); }
+FPQ_INLINE int vh_min(vh x) { return vminvq_u16(vminq_u16(x.val[0], x.val[1])); }
 
-typedef int16x8x2_t vs; /* 16 16-bit integers */
+typedef int16x8x2_t vs;
 typedef int32x4_t vq;
 FPQ_INLINE vs vs_load(const int16_t *p) {
     const vs x = {{vld1q_s16(p), vld1q_s16(p + 8)}};
     return x;
 }
-FPQ_INLINE vs vs_load_codes(const uint8_t *p) { /* times 4 */
+FPQ_INLINE vs vs_load_codes(const uint8_t *p) {
     const uint8x16_t x = vld1q_u8(p);
     const vs y = {
         {vreinterpretq_s16_u16(vshll_n_u8(vget_low_u8(x), 2)), vreinterpretq_s16_u16(vshll_n_u8(vget_high_u8(x), 2))}};
@@ -153,15 +147,13 @@ FPQ_INLINE vq vq_add_squares(vs x, vq sum) {
     sum = vmlal_s16(sum, vget_low_s16(x.val[1]), vget_low_s16(x.val[1]));
     return vmlal_s16(sum, vget_high_s16(x.val[1]), vget_high_s16(x.val[1]));
 }
-/* Bit i is set where the sum of the i-th is at most limit. */
 FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
     const uint32_t weights[4] = {1, 2, 4, 8};
     const int32x4_t sums = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
     return vaddvq_u32(vandq_u32(vcleq_s32(sums, vdupq_n_s32(limit)), vld1q_u32(weights)));
 }
 
-/* Bit g of 16 is set where bounds[g] <= drift[g] + reach, saturating at 65535. */
-FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
+FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
     const uint16_t weights[8] = {1, 2, 4, 8, 16, 32, 64, 128};
     unsigned bits = 0;
     for (int g = 0; g < 16; g += 8) {
@@ -171,8 +163,7 @@ FPQ_INLINE unsigned near_groups(const uint16_t *bounds, const uint16_t *drift, u
     return bits;
 }
 
-/* to[g] = floor(units[g]), at most 65535, for each g of 16 whose bit is set. */
-FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
+FPQ_INLINE void store_u16(uint16_t *to, const vf *units, unsigned bits) {
     const uint16_t weights[8] = {1, 2, 4, 8, 16, 32, 64, 128};
     for (int g = 0; g < 16; g += 8, units += 2) {
         const uint16x8_t whole = vcombine_u16(vqmovn_u32(vcvtq_u32_f32(units[0])), vqmovn_u32(vcvtq_u32_f32(units[1])));
@@ -181,8 +172,7 @@ FPQ_INLINE void store_units(uint16_t *to, const vf *units, unsigned bits) {
     }
 }
 
-/* to[i] = floor(x[i]) of 16 numbers from 0 to 255. */
-FPQ_INLINE void store_bytes(uint8_t *to, const vf *x) {
+FPQ_INLINE void store_u8(uint8_t *to, const vf *x) {
     const uint16x8_t low = vcombine_u16(vmovn_u32(vcvtq_u32_f32(x[0])), vmovn_u32(vcvtq_u32_f32(x[1])));
     const uint16x8_t high = vcombine_u16(vmovn_u32(vcvtq_u32_f32(x[2])), vmovn_u32(vcvtq_u32_f32(x[3])));
     vst1q_u8(to, vcombine_u8(vmovn_u16(low), vmovn_u16(high)));

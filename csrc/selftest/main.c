@@ -60,7 +60,13 @@ static void test_ids(void) {
     CHECK(right);
 }
 
-static const test other_tests[] = {{"ids", test_ids, ROUNDS}};
+static void test_words(void) {
+    const char *broken = kern->check_words ? kern->check_words(next()) : NULL;
+    if (broken) printf("%s: %s breaks its contract in isa/vec.h\n", kern->isa, broken);
+    CHECK(!broken);
+}
+
+static const test other_tests[] = {{"vector words", test_words, ROUNDS}, {"ids", test_ids, ROUNDS}};
 
 #define FAMILY(tests) {tests, sizeof(tests) / sizeof *(tests)}
 static const struct {
