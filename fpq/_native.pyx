@@ -103,8 +103,7 @@ def first_nonfinite_row(object x, int threads):
     """Number of the first row with a NaN or an infinity as float32, or -1."""
     cdef _Matrix matrix = _Matrix(x)
     cdef int64_t row
-    with nogil:
-        row = fpq_first_nonfinite_row(&matrix.c, threads)
+    with nogil: row = fpq_first_nonfinite_row(&matrix.c, threads)
     _done(row == -2)
     return row
 
@@ -113,16 +112,14 @@ def largest(object x, int threads):
     """The largest absolute value of the numbers of x, which are finite; 0 if there are none."""
     cdef _Matrix matrix = _Matrix(x)
     cdef float found = 0
-    with nogil:
-        _done(fpq_largest(&matrix.c, &found, threads))
+    with nogil: _done(fpq_largest(&matrix.c, &found, threads))
     return found
 
 
 def normalize(object x, float[:, ::1] out, int threads):
     """Rows of x (n, d) scaled to length 1."""
     cdef _Matrix matrix = _Matrix(x)
-    with nogil:
-        _done(fpq_normalize(&matrix.c, &out[0, 0], threads))
+    with nogil: _done(fpq_normalize(&matrix.c, &out[0, 0], threads))
 
 
 def packed_size(int k, int d):
@@ -132,15 +129,13 @@ def packed_size(int k, int d):
 
 def pack(const float[:, ::1] columns, int d, float[::1] out):
     """The first d numbers of each of the columns (k, >= d), packed."""
-    with nogil:
-        fpq_pack(&columns[0, 0], <int>columns.shape[0], d, columns.shape[1], NULL, &out[0])
+    with nogil: fpq_pack(&columns[0, 0], <int>columns.shape[0], d, columns.shape[1], NULL, &out[0])
 
 
 def project(object x, const float[::1] packed, float[:, ::1] out, int threads):
     """out (n, k) = x (n, d) times the k packed columns."""
     cdef _Matrix matrix = _Matrix(x)
-    with nogil:
-        _done(fpq_project(&matrix.c, &packed[0], <int>out.shape[1], &out[0, 0], threads))
+    with nogil: _done(fpq_project(&matrix.c, &packed[0], <int>out.shape[1], &out[0, 0], threads))
 
 
 # ---- codebooks: centroids (m, k, dsub), offsets (m + 1), rows int64 (n) or None for all, ids (m, n) ----
@@ -151,9 +146,7 @@ cdef fpq_codebooks _codebooks(const float[:, :, ::1] centroids, const int32_t[::
 
 
 cdef fpq_rows _rows(_Matrix matrix, const int64_t[::1] rows) noexcept:
-    if rows is None:
-        return fpq_rows(matrix.c, NULL, matrix.c.n)
-    return fpq_rows(matrix.c, &rows[0], rows.shape[0])
+    return fpq_rows(matrix.c, NULL, matrix.c.n) if rows is None else fpq_rows(matrix.c, &rows[0], rows.shape[0])
 
 
 def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
@@ -162,11 +155,7 @@ def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object 
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
-    cdef float *error = NULL
-    if errors is not None and errors.size:
-        error = &errors[0, 0]
-    with nogil:
-        _done(fpq_assign(&cb, &data, &ids[0, 0], error, threads))
+    with nogil: _done(fpq_assign(&cb, &data, &ids[0, 0], NULL if errors is None else &errors[0, 0], threads))
 
 
 CANDIDATES_PER_ROUND, CENTROIDS_PER_ROUND = FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND
@@ -178,8 +167,7 @@ def seed(float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
-    with nogil:
-        _done(fpq_seed(&cb, &data, &draws[0, 0, 0], threads))
+    with nogil: _done(fpq_seed(&cb, &data, &draws[0, 0, 0], threads))
 
 
 def kmeans_chunk_rows(int m, int k, int dsub, int64_t n):
@@ -201,12 +189,9 @@ def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, ob
     memory.drift = &drift[0, 0] if memory.groups else NULL
     memory.steps_per_distance = &units[0]
     cdef const float *before = NULL
-    cdef float *tables = NULL
-    cdef int64_t *moved = NULL
-    if drifted is not None:
-        before = &drifted[0, 0, 0]
-    if sums is not None:
-        tables, moved = &sums[0, 0, 0], &changed[0, 0]
+    if drifted is not None: before = &drifted[0, 0, 0]
+    cdef float *tables = NULL if sums is None else &sums[0, 0, 0]
+    cdef int64_t *moved = NULL if sums is None else &changed[0, 0]
     with nogil:
         _done(fpq_kmeans_sums(&cb, &data, &active[0], limit, chunk_rows, ids.shape[1], &ids[0, 0], &errors[0, 0],
                               &memory, before, tables, moved, threads))
@@ -216,14 +201,12 @@ def kmeans_means(float[:, :, ::1] centroids, const int32_t[::1] offsets, const u
                  float[:, :, ::1] sums, int64_t[:, ::1] counts, int threads):
     """Centroids of the active subspaces become the means of the sums of all chunks."""
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
-    with nogil:
-        _done(fpq_kmeans_means(&cb, &active[0], <int>sums.shape[1], &sums[0, 0, 0], &counts[0, 0], threads))
+    with nogil: _done(fpq_kmeans_means(&cb, &active[0], <int>sums.shape[1], &sums[0, 0, 0], &counts[0, 0], threads))
 
 
 def kmeans_donors(const int32_t[::1] ids, const float[::1] errors, const int64_t[::1] counts, int64_t[::1] rows):
     """The row that each empty cluster takes, or -1."""
-    with nogil:
-        _done(fpq_kmeans_donors(<int>counts.shape[0], ids.shape[0], &ids[0], &errors[0], &counts[0], &rows[0]))
+    with nogil: _done(fpq_kmeans_donors(<int>counts.shape[0], ids.shape[0], &ids[0], &errors[0], &counts[0], &rows[0]))
 
 
 def open_index(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
@@ -232,34 +215,29 @@ def open_index(const float[:, :, ::1] centroids, const int32_t[::1] offsets, obj
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_codebooks cb = _codebooks(centroids, offsets)
     cdef fpq_rows data = _rows(matrix, rows)
-    with nogil:
-        _done(fpq_open_index(&cb, &data, limit, candidates, shared, &ids[0, 0], &counts[0, 0], threads))
+    with nogil: _done(fpq_open_index(&cb, &data, limit, candidates, shared, &ids[0, 0], &counts[0, 0], threads))
 
 
 # ---- codes (n, code_size) and scan blocks (ceil(n / 64), code_size, 64) ----
 
 def pack_codes(const int32_t[:, ::1] ids, int nbits, uint8_t[:, ::1] codes):
     """ids (m, n) to codes."""
-    with nogil:
-        fpq_pack_codes(&ids[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &codes[0, 0])
+    with nogil: fpq_pack_codes(&ids[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &codes[0, 0])
 
 
 def unpack_codes(const uint8_t[:, ::1] codes, int nbits, int32_t[:, ::1] ids):
     """codes to ids (m, n)."""
-    with nogil:
-        fpq_unpack_codes(&codes[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &ids[0, 0])
+    with nogil: fpq_unpack_codes(&codes[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &ids[0, 0])
 
 
 def put_codes(const uint8_t[:, ::1] codes, const int64_t[::1] rows, uint8_t[:, :, ::1] blocks):
     """codes into the given rows of blocks."""
-    with nogil:
-        fpq_put_codes(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0])
+    with nogil: fpq_put_codes(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0])
 
 
 def get_codes(const uint8_t[:, :, ::1] blocks, const int64_t[::1] rows, uint8_t[:, ::1] codes):
     """The given rows of blocks to codes."""
-    with nogil:
-        fpq_get_codes(&blocks[0, 0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &codes[0, 0])
+    with nogil: fpq_get_codes(&blocks[0, 0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &codes[0, 0])
 
 
 # ---- ids by place, int64 (n), and a table of them: (bytes of the entries, bits, place_bits, wide) ----
@@ -274,8 +252,7 @@ def ids_find(tuple table, const int64_t[::1] ids, const int64_t[::1] wanted, int
     cdef fpq_id_table t
     if wanted.size:
         t = _id_table(table, ids)
-        with nogil:
-            fpq_ids_find(&t, &wanted[0], wanted.shape[0], &places[0])
+        with nogil: fpq_ids_find(&t, &wanted[0], wanted.shape[0], &places[0])
 
 
 def ids_insert(tuple table, const int64_t[::1] ids, const int64_t[::1] places):
@@ -283,16 +260,14 @@ def ids_insert(tuple table, const int64_t[::1] ids, const int64_t[::1] places):
     cdef fpq_id_table t
     if places.size:
         t = _id_table(table, ids)
-        with nogil:
-            fpq_ids_insert(&t, &places[0], places.shape[0])
+        with nogil: fpq_ids_insert(&t, &places[0], places.shape[0])
 
 
 def ids_remove(tuple table, int64_t[::1] ids, const int64_t[::1] gone, const int64_t[::1] sources,
                const int64_t[::1] targets):
     """Take ids out of the table, which may be None, and of ids; move others into the gaps."""
     cdef fpq_id_table t
-    if table is not None:
-        t = _id_table(table, ids)
+    if table is not None: t = _id_table(table, ids)
     with nogil:
         fpq_ids_remove(NULL if table is None else &t, &ids[0], &gone[0], gone.shape[0], &sources[0], &targets[0],
                        sources.shape[0])
@@ -300,19 +275,17 @@ def ids_remove(tuple table, int64_t[::1] ids, const int64_t[::1] gone, const int
 
 def set_bits(const int64_t[::1] places, uint64_t[::1] bits):
     """Set the bits of these places, none for -1."""
-    with nogil:
-        fpq_set_bits(&places[0], places.shape[0], &bits[0])
+    with nogil: fpq_set_bits(&places[0], places.shape[0], &bits[0])
 
 
 # ---- search. ids int64 (n) or None for row numbers, allowed uint64 (ceil(n / 64)) or None for all ----
 
 cdef fpq_selector _selector(const int64_t[::1] ids, const uint64_t[::1] allowed, int64_t n) noexcept:
-    cdef fpq_selector selector = fpq_selector(NULL, NULL, n)
-    if ids is not None:
-        selector.ids = &ids[0]
-    if allowed is not None:
-        selector.allowed = &allowed[0]
-    return selector
+    cdef const int64_t *of_rows = NULL
+    if ids is not None: of_rows = &ids[0]
+    cdef const uint64_t *bits = NULL
+    if allowed is not None: bits = &allowed[0]
+    return fpq_selector(of_rows, bits, n)
 
 
 cdef class _Held:
@@ -363,8 +336,7 @@ cdef class Within(Answers):
 
     def copy(self, float[::1] distances, int64_t[::1] ids):
         """Those of all queries, one after the other."""
-        with nogil:
-            fpq_hits_copy(self.c.hits, self.nq, &distances[0], &ids[0])
+        with nogil: fpq_hits_copy(self.c.hits, self.nq, &distances[0], &ids[0])
 
 
 @cython.final
@@ -379,8 +351,7 @@ cdef class ADC(_Held):
 
     def tables(self, const float[:, ::1] queries, float[:, :, ::1] out):
         """Look-up tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""
-        with nogil:
-            fpq_adc_tables(&self.c, &queries[0, 0], queries.shape[0], &out[0, 0, 0])
+        with nogil: fpq_adc_tables(&self.c, &queries[0, 0], queries.shape[0], &out[0, 0, 0])
 
     def search(self, const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, const int64_t[::1] ids,
                const uint64_t[::1] allowed, int64_t n, Answers answers, int threads):
@@ -395,11 +366,11 @@ cdef class ADC(_Held):
                      const float[:, ::1] queries, const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks,
                      const int64_t[:, ::1] slot_ids, int64_t first_query, Answers answers, int threads):
         """Search the probed lists (nq, n_probe) of queries, which are those from first_query on of the answers."""
-        cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], NULL, residual,
+        cdef const float *longest = NULL
+        if max_residual is not None: longest = &max_residual[0]
+        cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], longest, residual,
                                          centroids.shape[0])
         cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
-        if max_residual is not None:
-            lists.max_residual = &max_residual[0]
         with nogil:
             _done(fpq_ivf_search(&self.c, &lists, &queries[0, 0], queries.shape[0], &probes[0, 0],
                                  <int>probes.shape[1], &blocks[0, 0, 0], &slot_ids[0, 0], &here, threads))
@@ -408,8 +379,7 @@ cdef class ADC(_Held):
 def flat_norms(object x, float[::1] norms, int threads):
     """Squared lengths of the rows of x."""
     cdef _Matrix matrix = _Matrix(x)
-    with nogil:
-        _done(fpq_flat_norms(&matrix.c, &norms[0], threads))
+    with nogil: _done(fpq_flat_norms(&matrix.c, &norms[0], threads))
 
 
 def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, const int64_t[::1] ids,
@@ -418,8 +388,7 @@ def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, c
     cdef _Matrix matrix = _Matrix(x, exponent)
     cdef fpq_selector selector = _selector(ids, allowed, matrix.c.n)
     cdef const float *squares = NULL
-    if norms is not None:
-        squares = &norms[0]
+    if norms is not None: squares = &norms[0]
     with nogil:
         _done(fpq_flat_search(&matrix.c, squares, &queries[0, 0], queries.shape[0], &selector, inner_product,
                               &answers.c, threads))
@@ -490,20 +459,17 @@ cdef class LSHHashes(_Held):
     def values(self, object x, float[:, ::1] out, int threads):
         """Projections of x (n, d) in widths, shifted: out (n, n_tables * n_hashes)."""
         cdef _Matrix matrix = _Matrix(x)
-        with nogil:
-            _done(fpq_lsh_values(&self.c, &matrix.c, &out[0, 0], threads))
+        with nogil: _done(fpq_lsh_values(&self.c, &matrix.c, &out[0, 0], threads))
 
     def entries(self, object x, int64_t first_row, uint64_t[:, ::1] out, int threads):
         """Table entries of x (n, d), rows first_row.. of the index: out (n_tables, n)."""
         cdef _Matrix matrix = _Matrix(x)
-        with nogil:
-            _done(fpq_lsh_entries(&self.c, &matrix.c, first_row, &out[0, 0], threads))
+        with nogil: _done(fpq_lsh_entries(&self.c, &matrix.c, first_row, &out[0, 0], threads))
 
     def buckets(self, object x, uint8_t[:, ::1] out, int threads):
         """Hashes of x (n, d) clipped to bytes: out (n, n_hashes)."""
         cdef _Matrix matrix = _Matrix(x)
-        with nogil:
-            _done(fpq_lsh_buckets(&self.c, &matrix.c, &out[0, 0], threads))
+        with nogil: _done(fpq_lsh_buckets(&self.c, &matrix.c, &out[0, 0], threads))
 
 
 @cython.final
@@ -519,22 +485,19 @@ cdef class LSHSketcher(_Held):
     def sketch(self, object x, uint8_t[:, ::1] out, int threads):
         """Sketches of x (n, d): out (n, size)."""
         cdef _Matrix matrix = _Matrix(x)
-        with nogil:
-            _done(fpq_lsh_sketch(&self.c, &matrix.c, &out[0, 0], threads))
+        with nogil: _done(fpq_lsh_sketch(&self.c, &matrix.c, &out[0, 0], threads))
 
 
 cdef fpq_lsh_rows _lsh_rows(_Matrix matrix, LSHSketcher sketcher, const int64_t[::1] ids, const uint64_t[::1] allowed,
                             bint inner_product) noexcept:
-    cdef fpq_lsh_rows rows = fpq_lsh_rows(matrix.c, NULL, NULL, _selector(ids, allowed, matrix.c.n), inner_product)
-    if sketcher is not None:
-        rows.sketcher = &sketcher.c
-    return rows
+    cdef const fpq_sketcher *maps = NULL
+    if sketcher is not None: maps = &sketcher.c
+    return fpq_lsh_rows(matrix.c, maps, NULL, _selector(ids, allowed, matrix.c.n), inner_product)
 
 
 def lsh_starts(const uint64_t[::1] entries, int bits, uint32_t[::1] starts):
     """The directory of a table's sorted entries."""
-    with nogil:
-        fpq_lsh_starts(&entries[0], entries.shape[0], bits, &starts[0])
+    with nogil: fpq_lsh_starts(&entries[0], entries.shape[0], bits, &starts[0])
 
 
 def e2lsh_search(LSHHashes hashes, const uint64_t[:, ::1] entries, const uint8_t[:, :, ::1] sketches,
@@ -544,9 +507,9 @@ def e2lsh_search(LSHHashes hashes, const uint64_t[:, ::1] entries, const uint8_t
     """The k nearest rows in n_probe buckets; sketches (n_tables, n, size) or None with the sketcher; stats (nq, 3)."""
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, inner_product)
-    cdef fpq_lsh_tables tables = fpq_lsh_tables(&entries[0, 0], NULL, &starts[0, 0], bits)
-    if sketches is not None:
-        tables.sketches = &sketches[0, 0, 0]
+    cdef const uint8_t *of_entries = NULL
+    if sketches is not None: of_entries = &sketches[0, 0, 0]
+    cdef fpq_lsh_tables tables = fpq_lsh_tables(&entries[0, 0], of_entries, &starts[0, 0], bits)
     with nogil:
         _done(fpq_e2lsh_search(&hashes.c, &tables, &rows, &queries[0, 0], queries.shape[0], n_probe,
                                <int>found.shape[1], &distances[0, 0], &found[0, 0], <fpq_lsh_stats *>&stats[0, 0],
@@ -562,8 +525,7 @@ def c2lsh_search(LSHHashes hashes, const uint8_t[:, :, ::1] codes, double window
     cdef _Matrix matrix = _Matrix(x)
     cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, inner_product)
     cdef fpq_c2lsh c = fpq_c2lsh(&codes[0, 0, 0], window, radius, ratio, threshold, budget, stop_early)
-    if sketches is not None:
-        rows.sketches = &sketches[0, 0]
+    if sketches is not None: rows.sketches = &sketches[0, 0]
     with nogil:
         _done(fpq_c2lsh_search(&hashes.c, &c, &rows, &queries[0, 0], queries.shape[0], <int>found.shape[1],
                                &distances[0, 0], &found[0, 0], <fpq_lsh_stats *>&stats[0, 0], threads))

@@ -124,12 +124,11 @@ typedef struct {
     const fpq_codebooks *cb;
     const fpq_rows *data;
     const double *draws;
-    int pass_threads; /* More than 1 only where the subspaces are not spread over threads. */
-    int stopped;
+    int pass_threads; /* more than 1 only where the subspaces are not spread over threads */
 } seeding;
 
 static void seed_subspace(void *context, int64_t j, fpq_worker *worker) {
-    seeding *g = context;
+    const seeding *g = context;
     const fpq_kernels *kern = fpq_active();
     const fpq_codebooks *cb = g->cb;
     const fpq_rows *data = g->data;
@@ -172,17 +171,13 @@ static void seed_subspace(void *context, int64_t j, fpq_worker *worker) {
                             cb->centroids + (j * cb->k + c) * cb->dsub);
             status = fpq_parallel(tasks, 0, g->pass_threads, pass_over_rows, &p);
         }
-        if (status) {
-            FPQ_WRITE_SHARED(&g->stopped, 1);
-            return;
-        }
+        if (status) fpq_fail(worker);
     }
 }
 
 int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads) {
     const size_t scratch = memory_floats((size_t)data->n, (size_t)cb->dsub) * sizeof(float);
     const int spread = fpq_threads(threads, cb->m) > 1;
-    seeding g = {cb, data, draws, spread ? 1 : fpq_threads(threads, data->n / MIN_THREAD_ROWS), 0};
-    const int status = fpq_parallel(cb->m, scratch, threads, seed_subspace, &g);
-    return status || g.stopped ? -1 : 0;
+    seeding g = {cb, data, draws, spread ? 1 : fpq_threads(threads, data->n / MIN_THREAD_ROWS)};
+    return fpq_parallel(cb->m, scratch, threads, seed_subspace, &g);
 }
