@@ -191,14 +191,15 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
                    int n_probe, const uint8_t *blocks, const int64_t *slot_ids, const fpq_answers *answers,
                    int threads);
 
-/* ---- exact distances to stored vectors; inner_product: negated inner products ----
+/* ---- exact distances to stored vectors ----
  * norms: those of fpq_flat_norms; NULL: rows are compared one by one, which is slower for many queries. */
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                    const fpq_selector *selector, int inner_product, const fpq_answers *answers, int threads);
+                    const fpq_selector *selector, fpq_metric metric, const fpq_answers *answers, int threads);
 /* A small matrix, which must stay where it is, packed for the k nearest rows of any number of queries. */
 typedef struct fpq_small_flat fpq_small_flat;
-int fpq_small_flat_applies(const fpq_matrix *x, int64_t k); /* whether it is faster than fpq_flat_search; k = 0: no */
-fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product); /* NULL: memory ran out */
+int fpq_small_flat_applies(const fpq_matrix *x, fpq_metric metric,
+                           int64_t k); /* whether it is faster than fpq_flat_search; k = 0: no */
+fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, fpq_metric metric); /* NULL: memory ran out */
 void fpq_small_flat_free(fpq_small_flat *small);
 int64_t fpq_small_flat_bytes(const fpq_small_flat *small); /* taken beside the matrix */
 /* answers: top-k. The selector allows all rows. */
@@ -207,7 +208,7 @@ int fpq_small_flat_search(const fpq_small_flat *small, const float *queries, int
 int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads); /* squared lengths of the rows */
 /* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a row of -1 gives +inf. */
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
-                       int inner_product, float *out, int threads);
+                       fpq_metric metric, float *out, int threads);
 /* The k smallest (distance, id) of each row of n >= k, ascending; an id of -1 is none, NaN counts as +inf. */
 int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids,
                  int threads);
@@ -240,7 +241,7 @@ typedef struct {
     const fpq_sketcher *sketcher; /* NULL: none */
     const uint8_t *sketches;      /* C2LSH: (n, size) */
     fpq_selector selector;
-    int inner_product; /* rows and queries are of length 1 or 0 then */
+    fpq_metric metric; /* rows and queries are of length 1 or 0 then */
 } fpq_lsh_rows;
 
 typedef struct {

@@ -111,18 +111,18 @@ cdef extern from "fpq.h" nogil:
                        const fpq_answers *answers, int threads)
 
     int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                        const fpq_selector *selector, int inner_product, const fpq_answers *answers, int threads)
+                        const fpq_selector *selector, fpq_metric metric, const fpq_answers *answers, int threads)
     ctypedef struct fpq_small_flat:
         pass
-    int fpq_small_flat_applies(const fpq_matrix *x, int64_t k)
-    fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product)
+    int fpq_small_flat_applies(const fpq_matrix *x, fpq_metric metric, int64_t k)
+    fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, fpq_metric metric)
     void fpq_small_flat_free(fpq_small_flat *small)
     int64_t fpq_small_flat_bytes(const fpq_small_flat *small)
     int fpq_small_flat_search(const fpq_small_flat *small, const float *queries, int64_t nq,
                               const fpq_selector *selector, const fpq_answers *answers, int threads)
     int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
     int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
-                           int inner_product, float *out, int threads)
+                           fpq_metric metric, float *out, int threads)
     int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out,
                      int64_t *out_ids, int threads)
 
@@ -144,7 +144,7 @@ cdef extern from "fpq.h" nogil:
         const fpq_sketcher *sketcher
         const uint8_t *sketches
         fpq_selector selector
-        int inner_product
+        fpq_metric metric
     ctypedef struct fpq_lsh_stats:
         int64_t buckets, candidates, verified
     int fpq_lsh_sketch(const fpq_sketcher *s, const fpq_matrix *x, uint8_t *out, int threads)

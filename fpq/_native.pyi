@@ -86,7 +86,7 @@ class Within(Answers):
 class ADC:
     arguments: tuple[object, ...]
     def __init__(
-        self, packed: Float32, codebooks: Float32, offsets: Int32, nbits: int, inner_product: bool
+        self, packed: Float32, codebooks: Float32, offsets: Int32, nbits: int, metric: int
     ) -> None: ...
     def tables(self, queries: Float32, out: Float32) -> None: ...
     def search(
@@ -123,7 +123,7 @@ def flat_search(
     queries: Float32,
     ids: Int64 | None,
     allowed: UInt64 | None,
-    inner_product: bool,
+    metric: int,
     answers: Answers,
     threads: int,
     exponent: int = 0,
@@ -132,14 +132,14 @@ def flat_search(
 @final
 class SmallFlat:
     arguments: tuple[Array, bool]
-    def __init__(self, x: Array, inner_product: bool) -> None: ...
+    def __init__(self, x: Array, metric: int) -> None: ...
     @property
     def nbytes(self) -> int: ...
     def applies(self, k: int) -> bool: ...
     def search(self, queries: Float32, answers: TopK, threads: int) -> None: ...
 
 def flat_distances(
-    x: Array, queries: Float32, rows: Int64, inner_product: bool, out: Float32, threads: int, exponent: int = 0
+    x: Array, queries: Float32, rows: Int64, metric: int, out: Float32, threads: int, exponent: int = 0
 ) -> None: ...
 def smallest(distances: Float32, ids: Int64, out: Float32, out_ids: Int64, threads: int) -> None: ...
 
@@ -170,7 +170,7 @@ def e2lsh_search(
     sketcher: LSHSketcher | None,
     ids: Int64 | None,
     allowed: UInt64 | None,
-    inner_product: bool,
+    metric: int,
     queries: Float32,
     n_probe: int | None,
     distances: Float32,
@@ -192,7 +192,7 @@ def c2lsh_search(
     sketches: UInt8 | None,
     ids: Int64 | None,
     allowed: UInt64 | None,
-    inner_product: bool,
+    metric: int,
     queries: Float32,
     distances: Float32,
     found: Int64,

@@ -345,9 +345,9 @@ cdef class ADC(_Held):
     cdef fpq_adc c
 
     def __cinit__(self, const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets,
-                  int nbits, int metric):
+                  int nbits, fpq_metric metric):
         self.c = fpq_adc(&packed[0, 0], &codebooks[0, 0, 0], &offsets[0], <int>codebooks.shape[0], nbits,
-                         <int>codebooks.shape[2], <fpq_metric>metric)
+                         <int>codebooks.shape[2], metric)
 
     def tables(self, const float[:, ::1] queries, float[:, :, ::1] out):
         """Look-up tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""
@@ -383,14 +383,14 @@ def flat_norms(object x, float[::1] norms, int threads):
 
 
 def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, const int64_t[::1] ids,
-                const uint64_t[::1] allowed, bint inner_product, Answers answers, int threads, int exponent=0):
+                const uint64_t[::1] allowed, fpq_metric metric, Answers answers, int threads, int exponent=0):
     """Search the rows of x, read times 2**exponent, exactly. norms: those of `flat_norms`, or None: row by row."""
     cdef _Matrix matrix = _Matrix(x, exponent)
     cdef fpq_selector selector = _selector(ids, allowed, matrix.c.n)
     cdef const float *squares = NULL
     if norms is not None: squares = &norms[0]
     with nogil:
-        _done(fpq_flat_search(&matrix.c, squares, &queries[0, 0], queries.shape[0], &selector, inner_product,
+        _done(fpq_flat_search(&matrix.c, squares, &queries[0, 0], queries.shape[0], &selector, metric,
                               &answers.c, threads))
 
 
@@ -399,14 +399,15 @@ cdef class SmallFlat(_Held):
     """A small matrix packed for the k nearest rows of any number of queries."""
     cdef _Matrix rows
     cdef int64_t n
+    cdef fpq_metric metric
     cdef fpq_small_flat *c
 
-    def __cinit__(self, object x, bint inner_product):
+    def __cinit__(self, object x, fpq_metric metric):
         cdef _Matrix matrix = _Matrix(x)
-        self.rows, self.n = matrix, matrix.c.n
-        if fpq_small_flat_applies(&matrix.c, 1):
+        self.rows, self.n, self.metric = matrix, matrix.c.n, metric
+        if fpq_small_flat_applies(&matrix.c, metric, 1):
             with nogil:
-                self.c = fpq_small_flat_make(&matrix.c, inner_product)
+                self.c = fpq_small_flat_make(&matrix.c, metric)
             _done(-1 if self.c == NULL else 0)
 
     def __dealloc__(self):
@@ -419,7 +420,7 @@ cdef class SmallFlat(_Held):
 
     def applies(self, int k):
         """Whether it is faster than `flat_search` for the k nearest."""
-        return self.c != NULL and fpq_small_flat_applies(&self.rows.c, k)
+        return self.c != NULL and fpq_small_flat_applies(&self.rows.c, self.metric, k)
 
     def search(self, const float[:, ::1] queries, TopK answers, int threads):
         """Search the rows, exactly."""
@@ -428,13 +429,13 @@ cdef class SmallFlat(_Held):
             _done(fpq_small_flat_search(self.c, &queries[0, 0], queries.shape[0], &selector, &answers.c, threads))
 
 
-def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, bint inner_product,
+def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, fpq_metric metric,
                    float[:, ::1] out, int threads, int exponent=0):
     """The distance of query i and each of rows[i], read times 2**exponent; a row of -1 gives +inf."""
     cdef _Matrix matrix = _Matrix(x, exponent)
     with nogil:
         _done(fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
-                                 inner_product, &out[0, 0], threads))
+                                 metric, &out[0, 0], threads))
 
 
 def smallest(const float[:, ::1] distances, const int64_t[:, ::1] ids, float[:, ::1] out, int64_t[:, ::1] out_ids,
@@ -489,10 +490,10 @@ cdef class LSHSketcher(_Held):
 
 
 cdef fpq_lsh_rows _lsh_rows(_Matrix matrix, LSHSketcher sketcher, const int64_t[::1] ids, const uint64_t[::1] allowed,
-                            bint inner_product) noexcept:
+                            fpq_metric metric) noexcept:
     cdef const fpq_sketcher *maps = NULL
     if sketcher is not None: maps = &sketcher.c
-    return fpq_lsh_rows(matrix.c, maps, NULL, _selector(ids, allowed, matrix.c.n), inner_product)
+    return fpq_lsh_rows(matrix.c, maps, NULL, _selector(ids, allowed, matrix.c.n), metric)
 
 
 def lsh_starts(const uint64_t[::1] entries, int bits, uint32_t[::1] starts):
@@ -502,11 +503,11 @@ def lsh_starts(const uint64_t[::1] entries, int bits, uint32_t[::1] starts):
 
 def e2lsh_search(LSHHashes hashes, const uint64_t[:, ::1] entries, const uint8_t[:, :, ::1] sketches,
                  const uint32_t[:, ::1] starts, int bits, object x, LSHSketcher sketcher, const int64_t[::1] ids,
-                 const uint64_t[::1] allowed, bint inner_product, const float[:, ::1] queries, int64_t n_probe,
+                 const uint64_t[::1] allowed, fpq_metric metric, const float[:, ::1] queries, int64_t n_probe,
                  float[:, ::1] distances, int64_t[:, ::1] found, int64_t[:, ::1] stats, int threads):
     """The k nearest rows in n_probe buckets; sketches (n_tables, n, size) or None with the sketcher; stats (nq, 3)."""
     cdef _Matrix matrix = _Matrix(x)
-    cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, inner_product)
+    cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, metric)
     cdef const uint8_t *of_entries = NULL
     if sketches is not None: of_entries = &sketches[0, 0, 0]
     cdef fpq_lsh_tables tables = fpq_lsh_tables(&entries[0, 0], of_entries, &starts[0, 0], bits)
@@ -519,11 +520,11 @@ def e2lsh_search(LSHHashes hashes, const uint64_t[:, ::1] entries, const uint8_t
 def c2lsh_search(LSHHashes hashes, const uint8_t[:, :, ::1] codes, double window, double radius, double ratio,
                  int threshold, int64_t budget, bint stop_early, object x, LSHSketcher sketcher,
                  const uint8_t[:, ::1] sketches, const int64_t[::1] ids, const uint64_t[::1] allowed,
-                 bint inner_product, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found,
+                 fpq_metric metric, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found,
                  int64_t[:, ::1] stats, int threads):
     """The k nearest candidates by collision counting; sketches (n, size) or None with the sketcher; stats (nq, 3)."""
     cdef _Matrix matrix = _Matrix(x)
-    cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, inner_product)
+    cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, metric)
     cdef fpq_c2lsh c = fpq_c2lsh(&codes[0, 0, 0], window, radius, ratio, threshold, budget, stop_early)
     if sketches is not None: rows.sketches = &sketches[0, 0]
     with nogil:

@@ -28,7 +28,7 @@ typedef struct {
     const float *norms, *queries;
     int64_t nq, batch;
     const fpq_selector *selector;
-    int inner_product;
+    fpq_metric metric;
     float slack; /* twice the relative error of a sum of d products */
     int64_t ranges, range_rows;
     const fpq_answers *answers; /* of each query, or of each range and query */
@@ -44,8 +44,7 @@ static void search_direct(const search *s, const float *queries, int n, int64_t 
     for (int64_t r = from; r < to; r++) {
         if (r % POLL_ROWS == 0 && fpq_stopped(poll)) return;
         for (int i = 0; i < n && fpq_is_allowed(s->selector, r); i++)
-            fpq_offer_row(results + i,
-                          fpq_distance_to(s->kern, s->x, r, queries + i * s->x->d, s->inner_product, scratch), r);
+            fpq_offer_row(results + i, fpq_distance_to(s->kern, s->x, r, queries + i * s->x->d, s->metric, scratch), r);
     }
 }
 
@@ -55,7 +54,7 @@ static void search_direct(const search *s, const float *queries, int n, int64_t 
 static float least_product(const search *s, float q_norm, float threshold) {
     const float underflow = (float)(s->x->d + 16) * 0x1p-120f;
     if (!(fabsf(threshold) < INFINITY)) return -INFINITY;
-    if (s->inner_product) return -threshold - s->slack * (q_norm + fabsf(threshold)) - underflow;
+    if (s->metric == FPQ_IP) return -threshold - s->slack * (q_norm + fabsf(threshold)) - underflow;
     return (q_norm - threshold * (1 + s->slack)) / 2 - s->slack * q_norm - underflow;
 }
 
@@ -81,15 +80,14 @@ static void search_by_products(const search *s, const float *queries, int n, int
         for (int i = 0; i < count; i++) {
             if (!fpq_is_allowed(s->selector, r0 + i)) continue;
             const float norm = s->norms[r0 + i];
-            const float shift = s->slack * norm - (s->inner_product ? 0 : norm / 2);
+            const float shift = s->slack * norm - (s->metric == FPQ_IP ? 0 : norm / 2);
             uint64_t near = present;
             if (norm < INFINITY)
                 near &= overflows | s->kern->at_least(products + (ptrdiff_t)i * QUERY_BATCH, shift, least);
             for (; near; near &= near - 1) {
                 const int q = fpq_lowest_bit(near);
                 const float *query = queries + (ptrdiff_t)q * d;
-                fpq_offer_row(results + q, fpq_distance_to(s->kern, s->x, r0 + i, query, s->inner_product, row),
-                              r0 + i);
+                fpq_offer_row(results + q, fpq_distance_to(s->kern, s->x, r0 + i, query, s->metric, row), r0 + i);
                 least[q] = least_product(s, q_norm[q], results[q].threshold);
             }
         }
@@ -111,30 +109,32 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
 }
 
 static int search_small(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_selector *selector,
-                        int inner_product, const fpq_answers *answers, int threads) {
-    fpq_small_flat *small = fpq_small_flat_make(x, inner_product);
+                        fpq_metric metric, const fpq_answers *answers, int threads) {
+    fpq_small_flat *small = fpq_small_flat_make(x, metric);
     const int status = small ? fpq_small_flat_search(small, queries, nq, selector, answers, threads) : -1;
     fpq_small_flat_free(small);
     return status;
 }
 
-static int small_is_faster(const fpq_matrix *x, int64_t nq, const fpq_selector *selector, int64_t k) {
-    return nq >= MIN_SMALL_QUERIES && !selector->allowed && fpq_small_flat_applies(x, k) &&
+static int small_is_faster(const fpq_matrix *x, fpq_metric metric, int64_t nq, const fpq_selector *selector,
+                           int64_t k) {
+    return nq >= MIN_SMALL_QUERIES && !selector->allowed && fpq_small_flat_applies(x, metric, k) &&
            (k >= MIN_SMALL_K || fpq_int8_is_faster(fpq_active(), (int)x->n, (int)x->d));
 }
 
 int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
-                    const fpq_selector *selector, int inner_product, const fpq_answers *answers, int threads) {
-    if (small_is_faster(x, nq, selector, answers->k))
-        return search_small(x, queries, nq, selector, inner_product, answers, threads);
+                    const fpq_selector *selector, fpq_metric metric, const fpq_answers *answers, int threads) {
+    if (small_is_faster(x, metric, nq, selector, answers->k))
+        return search_small(x, queries, nq, selector, metric, answers, threads);
+    const int by_products = norms && !x->exponent && (metric == FPQ_L2 || metric == FPQ_IP);
     search s = {.kern = fpq_active(),
                 .x = x,
                 .norms = norms,
                 .queries = queries,
                 .nq = nq,
-                .batch = nq < DIRECT_BATCH || x->exponent || !norms ? DIRECT_BATCH : QUERY_BATCH,
+                .batch = nq < DIRECT_BATCH || !by_products ? DIRECT_BATCH : QUERY_BATCH,
                 .selector = selector,
-                .inner_product = inner_product,
+                .metric = metric,
                 .slack = (float)(x->d + 16) * FLT_EPSILON,
                 .answers = answers};
     const int64_t batches = fpq_batches(nq, s.batch);
@@ -179,7 +179,7 @@ typedef struct {
     const float *queries;
     const int64_t *rows;
     int64_t n;
-    int inner_product;
+    fpq_metric metric;
     float *out;
 } distances_job;
 
@@ -191,14 +191,13 @@ static void distances_of_query(void *context, int64_t task, fpq_worker *worker) 
     for (int64_t r = 0; r < job->n; r++) {
         if (r % 256 == 0 && fpq_stopped(worker->poll)) return;
         if (r + 8 < job->n && rows[r + 8] >= 0) FPQ_PREFETCH(job->x->data + rows[r + 8] * job->x->row_stride);
-        out[r] = rows[r] < 0 ? INFINITY
-                             : fpq_distance_to(job->kern, job->x, rows[r], query, job->inner_product, scratch);
+        out[r] = rows[r] < 0 ? INFINITY : fpq_distance_to(job->kern, job->x, rows[r], query, job->metric, scratch);
     }
 }
 
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
-                       int inner_product, float *out, int threads) {
-    distances_job job = {fpq_active(), x, queries, rows, n, inner_product, out};
+                       fpq_metric metric, float *out, int threads) {
+    distances_job job = {fpq_active(), x, queries, rows, n, metric, out};
     return fpq_parallel(nq, (size_t)x->d * sizeof(float), threads, distances_of_query, &job);
 }
 

@@ -34,7 +34,8 @@ struct fpq_small_flat {
     int n, d, ld, blocks, panels, batch;
 };
 
-int fpq_small_flat_applies(const fpq_matrix *x, int64_t k) {
+int fpq_small_flat_applies(const fpq_matrix *x, fpq_metric metric, int64_t k) {
+    if (metric != FPQ_L2 && metric != FPQ_IP) return 0; /* no product tells the distance */
     if (k < 1 || k > x->n / 8 || x->exponent) return 0;
     return x->n <= MAX_FLOAT32_ROWS || (x->n <= MAX_ROWS && fpq_int8_is_faster(fpq_active(), (int)x->n, (int)x->d));
 }
@@ -65,7 +66,7 @@ static void put_columns(const fpq_kernels *kern, fpq_small_flat *f, float *scrat
     }
 }
 
-fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product) {
+fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, fpq_metric metric) {
     const fpq_kernels *kern = fpq_active();
     const int n = (int)x->n, d = (int)x->d, blocks = FPQ_COLUMN_BLOCKS(n), panels = (blocks + PANEL - 1) / PANEL,
               ld = panels * PANEL_COLUMNS;
@@ -88,7 +89,7 @@ fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, int inner_product) {
                           .batch = has_int8 ? INT8_QUERY_BATCH : QUERY_BATCH};
     memory += head + bias;
     float *centre = (float *)(void *)(memory + columns);
-    if (!inner_product) {
+    if (metric == FPQ_L2) {
         find_centre(kern, x, centre + d, centre);
         f->centre = centre;
     }

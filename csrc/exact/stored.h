@@ -23,21 +23,21 @@ FPQ_INLINE float fpq_negated_product(float sum, const fpq_kernels *kern, const f
 /* The distance of one stored row. A row that is neither float32 nor uint8, or is scaled, is first read into scratch (d
  * floats). */
 FPQ_INLINE float fpq_distance_to(const fpq_kernels *kern, const fpq_matrix *x, int64_t row, const float *q,
-                                 int inner_product, float *scratch) {
+                                 fpq_metric metric, float *scratch) {
     const int d = (int)x->d;
     const char *at = x->data + row * x->row_stride;
     if (x->dtype == FPQ_U8 && x->col_stride == 1 && !x->exponent) {
         const uint8_t *bytes = (const uint8_t *)at;
-        return inner_product ? fpq_negated_product(kern->ip_u8(q, bytes, d), kern, x, row, q, scratch)
-                             : kern->l2_u8(q, bytes, d);
+        const float distance = kern->metric[metric].u8(q, bytes, d);
+        return metric == FPQ_IP ? fpq_negated_product(distance, kern, x, row, q, scratch) : distance;
     }
     const float *floats = (const float *)(const void *)at;
     if (x->dtype != FPQ_F32 || x->col_stride != (ptrdiff_t)sizeof(float) || x->exponent) {
         kern->read_rows(x, NULL, row, 1, 0, d, NULL, scratch);
         floats = scratch;
     }
-    return inner_product ? fpq_negated_product(kern->ip_f32(q, floats, d), kern, x, row, q, scratch)
-                         : kern->l2_f32(q, floats, d);
+    const float distance = kern->metric[metric].f32(q, floats, d);
+    return metric == FPQ_IP ? fpq_negated_product(distance, kern, x, row, q, scratch) : distance;
 }
 
 FPQ_INLINE int fpq_is_allowed(const fpq_selector *selector, int64_t row) {

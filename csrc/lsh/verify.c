@@ -55,7 +55,7 @@ static float sum_error(const fpq_verifier *v) { return (float)(v->rows->x.d + 16
 /* For the inner product: |q - x|^2 = |q|^2 + |x|^2 - 2 q.x, where lengths are 1 or 0 but for rounding. */
 float fpq_verify_threshold(const fpq_verifier *v) {
     const float threshold = v->results.threshold;
-    return v->rows->inner_product ? fmaxf(2 + 2 * threshold, 0) + 4 * sum_error(v) : threshold;
+    return v->rows->metric == FPQ_IP ? fmaxf(2 + 2 * threshold, 0) + 4 * sum_error(v) : threshold;
 }
 
 /* A row within a distance r has a sketch within
@@ -96,8 +96,8 @@ void fpq_verify_start(fpq_verifier *v, const float *query, const fpq_answers *an
 void fpq_verify_waiting(fpq_verifier *v) {
     for (int i = 0; i < v->n; i++) {
         const uint32_t row = v->waiting[i];
-        fpq_offer_row(&v->results,
-                      fpq_distance_to(v->kern, &v->rows->x, row, v->query, v->rows->inner_product, v->scratch), row);
+        fpq_offer_row(&v->results, fpq_distance_to(v->kern, &v->rows->x, row, v->query, v->rows->metric, v->scratch),
+                      row);
     }
     v->verified += v->n;
     v->n = 0;
