@@ -38,14 +38,14 @@ if _forced := _os.environ.get("FPQ_ISA"):
 
 
 def cpu_info() -> dict[str, _Any]:
-    """What the kernels run on.
+    """The instruction sets, threads and CPU features that fpq uses.
 
     Returns
     -------
     dict
-        ``isa``: the instruction set in use (the environment variable FPQ_ISA forces one); ``isas``: those that run
-        here; ``threads``: how many a call uses unless told; ``openmp``: False if this build has one thread only; and
-        the CPU features ``avx2, avx512, vbmi, vnni, neon`` as bools.
+        ``isa``: the instruction set in use (the variable FPQ_ISA selects another); ``isas``: those that this
+        CPU supports; ``threads``: the default number of threads per call; ``openmp``: False for a build
+        with one thread only; and the CPU features ``avx2, avx512, vbmi, vnni, neon`` as bools.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Arrays as the kernels and the indexes want them: aligned, packed, growing."""
+"""Arrays for the kernels and the indexes: aligned, packed, growing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import DTypeLike
 from fpq import _native
 from fpq._checks import Array, Float32
 
-COPY_BYTES = 1 << 26
-MOVE_BYTES = 1 << 22
+COPY_BYTES = 1 << 26  # of a copy: Python handles Ctrl-C between two copies
+MOVE_BYTES = 1 << 22  # of the buffer of `GrowingArray.moving`
 
 
 def aligned_empty(*shape: int, dtype: DTypeLike = np.float32) -> Array:
-    """An uninitialised array that starts on a 64-byte boundary, so that no vector load crosses one."""
+    """An uninitialised array that starts on a 64-byte boundary, so that vector loads do not cross cache lines."""
     return _aligned(np.empty, shape, dtype)
 
 
 def aligned_zeros(*shape: int, dtype: DTypeLike) -> Array:
-    """Zeros that start on a 64-byte boundary; their memory is not touched yet."""
+    """Zeros that start on a 64-byte boundary; the system provides their memory at the first access."""
     return _aligned(np.zeros, shape, dtype)
 
 
@@ -33,19 +33,19 @@ def _aligned(make: Callable[..., Array], shape: tuple[int, ...], dtype: DTypeLik
 
 
 def pack(columns: Float32, d: int) -> Float32:
-    """The first `d` numbers of each column (k, >= d), packed for the kernels (csrc/kernels.h)."""
+    """The first `d` numbers of each column (k, >= d), packed into column blocks (csrc/README.md)."""
     out = aligned_empty(_native.packed_size(len(columns), d))
     _native.pack(np.ascontiguousarray(columns), d, out)
     return out
 
 
 def unpack(packed: Float32, k: int, d: int) -> Float32:
-    """The columns (k, d) that `pack` has packed."""
+    """The columns (k, d) from the result of `pack`."""
     return packed.reshape(-1, d, 16).transpose(0, 2, 1).reshape(-1, d)[:k]
 
 
 def copy_rows(source: Array, target: Array) -> None:
-    """Copy the rows of `source` over the first ones of `target`, some MB at a time so that Ctrl-C is heeded."""
+    """Copy the rows of `source` to the first rows of `target`, COPY_BYTES at a time."""
     step = max(1, COPY_BYTES // max(1, source[:1].nbytes))
     for start in range(0, len(source), step):
         piece = source[start : start + step]
@@ -53,31 +53,31 @@ def copy_rows(source: Array, target: Array) -> None:
 
 
 class GrowingArray:
-    """An array that grows at its end: exactly as asked for at first, by half its size later on."""
+    """An array that grows at its end: first to exactly the requested size, later by at least half its size."""
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self.data: Array = np.zeros((0, *shape), dtype=dtype)
 
     @classmethod
     def of(cls, data: Array) -> GrowingArray:
-        """That holds `data`, not copied."""
+        """A growing array over `data`, which is not copied."""
         array = cls(data.shape[1:], data.dtype)
         array.data = data
         return array
 
     def reserve(self, n: int) -> None:
-        """Make room for `n` entries in all; what is there stays."""
-        have = len(self.data)
-        if n > have:
-            rows = max(n, have + have // 2 if have else n)
+        """Make the array at least `n` entries long; its entries stay."""
+        size = len(self.data)
+        if n > size:
+            rows = max(n, size + size // 2 if size else n)
             larger = aligned_zeros(rows, *self.data.shape[1:], dtype=self.data.dtype)
             copy_rows(self.data, larger)
             self.data = larger
 
     def moving(self, sources: Array, targets: Array) -> Callable[[], None]:
-        """What copies the entries `sources` over the entries `targets`, others all, and cannot fail.
+        """A function that copies the entries `sources` to the disjoint entries `targets`, and cannot fail.
 
-        It takes no memory: there is a buffer for a piece of the entries, and the pieces go through one after the other.
+        The function allocates no memory: the entries pass through a buffer that is allocated here.
         """
         data = self.data
         step = max(1, min(len(sources), MOVE_BYTES // max(1, data[:1].nbytes)))
@@ -85,9 +85,9 @@ class GrowingArray:
 
         def move() -> None:
             for start in range(0, len(sources), step):
-                here = sources[start : start + step]
-                piece = buffer[: len(here)]
-                np.take(data, here, axis=0, out=piece, mode="clip")  # other modes take memory of their own
+                rows = sources[start : start + step]
+                piece = buffer[: len(rows)]
+                np.take(data, rows, axis=0, out=piece, mode="clip")  # other modes allocate memory
                 data[targets[start : start + step]] = piece
 
         return move

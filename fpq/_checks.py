@@ -1,4 +1,4 @@
-"""The only place that judges what users pass in. Messages name the argument, what came and what was expected."""
+"""Checks of arguments. Every error names the argument, the expected value and the actual one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ UInt64 = NDArray[np.uint64]
 Float64 = NDArray[np.float64]
 
 KERNEL_TYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, np.uint8, np.int8))
-MOST = (1 << 63) - 1  # of an integer that files and kernels take
-EXACT_INTEGERS = 1 << 24  # up to here float32 has each integer
+MOST = (1 << 63) - 1  # the largest integer of files and kernels
+EXACT_INTEGERS = 1 << 24  # float32 represents every integer up to this one
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
-    """`value` as an int between `low` and `high`, which is 2**63 - 1 by default."""
+    """`value` as an int from `low` to `high` (default: 2**63 - 1)."""
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:
@@ -42,12 +42,12 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
 
 
 def real(name: str, value: Any, low: float = -np.inf) -> float:
-    """`value` as a finite float that is at least `low`."""
+    """`value` as a finite float of at least `low`."""
     if isinstance(value, (bool, np.bool_, str, bytes)):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     try:
         number = float(value)
-    except OverflowError:  # of an integer
+    except OverflowError:  # a huge integer
         number = float("inf")
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected a number, got {value!r}") from None
@@ -66,7 +66,7 @@ def positive(name: str, value: Any) -> float:
 
 
 def fraction(name: str, value: Any) -> float:
-    """`value` as a float between 0 and 1, neither of them."""
+    """`value` as a float between 0 and 1, exclusive."""
     number = real(name, value)
     if not 0 < number < 1:
         raise ValueError(f"{name}: expected a number between 0 and 1, got {number}")
@@ -74,15 +74,15 @@ def fraction(name: str, value: Any) -> float:
 
 
 def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
-    """The one of `options` that `value` equals."""
+    """The element of `options` that is equal to `value`."""
     try:
         return options[options.index(value)]
-    except ValueError:  # there is none, or value is an array that cannot say whether it is equal
+    except ValueError:  # no option is equal, or the comparison with an array is ambiguous
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}") from None
 
 
 def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_threads: int = 1) -> Array:
-    """`x` as a finite 2-d array of a type the kernels read; not copied if it is one already."""
+    """`x` as a finite 2-d array of a type that the kernels read; such an array is not copied."""
     array = numbers(name, x)
     if array.ndim != 2:
         raise ValueError(f"{name}: expected a 2-d array (n, d), got shape {array.shape}")
@@ -95,12 +95,12 @@ def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_t
         raise ValueError(f"{name}: expected at least {min_rows} row(s), got {n}")
     row = _native.first_nonfinite_row(array, n_threads)
     if row >= 0:
-        raise ValueError(f"{name}: expected numbers that are finite as float32, row {row} holds NaN or infinity")
+        raise ValueError(f"{name}: expected numbers that are finite as float32, got NaN or infinity in row {row}")
     return array
 
 
 def queries(x: Any, dim: int | None, n_threads: int) -> tuple[Float32, bool]:
-    """Queries as float32 (nq, d) in C order, and whether a single 1-d query came."""
+    """Queries as float32 (nq, d) in C order, and whether `x` is a single 1-d query."""
     array = numbers("Q", x)
     single = array.ndim == 1
     if array.ndim not in (1, 2):
@@ -110,10 +110,10 @@ def queries(x: Any, dim: int | None, n_threads: int) -> tuple[Float32, bool]:
 
 
 def plain(name: str, x: Any) -> Array:
-    """`x` as an ordinary array of any element type, not copied if it is one.
+    """`x` as an ordinary array of any element type; such an array is not copied.
 
-    Masked entries, which an ordinary array cannot express, are refused. The byte order of this machine has one spelling
-    in the result: "<f4" equals "f4", but the kernels are told "<f" by the buffer of the one and "f" by the other's.
+    Raises ValueError for masked entries. Native byte order is always spelled "=" in the result: NumPy treats "<f4" and
+    "f4" as equal, but their buffers have the format strings "<f" and "f".
     """
     refuse_masked(name, x)
     try:
@@ -123,15 +123,15 @@ def plain(name: str, x: Any) -> Array:
             array = np.from_dlpack(x) if only_dlpack else np.asarray(x)
     except ValueError as error:  # lists of unequal length, missing integers
         raise ValueError(f"{name}: expected a rectangular array without missing entries: {error}") from None
-    except (TypeError, RuntimeError, BufferError) as error:  # tensors of other devices, with gradients, of other types
-        raise TypeError(f"{name}: expected what NumPy makes an array of, got {type(x).__name__}: {error}") from None
+    except (TypeError, RuntimeError, BufferError) as error:  # tensors on other devices or with gradients
+        raise TypeError(f"{name}: expected an array or a list of numbers, got {type(x).__name__}: {error}") from None
     if array.dtype.isnative and array.dtype.byteorder in "<>":
         array = array.view(array.dtype.newbyteorder("="))
     return array
 
 
 def refuse_masked(name: str, x: Any) -> None:
-    """Raise ValueError if `x`, or an item of the list `x`, has masked entries."""
+    """Raise ValueError if `x`, or an item of a list `x`, has masked entries."""
     if isinstance(x, (list, tuple)):
         if any(issubclass(kind, (np.ma.MaskedArray, list, tuple)) for kind in set(map(type, x))):
             for item in x:
@@ -143,19 +143,19 @@ def refuse_masked(name: str, x: Any) -> None:
 
 
 def _from_pandas(x: Any) -> Array | None:
-    """An array of a pandas object whose columns have nullable types of numbers: NumPy alone makes objects of them."""
+    """An array of a pandas object with nullable number types, which NumPy would convert to objects; else None."""
     dtypes = [] if isinstance(x, np.ndarray) else np.ravel(getattr(x, "dtypes", [])).tolist()
-    kept = [getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes]
-    if kept == dtypes or not all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in kept):
+    plain_dtypes = [getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes]
+    if plain_dtypes == dtypes or not all(isinstance(d, np.dtype) and d.kind in "fiub" for d in plain_dtypes):
         return None
-    array: Array = x.to_numpy(dtype=np.result_type(*kept))  # a missing integer is a ValueError, a missing float NaN
+    array: Array = x.to_numpy(dtype=np.result_type(*plain_dtypes))  # ValueError for missing integers, NaN for floats
     return array
 
 
 def numbers(name: str, x: Any) -> Array:
-    """`x` as an array of any shape, of a type the kernels read: other real numbers become float32.
+    """`x` as an array of any shape, of a type that the kernels read; other real numbers become float32.
 
-    Integers too large for float32 to have each of them are rounded, with a warning.
+    Integers beyond 2**24 are rounded, with a warning.
     """
     if type(x) is np.ndarray and x.dtype.byteorder in "=|" and x.dtype in KERNEL_TYPES and x.flags.aligned:
         return x
@@ -164,8 +164,8 @@ def numbers(name: str, x: Any) -> Array:
         array = plain(name, array.tolist())
     small = array.dtype.kind == "V" and array.dtype.names is None and np.can_cast(array.dtype, np.float32)  # bfloat16
     if array.dtype.kind not in "fiub" and not small:
-        what = f"dtype {array.dtype}" + ("" if isinstance(x, np.ndarray) else f" from {type(x).__name__}")
-        raise TypeError(f"{name}: expected an array of real numbers, got {what}")
+        source = "" if isinstance(x, np.ndarray) else f" from {type(x).__name__}"
+        raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}{source}")
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and array.size:
         low, high = int(array.min()), int(array.max())
         if max(-low, high) > EXACT_INTEGERS:
@@ -185,7 +185,7 @@ def _are_rows(array: Array) -> bool:
 
 
 def id_array(name: str, ids: Any) -> Int64:
-    """`ids` as int64 (n,), none negative; a single id is an array of one."""
+    """`ids` as int64 (n,), none negative; a single id becomes an array of length 1."""
     array = np.atleast_1d(integers(name, ids))
     if array.ndim != 1:
         raise ValueError(f"{name}: expected a 1-d array of ids, got shape {array.shape}")
@@ -212,7 +212,7 @@ def integers(name: str, ids: Any) -> Int64:
 
 
 def exact_integers(x: Any) -> Array | None:
-    """A list of integers as objects: NumPy makes floats of integers that fit into no one type. None for all else."""
+    """A list of integers as an object array (NumPy makes floats of integers without a common type); else None."""
     if not isinstance(x, (list, tuple)):
         return None
     array = np.array(x, dtype=object)
@@ -221,6 +221,6 @@ def exact_integers(x: Any) -> Array | None:
 
 
 def mask_or_ids(name: str, allowed: Any) -> Array:
-    """A boolean array as it is, or ids as `id_array` gives them."""
+    """A boolean array unchanged, or ids as from `id_array`."""
     array = plain(name, allowed)
     return array if array.dtype == np.bool_ else id_array(name, allowed)

@@ -1,4 +1,4 @@
-"""The bytes of a file: a safetensors header with digests, then arrays. docs/format.md is the specification."""
+"""The file format: a safetensors header with digests, then the arrays. docs/format.md is the specification."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
 }  # fmt: skip
-BEGINNINGS = {  # of files that people have and may name by mistake
+BEGINNINGS = {  # the first bytes of files that a user may name by mistake
     b"\x93NUMPY": "a .npy file",
     b"PK\3\4": "a zip archive, as .npz files are",
     b"PK\5\6": "an empty zip archive",
@@ -42,11 +42,11 @@ NAMES = {np.dtype(code): name for name, code in DTYPES.items()}
 
 
 class FormatError(ValueError):
-    """A file is not what fpq has written: of another format or version, damaged, or made up."""
+    """The file was not written by fpq, has another format version, or is damaged."""
 
 
 class Extent(NamedTuple):
-    """Where an array lies."""
+    """The type, shape and position of an array in a file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -56,7 +56,7 @@ class Extent(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a header says."""
+    """The content of a header."""
 
     kind: str
     params: dict[str, Any]
@@ -64,12 +64,12 @@ class Layout(NamedTuple):
 
 
 def as_bytes(array: Array) -> memoryview:
-    """The bytes of a C-contiguous array, not copied."""
+    """The bytes of a C-contiguous array, without a copy."""
     return array.reshape(-1).view(np.uint8).data
 
 
 class Digests:
-    """Digests of byte strings, worked out by threads while the caller reads or writes: BLAKE2b of BLAKE2b digests."""
+    """BLAKE2b digests of the BLAKE2b digests of chunks, computed by threads while the caller reads or writes."""
 
     def __init__(self, n_threads: int) -> None:
         self._workers = Workers(n_threads)
@@ -81,14 +81,14 @@ class Digests:
         self._workers.close()
 
     def begin(self, data: memoryview) -> list[Call[bytes]]:
-        """Begin with `data`, which starts on a multiple of DIGEST_CHUNK."""
+        """Start the digests of the chunks of `data`, which begins at a multiple of DIGEST_CHUNK."""
         return [
             self._workers.submit(_digest, data[start : start + DIGEST_CHUNK])
             for start in range(0, len(data), DIGEST_CHUNK)
         ]
 
     def end(self, chunks: list[Call[bytes]]) -> str:
-        """The digest of all that `begin` has got."""
+        """The digest of all `chunks` from `begin`."""
         return _digest(b"".join(chunk.result() for chunk in chunks)).hex()
 
 
@@ -101,9 +101,10 @@ def _little_endian(array: Array) -> Array:
 
 
 def in_file_order(arrays: dict[str, Array]) -> dict[str, Array]:
-    """As they stand in a file: little-endian, and all aligned.
+    """Arrays in the order of a file, little-endian.
 
-    Those come first that leave what follows aligned to 64 bytes, then the others by falling element size.
+    Arrays whose size is a multiple of 64 bytes come first, the others by descending element size. So every array is
+    aligned to its element size.
     """
 
     def rank(item: tuple[str, Array]) -> tuple[bool, int, str]:
@@ -114,7 +115,7 @@ def in_file_order(arrays: dict[str, Array]) -> dict[str, Array]:
 
 
 def header(kind: str, params: dict[str, Any], arrays: dict[str, Array], digests: dict[str, str]) -> bytes:
-    """All that stands before the arrays, which are in file order. Its size does not depend on the digests."""
+    """The bytes before the arrays, which are in file order. The size of the header does not depend on the digests."""
     entries: dict[str, Any] = {
         "__metadata__": {
             "format": "fpq",
@@ -137,27 +138,27 @@ def header(kind: str, params: dict[str, Any], arrays: dict[str, Array], digests:
 
 
 def encode(kind: str, params: dict[str, Any], arrays: dict[str, Array], n_threads: int) -> list[bytes | memoryview]:
-    """The pieces of a file, in their order; those of arrays are not copied."""
+    """The content of a file as buffers: the header and the arrays, which are not copied."""
     arrays = in_file_order(arrays)
-    pieces = [as_bytes(array) for array in arrays.values()]
+    buffers = [as_bytes(array) for array in arrays.values()]
     with Digests(n_threads) as digests:
-        begun = [digests.begin(piece) for piece in pieces]
-        found = {name: digests.end(chunks) for name, chunks in zip(arrays, begun, strict=True)}
-    return [header(kind, params, arrays, found), *pieces]
+        begun = [digests.begin(buffer) for buffer in buffers]
+        finished = {name: digests.end(chunks) for name, chunks in zip(arrays, begun, strict=True)}
+    return [header(kind, params, arrays, finished), *buffers]
 
 
 def header_size(head: bytes, file_size: int) -> int:
-    """Bytes of the header, from the first 8 bytes of a file."""
+    """The size of the header in bytes, from the first 8 bytes of a file."""
     size = int.from_bytes(head, "little")
     if len(head) == 8 and size <= min(MAX_HEADER, file_size - 8):
         return size
-    if len(head) == 8 and size <= MAX_HEADER and (8 + size) % ALIGNMENT == 0:  # as of every header that fpq writes
+    if len(head) == 8 and size <= MAX_HEADER and (8 + size) % ALIGNMENT == 0:  # true for every header of fpq
         raise FormatError(f"expected {size} bytes of header, got a file of {file_size} bytes: it has been cut short")
     raise FormatError(f"not an fpq file ({looks_like(head, file_size)})")
 
 
 def looks_like(head: bytes, file_size: int) -> str:
-    """What a file seems to be that is none of fpq's, from its first 8 bytes."""
+    """The likely format of a file that is not an fpq file, from its first 8 bytes."""
     if not file_size:
         return "it is empty"
     for beginning, kind in BEGINNINGS.items():
@@ -174,7 +175,7 @@ def looks_like(head: bytes, file_size: int) -> str:
 
 
 def parse(head: bytes, text: bytes, file_size: int) -> Layout:
-    """What the header `text` says, after all of it has been checked."""
+    """The layout in the header `text`; every field is checked."""
     if not text.startswith(b"{"):
         raise FormatError(f"not an fpq file ({looks_like(head, file_size)})")
     header = _json("header", text)
@@ -190,12 +191,12 @@ def parse(head: bytes, text: bytes, file_size: int) -> Layout:
         raise FormatError("expected kind, params and digests in the header's metadata")
     digests = _json("digests", metadata["digests"])
     if set(digests) != set(header):
-        raise FormatError("expected a digest for each array")
+        raise FormatError("digests: expected one digest per array")
     extents = {name: _extent(name, entry, digests[name]) for name, entry in header.items()}
     end = 0
     for name, extent in sorted(extents.items(), key=lambda item: (item[1].start, item[1].nbytes)):
         if extent.start != end:
-            raise FormatError(f"{name}: expected to begin at byte {end} of the data, begins at {extent.start}")
+            raise FormatError(f"{name}: expected its data at byte {end}, got byte {extent.start}")
         end += extent.nbytes
     begin = 8 + len(text)
     if begin + end != file_size:
@@ -204,12 +205,12 @@ def parse(head: bytes, text: bytes, file_size: int) -> Layout:
     return Layout(metadata["kind"], _json("params", metadata["params"]), arrays)
 
 
-def _check_header_digest(raw: bytes, own: Any) -> None:
-    if not isinstance(own, str) or not re.fullmatch("[0-9a-f]{64}", own):
+def _check_header_digest(raw: bytes, stored: Any) -> None:
+    if not isinstance(stored, str) or not re.fullmatch("[0-9a-f]{64}", stored):
         raise FormatError("header_digest: expected 64 hexadecimal digits")
-    marked = f'"header_digest":"{own}"'.encode()
+    marked = f'"header_digest":"{stored}"'.encode()
     blank = raw.replace(marked, f'"header_digest":"{BLANK}"'.encode())
-    if raw.count(marked) != 1 or _digest(blank).hex() != own:
+    if raw.count(marked) != 1 or _digest(blank).hex() != stored:
         raise FormatError("the header is damaged: its digest differs")
 
 
@@ -218,11 +219,11 @@ def _json(what: str, text: bytes | str) -> dict[str, Any]:
         pairs = list(pairs)
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise ValueError("a key comes twice")
+            raise ValueError("a key is repeated")
         return found
 
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     try:
         if isinstance(text, bytes):
@@ -235,22 +236,22 @@ def _json(what: str, text: bytes | str) -> dict[str, Any]:
     return value
 
 
-def _extent(name: str, entry: Any, own_digest: Any) -> Extent:
+def _extent(name: str, entry: Any, digest: Any) -> Extent:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(f"{name}: expected dtype, shape and data_offsets")
-    if not isinstance(own_digest, str):
+    if not isinstance(digest, str):
         raise FormatError(f"{name}: expected a digest")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FormatError(f"{name}: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS or not _are_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(f"{name}: expected shape and data_offsets of integers that are at least 0")
+        raise FormatError(f"{name}: expected shape and data_offsets of integers of at least 0")
     nbytes = np.dtype(DTYPES[dtype]).itemsize
     for size in shape:
         nbytes *= size
     if offsets[1] - offsets[0] != nbytes:
         raise FormatError(f"{name}: expected {nbytes} bytes for {dtype} {shape}, got {offsets[1] - offsets[0]}")
-    return Extent(np.dtype(DTYPES[dtype]), tuple(shape), offsets[0], nbytes, own_digest)
+    return Extent(np.dtype(DTYPES[dtype]), tuple(shape), offsets[0], nbytes, digest)
 
 
 def _are_sizes(value: Any) -> bool:

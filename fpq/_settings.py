@@ -1,7 +1,7 @@
-"""Attributes of indexes and quantizers that are checked whenever they are set.
+"""Attributes of indexes and quantizers that are checked on every assignment.
 
-How an object runs and learns (n_threads, n_probe, seed, ...) may be set at any time. What its codes, hashes or counters
-depend on (m, metric, n_lists, ...) is set once, by the constructor. No value gets in that a file cannot hold.
+Attributes that control a call (n_threads, n_probe, seed, ...) may be set at any time. Attributes on which codes, hashes
+or counters depend (m, metric, n_lists, ...) are set once, by the constructor. Every accepted value can be saved.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from fpq import _checks, threads
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST_SEED = (1 << 128) - 1  # of a seed, as much as NumPy's generators take in
+MOST_SEED = (1 << 128) - 1  # the entropy of NumPy's generators has 128 bits
 
 
 class Setting(Generic[T]):
-    """An attribute of a `Checked` object that holds what `check(name, value)` makes of the value it is set to.
+    """An attribute of a `Checked` object. An assignment stores the result of `check(name, value)`.
 
-    A check raises ValueError or TypeError that names the attribute; the value before stays. The value stands in the
-    dict of its object, so that reading costs nothing.
+    A check raises ValueError or TypeError that names the attribute; the old value then stays. The value is stored in
+    the ``__dict__`` of its object, so reads are as fast as those of a plain attribute.
     """
 
     def __init__(self, check: Callable[[str, Any], T]) -> None:
@@ -42,20 +42,20 @@ class Setting(Generic[T]):
             return self
         raise AttributeError(f"{kind.__name__!r} object has no attribute {self._name!r}")
 
-    if TYPE_CHECKING:  # any value may be set
+    if TYPE_CHECKING:  # values of any type may be assigned
 
         def __set__(self, owner: object, value: Any) -> None: ...
 
     def checked(self, owner: object, value: Any) -> T:
-        """What the attribute becomes."""
+        """The value to store."""
         return self._check(self._name, value)
 
 
 class Fixed(Setting[T]):
-    """A setting of the constructor: what the object holds depends on it, so it stays as it is."""
+    """A setting that only the constructor assigns, because the content of the object depends on it."""
 
     def checked(self, owner: object, value: Any) -> T:
-        """As `Setting.checked`, once."""
+        """As `Setting.checked`; AttributeError for a second assignment."""
         if self._name in vars(owner):
             kind = type(owner).__name__
             raise AttributeError(f"{self._name}: cannot be changed, make a new {kind} with {self._name}={value!r}")
@@ -63,7 +63,7 @@ class Fixed(Setting[T]):
 
 
 class Checked:
-    """A class whose settings are checked whenever they are set."""
+    """A class whose settings are checked on every assignment."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         setting = getattr(type(self), name, None)
@@ -71,7 +71,7 @@ class Checked:
 
 
 def checked(name: str, value: T) -> T:
-    """The check of a value that the constructor has checked, with others."""
+    """No check: the constructor has checked the value together with others."""
     return value
 
 
@@ -81,7 +81,7 @@ def integer(low: int, high: int | None = None) -> Callable[[str, Any], int]:
 
 
 def at_least(low: int, most: int) -> Callable[[str, Any], int]:
-    """The check for an integer of at least `low`; `most` is a limit that only nonsense reaches."""
+    """The check for an integer of at least `low`; errors mention the limit `most` only for values above it."""
 
     def check(name: str, value: Any) -> int:
         enough = isinstance(value, (int, np.integer)) and value >= low
@@ -106,7 +106,7 @@ def choice(*options: R) -> Callable[[str, Any], R]:
 
 
 def optional(check: Callable[[str, Any], R]) -> Callable[[str, Any], R | None]:
-    """The check for None or what another check takes."""
+    """The check for None or a value that passes `check`."""
     return lambda name, value: None if value is None else check(name, value)
 
 

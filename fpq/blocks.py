@@ -1,4 +1,4 @@
-"""Rows that come in blocks, of which one is in memory at a time: from an array, a Dask array, an iterable of arrays."""
+"""Rows in blocks, one block in memory at a time: from an array, a Dask array or an iterable of arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fpq import _checks, threads
 from fpq._checks import Array
 from fpq.learning.lloyd import LocalRows, TrainingRows
 
-Task = Callable[..., Any]  # (block, where, *more) -> a small result
+Task = Callable[..., Any]  # (block, info, *more) -> a small result
 
 
 class BlockInfo(NamedTuple):
@@ -21,13 +21,13 @@ class BlockInfo(NamedTuple):
 
     number: int
     start: int  # the row number of its first row
-    rows: int | None  # how many there should be
+    rows: int | None  # the expected number of rows
     dim: int | None
     dtype: np.dtype[Any] | None
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name of the block in errors."""
         return f"partition {self.number}"
 
     def shaped(self, block: Any) -> Array:
@@ -36,11 +36,11 @@ class BlockInfo(NamedTuple):
         Raises
         ------
         ValueError, TypeError
-            If it has another width, length or element type than it should have.
+            If the block has another width, length or element type than expected.
         """
         array = _checks.plain(self.name, block)
         if self.dtype is not None and array.dtype != self.dtype:
-            raise TypeError(f"{self.name}: expected dtype {self.dtype} as elsewhere, got {array.dtype}")
+            raise TypeError(f"{self.name}: expected dtype {self.dtype} of the other partitions, got {array.dtype}")
         if array.ndim != 2 or (self.rows is not None and len(array) != self.rows):
             rows = "n" if self.rows is None else self.rows
             raise ValueError(f"{self.name}: expected shape ({rows}, {self.dim or 'd'}), got {array.shape}")
@@ -49,34 +49,34 @@ class BlockInfo(NamedTuple):
         return array
 
     def finite(self, rows: Array) -> Array:
-        """Rows of the block, as a type the kernels read.
+        """Rows of the block, in a type that the kernels read.
 
         Raises
         ------
         ValueError, TypeError
-            If they are not finite numbers.
+            If the rows are not finite numbers.
         """
         return _checks.vectors(self.name, rows)
 
 
 class Blocks(Protocol):
-    """Blocks and those who work on them."""
+    """A source of blocks that runs tasks on them: this process or a cluster."""
 
-    sizes: list[int] | None  # rows of each block, if that is known before they come
+    sizes: list[int] | None  # rows of each block, if known in advance
     dim: int | None
 
     def run(self, name: str, task: Task, more: Sequence[Any] | None = None, *, verbose: bool = False) -> list[Any]:
-        """``task(block, where, more[i])`` for each block i, in order. Blocks whose `more` is None are left out.
+        """The results of ``task(block, info, more[i])`` for all blocks i, in order; ``more[i]`` None skips a block.
 
-        `name` is what tasks are called on a dashboard or, if `verbose`, by a progress bar.
+        `name` is the name of the tasks on a dashboard and, if `verbose`, of the progress bar.
         """
 
     def sample(self, task: Task, more: Sequence[Any], *, verbose: bool = False) -> TrainingRows:
-        """What `run` gives, the rows (n_i, d) of some blocks, to learn from."""
+        """The results of `run`, rows (n_i, d) of some blocks, as training rows."""
 
 
 class LocalBlocks:
-    """Blocks that this process works on, one after the other."""
+    """Blocks that this process works on, one at a time."""
 
     def __init__(
         self, blocks: Iterable[Any], sizes: list[int] | None = None, dim: int | None = None, dtype: Any = None
@@ -84,23 +84,23 @@ class LocalBlocks:
         self._blocks = blocks
         self.sizes = sizes
         self.dim = dim
-        self._dtype = dtype if isinstance(dtype, np.dtype) else None  # tensors have types of their own
+        self._dtype = dtype if isinstance(dtype, np.dtype) else None  # tensors have other dtypes
 
     @classmethod
     def of(cls, X: Any, rows: int) -> LocalBlocks:
-        """Of an array that is not in blocks, `rows` rows each.
+        """The blocks of X; an array without blocks is cut into blocks of `rows` rows.
 
         Raises
         ------
         ValueError, TypeError
-            If X has no rows of vectors.
+            If X does not consist of vectors.
         """
         X = from_xarray(X)
         if on_dask(X):
             return cls.of_dask(X)
         matrix = hasattr(X, "dtype") and len(getattr(X, "shape", ())) == 2
         if not matrix and (hasattr(X, "__array__") or hasattr(X, "__dlpack__")):
-            X = _checks.numbers("X", X)  # a table, whose items are its columns, or a column of rows
+            X = _checks.numbers("X", X)  # the items of a table are its columns, and a column may consist of rows
         if hasattr(X, "shape") and hasattr(X, "dtype"):
             if len(X.shape) != 2 or not X.shape[1]:
                 raise ValueError(f"X: expected a 2-d array (n, d), got shape {tuple(X.shape)}")
@@ -111,14 +111,14 @@ class LocalBlocks:
 
     @classmethod
     def of_array(cls, x: Any, rows: int) -> LocalBlocks:
-        """Slices of something with the shape of a matrix."""
+        """Slices of `rows` rows of a matrix."""
         starts = range(0, x.shape[0], rows)
         sizes = [min(rows, x.shape[0] - start) for start in starts]
         return cls((x[start : start + rows] for start in starts), sizes, x.shape[1], x.dtype)
 
     @classmethod
     def of_dask(cls, x: Any) -> LocalBlocks:
-        """The chunks of a Dask array, made one at a time when their turn comes."""
+        """The chunks of a Dask array, computed one at a time."""
         x = dask_array(x)
         sizes = None if any(np.isnan(size) for size in x.chunks[0]) else list(map(int, x.chunks[0]))
         return cls((chunk.compute() for chunk in x.blocks.ravel()), sizes, x.shape[1], x.dtype)
@@ -137,8 +137,8 @@ class LocalBlocks:
                 self._dtype = block.dtype if self._dtype is None else self._dtype
             if more is None or more[number] is not None:
                 rows = None if self.sizes is None else self.sizes[number]
-                where = BlockInfo(number, start, rows, self.dim, self._dtype)
-                results.append(task(block, where, *([] if more is None else [more[number]])))
+                info = BlockInfo(number, start, rows, self.dim, self._dtype)
+                results.append(task(block, info, *([] if more is None else [more[number]])))
             start += len(block)
         return results
 
@@ -148,18 +148,18 @@ class LocalBlocks:
 
 
 def on_dask(x: Any) -> bool:
-    """Whether `x` is a Dask collection: objects of xarray say so only if their data are one."""
+    """Whether `x` is a Dask collection; the graph of an xarray object without Dask data is None."""
     return hasattr(x, "__dask_graph__") and x.__dask_graph__() is not None
 
 
 def from_xarray(x: Any) -> Any:
-    """The Dask array of an xarray.DataArray that has one, else `x` as it is."""
+    """The Dask array of an xarray.DataArray; any other `x` unchanged."""
     data = getattr(x, "variable", None)
     return x.data if data is not None and on_dask(x) else x
 
 
 def dask_array(x: Any) -> Any:
-    """The Dask array, with all columns in each chunk."""
+    """A 2-d Dask array, rechunked so that each chunk contains all columns."""
     if getattr(x, "ndim", None) != 2 or not hasattr(x, "chunks"):
         raise ValueError(f"X: expected a 2-d Dask array, got {x!r}")
     if np.isnan(x.shape[1]) or x.shape[1] == 0:

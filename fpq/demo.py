@@ -1,4 +1,4 @@
-"""The demonstration: handwritten digits found again from 16 bytes an image."""
+"""The demonstration: search of handwritten digits with codes of 16 bytes per image."""
 
 from __future__ import annotations
 
@@ -16,22 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from fpq import FlatIndex, PQIndex, __version__, cpu_info, datasets, metrics, storage
+from fpq import FlatIndex, PQIndex, __version__, _files, cpu_info, datasets, metrics
 
 K = 100
 N_ROWS, N_NEIGHBOURS = 12, 10
-NO_PICTURE = "No picture: matplotlib is missing; pip install 'fpq-ann[demo]' brings it."
+NO_PICTURE = "No picture: matplotlib is missing; install it with pip install 'fpq-ann[demo]'."
 NPY_FILES = ("base.npy", "base_labels.npy", "query.npy", "query_labels.npy")
-IDX_FILES = (
-    "train-images-idx3-ubyte.gz",
-    "train-labels-idx1-ubyte.gz",
-    "t10k-images-idx3-ubyte.gz",
-    "t10k-labels-idx1-ubyte.gz",
-)
+IDX_FILES = tuple(datasets._MNIST_MD5)
 
 
 class Digits(NamedTuple):
-    """Images, one flat row each, and the digits they show."""
+    """Images, flattened to one row each, and their digits."""
 
     base: NDArray[Any]
     base_labels: NDArray[Any]
@@ -41,7 +36,7 @@ class Digits(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What one method cost and how well it answered; recalls and accuracies are shares of 1."""
+    """The cost and quality of one method; recalls and accuracies are between 0 and 1."""
 
     name: str
     fit_s: float | None
@@ -63,28 +58,35 @@ def run(
     *,
     as_json: bool = False,
 ) -> dict[str, Any]:
-    """Compare exact search, plain PQ and FPQ on MNIST; print a table and draw a picture.
+    """Compare exact search, plain PQ and FPQ on MNIST in a table and a picture.
 
     Parameters
     ----------
     data : path, optional
-        Folder with the four MNIST files, or with ``base.npy``, ``base_labels.npy``, ``query.npy``
-        and ``query_labels.npy``. By default MNIST is looked for and, if need be, downloaded.
+        Folder with the four MNIST files, or with ``base.npy``, ``base_labels.npy``, ``query.npy`` and
+        ``query_labels.npy``. Default: MNIST from `fpq.datasets.load`, downloaded if necessary.
     out : path
-        The picture to write, a ``.png`` file.
+        The ``.png`` file to write.
     n_threads : int, optional
-        Threads to train and search with; by default what the environment allows.
+        Threads of training and search. Default: all that the environment allows.
     as_json : bool
         Print the figures as JSON instead of the table.
 
     Returns
     -------
     dict
-        What is printed as JSON; "rows" holds one dict for each method, see `Row`.
+        The figures that are printed as JSON; "rows" holds one dict per method, see `Row`.
+
+    Raises
+    ------
+    ValueError
+        If `out` is not a ``.png`` file in an existing folder, or the data are not square images with labels.
+    OSError
+        If a file cannot be read, downloaded or written.
     """
     out = Path(out)
     if out.suffix.lower() != ".png" or not out.parent.is_dir():
-        raise ValueError(f"the picture must be a .png file in a folder that exists, got {out}")
+        raise ValueError(f"out: expected a .png file in an existing folder, got {out}")
     digits = _load(data)
     machine = cpu_info()
     threads = n_threads or machine["threads"]
@@ -124,7 +126,7 @@ def _load(folder: str | os.PathLike[str] | None) -> Digits:
         except FileNotFoundError:
             return _load(datasets.fetch_mnist())
         if base_labels is None or query_labels is None:
-            raise ValueError("the demo needs MNIST with its labels")
+            raise ValueError("mnist: expected base_labels and query_labels, got a data set without labels")
         return Digits(base, base_labels, query, query_labels)
     folder = Path(folder)
     names = NPY_FILES if (folder / NPY_FILES[0]).is_file() else IDX_FILES
@@ -132,12 +134,12 @@ def _load(folder: str | os.PathLike[str] | None) -> Digits:
     shapes = [array.shape for array in digits]
     n, nq, side = len(digits.base), len(digits.query), math.isqrt(shapes[0][-1])
     if shapes != [(n, side * side), (n,), (nq, side * side), (nq,)]:
-        raise ValueError(f"{folder}: not square images with one label each, the shapes are {shapes}")
+        raise ValueError(f"{folder}: expected square images with one label each, got shapes {shapes}")
     return digits
 
 
 def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[np.int64]]:
-    """Time and judge the three methods; the ids are what the last one, FPQ, retrieved."""
+    """Measure the three methods; the ids are the results of the last one, FPQ."""
     n, dim = digits.base.shape
     fpq = PQIndex(m=16, rotation="opq", rotation_dim=64, open_indexing=1.5, n_threads=n_threads)
     methods: list[tuple[str, int, FlatIndex | PQIndex]] = [
@@ -147,9 +149,9 @@ def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[
     ]
     rows: list[Row] = []
     found: list[NDArray[np.int64]] = []
-    silent = True if n * len(digits.query) < 10**7 else None  # None: unless on a terminal
-    look = "{n}/{total} {bar:16} {desc}"
-    with tqdm(total=8, disable=silent, delay=1, leave=False, bar_format=look) as bar:
+    silent = True if n * len(digits.query) < 10**7 else None  # None: silent except on a terminal
+    bar_format = "{n}/{total} {bar:16} {desc}"
+    with tqdm(total=8, disable=silent, delay=1, leave=False, bar_format=bar_format) as bar:
 
         def timed(step: str, call: Callable[..., Any], *args: Any, **kw: Any) -> tuple[float, Any]:
             bar.set_description_str(step)
@@ -172,7 +174,7 @@ def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[
 
 
 def _judge(digits: Digits, ids: NDArray[np.int64], truth: NDArray[np.int64]) -> list[float]:
-    """Recall at 1, 10 and 100, then the share of labels right by 1-NN and by a vote of five."""
+    """Recall at 1, 10 and 100, and the accuracy of 1-NN and of a vote of 5."""
     labels = digits.base_labels[ids[:, :5]]
     return [
         *(metrics.recall_at_k(ids, truth, min(k, ids.shape[1])) for k in (1, 10, 100)),
@@ -199,16 +201,16 @@ def _words(rows: list[Row]) -> str:
     ratio = exact.search_s / fpq.search_s
     speed = f"{ratio:.1f}x faster" if ratio >= 1 else f"{1 / ratio:.1f}x slower"
     return (
-        f"FPQ: {fpq.bytes_per_image} bytes an image, not {exact.bytes_per_image} "
+        f"FPQ: {fpq.bytes_per_image} bytes per image instead of {exact.bytes_per_image} "
         f"({exact.bytes_per_image / fpq.bytes_per_image:.0f}x smaller); "
         f"once fitted, {speed} than exact search.\n"
-        f"A vote of its 5 nearest (5-NN) names {fpq.accuracy_5nn:.2%} of the digits right; "
-        f"with exact search it is {exact.accuracy_5nn:.2%}."
+        f"A vote of the 5 nearest images (5-NN) is right for {fpq.accuracy_5nn:.2%} of the digits with FPQ, "
+        f"for {exact.accuracy_5nn:.2%} with exact search."
     )
 
 
 def _choose(wrong: NDArray[np.bool_], labels: NDArray[Any]) -> NDArray[np.int64]:
-    """Pick the first query of each digit, then the first with a wrong neighbour, then any."""
+    """The first query of each digit, then queries with a wrong neighbour, then any."""
     _, firsts = np.unique(labels, return_index=True)
     order = np.concatenate([firsts, np.flatnonzero(wrong.any(axis=1)), np.arange(len(labels))])
     _, seen = np.unique(order, return_index=True)
@@ -216,7 +218,7 @@ def _choose(wrong: NDArray[np.bool_], labels: NDArray[Any]) -> NDArray[np.int64]
 
 
 def _draw(digits: Digits, ids: NDArray[np.int64], rows: list[Row], out: Path) -> bool:
-    """Draw queries with what FPQ retrieved for them; False where matplotlib is missing."""
+    """Draw queries and their neighbours by FPQ; False without matplotlib."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.patches import Rectangle
@@ -247,18 +249,18 @@ def _draw(digits: Digits, ids: NDArray[np.int64], rows: list[Row], out: Path) ->
     exact, fpq = rows[0], rows[-1]
     title = f"The nearest of {len(digits.base):,} handwritten digits, found by FPQ"
     figures = (
-        f"{fpq.bytes_per_image} bytes an image instead of {exact.bytes_per_image}; recall@10 "
+        f"{fpq.bytes_per_image} bytes per image instead of {exact.bytes_per_image}; recall@10 "
         f"{fpq.recall_at_10:.3f}; 5-NN vote {fpq.accuracy_5nn:.2%} right "
         f"(exact search {exact.accuracy_5nn:.2%})"
     )
     caption = (
         "Queries: the first test image of each digit, then the first others with a wrong "
-        f"neighbour, if any.\nRed: a neighbour with another label, {wrong.mean():.1%} of the "
+        f"neighbour.\nRed: a neighbour with another label, {wrong.mean():.1%} of the "
         f"{ids.shape[1]} nearest of all {len(ids):,} test images."
     )
     figure.text(0.5, 0.965, title, ha="center", fontsize=14, weight="bold")
     figure.text(0.5, 0.938, figures, ha="center", fontsize=10)
     figure.text(0.5, 0.02, caption, ha="center", fontsize=9.5, color="0.25", linespacing=1.4)
-    with storage._replacing(out) as file:
+    with _files.replacing(out) as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": f"fpq {__version__}"})
     return True

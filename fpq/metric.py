@@ -1,4 +1,4 @@
-"""The metrics: all that sets one apart from the others, apart from its kernels."""
+"""The metrics: the properties of each, except for its kernels."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fpq._checks import Array, Float32
 
 @dataclass(frozen=True)
 class Metric:
-    """A way to compare vectors, by its name in the public interface.
+    """A metric of the public interface.
 
-    Kernels give distances, of which the smallest are the nearest: squared L2 distances or negated inner products.
+    Kernels compute distances, smallest first: squared L2 distances or negated inner products.
 
     Attributes
     ----------
     name : str
     inner_product : bool
-        Kernels take inner products, and users get them as similarities: the largest are the nearest.
+        Kernels compute negated inner products, users get similarities: the largest are the nearest.
     unit_length : bool
-        Vectors and queries are scaled to length 1.
+        Vectors and queries are normalised to length 1.
     euclidean : bool
-        Neighbours are those by L2 distance of the prepared vectors: hash functions and lists for L2 serve.
+        The L2 distances of prepared vectors give the same neighbours, so hash functions and lists for L2 can be used.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Metric:
     euclidean: bool
 
     def prepare(self, x: Array, n_threads: int) -> Array:
-        """Rows as they are compared: float32 of length 1, or as they come."""
+        """Rows for comparison: float32 of length 1, or unchanged."""
         if not self.unit_length:
             return x
         out = np.empty(x.shape, dtype=np.float32)
@@ -41,7 +41,7 @@ class Metric:
         return out
 
     def to_user(self, distances: Float32) -> Float32:
-        """Distances of the kernels as the user gets them, in place; the same function leads back."""
+        """Convert the distances of kernels to those of users, in place; the inverse is the same function."""
         return np.negative(distances, out=distances) if self.inner_product else distances
 
 

@@ -1,16 +1,16 @@
-"""How good the neighbours are that were found.
+"""Measures of the quality of search results.
 
-Two numbers are both called "recall" in print, and they are far apart:
+The literature calls two different numbers "recall":
 
-- `recall_at_k`: is the one *true nearest* neighbour among the first k results? This is R@k of the
-  product quantization papers, also written 1-recall@k. R@100 is easy: 100 results for one answer.
-- `intersection_at_k`: how many of the k true neighbours are among the first k results? This is
-  k-recall@k, what ann-benchmarks plots, mostly as 10-recall@10.
+- `recall_at_k`: is the one *true nearest* neighbour among the first k results? This is R@k of the product quantization
+  papers, also written 1-recall@k. R@100 is easy: 100 results for one answer.
+- `intersection_at_k`: how many of the k true neighbours are among the first k results? This is k-recall@k, the measure
+  of ann-benchmarks, usually 10-recall@10.
 
-The same index may well have R@100 = 0.99 and 10-recall@10 = 0.56, so say which one you mean.
+One index may have R@100 = 0.99 and 10-recall@10 = 0.56, so always say which recall is meant.
 
-`accuracy`, `confusion`, `recall`, `precision` and `fallout` judge predicted labels, and `vote`
-makes one label of the labels of k neighbours. `approximation_ratio` compares distances.
+`accuracy`, `confusion`, `recall`, `precision` and `fallout` judge predicted labels; `vote` predicts a label from the
+labels of k neighbours. `approximation_ratio` compares distances.
 
 Examples
 --------
@@ -23,7 +23,6 @@ Examples
 """
 
 import math
-import operator
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -45,7 +44,7 @@ __all__ = [
     "vote",
 ]
 
-PIECE_VALUES = 1 << 20  # of an array that is sorted in pieces
+PIECE_VALUES = 1 << 20  # values per call of NumPy: Python handles Ctrl-C between two calls
 
 
 def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> float:
@@ -58,7 +57,7 @@ def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> fl
     true_ids : array_like, shape (nq,) or (nq, t), integer
         Ids of the true neighbours, nearest first; only the first column is used.
     k : int, optional
-        How many results to look at, 1 <= k <= r; by default all r.
+        Number of results to compare, 1 <= k <= r. Default: r.
 
     Returns
     -------
@@ -70,12 +69,11 @@ def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> fl
     TypeError
         If the ids are not integers, or `k` is not an integer.
     ValueError
-        If the shapes do not fit each other, there is no query, `k` is out of range, or ids are masked or from 2**63 on.
+        If the shapes do not fit together or are empty, `k` is out of range, or ids are masked or 2**63 or larger.
 
     Notes
     -----
-    The measure of Jegou, Douze and Schmid, "Product quantization for nearest neighbor search",
-    IEEE TPAMI 33(1), 2011.
+    The measure of Jegou, Douze and Schmid, "Product quantization for nearest neighbor search", IEEE TPAMI 33(1), 2011.
 
     Examples
     --------
@@ -98,12 +96,11 @@ def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None)
     Parameters
     ----------
     ids : array_like, shape (nq, r), integer
-        Returned ids below 2**63, best first; -1 marks a missing result and never counts. An id that is
-        returned twice counts once.
+        Returned ids below 2**63, best first; -1 marks a missing result and never counts. Repeated ids count once.
     true_ids : array_like, shape (nq, t), integer
         Ids of the true neighbours, nearest first.
     k : int, optional
-        How many columns of both to look at, 1 <= k <= min(r, t); by default r.
+        Number of columns of both arrays to compare, 1 <= k <= min(r, t). Default: r.
 
     Returns
     -------
@@ -115,13 +112,12 @@ def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None)
     TypeError
         If the ids are not integers, or `k` is not an integer.
     ValueError
-        If the shapes do not fit each other, there is no query, `k` is out of range, or ids are masked or from 2**63 on.
+        If the shapes do not fit together or are empty, `k` is out of range, or ids are masked or 2**63 or larger.
 
     Notes
     -----
-    Aumuller, Bernhardsson and Faithfull, "ANN-Benchmarks", Information Systems 87, 2020. That
-    program compares distances, so there a neighbour exactly as far as the k-th counts as well;
-    here ids are compared.
+    Aumuller, Bernhardsson and Faithfull, "ANN-Benchmarks", Information Systems 87, 2020. ANN-Benchmarks compares
+    distances and accepts every neighbour at the distance of the k-th; this function compares ids.
 
     Examples
     --------
@@ -134,7 +130,7 @@ def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None)
     _same_queries(found, truth)
     k = _depth(k, found)
     if k > truth.shape[1]:
-        raise ValueError(f"true_ids must have at least k={k} columns, got {truth.shape[1]}")
+        raise ValueError(f"true_ids: expected at least k={k} columns, got {truth.shape[1]}")
     shared = 0
     for rows in _pieces(found):
         both = np.hstack([_distinct(found[rows, :k]), _distinct(truth[rows, :k])])
@@ -144,13 +140,13 @@ def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None)
 
 
 def vote(labels: ArrayLike) -> NDArray[Any]:
-    """Majority label of each query's neighbours; of tied labels the one seen nearest wins.
+    """Majority label of the neighbours of each query; a tie goes to the label of the nearer neighbour.
 
     Parameters
     ----------
     labels : array_like, shape (nq, k)
-        Labels of the neighbours, nearest first: usually ``base_labels[ids]`` (see that no id
-        is -1, numpy would take the last label for it).
+        Labels of the neighbours, nearest first: usually ``base_labels[ids]``. No id may be -1, for which NumPy would
+        take the last label.
 
     Returns
     -------
@@ -168,7 +164,7 @@ def vote(labels: ArrayLike) -> NDArray[Any]:
     """
     labels = _array("labels", labels)
     if labels.ndim != 2 or labels.shape[1] == 0:
-        raise ValueError(f"labels must have shape (nq, k) with k >= 1, got {labels.shape}")
+        raise ValueError(f"labels: expected shape (nq, k) with k >= 1, got {labels.shape}")
     winners = labels[:, 0].copy()
     for rows in _pieces(labels):
         piece = labels[rows]
@@ -181,7 +177,7 @@ def vote(labels: ArrayLike) -> NDArray[Any]:
 
 
 def accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
-    """Share of predicted labels that are right.
+    """Share of correct predicted labels.
 
     Parameters
     ----------
@@ -191,12 +187,12 @@ def accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
     Returns
     -------
     float
-        Between 0 and 1; nan when there are no labels.
+        Between 0 and 1; nan for no labels.
 
     Raises
     ------
     ValueError
-        If the two are not 1-d and of one length.
+        If `predicted` and `truth` are not 1-d arrays of one length.
 
     Examples
     --------
@@ -208,7 +204,7 @@ def accuracy(predicted: ArrayLike, truth: ArrayLike) -> float:
 
 
 class Confusion(NamedTuple):
-    """Counts of a yes/no decision, made by `confusion`.
+    """Counts of a binary decision, from `confusion`.
 
     Attributes
     ----------
@@ -223,14 +219,14 @@ class Confusion(NamedTuple):
 
 
 def confusion(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> Confusion:
-    """Count hits and errors for one label against all others.
+    """Count correct and wrong predictions of one label against all others.
 
     Parameters
     ----------
     predicted, truth : array_like, shape (n,)
         Labels of any kind that can be compared.
     positive : scalar
-        The label that means "positive"; every other label is negative.
+        The label that counts as positive; all other labels are negative.
 
     Returns
     -------
@@ -239,7 +235,7 @@ def confusion(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> Confusio
     Raises
     ------
     ValueError
-        If the two are not 1-d and of one length, or `positive` is not a scalar.
+        If `predicted` and `truth` are not 1-d arrays of one length, or `positive` is not a scalar.
 
     Examples
     --------
@@ -248,10 +244,10 @@ def confusion(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> Confusio
     """
     predicted, truth = _labels(predicted, truth)
     if np.ndim(positive) != 0 or positive is np.ma.masked:
-        raise ValueError(f"positive must be one label, got {positive!r}")
-    said, true = predicted == positive, truth == positive
-    tp = int(np.count_nonzero(said & true))
-    fp = int(np.count_nonzero(said)) - tp
+        raise ValueError(f"positive: expected one label, got {positive!r}")
+    claimed, true = predicted == positive, truth == positive
+    tp = int(np.count_nonzero(claimed & true))
+    fp = int(np.count_nonzero(claimed)) - tp
     fn = int(np.count_nonzero(true)) - tp
     return Confusion(tp, fp, fn, len(truth) - tp - fp - fn)
 
@@ -259,7 +255,7 @@ def confusion(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> Confusio
 def recall(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> float:
     """Share of the positives that were predicted positive, tp / (tp + fn).
 
-    Parameters and errors are those of `confusion`; nan when no label is truly positive.
+    Parameters and errors are those of `confusion`; nan for truth without a positive.
 
     Examples
     --------
@@ -273,7 +269,7 @@ def recall(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> float:
 def precision(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> float:
     """Share of the predicted positives that are positive, tp / (tp + fp).
 
-    Parameters and errors are those of `confusion`; nan when nothing was predicted positive.
+    Parameters and errors are those of `confusion`; nan for predictions without a positive.
 
     Examples
     --------
@@ -287,7 +283,7 @@ def precision(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> float:
 def fallout(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> float:
     """Share of the negatives that were predicted positive, fp / (fp + tn).
 
-    Parameters and errors are those of `confusion`; nan when no label is truly negative.
+    Parameters and errors are those of `confusion`; nan for truth without a negative.
 
     Examples
     --------
@@ -299,21 +295,21 @@ def fallout(predicted: ArrayLike, truth: ArrayLike, positive: Any) -> float:
 
 
 def approximation_ratio(distances: ArrayLike, true_distances: ArrayLike) -> float:
-    """Mean ratio of returned to true distance, the c of c-approximate search.
+    """Mean ratio of the returned to the true distance: the c of c-approximate search.
 
     Parameters
     ----------
     distances : array_like, shape (nq, k), float
-        *Squared* L2 distances of the results, nearest first; inf marks a missing result. Pass
-        exact distances: those estimated from codes may make the ratio smaller than 1.
+        *Squared* L2 distances of the results, nearest first; inf marks a missing result. Expects exact distances: with
+        distances estimated from codes the ratio may be below 1.
     true_distances : array_like, shape (nq, k), float
         *Squared* L2 distances of the true neighbours, nearest first, all finite.
 
     Returns
     -------
     float
-        Mean of ``sqrt(distances / true_distances)`` over queries and ranks; 1 is exact search.
-        0 / 0 counts as 1; x / 0 with x > 0, or any missing result, makes it inf.
+        Mean of ``sqrt(distances / true_distances)`` over queries and ranks; 1 for exact search. 0 / 0 counts as 1. The
+        mean is inf after x / 0 with x > 0, or with any missing result.
 
     Raises
     ------
@@ -334,13 +330,13 @@ def approximation_ratio(distances: ArrayLike, true_distances: ArrayLike) -> floa
     truth = _distances("true_distances", true_distances)
     if found.ndim != 2 or found.shape != truth.shape or found.size == 0:
         raise ValueError(
-            "distances and true_distances must have the same shape (nq, k), not empty, "
+            "distances, true_distances: expected arrays of one shape (nq, k), not empty, "
             f"got {found.shape} and {truth.shape}"
         )
     if not (found >= 0).all():
-        raise ValueError("distances must be squared L2, got a negative value or nan")
+        raise ValueError("distances: expected squared L2 distances, got a negative value or nan")
     if not ((truth >= 0) & np.isfinite(truth)).all():
-        raise ValueError("true_distances must be finite squared L2, got a negative value, inf or nan")
+        raise ValueError("true_distances: expected finite squared L2 distances, got a negative value, inf or nan")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.sqrt(found) / np.sqrt(truth)
     ratio[(found == 0) & (truth == 0)] = 1.0
@@ -348,59 +344,51 @@ def approximation_ratio(distances: ArrayLike, true_distances: ArrayLike) -> floa
 
 
 def _array(name: str, values: ArrayLike) -> NDArray[Any]:
-    """The values as an array without masked entries. A list of integers that fit into no one type stays exact."""
+    """`values` as an array without masked entries; a list of integers without a common NumPy type stays exact."""
     array = _checks.plain(name, values)
     exact = _checks.exact_integers(values) if array.dtype.kind == "f" and array.size else None
     return array if exact is None else exact
 
 
 def _ids(ids: ArrayLike, name: str, columns: bool = False) -> NDArray[np.int64]:
-    """Ids of shape (nq, r); `columns` takes (nq,) as (nq, 1)."""
+    """Ids of shape (nq, r); with `columns`, (nq,) becomes (nq, 1)."""
     array = _array(name, ids)
     if columns and array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name} must be 2-d and not empty, got shape {array.shape}")
+        raise ValueError(f"{name}: expected a 2-d array that is not empty, got shape {array.shape}")
     if array.dtype.kind not in "iu" and _checks.exact_integers(array.tolist()) is None:
-        raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected integers, got dtype {array.dtype}")
     if array.max() > np.iinfo(np.int64).max or array.min() < np.iinfo(np.int64).min:
-        raise ValueError(f"{name} must be below 2**63, got {array.min()} to {array.max()}")
+        raise ValueError(f"{name}: expected ids below 2**63, got {array.min()} to {array.max()}")
     return array.astype(np.int64, copy=False)
 
 
 def _distances(name: str, values: ArrayLike) -> NDArray[np.float64]:
     array = _array(name, values)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     return array.astype(np.float64, copy=False)
 
 
 def _same_queries(found: NDArray[np.int64], truth: NDArray[np.int64]) -> None:
     if len(found) != len(truth):
-        raise ValueError(f"ids and true_ids must have one row per query, got {len(found)} and {len(truth)} rows")
+        raise ValueError(f"ids, true_ids: expected one row per query in both, got {len(found)} and {len(truth)} rows")
 
 
 def _depth(k: int | None, found: NDArray[np.int64]) -> int:
     width: int = found.shape[1]
-    if k is None:
-        return width
-    try:
-        k = operator.index(k)
-    except TypeError:
-        raise TypeError(f"k must be an integer or None, got {k!r}") from None
-    if not 1 <= k <= width:
-        raise ValueError(f"k must be between 1 and {width} (the columns of ids), got {k}")
-    return k
+    return width if k is None else _checks.integer("k", k, 1, width)
 
 
 def _pieces(array: NDArray[Any]) -> Iterator[slice]:
-    """Rows of some megabytes: NumPy sorts an array in one call, which no signal ends."""
+    """Slices of some megabytes of rows: a call of NumPy cannot be interrupted."""
     step = max(1, PIECE_VALUES // array.shape[1])
     return (slice(start, start + step) for start in range(0, len(array), step))
 
 
 def _distinct(ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows sorted, with -1 in place of every repeated id."""
+    """Sorted rows, with -1 for repeated ids."""
     ids = np.sort(ids, axis=1)
     repeated = ids[:, 1:] == ids[:, :-1]
     ids[:, 1:][repeated] = -1
@@ -411,7 +399,7 @@ def _labels(predicted: ArrayLike, truth: ArrayLike) -> tuple[NDArray[Any], NDArr
     predicted, truth = _array("predicted", predicted), _array("truth", truth)
     if predicted.ndim != 1 or predicted.shape != truth.shape:
         raise ValueError(
-            f"predicted and truth must be 1-d and of one length, got shapes {predicted.shape} and {truth.shape}"
+            f"predicted, truth: expected 1-d arrays of one length, got shapes {predicted.shape} and {truth.shape}"
         )
     return predicted, truth
 

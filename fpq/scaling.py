@@ -1,7 +1,7 @@
-"""Powers of two that keep squares and products within float32, so that vectors of any size are learned and searched.
+"""Scaling by powers of two: squares and products of tiny and huge numbers stay within float32.
 
-A vector times a power of two has the same digits, the same neighbours, and distances times the square of the power.
-Ordinary vectors are not scaled.
+A vector times a power of two has the same mantissas and the same neighbours; its squared distances are multiplied by
+the square of the power. Ordinary vectors are not scaled.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from fpq import _native, threads
 from fpq._checks import Array, Float32
 from fpq.learning.lloyd import TrainingRows
 
-LEAST, MOST = 2.0**-30, 2.0**40  # largest sizes of numbers whose squares are well within float32
-LEAST_PRODUCT, MOST_PRODUCT = 2.0**-60, 2.0**100  # the same for sums of products
-FEW = 256  # rows that tell whether the others need to be looked at
+LEAST, MOST = 2.0**-30, 2.0**40  # bounds of the largest absolute value for squares well within float32
+LEAST_PRODUCT, MOST_PRODUCT = 2.0**-60, 2.0**100  # bounds of sums of products
+SAMPLE_ROWS = 256  # rows whose values decide whether all rows are inspected
 
 
 def exponent(largest: float, most: float = math.inf) -> int:
-    """The power that brings numbers of up to `largest` in size near 1; 0 where their squares need no help."""
+    """The exponent that scales numbers of at most `largest` to about 1; 0 if their squares are within float32."""
     if largest == 0 or LEAST <= largest <= most:
         return 0
     return max(-126, min(126, -math.frexp(largest)[1]))
 
 
 def scaled(x: Array, power: int) -> Array:
-    """Rows times 2**power in float32; the same rows for 0."""
+    """Rows times 2**power in float32; unchanged for power 0."""
     return np.ldexp(np.asarray(x, np.float32), power) if power else x
 
 
 def training(rows: TrainingRows) -> tuple[TrainingRows, int]:
-    """Rows to learn from, scaled if need be, and the power; k-means adds squares, and so large numbers count too."""
-    power = exponent(_native.largest(rows.take(np.arange(min(rows.n, FEW), dtype=np.int64)), 1), MOST)
+    """Training rows, scaled if necessary, and the power. Sums of squares in k-means limit large numbers too."""
+    power = exponent(_native.largest(rows.take(np.arange(min(rows.n, SAMPLE_ROWS), dtype=np.int64)), 1), MOST)
     if power:
         rows = rows.here()
         power = exponent(_native.largest(rows.take(None), 1), MOST)
@@ -41,7 +41,7 @@ def training(rows: TrainingRows) -> tuple[TrainingRows, int]:
 
 
 def largest(rows: Array, norms: Float32, n_threads: int | None) -> float:
-    """About the largest absolute value of rows, from their squared lengths as far as these are within float32."""
+    """An estimate of the largest absolute value of rows: from their squared norms, if these are within float32."""
     longest = float(norms.max(initial=0))
     if LEAST**2 <= longest < math.inf:
         return math.sqrt(longest)
@@ -49,9 +49,9 @@ def largest(rows: Array, norms: Float32, n_threads: int | None) -> float:
 
 
 def for_search(inner_product: bool, largest: float, queries: Float32) -> int:
-    """The power for queries of an index whose vectors and centroids hold numbers of up to `largest` in size.
+    """The power for queries to an index whose vectors and centroids have absolute values up to `largest`.
 
-    Squared distances need the power for queries and index alike; inner products for queries only.
+    For squared distances the power applies to queries and index, for inner products to queries only.
     """
     if not inner_product:
         return 0 if largest >= LEAST else exponent(max(largest, _native.largest(queries, 1)))
@@ -63,7 +63,7 @@ def for_search(inner_product: bool, largest: float, queries: Float32) -> int:
 
 
 def threshold(distance: np.float32, power: int, inner_product: bool) -> np.float32:
-    """A bound of the distances of scaled vectors that `unscaled` brings down to at most `distance`."""
+    """A threshold for scaled vectors: at least every distance that `unscaled` converts to at most `distance`."""
     if not power:
         return distance
     with np.errstate(over="ignore", under="ignore"):
@@ -72,7 +72,7 @@ def threshold(distance: np.float32, power: int, inner_product: bool) -> np.float
 
 
 def unscaled(distances: Float32, power: int, inner_product: bool) -> Float32:
-    """Distances of scaled vectors as they are without scaling."""
+    """Distances of scaled vectors, converted to those without scaling."""
     if not power:
         return distances
     with np.errstate(over="ignore", under="ignore"):

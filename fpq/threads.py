@@ -1,4 +1,4 @@
-"""How many threads a call uses, the threads of Python, and BLAS work in blocks whose bits do not depend on them."""
+"""The number of threads of a call, Python threads, and BLAS calls whose bits do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fpq._checks import Float64
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST_THREADS = max(32, 4 * (os.cpu_count() or 1))  # more would take memory and give no speed
-NO_QUOTA = 1 << 16  # CPUs
-SMALL_MATRIX = 1024  # rows
+MOST_THREADS = max(32, 4 * (os.cpu_count() or 1))  # more threads cost memory without a gain in speed
+NO_QUOTA = 1 << 16  # CPUs of a control group without a quota
+SMALL_MATRIX = 1024  # rows of the largest matrix that is decomposed on the calling thread
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_native.after_fork)
@@ -36,14 +36,14 @@ def resolve(n_threads: int | None) -> int:
     Parameters
     ----------
     n_threads : int or None
-        ``None`` is what the environment says: OMP_NUM_THREADS, ``threadpoolctl`` limits, the CPUs this process may
-        run on, the CPU quota of its control group. More than four times the CPUs of the machine (or 32, if that is
-        more) count as that many. Where the system gives fewer threads, a call uses fewer.
+        ``None`` is the default of the environment: OMP_NUM_THREADS or the limit of ``threadpoolctl``, else the CPUs of
+        this process; at most the CPU quota of its control group. Numbers above ``max(32, 4 * CPUs)`` are reduced to
+        that number. If the system provides fewer threads, the call uses those.
 
     Raises
     ------
     ValueError, TypeError
-        If it is not an integer of at least 1.
+        If `n_threads` is not an integer of at least 1.
     """
     if n_threads is not None:
         return min(_checks.integer("n_threads", n_threads, 1), MOST_THREADS)
@@ -52,7 +52,7 @@ def resolve(n_threads: int | None) -> int:
 
 @functools.cache
 def _cgroup_cpus() -> int:
-    """CPUs that the control group's quota pays for (Linux containers)."""
+    """The CPU quota of the control group, rounded up (Linux containers)."""
     group = Path("/sys/fs/cgroup")
     try:
         quota, period = (group / "cpu.max").read_text().split()
@@ -72,15 +72,15 @@ def _controller() -> ThreadpoolController:
 
 
 class Call(Generic[R]):
-    """A call that another thread makes, and its result.
+    """A function call for another thread, and its result.
 
-    `concurrent.futures.Future` and `threading.Condition` take their locks in Python code: Ctrl-C that comes just then
-    leaves such a lock taken, and whoever wants it waits for ever. Here the owner's thread takes locks in C code only.
+    `concurrent.futures.Future` and `threading.Condition` acquire their locks in Python code. A Ctrl-C at that moment
+    leaves the lock acquired, and the next thread waits for it for ever. This class acquires locks in C code only.
     """
 
     def __init__(self, function: Callable[..., R], arguments: tuple[Any, ...]) -> None:
         self._work: tuple[Callable[..., R], tuple[Any, ...]] | None = (function, arguments)
-        self._found: list[R] = []
+        self._result: list[R] = []
         self._error: BaseException | None = None
         self._running = threading.Lock()
         self._running.acquire()
@@ -90,7 +90,7 @@ class Call(Generic[R]):
         assert self._work is not None
         function, arguments = self._work
         try:
-            self._found.append(function(*arguments))
+            self._result.append(function(*arguments))
         except BaseException as error:
             self._error = error
         finally:
@@ -98,28 +98,29 @@ class Call(Generic[R]):
             self._running.release()
 
     def result(self) -> R:
-        """Wait for the result; raise what the call has raised."""
-        while not self._running.acquire(timeout=0.1):  # Windows heeds Ctrl-C only between waits
+        """Wait for the result; raise the error of the call."""
+        while not self._running.acquire(timeout=0.1):  # Windows handles Ctrl-C only between waits
             pass
         self._running.release()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        return self._found[0]
+        return self._result[0]
 
 
 class Workers:
-    """Threads that make calls while their owner goes on.
+    """Threads that make calls while their owner continues.
 
-    Where the system gives no thread, the owner makes the calls itself: `concurrent.futures` refuses calls after the end
-    of the main thread, in handlers of `atexit` and in threads that go on; some versions of Python start no thread then.
+    If the system starts no thread, the owner makes the calls itself. After the end of the main thread, in `atexit`
+    handlers and in threads that are still running, some versions of Python start no threads, and `concurrent.futures`
+    refuses calls.
 
     Parameters
     ----------
     n_threads : int
-        At most. A call starts a thread as long as there are fewer.
+        The maximum. Each call starts a thread until the maximum is reached.
     within : context manager, optional
-        What each thread enters before its first call and leaves after its last one.
+        Each thread enters the context before its first call and leaves it after its last one.
     """
 
     def __init__(self, n_threads: int, within: contextlib.AbstractContextManager[Any] | None = None) -> None:
@@ -135,7 +136,7 @@ class Workers:
         self.close()
 
     def submit(self, function: Callable[..., R], *arguments: Any) -> Call[R]:
-        """Have ``function(*arguments)`` called."""
+        """Queue the call ``function(*arguments)``."""
         call = Call(function, arguments)
         if len(self._threads) < self._n_threads:
             self._start()
@@ -146,12 +147,12 @@ class Workers:
         return call
 
     def close(self, *, wait: bool = True) -> None:
-        """Drop the calls that no thread has begun; the threads end after what they have begun.
+        """Drop the calls that have not started; each thread ends after its current call.
 
         Parameters
         ----------
         wait : bool, default True
-            Until they have ended.
+            Wait for the end of the threads.
         """
         with contextlib.suppress(Empty):
             while True:
@@ -161,11 +162,11 @@ class Workers:
             thread.join()
 
     def _start(self) -> None:
-        """Start one more thread, if the system gives one."""
-        if sys.is_finalizing():  # a new thread would wait for ever for Python's lock
+        """Start one more thread, if the system allows."""
+        if sys.is_finalizing():  # a new thread would wait for the interpreter lock for ever
             return
-        # Ctrl-C may come before `close`: the threads end with their owner too. Not by `__del__`: Python drops the
-        # KeyboardInterrupt that comes within one, and this callback has no line of Python.
+        # After a Ctrl-C before `close`, this callback ends the threads when their owner is deleted. It executes no
+        # Python code; a `__del__` would, and Python drops a KeyboardInterrupt inside `__del__`.
         owner = weakref.ref(self, functools.partial(self._calls.put, None))
         thread = threading.Thread(target=_make_calls, args=(self._calls, self._within, owner))
         try:
@@ -178,18 +179,18 @@ class Workers:
 def _make_calls(
     calls: SimpleQueue[Call[Any] | None],
     within: contextlib.AbstractContextManager[Any] | None,
-    owner: weakref.ref[Workers],  # kept, as its callback ends the thread
+    owner: weakref.ref[Workers],  # a reference, because the callback of a deleted weakref is never called
 ) -> None:
-    """What a thread does until None comes, which it leaves for the others."""
+    """The loop of a thread: make calls until None, and put None back for the other threads."""
     with within or contextlib.nullcontext():
         while (call := calls.get()) is not None:
             call.make()
-            del call  # and its result, before the wait for the next one
+            del call  # free the result before waiting for the next call
     calls.put(None)
 
 
 class _OneBlasThread:
-    """BLAS on one thread a call until all users have left: OpenBLAS may hang if that changes amid a call."""
+    """BLAS on one thread until the last user leaves: OpenBLAS may hang if the limit changes during a call."""
 
     def __init__(self) -> None:
         self._users = 0
@@ -197,7 +198,7 @@ class _OneBlasThread:
         self.unlock()
 
     def unlock(self) -> None:
-        """Make a new lock. A forked child must, as a thread that is not there may hold the old one."""
+        """Make a new lock. In a forked child, a thread of the parent may hold the old one for ever."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
@@ -220,31 +221,31 @@ if hasattr(os, "register_at_fork"):
 
 
 def parallel_map(function: Callable[[T], R], items: Iterable[T], n_threads: int) -> list[R]:
-    """``[function(item) for item in items]`` on `n_threads` threads, each calling BLAS on one thread of its own.
+    """``[function(item) for item in items]`` on `n_threads` threads, with single-threaded BLAS in each.
 
-    BLAS may round differently when it splits a product among threads; a product of its own for each item, and sums over
-    items in their order, do not depend on the number of threads.
+    BLAS may round differently when it splits a product among threads. The results here do not depend on the number of
+    threads: each item has its own product, and the results are in the order of the items.
     """
     with _ONE_BLAS_THREAD:
         workers = Workers(n_threads, _ONE_BLAS_THREAD)
-        wait = False  # nothing stops a decomposition, and some take minutes: after Ctrl-C it is left to itself
+        wait = False  # after Ctrl-C: a decomposition cannot be stopped and may take minutes
         try:
             calls = [workers.submit(function, item) for item in items]
-            found = [call.result() for call in calls]
+            results = [call.result() for call in calls]
             wait = True
         except Exception:
             wait = True
             raise
         finally:
             workers.close(wait=wait)
-    return found
+    return results
 
 
 def blas_decompose(function: Callable[[Float64], R], matrix: Float64) -> R:
-    """``function(matrix)``, a decomposition, with BLAS on one thread.
+    """The decomposition ``function(matrix)`` with single-threaded BLAS.
 
-    A large matrix takes minutes, on another thread, so that Ctrl-C is heeded. A small one takes a moment and is
-    decomposed on this thread, where the memory that it frees will be used again: allocators keep it for its thread.
+    A large matrix takes minutes and is decomposed on another thread, so that this thread handles Ctrl-C. A small matrix
+    is decomposed on this thread, because allocators reuse freed memory on the same thread only.
     """
     if len(matrix) > SMALL_MATRIX:
         return parallel_map(function, [matrix], 1)[0]

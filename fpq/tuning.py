@@ -1,4 +1,4 @@
-"""Choosing search settings by measurement: recall and time of each on sample queries."""
+"""Choice of search settings by measurement: the recall and time of each setting on sample queries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fpq._checks import Array, Float32, Int64
 from fpq.blocks import BlockInfo, Blocks
 from fpq.learning.lloyd import Change
 
-REPEATS = 3
-SLOWER = 2.0  # times the fastest setting that serves: where `fastest` stops going on to dearer ones
+REPEATS = 3  # measurements of a setting
+SLOWER = 2.0  # `fastest` stops at settings this many times slower than the fastest that reaches the recall
 
 Setting = Mapping[str, int | None]
 
 
 class Trial(NamedTuple):
-    """One setting: its recall@k on the sample queries and the seconds a query took."""
+    """One setting, its recall@k on the sample queries, and its seconds per query."""
 
     setting: Setting
     recall: float
@@ -28,14 +28,14 @@ class Trial(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """What `tune` measured; prints as a table.
+    """The measurements of `tune`; `print` shows them as a table.
 
     Attributes
     ----------
     trials : tuple of Trial
-        From cheap to dear.
+        In ascending order of cost.
     best : Trial
-        The one that was chosen.
+        The chosen one.
     """
 
     trials: tuple[Trial, ...]
@@ -52,7 +52,7 @@ class Tuning(NamedTuple):
 
 
 def recall_target(recall: float) -> float:
-    """The checked argument `recall`."""
+    """`recall` as a float from 0 to 1."""
     recall = _checks.real("recall", recall, 0)
     if recall > 1:
         raise ValueError(f"recall: expected a number from 0 to 1, got {recall}")
@@ -62,7 +62,7 @@ def recall_target(recall: float) -> float:
 def exact(
     rows: Array, queries: Float32, k: int, ids: Int64 | None, inner_product: bool, n_threads: int
 ) -> tuple[Float32, Int64]:
-    """The k <= n nearest of stored rows, exactly: (nq, k) distances (negated inner products) and ids."""
+    """The exact k <= n nearest stored rows: (nq, k) distances (inner products negated) and ids."""
     norms = np.empty(len(rows), dtype=np.float32)
     _native.flat_norms(rows, norms, n_threads)
     power = scaling.for_search(inner_product, scaling.largest(rows, norms, n_threads), queries)
@@ -76,46 +76,46 @@ def exact(
 def exact_in_blocks(
     source: Blocks, prepare: Change, queries: Float32, k: int, ids: Int64, inner_product: bool, n_threads: int
 ) -> Int64:
-    """As `exact`, of rows that come in blocks: row i is the vector with id i, rows of other ids are passed over."""
+    """As `exact`, for rows in blocks: row i is the vector with id i, and rows of other ids are skipped."""
     distances = np.empty((len(queries), 0), dtype=np.float32)
     found = np.empty((len(queries), 0), dtype=np.int64)
-    wanted = np.sort(ids)
-    seen = 0
+    ascending_ids = np.sort(ids)
+    n_searched = 0
 
-    def see(block: Any, where: BlockInfo) -> None:
-        nonlocal distances, found, seen
-        x = where.shaped(block)
-        here = wanted[slice(*np.searchsorted(wanted, [where.start, where.start + len(x)]))]
-        if not len(here):
+    def search_block(block: Any, info: BlockInfo) -> None:
+        nonlocal distances, found, n_searched
+        x = info.shaped(block)
+        block_ids = ascending_ids[slice(*np.searchsorted(ascending_ids, [info.start, info.start + len(x)]))]
+        if not len(block_ids):
             return
-        rows = prepare(where.finite(x[here - where.start]), n_threads)
-        more, names = exact(rows, queries, min(k, len(here)), here, inner_product, n_threads)
-        distances, found = np.hstack([distances, more]), np.hstack([found, names])
+        rows = prepare(info.finite(x[block_ids - info.start]), n_threads)
+        nearest = exact(rows, queries, min(k, len(block_ids)), block_ids, inner_product, n_threads)
+        distances, found = np.hstack([distances, nearest[0]]), np.hstack([found, nearest[1]])
         order = np.lexsort((found, distances), axis=-1)[:, :k]
         distances, found = np.take_along_axis(distances, order, -1), np.take_along_axis(found, order, -1)
-        seen += len(here)
+        n_searched += len(block_ids)
 
-    source.run("exact", see)
-    if seen < len(wanted):
-        raise ValueError(f"X: expected a row for each id up to {wanted[-1]}, got too few rows")
+    source.run("exact", search_block)
+    if n_searched < len(ascending_ids):
+        raise ValueError(f"X: expected a row for each id up to {ascending_ids[-1]}, got fewer rows")
     return found
 
 
 def tune(
     search: Callable[[dict[str, int]], Int64], settings: Iterable[dict[str, int]], truth: Int64, recall: float
 ) -> Tuning:
-    """The first of the settings that reaches a recall.
+    """The first setting that reaches a recall.
 
     Parameters
     ----------
     search : callable
-        Takes a setting and gives the found ids (nq, k).
+        Takes a setting and returns the found ids (nq, k).
     settings : iterable of dict
-        From cheap to dear; measured up to the one that is chosen, so that the choice does not depend on timing.
+        In ascending order of cost. Settings after the chosen one are not measured: the choice depends on recall only.
     truth : int64 (nq, k)
         The exact ids.
     recall : float
-        The target: share of the true ids that must be found.
+        The target: the share of the true ids that must be found.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def tune(
 
 
 def steps(last: int, factor: float = 1.25) -> list[int]:
-    """1, ..., `last`, each about `factor` times the one before."""
+    """Integers from 1 to `last` that grow by about `factor`."""
     values = [1]
     while values[-1] < last:
         values.append(min(last, max(values[-1] + 1, int(values[-1] * factor))))
@@ -158,34 +158,24 @@ def fastest(
 ) -> Tuning:
     """The fastest combination of an effort and a `rerank` that reaches a recall.
 
-    Recall grows with both, so the combinations that just reach it lie on a staircase: from the largest `rerank` and the
-    smallest effort on, less re-ranking as long as the recall is reached, else more effort. Those on its corners are
-    measured again, by turns, and the fastest of them is chosen. So the choice depends on the machine and its load.
+    Recall grows with both, so the combinations at the target lie on a staircase. The search starts at the largest
+    `rerank` and the smallest effort; it reduces `rerank` while the recall is reached, and increases the effort
+    otherwise. The corners of the staircase are measured again, in turn, and the fastest corner is chosen. The choice
+    therefore depends on the machine and its load.
 
-    The recall of a setting is the lower one of two: that of the queries in even and that of those in odd places. This
-    keeps the setting that was lucky with one sample from being chosen.
+    The recall of a setting is the lower of two recalls, that of the even and that of the odd queries. A setting that
+    reaches the target on one half by chance is not chosen.
 
     Parameters
     ----------
     search : callable
-        Takes a setting and gives the found ids (nq, k).
+        Takes a setting and returns the found ids (nq, k).
     efforts : sequence of dict
-        From cheap to dear.
+        In ascending order of cost.
     reranks : sequence of int or None
-        From cheap to dear.
-    truth : int64 (nq, k)
-        The exact ids.
-    recall : float
-        The target: share of the true ids that must be found.
-
-    Returns
-    -------
-    Tuning
-
-    Raises
-    ------
-    ValueError
-        If no setting reaches the target; the message gives the best recall.
+        In ascending order of cost.
+    truth, recall, returned value, errors
+        As in `tune`.
     """
     trials: list[Trial] = []
     corners: list[Trial] = []
@@ -214,7 +204,7 @@ def fastest(
 
 
 def measured(search: Callable[[Setting], Int64], setting: Setting, truth: Int64) -> Trial:
-    """One search: the lower recall of the queries in even and in odd places, and the time."""
+    """One search: the lower of the recalls of even and odd queries, and the time."""
     start = time.perf_counter()
     ids = search(setting)
     seconds = (time.perf_counter() - start) / len(truth)

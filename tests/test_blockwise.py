@@ -104,7 +104,7 @@ def _fails(block: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (_nan, ValueError, "partition 2: .*row 3 holds NaN"),
+        (_nan, ValueError, "partition 2: .*got NaN or infinity in row 3"),
         (lambda block: block[:, :5], ValueError, "partition 2: .*dimension 12, got dimension 5"),
         (lambda block: block.astype(np.float64), TypeError, "partition 2: expected dtype float32 .*float64"),
         (lambda block: block[0], ValueError, "partition 2: expected shape"),

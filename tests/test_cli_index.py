@@ -69,7 +69,7 @@ def test_hdf5(data: Path, tmp_path: Path, capsys: Any) -> None:
     out, _ = run(capsys, "eval", tmp_path / "i.fpq", tmp_path / "x.hdf5", tmp_path / "x.hdf5", "--json")
     assert json.loads(out)["10-recall@10"] == 1.0
     _, err = run(capsys, "build", tmp_path / "x.hdf5:about", tmp_path / "i.fpq", code=1)
-    assert "expected 'about', found neighbors, test, train" in err
+    assert "expected an array 'about', got neighbors, test, train" in err
 
 
 @pytest.mark.parametrize(
@@ -183,19 +183,19 @@ def test_codes_do_not_depend_on_blocks(
         (["build", "{}/base.npy", "{}/x.fpq", "--kind", "flat", "--m", "8"], 2, "--m: not an option of --kind flat"),
         (["build", "{}/base.npy", "{}/x.fpq", "--lists", "8"], 2, "--lists: not an option of --kind pq"),
         (["build", "{}/base.npy", "{}/x.fpq", "--kind=e2lsh", "--train-rows=8"], 2, "--train-rows: not an option"),
-        (["build", "{}/base.npy", "{}/no/x.fpq"], 1, "there is no folder"),
+        (["build", "{}/base.npy", "{}/no/x.fpq"], 1, "expected an existing folder"),
         (["build", "{}/none.npy", "{}/x.fpq"], 1, "No such file"),
         (["build", "{}/none.npz", "{}/x.fpq"], 1, "No such file"),
-        (["build", "{}/base.npy:train", "{}/x.fpq"], 1, "unknown kind of file"),
-        (["build", "{}/all.npz:what", "{}/x.fpq"], 1, "expected 'what', found neighbors, test, train"),
-        (["build", "{}/base.txt", "{}/x.fpq"], 1, "unknown kind of file"),
+        (["build", "{}/base.npy:train", "{}/x.fpq"], 1, "expected a name that ends in"),
+        (["build", "{}/all.npz:what", "{}/x.fpq"], 1, "expected an array 'what', got neighbors, test, train"),
+        (["build", "{}/base.txt", "{}/x.fpq"], 1, "expected a name that ends in"),
         (["build", "{}/base.npy", "{}/x.fpq", "--m", "99"], 1, "m: expected at most the 16 dimension(s)"),
         (["search", "{}/base.npy", "{}/query.npy"], 1, "base.npy: not an fpq file (it looks like a .npy file)"),
         (["search", "{}/flat.fpq", "{}/query.npy", "-o", "found.npy"], 2, "ending in .npz"),
         (["search", "{}/flat.fpq", "{}/query.npy", "--n-probe", "4"], 2, "--n-probe: not an option of FlatIndex"),
         (["search", "{}/flat.fpq", "{}/truth.npy"], 1, "expected vectors of dimension 16, got dimension 100"),
-        (["eval", "{}/flat.fpq", "{}/query.npy", "{}/base.npy"], 1, "has 2000 rows for 20 queries"),
-        (["tune", "{}/flat.fpq", "{}/query.npy"], 1, "FlatIndex has no setting to tune"),
+        (["eval", "{}/flat.fpq", "{}/query.npy", "{}/base.npy"], 1, "expected 20 rows, one per query, got 2000"),
+        (["tune", "{}/flat.fpq", "{}/query.npy"], 1, "expected an index with settings to tune, got a FlatIndex"),
         (["search", "{}/kmeans.fpq", "{}/query.npy"], 1, "expected an index, got a KMeans"),
     ],
 )

@@ -116,13 +116,13 @@ def test_build_replaces_an_index_but_nothing_else(tmp_path: Path, capsys: Any) -
     others = {"y.npy": X[:3].tobytes(), "notes.txt": b"precious", "empty": b"", "m.json": b"{}", "cut.fpq": b"\x40\0"}
     for name, data in others.items():
         (tmp_path / name).write_bytes(data)
-        refused(capsys, "was not written by fpq: --force writes over it", *build, tmp_path / name, "--kind", "flat")
+        refused(capsys, "was not written by fpq; --force overwrites it", *build, tmp_path / name, "--kind", "flat")
         assert (tmp_path / name).read_bytes() == data
         assert cli.main([*build, str(tmp_path / name), "--kind", "flat", "--force", "--quiet"]) == 0
         assert len(fpq.load(tmp_path / name)) == 300
         capsys.readouterr()
-    refused(capsys, "expected the name of a file", *build, tmp_path, "--force")
-    refused(capsys, "there is no folder", *build, tmp_path / "no" / "i.fpq", "--force")
+    refused(capsys, "expected the name of a regular file", *build, tmp_path, "--force")
+    refused(capsys, "expected an existing folder", *build, tmp_path / "no" / "i.fpq", "--force")
 
 
 def test_search_replaces_results_but_nothing_else(index: Path, capsys: Any) -> None:
@@ -135,7 +135,7 @@ def test_search_replaces_results_but_nothing_else(index: Path, capsys: Any) -> N
     capsys.readouterr()
     np.savez(out, ids=X, distances=X)
     before = out.read_bytes()
-    refused(capsys, "was not written by fpq: --force writes over it", *search, out)
+    refused(capsys, "was not written by fpq; --force overwrites it", *search, out)
     assert out.read_bytes() == before
     assert cli.main([*search, str(out), "--force"]) == 0
     assert outputs.is_results(out)

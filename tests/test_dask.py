@@ -351,7 +351,7 @@ def _with_nan(block: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        (_with_nan, ValueError, r"partition 2: .*row 17 holds NaN"),
+        (_with_nan, ValueError, r"partition 2: .*got NaN or infinity in row 17"),
         (lambda block: block[:, :5], ValueError, "partition 2: expected vectors of dimension 12, got dimension 5"),
         (lambda block: block.astype(np.float64), TypeError, "partition 2: expected dtype float32 .* got float64"),
         (lambda block: block[0], ValueError, r"partition 2: expected shape"),

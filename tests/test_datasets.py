@@ -104,20 +104,20 @@ GOOD_IDX = idx_bytes(np.arange(6, dtype=np.int16).reshape(2, 3))
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"", r"not an idx file.*\(none\)"),
-        (b"\0\0\x08", "not an idx file"),
-        (b"\x93NUMPY", "not an idx file.*93 4e 55 4d"),
-        (b"\0\1" + GOOD_IDX[2:], "not an idx file"),
-        (b"\0\0\x0a" + GOOD_IDX[3:], "not an idx file"),
-        (b"\0\0\x08\0", "not an idx file"),
-        (GOOD_IDX[:7], "ends within the header, at 7 of 12 bytes"),
-        (GOOD_IDX[:-1], r"has 23 bytes, expected 24 for shape \(2, 3\) of int16"),
-        (GOOD_IDX + b"\0", "has 25 bytes, expected 24"),
-        (b"\0\0\x08\3" + b"\xff" * 12, "has 16 bytes"),
-        (gzip.compress(GOOD_IDX)[:-9], "damaged gzip"),
-        (b"\0\0\x08\x63" + b"\0" * 4 * 0x63, "impossible shape"),
-        (b"\x1f\x8b", "damaged gzip"),
-        (gzip.compress(GOOD_IDX)[:-8] + b"\0" * 8, "damaged gzip"),
+        (b"", r"expected an idx file.*\(none\)"),
+        (b"\0\0\x08", "expected an idx file"),
+        (b"\x93NUMPY", "expected an idx file.*93 4e 55 4d"),
+        (b"\0\1" + GOOD_IDX[2:], "expected an idx file"),
+        (b"\0\0\x0a" + GOOD_IDX[3:], "expected an idx file"),
+        (b"\0\0\x08\0", "expected an idx file"),
+        (GOOD_IDX[:7], "expected a header of 12 bytes, got a file of 7"),
+        (GOOD_IDX[:-1], r"expected 24 bytes for shape \(2, 3\) of int16, got 23"),
+        (GOOD_IDX + b"\0", "expected 24 bytes .*, got 25"),
+        (b"\0\0\x08\3" + b"\xff" * 12, "got 16"),
+        (gzip.compress(GOOD_IDX)[:-9], "expected a gzip file"),
+        (b"\0\0\x08\x63" + b"\0" * 4 * 0x63, "expected a shape"),
+        (b"\x1f\x8b", "expected a gzip file"),
+        (gzip.compress(GOOD_IDX)[:-8] + b"\0" * 8, "expected a gzip file"),
     ],
 )
 def test_damaged_idx(tmp_path: Path, data: bytes, match: str) -> None:
@@ -153,7 +153,7 @@ def test_count_leaves_the_rest_unread(tmp_path: Path) -> None:
     path = tmp_path / "x.ivecs"
     path.write_bytes(vecs_bytes(np.ones((2, 2), "<i4")) + struct.pack("<3i", 7, 1, 1))
     assert datasets.read_ivecs(path, count=2).tolist() == [[1, 1], [1, 1]]
-    with pytest.raises(ValueError, match=r"x\.ivecs: row 2 has length 7, expected 2"):
+    with pytest.raises(ValueError, match=r"x\.ivecs: expected length 2 .*, got 7 in row 2"):
         datasets.read_ivecs(path)
 
 
@@ -161,7 +161,7 @@ def test_count_leaves_the_rest_unread(tmp_path: Path) -> None:
 def test_count_out_of_range(tmp_path: Path, count: int) -> None:
     path = tmp_path / "x.fvecs"
     path.write_bytes(vecs_bytes(np.ones((3, 2), "<f4")))
-    with pytest.raises(ValueError, match=r"x\.fvecs: count must be between 1 and 3"):
+    with pytest.raises(ValueError, match=r"^count: expected 1 to 3, got"):
         datasets.read_fvecs(path, count=count)
 
 
@@ -169,20 +169,20 @@ def test_count_not_an_integer(tmp_path: Path) -> None:
     path = tmp_path / "x.fvecs"
     path.write_bytes(vecs_bytes(np.ones((3, 2), "<f4")))
     count: Any = 1.0
-    with pytest.raises(TypeError, match=r"count must be an integer or None, got 1\.0"):
+    with pytest.raises(TypeError, match=r"count: expected an integer, got 1\.0"):
         datasets.read_fvecs(path, count=count)
 
 
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        (b"", "has 0 bytes, expected at least the 4"),
-        (b"\2\0\0", "has 3 bytes, expected at least the 4"),
-        (struct.pack("<2i", 0, 0), "first row has length 0"),
-        (struct.pack("<2i", -1, 0), "first row has length -1"),
-        (struct.pack("<2i", 2, 0), "has 8 bytes, which is no multiple of the 12"),
-        (struct.pack("<i", 2**31 - 1), "no multiple"),
-        (vecs_bytes(np.ones((3, 4), "<f4"))[:-1], "no multiple"),
+        (b"", "expected at least 4 bytes, .*, got 0"),
+        (b"\2\0\0", "expected at least 4 bytes, .*, got 3"),
+        (struct.pack("<2i", 0, 0), "got 0 in row 0"),
+        (struct.pack("<2i", -1, 0), "got -1 in row 0"),
+        (struct.pack("<2i", 2, 0), "expected a multiple of 12 bytes, .*, got 8"),
+        (struct.pack("<i", 2**31 - 1), "expected a multiple"),
+        (vecs_bytes(np.ones((3, 4), "<f4"))[:-1], "expected a multiple"),
     ],
 )
 def test_damaged_vecs(tmp_path: Path, data: bytes, match: str) -> None:
@@ -219,7 +219,7 @@ def test_labels_stay_flat(tmp_path: Path) -> None:
 
 
 def test_unknown_ending(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"x\.csv: unknown kind of file, .*\.npy, \.fvecs"):
+    with pytest.raises(ValueError, match=r"x\.csv: expected a name that ends in .*\.npy, \.fvecs"):
         datasets.read_vectors(tmp_path / "x.csv")
 
 
@@ -383,13 +383,13 @@ def test_load_says_which_package_has_it(nowhere: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../toy", "a/b", "a\\b", "c:toy"])
 def test_load_bad_name(name: str) -> None:
-    with pytest.raises(ValueError, match="name must be a plain folder name"):
+    with pytest.raises(ValueError, match="name: expected a plain folder name"):
         datasets.load(name)
 
 
 def test_load_name_not_a_str() -> None:
     name: Any = 5
-    with pytest.raises(TypeError, match="name must be a str, got 5"):
+    with pytest.raises(TypeError, match="name: expected a str, got 5"):
         datasets.load(name)
 
 
@@ -408,7 +408,7 @@ def test_load_name_not_a_str() -> None:
 def test_load_arrays_must_fit(nowhere: Path, wrong: dict[str, Any]) -> None:
     arrays = {"base": np.ones((5, 3)), "query": np.ones((2, 3))} | wrong
     save_npy(nowhere / "cache" / "fpq" / "toy", **arrays)
-    with pytest.raises(ValueError, match=r"toy: the arrays do not fit each other: base \("):
+    with pytest.raises(ValueError, match=r"toy: expected arrays .*, got base \("):
         datasets.load("toy")
 
 

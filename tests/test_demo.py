@@ -148,7 +148,7 @@ def test_labels_that_do_not_fit(digits: Path, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("out", ["digits.jpg", "missing/digits.png"])
 def test_picture_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str) -> None:
     assert cli.main(["demo", "--out", str(tmp_path / out)]) == 1
-    message = "fpq: the picture must be" if out.endswith("jpg") else f"fpq: {tmp_path / out}: there is no folder"
+    message = "fpq: out: expected" if out.endswith("jpg") else f"fpq: {tmp_path / out}: expected an existing folder"
     assert capsys.readouterr().err.startswith(message)
 
 

@@ -70,7 +70,7 @@ def test_any_step_of_saving_fails(
     def fail(*_: Any) -> Any:
         raise error
 
-    target = "fpq.storage._cut" if call == "write" else f"fpq.storage.os.{call}"
+    target = "fpq._files.pieces" if call == "write" else f"fpq._files.os.{call}"
     with monkeypatch.context() as patch:
         patch.setattr(target, fail)
         with pytest.raises(type(error)):

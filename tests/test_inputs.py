@@ -278,7 +278,7 @@ def test_missing_numbers_are_refused(tmp_path: Path) -> None:
 def test_tensors_that_are_no_arrays() -> None:
     tensor = torch(X[:4].copy(), Path())
     for bad in (tensor.clone().requires_grad_(), tensor.bfloat16(), tensor.to_sparse(), tensor.to("meta")):
-        with pytest.raises(TypeError, match=r"^X: expected what NumPy makes an array of, got Tensor: "):
+        with pytest.raises(TypeError, match=r"^X: expected an array or a list of numbers, got Tensor: "):
             fpq.FlatIndex().add(bad)
 
 

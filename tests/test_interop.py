@@ -142,7 +142,7 @@ def test_what_one_side_cannot_express(faiss: Any) -> None:
         interop.to_faiss(fpq.PQIndex(4).fit(X).add(X[:3], ids=[4, 5, 6]))
     with pytest.raises(TypeError, match="PQIndex, got FlatIndex"):
         interop.to_faiss(fpq.FlatIndex())
-    with pytest.raises(ValueError, match="what the rotation drops"):
+    with pytest.raises(ValueError, match="differ only within the rotated dimensions"):
         interop.to_faiss(fpq.IVFPQIndex(3, 4, 4, rotation="pca", rotation_dim=16).fit(X))
     with pytest.raises(ValueError, match="coarse quantizer, got IndexHNSWFlat"):
         interop.from_faiss(trained(factory(faiss, "IVF8_HNSW8,PQ4x4")))

@@ -376,7 +376,7 @@ def test_equal_rows() -> None:
         (lambda: fpq.C2LSHIndex().add(X), "C2LSHIndex is not trained"),
         (lambda: fpq.E2LSHIndex().fit(X[0]), "X: expected a 2-d array"),
         (lambda: fpq.E2LSHIndex().fit(X[:0]), "X: expected at least 1 row"),
-        (lambda: fpq.C2LSHIndex().fit(np.full((5, 3), np.nan)), "X: .* row 0 holds NaN"),
+        (lambda: fpq.C2LSHIndex().fit(np.full((5, 3), np.nan)), "X: .* got NaN or infinity in row 0"),
         (lambda: fpq.E2LSHIndex().fit(X).search(Q, n_probe=0), "n_probe: expected at least 1, got 0"),
         (lambda: fpq.C2LSHIndex().fit(X).search(Q, n_candidates=0), "n_candidates: expected at least 1, got 0"),
         (lambda: fpq.E2LSHIndex().fit(X).search(Q[:, 1:]), "Q: expected vectors of dimension 40, got dimension 39"),

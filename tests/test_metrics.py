@@ -83,15 +83,15 @@ def test_large_input_is_fast() -> None:
 @pytest.mark.parametrize(
     ("ids", "true_ids", "k", "error", "match"),
     [
-        (IDS, TRUE_IDS, 0, ValueError, "k must be between 1 and 4"),
-        (IDS, TRUE_IDS, 5, ValueError, "k must be between 1 and 4"),
-        (IDS, TRUE_IDS, 1.5, TypeError, "k must be an integer"),
+        (IDS, TRUE_IDS, 0, ValueError, "k: expected 1 to 4"),
+        (IDS, TRUE_IDS, 5, ValueError, "k: expected 1 to 4"),
+        (IDS, TRUE_IDS, 1.5, TypeError, "k: expected an integer"),
         (IDS, TRUE_IDS[:1], None, ValueError, "2 and 1 rows"),
-        ([1, 2], TRUE_IDS, None, ValueError, "ids must be 2-d"),
-        ([], TRUE_IDS, None, ValueError, "ids must be 2-d and not empty"),
-        (IDS, [[[1]]], None, ValueError, "true_ids must be 2-d"),
-        (np.array(IDS, float), TRUE_IDS, None, TypeError, "ids must be integers"),
-        (IDS, np.array(TRUE_IDS, float), None, TypeError, "true_ids must be integers"),
+        ([1, 2], TRUE_IDS, None, ValueError, "ids: expected a 2-d array"),
+        ([], TRUE_IDS, None, ValueError, "ids: expected a 2-d array that is not empty"),
+        (IDS, [[[1]]], None, ValueError, "true_ids: expected a 2-d array"),
+        (np.array(IDS, float), TRUE_IDS, None, TypeError, "ids: expected integers"),
+        (IDS, np.array(TRUE_IDS, float), None, TypeError, "true_ids: expected integers"),
     ],
 )
 def test_bad_ids(function: Any, ids: Any, true_ids: Any, k: Any, error: type[Exception], match: str) -> None:
@@ -100,7 +100,7 @@ def test_bad_ids(function: Any, ids: Any, true_ids: Any, k: Any, error: type[Exc
 
 
 def test_intersection_needs_k_true_neighbours() -> None:
-    with pytest.raises(ValueError, match="true_ids must have at least k=4 columns, got 3"):
+    with pytest.raises(ValueError, match="true_ids: expected at least k=4 columns, got 3"):
         metrics.intersection_at_k(IDS, np.array(TRUE_IDS)[:, :3])
 
 
@@ -116,7 +116,7 @@ def test_vote_keeps_the_kind_of_label() -> None:
 
 @pytest.mark.parametrize("labels", [[1, 2], [[], []], 3])
 def test_vote_bad_shape(labels: Any) -> None:
-    with pytest.raises(ValueError, match="labels must have shape"):
+    with pytest.raises(ValueError, match="labels: expected shape"):
         metrics.vote(labels)
 
 
@@ -152,14 +152,14 @@ def test_nothing_to_divide_by_gives_nan() -> None:
 
 @pytest.mark.parametrize("guess", [[1, 2], [[1, 2, 3]], 1])
 def test_labels_must_fit(guess: Any) -> None:
-    with pytest.raises(ValueError, match="predicted and truth must be 1-d"):
+    with pytest.raises(ValueError, match="predicted, truth: expected 1-d arrays"):
         metrics.accuracy(guess, [1, 2, 3])
-    with pytest.raises(ValueError, match="predicted and truth must be 1-d"):
+    with pytest.raises(ValueError, match="predicted, truth: expected 1-d arrays"):
         metrics.recall(guess, [1, 2, 3], 1)
 
 
 def test_positive_must_be_one_label() -> None:
-    with pytest.raises(ValueError, match="positive must be one label"):
+    with pytest.raises(ValueError, match="positive: expected one label"):
         metrics.confusion([1, 2], [1, 2], [1, 2])
 
 
@@ -185,14 +185,14 @@ def test_scaled_distances_give_the_scale(values: list[int], c: float) -> None:
 @pytest.mark.parametrize(
     ("distances", "true_distances", "match"),
     [
-        ([[1.0]], [[1.0, 2.0]], r"same shape .* got \(1, 1\) and \(1, 2\)"),
-        ([1.0], [1.0], "same shape"),
+        ([[1.0]], [[1.0, 2.0]], r"one shape .* got \(1, 1\) and \(1, 2\)"),
+        ([1.0], [1.0], "one shape"),
         ([[]], [[]], "not empty"),
-        ([[-1.0]], [[1.0]], "^distances must be squared"),
-        ([[math.nan]], [[1.0]], "^distances must be squared"),
-        ([[1.0]], [[-1.0]], "true_distances must be finite"),
-        ([[1.0]], [[math.inf]], "true_distances must be finite"),
-        ([[1.0]], [[math.nan]], "true_distances must be finite"),
+        ([[-1.0]], [[1.0]], "^distances: expected squared"),
+        ([[math.nan]], [[1.0]], "^distances: expected squared"),
+        ([[1.0]], [[-1.0]], "true_distances: expected finite"),
+        ([[1.0]], [[math.inf]], "true_distances: expected finite"),
+        ([[1.0]], [[math.nan]], "true_distances: expected finite"),
     ],
 )
 def test_bad_distances(distances: Any, true_distances: Any, match: str) -> None:
@@ -206,9 +206,9 @@ BIG = 1 << 63
 @pytest.mark.parametrize("function", [metrics.recall_at_k, metrics.intersection_at_k])
 @pytest.mark.parametrize("big", [np.array([[BIG + 5]], np.uint64), [[BIG]], [[BIG, -1]], [[1 << 64]], [[-(1 << 64)]]])
 def test_ids_from_2_to_the_63_are_refused(function: Any, big: Any) -> None:
-    with pytest.raises(ValueError, match=r"^ids must be below 2\*\*63"):
+    with pytest.raises(ValueError, match=r"^ids: expected ids below 2\*\*63"):
         function(big, [[1, 2]], 1)
-    with pytest.raises(ValueError, match=r"^true_ids must be below 2\*\*63"):
+    with pytest.raises(ValueError, match=r"^true_ids: expected ids below 2\*\*63"):
         function([[1, 2]], big, 1)
 
 
@@ -248,11 +248,11 @@ def test_masked_entries_are_refused(name: str, call: Any) -> None:
     call(np.ma.masked_array([1, 2, 3], mask=False))
     with pytest.raises(ValueError, match=rf"^{name}: expected an array without masked entries, got 1 of 3 masked"):
         call(np.ma.masked_array([1, 2, 3], mask=[False, True, False]))
-    with pytest.raises(ValueError, match="positive must be one label"):
+    with pytest.raises(ValueError, match="positive: expected one label"):
         metrics.confusion([1], [1], np.ma.masked)
 
 
 @pytest.mark.parametrize("bad", [[[1j]], [["1.0"]], [[None]]])
 def test_distances_are_real_numbers(bad: Any) -> None:
-    with pytest.raises(TypeError, match=r"^distances must be real numbers"):
+    with pytest.raises(TypeError, match=r"^distances: expected real numbers"):
         metrics.approximation_ratio(bad, [[1.0]])

@@ -161,7 +161,7 @@ def test_what_could_not_be_loaded_is_not_saved(make: Any, change: Callable[[Any]
     before = path.read_bytes()
     change(thing)
     for call in (lambda: thing.save(path), lambda: pickle.dumps(thing)):
-        with pytest.raises(ValueError, match=f"^{make.__name__}: what it holds could not be loaded again: "):
+        with pytest.raises(ValueError, match=f"^{make.__name__}: its state could not be loaded again: "):
             call()
     assert path.read_bytes() == before
 

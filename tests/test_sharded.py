@@ -193,7 +193,7 @@ def test_bad_shards_change_nothing(tmp_path: Path) -> None:
     before = (tmp_path / "manifest.json").read_bytes()
     other = tmp_path / "other.fpq"
     for index, error, message in (
-        (MAKERS["pq l2"]().add(X[:9]), ValueError, "separate ranges"),
+        (MAKERS["pq l2"]().add(X[:9]), ValueError, "disjoint ranges"),
         (MAKERS["pq l2"](), ValueError, "empty"),
         (fpq.PQIndex(4, 5).fit(X).add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "codebooks"),
         (fpq.FlatIndex().add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "codebooks"),

@@ -155,9 +155,9 @@ def test_bad_parameters(blobs: Any, options: dict[str, Any], message: str) -> No
 def test_more_neighbours_than_rows(blobs: Any) -> None:
     model = ANNTransformer(n_neighbors=5).fit(blobs[0][:5])
     assert model.kneighbors(blobs[0], return_distance=False).shape == (600, 5)
-    with pytest.raises(ValueError, match="n_neighbors <= 5"):
+    with pytest.raises(ValueError, match="n_neighbors: expected at most 5"):
         model.transform(blobs[0])
-    with pytest.raises(ValueError, match="n_neighbors <= 4"):
+    with pytest.raises(ValueError, match="n_neighbors: expected at most 4"):
         model.kneighbors()
 
 

@@ -1,4 +1,4 @@
-"""The ``fpq`` command. A subcommand is a function that adds its parser and names what to run."""
+"""The ``fpq`` command. Each subcommand is a function that adds its parser with the function to run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fpq.cli.report import Commands, UsageError, facts, positive, print_json
 EXAMPLES = """\
 examples:
   fpq demo                            handwritten digits: a table and fpq-demo.png
-  fpq demo --data mnist/ --threads 4  with MNIST files of your own, on four threads
-  fpq demo --json > figures.json      the same figures for a program
+  fpq demo --data mnist/ --threads 4  the same with your own MNIST files, on four threads
+  fpq demo --json > figures.json      the same figures as JSON
   fpq build base.fvecs base.fpq       an index of the vectors in a file
-  fpq search base.fpq queries.fvecs   the 10 nearest of each query
-  fpq info                            what fpq runs on
-  fpq info points.fpq --verify        what is in a file, and whether it is whole
-fpq COMMAND --help tells more of each command.
+  fpq search base.fpq queries.fvecs   the 10 nearest vectors of each query
+  fpq info                            version, instruction set, threads
+  fpq info points.fpq --verify        the content of a file, checked for damage
+fpq COMMAND --help describes each command.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and give the exit code: 0, 1 (failed), 2 (usage), 130 (Ctrl-C)."""
+    """Run the command line and return the exit code: 0, 1 (error), 2 (usage), 130 (Ctrl-C)."""
     parser = argparse.ArgumentParser(
         prog="fpq",
         description="Fast approximate nearest-neighbour search by product quantization.",
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        # What is left in the buffer has no reader: let the interpreter flush it to nowhere.
+        # The rest of the buffer has no reader: the interpreter flushes it to the null device at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UsageError as error:
@@ -64,26 +64,18 @@ def _fail(message: str, code: int) -> int:
 def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
-        help="find handwritten digits (MNIST): a table and a picture",
+        help="search handwritten digits (MNIST): a table and a picture",
         description="Compare exact search, plain PQ and FPQ on MNIST in a table and a picture. "
         "recall@k: the share of queries whose true nearest image is among the first k found. "
-        "1-NN, 5-NN: the share of digits named right by the nearest, by a vote of the 5 nearest.",
+        "1-NN, 5-NN: the share of digits classified correctly by the nearest image, by a vote of the 5 nearest.",
     )
     parser.add_argument("--data", metavar="DIR", help="folder with the MNIST files (default: find or download them)")
+    parser.add_argument("--out", metavar="FILE", default="fpq-demo.png", help="picture to write (default: %(default)s)")
     parser.add_argument(
-        "--out",
-        metavar="FILE",
-        default="fpq-demo.png",
-        help="picture to write (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=positive,
-        help="threads to use (default: what the environment allows)",
+        "--threads", metavar="N", type=positive, help="threads to use (default: all that the environment allows)"
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    outputs.add_force(parser, "a file --out")
+    outputs.add_force(parser, "--out")
     parser.set_defaults(run=_demo)
 
 
@@ -97,11 +89,11 @@ def _demo(args: argparse.Namespace) -> None:
 def _add_info(commands: Commands) -> None:
     parser = commands.add_parser(
         "info",
-        help="show the version and what fpq uses of this machine, or what is in a file",
-        description="Show the version and what fpq uses of this machine, or what is in a file that fpq has written.",
+        help="show the version and the instruction set and threads in use, or the content of a file",
+        description="Show the version and the instruction set and threads in use, or the content of a file of fpq.",
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", help="file to look into")
-    parser.add_argument("--verify", action="store_true", help="read all of FILE and check it as loading does")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="file to describe")
+    parser.add_argument("--verify", action="store_true", help="read all of FILE and check it as on loading")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_info)
 

@@ -1,4 +1,4 @@
-"""Vectors from files: mapped or read in blocks, so that a file may be larger than memory."""
+"""Vectors from files, mapped or read in blocks: a file may be larger than memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fpq import datasets
 from fpq._checks import Array, Int64
 
 BLOCK_BYTES = 1 << 26
+# Names of arrays in npz and HDF5 files, in the order of preference.
 BASE = ("train", "base", "vectors", "X")
 QUERIES = ("test", "query", "queries", "Q")
 TRUTH = ("neighbors", "groundtruth", "ids")
@@ -24,13 +25,13 @@ FORMATS = "npy, npz, fvecs, bvecs, ivecs, idx(.gz), hdf5"
 
 
 class Rows:
-    """The rows of an array that may stay in its file.
+    """The rows of an array in memory or in a file.
 
     Parameters
     ----------
-    source : ndarray (perhaps mapped) or h5py.Dataset
+    source : ndarray, possibly mapped, or h5py.Dataset
     name : str
-        For messages.
+        Name in errors.
     """
 
     def __init__(self, source: Any, name: str) -> None:
@@ -45,7 +46,7 @@ class Rows:
 
     @property
     def step(self) -> int:
-        """Rows of a block."""
+        """Number of rows per block."""
         row: int = self.shape[1] * self._source.dtype.itemsize
         return max(1, BLOCK_BYTES // max(1, row))
 
@@ -59,13 +60,13 @@ class Rows:
         return self.read(0, len(self))
 
     def blocks(self, step: int | None = None) -> Iterator[Array]:
-        """All rows, a block at a time."""
+        """All rows, one block at a time."""
         step = step or self.step
         for start in range(0, len(self), step):
             yield self.read(start, min(len(self), start + step))
 
     def sample(self, size: int, seed: int) -> Array:
-        """At most `size` rows, drawn at random, in their order."""
+        """At most `size` random rows, in the order of the file."""
         if size >= len(self):
             return self.all()
         chosen: Int64 = np.sort(np.random.default_rng(seed).choice(len(self), size, replace=False))
@@ -81,13 +82,13 @@ class Rows:
 
 @contextmanager
 def opened(file: str, names: Sequence[str]) -> Iterator[Rows]:
-    """The rows in a file; FILE:NAME takes the array NAME of an npz or HDF5 file, else the first of `names` in it."""
+    """The rows of a file. FILE:NAME is the array NAME of an npz or HDF5 file; the default is the first of `names`."""
     path, wanted = split(file)
     ending = path.suffix.lower()
     if ending in HDF5:
         with _h5py(path).File(path, "r") as arrays:
-            there = [name for name, item in arrays.items() if hasattr(item, "dtype")]  # others are groups
-            yield Rows(arrays[_choose(path, there, wanted, names)], str(path))
+            available = [name for name, item in arrays.items() if hasattr(item, "dtype")]  # no groups
+            yield Rows(arrays[_choose(path, available, wanted, names)], str(path))
     elif ending == ".npz":
         yield Rows(_from_npz(path, wanted, names), str(path))
     else:
@@ -95,33 +96,33 @@ def opened(file: str, names: Sequence[str]) -> Iterator[Rows]:
 
 
 def split(file: str) -> tuple[Path, str | None]:
-    """The path and the array's name, if there is one; a file whose own name has a colon is a file."""
+    """The path and the name of the array, or None. An existing file with a colon in its name is a path."""
     named = re.fullmatch(r"(.+\.(?:npz|hdf5|h5)):(\w[^\\]*)", file, re.IGNORECASE)
     if named and not Path(file).exists():
         return Path(named[1]), named[2]
     return Path(file), None
 
 
-def _choose(path: Path, there: list[str], wanted: str | None, names: Sequence[str]) -> str:
-    found = [name for name in ([wanted] if wanted else names) if name in there]
+def _choose(path: Path, available: list[str], wanted: str | None, names: Sequence[str]) -> str:
+    found = [name for name in ([wanted] if wanted else names) if name in available]
     if found:
         return found[0]
-    if not wanted and len(there) == 1:
-        return there[0]
-    expected = repr(wanted) if wanted else "one array, or one named " + ", ".join(names)
-    raise ValueError(f"{path}: expected {expected}, found {', '.join(sorted(there)) or 'nothing'}; write {path}:NAME")
+    if not wanted and len(available) == 1:
+        return available[0]
+    expected = f"an array {wanted!r}" if wanted else "a single array, or one named " + ", ".join(names)
+    raise ValueError(f"{path}: expected {expected}, got {', '.join(sorted(available)) or 'none'}; write {path}:NAME")
 
 
 def _from_npz(path: Path, wanted: str | None, names: Sequence[str]) -> Array:
     with open(path, "rb"):
-        pass  # a file that cannot be opened raises its own error, everything later is damage
+        pass  # an OSError of `open` is raised as it is; all later errors mean damage
     try:
         with np.load(path, allow_pickle=False) as arrays:
             name = _choose(path, list(arrays), wanted, names)
             array: Array = arrays[name]
             return array
     except (zipfile.BadZipFile, EOFError, zipfile.LargeZipFile) as error:
-        raise ValueError(f"{path}: not a readable .npz file: {error}") from error
+        raise ValueError(f"{path}: expected a readable .npz file: {error}") from error
 
 
 def _h5py(path: Path) -> Any:

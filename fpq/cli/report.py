@@ -1,4 +1,4 @@
-"""What the commands share: parsers with examples, progress, what is printed."""
+"""Parsers with examples, progress and output, shared by the commands."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ else:
 
 
 class UsageError(ValueError):
-    """Options that do not go together: exit code 2."""
+    """Options that cannot be combined: exit code 2."""
 
 
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], None], summary: str, about: str, *examples: str
 ) -> argparse.ArgumentParser:
-    """A parser for the command `name` that names what to run and ends with examples."""
+    """Add the parser of the command `name`, with `run` as its function and examples at the end of its help."""
     parser = commands.add_parser(
         name, help=summary, description=textwrap.fill(about, 100), formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="examples:\n" + "".join(f"  {example}\n" for example in examples),
@@ -39,17 +39,17 @@ def positive(text: str) -> int:
     """An integer above 0 from the command line."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
+        raise argparse.ArgumentTypeError(f"expected an integer above 0, got {number}")
     return number
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     print(json.dumps(value, default=str, allow_nan=False))
 
 
 def facts(values: dict[str, Any]) -> None:
-    """One line a fact, in two columns."""
+    """Print one line per value, in two columns."""
     width = max(map(len, values))
     for name, value in values.items():
         print(f"{name:<{width}}  {_readable(value)}")
@@ -64,30 +64,30 @@ def _readable(value: object) -> str:
 
 
 class Progress:
-    """Bars on a terminal, plain lines elsewhere, both on standard error."""
+    """Progress on standard error: bars on a terminal, plain lines elsewhere."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
 
     @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Callable[[int], Any]]:
-        """Gives a function to call with the number of rows done."""
+    def bar(self, name: str, total: int) -> Iterator[Callable[[int], Any]]:
+        """A context whose value is a function that adds finished rows to the bar."""
         start = time.perf_counter()
         with tqdm(
-            total=total, desc=what, unit=" rows", unit_scale=True, disable=self.quiet or None, leave=False
+            total=total, desc=name, unit=" rows", unit_scale=True, disable=self.quiet or None, leave=False
         ) as bar:
             yield bar.update
-        self._line(f"{what} {total:,} rows", start)
+        self._line(f"{name} {total:,} rows", start)
 
     @contextmanager
-    def step(self, what: str) -> Iterator[None]:
-        """A step that cannot tell how far it is."""
+    def step(self, name: str) -> Iterator[None]:
+        """A context for a step without a bar."""
         start = time.perf_counter()
         if sys.stderr.isatty() and not self.quiet:
-            print(f"{what} ...", end="\r", file=sys.stderr, flush=True)
+            print(f"{name} ...", end="\r", file=sys.stderr, flush=True)
         yield
-        self._line(what, start)
+        self._line(name, start)
 
-    def _line(self, what: str, start: float) -> None:
+    def _line(self, name: str, start: float) -> None:
         if not self.quiet:
-            print(f"{what}: {time.perf_counter() - start:.2f} s", file=sys.stderr)
+            print(f"{name}: {time.perf_counter() - start:.2f} s", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""Learning and building on a Dask cluster, or on one machine block by block: ``import fpq.dask``.
+"""Training and building on a Dask cluster, or block by block on one machine: ``import fpq.dask``.
 
-Dask itself (``pip install 'fpq-ann[dask]'``) is needed for Dask arrays and clusters only.
+Only Dask arrays and clusters require Dask (``pip install 'fpq-ann[dask]'``).
 """
 
 from fpq.dask.build import build

@@ -1,4 +1,4 @@
-"""Rows that come in blocks on a Dask cluster: the chunks of a Dask array, the pieces of a memory-mapped file."""
+"""Rows in blocks on a Dask cluster: the chunks of a Dask array, the pieces of a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from fpq.learning.lloyd import LocalRows, TrainingRows
 
 
 def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:
-    """The blocks of X; of an array that is not in blocks, `rows` rows each.
+    """The blocks of X; an array without blocks is cut into blocks of `rows` rows.
 
     Raises
     ------
     ValueError, TypeError
-        If X has no rows of vectors.
+        If X does not consist of vectors.
     """
     X = from_xarray(X)
     if on_dask(X):
         return OnCluster.of_dask(X, client)
-    if client is not None and _is_as_in_its_file(X) and X.ndim == 2 and X.shape[1]:
+    if client is not None and _equals_its_file(X) and X.ndim == 2 and X.shape[1]:
         return OnCluster.of_file(X, client, rows)
     return LocalBlocks.of(X, rows)
 
 
-def _is_as_in_its_file(x: Any) -> bool:
-    """Whether workers that open the file of an array by its path read what the array holds.
+def _equals_its_file(x: Any) -> bool:
+    """Whether workers that open the file of a mapped array by its path read the values of the array.
 
-    Changes of an array of mode "c" are in memory only; those of modes "r+" and "w+" are written first. The base of a
-    view is not the map itself.
+    Changes of an array of mode "c" exist in memory only; changes of modes "r+" and "w+" are flushed to the file. The
+    base of a view is an array instead of the map.
     """
     if not (isinstance(x, np.memmap) and isinstance(x.base, mmap.mmap) and x.flags.c_contiguous):
         return False
@@ -49,8 +49,8 @@ def _is_as_in_its_file(x: Any) -> bool:
 
 
 def _is_mapped_from(x: Array, path: str) -> bool:
-    """Whether the file under this path is the one that is mapped, and no other that has taken its name."""
-    if os.name == "nt":  # which lets nobody replace a mapped file
+    """Whether the file at this path is the mapped file, and not a later file of the same name."""
+    if os.name == "nt":  # Windows does not allow the replacement of a mapped file
         return True
     address = x.__array_interface__["data"][0]
     try:
@@ -61,13 +61,13 @@ def _is_mapped_from(x: Array, path: str) -> bool:
                 first, end = (int(number, 16) for number in addresses.split("-"))
                 if first <= address < end:
                     return int(mapped_inode) == inode
-    except OSError:  # the file is gone, or this system does not say what is mapped
+    except OSError:  # the file was deleted, or the system has no /proc
         pass
     return False
 
 
 class OnCluster:
-    """Blocks that Dask works on: its workers, or the scheduler in use if there is no cluster."""
+    """Blocks that are processed by Dask: on the workers of a cluster, or by the current scheduler without a cluster."""
 
     def __init__(self, blocks: list[Any], sizes: list[int], dim: int, dtype: Any, client: Any) -> None:
         self._blocks = blocks
@@ -86,7 +86,7 @@ class OnCluster:
 
     @classmethod
     def of_file(cls, x: Any, client: Any, rows: int) -> OnCluster:
-        """Pieces of a memory-mapped file, which the workers open by its path."""
+        """Pieces of `rows` rows of a memory-mapped file, which the workers open by its path."""
         starts = range(0, len(x), rows)
         pieces = [FilePiece(str(x.filename), x.dtype, x.shape, x.offset, start, start + rows) for start in starts]
         return cls(pieces, [min(rows, len(x) - start) for start in starts], x.shape[1], x.dtype, client)
@@ -116,19 +116,19 @@ class OnCluster:
         assert self.sizes is not None
         number = uuid.uuid4().hex
         starts = np.concatenate([[0], np.cumsum(self.sizes)]).tolist()
-        do = dask.delayed(_on_piece, pure=False)
+        delayed = dask.delayed(_run_task, pure=False)
         tasks = []
-        shared = dask.delayed(task, name=f"fpq-task-{number}")  # scattered, it would be lost with its worker
+        shared = dask.delayed(task, name=f"fpq-task-{number}")  # a scattered task would be lost with its worker
         for i, block in enumerate(self._blocks):
             if more is None or more[i] is not None:
-                where = BlockInfo(i, starts[i], self.sizes[i], self.dim, self._dtype)
-                rest = [] if more is None else [more[i]]
-                tasks.append(do(shared, block, where, *rest, dask_key_name=f"fpq-{name}-{number}-{i}"))
+                info = BlockInfo(i, starts[i], self.sizes[i], self.dim, self._dtype)
+                arguments = [] if more is None else [more[i]]
+                tasks.append(delayed(shared, block, info, *arguments, dask_key_name=f"fpq-{name}-{number}-{i}"))
         return tasks
 
 
 class FilePiece(NamedTuple):
-    """Some rows of a file of an array."""
+    """A range of rows in the file of an array."""
 
     path: str
     dtype: np.dtype[Any]
@@ -142,5 +142,5 @@ class FilePiece(NamedTuple):
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)[self.start : self.stop]
 
 
-def _on_piece(task: Task, block: Any, where: BlockInfo, *more: Any) -> Any:
-    return task(block.read() if isinstance(block, FilePiece) else block, where, *more)
+def _run_task(task: Task, block: Any, info: BlockInfo, *more: Any) -> Any:
+    return task(block.read() if isinstance(block, FilePiece) else block, info, *more)

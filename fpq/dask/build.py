@@ -1,4 +1,4 @@
-"""Building a sharded index: each block of rows becomes a file."""
+"""Build of a sharded index: each block of rows becomes a shard."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ MANIFEST = "manifest.json"
 
 
 def build(index: Any, X: Any, folder: str | os.PathLike[str], *, client: Any = None, shard_rows: int = 1 << 20) -> Path:
-    """Encode rows into shards, block by block, and write their manifest: open it with `fpq.ShardedIndex`.
+    """Encode rows into shards, block by block, and write their manifest for `fpq.ShardedIndex`.
 
-    Row i of X gets the id i. A shard is an ordinary file, written atomically; in it ids count from its first row, whose
-    number the manifest holds. Its name holds a digest of the index and of the rows: a build that is started again, with
-    the same index and rows, checks the shards that are there and goes on with what is missing. The manifest is written
-    when all shards are there; until then an older one stays as it is. Shards that no manifest names may be deleted.
+    Row i of X gets the id i. A shard is an ordinary index file, written atomically, in which ids start at 0; the
+    manifest stores the number of its first row. The name of a shard contains a digest of the index and of the rows. A
+    repeated build with the same index and rows verifies the existing shards and encodes only the missing ones. The
+    manifest is written after all shards; an older manifest stays until then. Shards without a manifest may be deleted.
 
     Parameters
     ----------
     index : FlatIndex, PQIndex or IVFPQIndex
-        Trained and empty; it is not changed. With `open_indexing` or `list_capacity`, limits hold in each shard.
+        Trained and empty; it is not changed. The limits of `open_indexing` and `list_capacity` apply within each shard.
     X : Dask array (n, d), memory-mapped or other array (n, d), or iterable of arrays
-        Of a Dask array each chunk of rows becomes a shard (columns are brought together first); Dask's scheduler in use
-        encodes them, a cluster's workers if there is a client. An iterable is read once, here; each item becomes a
-        shard. Only some blocks are in memory at a time. Empty blocks are passed over.
+        Each chunk of rows of a Dask array becomes a shard (chunks of columns are joined); the workers of `client` or
+        Dask's current scheduler encode them. An iterable is read once, in this process, and each item becomes a shard.
+        Only some blocks are in memory at a time. Empty blocks are skipped.
     folder : path
-        Made if it is not there. Workers must see it under the same path.
+        Created if missing. Workers must see the folder under the same path.
     client : dask.distributed.Client, optional
-        Whose workers encode. Default: the one in use, for a Dask array. They also read memory-mapped files, by path,
-        if the file holds what the array does: not of a view, of mode "c", or when another file has taken the name.
+        The cluster whose workers encode. Default: the current client, for a Dask array. Workers open a memory-mapped
+        file by its path, unless the array is a view, has mode "c", or the path belongs to another file by now.
     shard_rows : int, default 2**20
-        Rows of a shard where X has no blocks.
+        Rows per shard for an X without blocks.
 
     Returns
     -------
     Path
-        Of the manifest.
+        The path of the manifest.
 
     Raises
     ------
     ValueError, TypeError
-        If the index is not trained or not empty, or X is not as described; for a block of another width or element type
-        than the others, or with NaN or infinity, the error names the partition. Shards written so far stay.
+        If the index is not trained or not empty, or X is not as described. If a block has another width or element type
+        than the others, or contains NaN or infinity, the error names the partition. Finished shards stay.
     ConnectionError
-        If the scheduler goes away.
+        If the connection to the scheduler is lost.
     OSError
-        If a shard cannot be written.
+        If a file cannot be written.
 
     Examples
     --------
@@ -81,27 +81,27 @@ def build(index: Any, X: Any, folder: str | os.PathLike[str], *, client: Any = N
     target = Path(os.path.abspath(folder))
     target.mkdir(parents=True, exist_ok=True)
     task = functools.partial(encode, index, _digest_of(index), target)
-    made = source.run("encode", task, verbose=getattr(index, "verbose", False))
-    made = [each for each in made if each is not None]
-    if not made:
+    encoded = source.run("encode", task, verbose=getattr(index, "verbose", False))
+    encoded = [result for result in encoded if result is not None]
+    if not encoded:
         raise ValueError("X: expected at least one row, got none")
-    whole: Manifest = made[0][1].with_shards(shard for shard, _ in made)
-    whole.write(target / MANIFEST)
+    complete: Manifest = encoded[0][1].with_shards(shard for shard, _ in encoded)
+    complete.write(target / MANIFEST)
     return target / MANIFEST
 
 
-def encode(index: Index, digest: bytes, folder: Path, block: Any, where: BlockInfo) -> tuple[Shard, Manifest] | None:
-    """Write the shard of a block, unless it is there: what the manifest is to say of it. None for an empty block."""
-    x = where.finite(where.shaped(block))
+def encode(index: Index, digest: bytes, folder: Path, block: Any, info: BlockInfo) -> tuple[Shard, Manifest] | None:
+    """Write the shard of a block, unless it exists, and return its entry in the manifest; None for an empty block."""
+    x = info.finite(info.shaped(block))
     if not len(x):
         return None
-    path = folder / f"shard-{where.start:012d}-{_name(digest, x)}.fpq"
+    path = folder / f"shard-{info.start:012d}-{_name(digest, x)}.fpq"
     try:
         storage.load(path, mmap=True).verify()
     except (FileNotFoundError, FormatError):
         shard: Any = copy.copy(index)
         shard.add(x).save(path)
-    return manifest.describe(path, folder, where.start)
+    return manifest.describe(path, folder, info.start)
 
 
 def _digest_of(index: Index) -> bytes:
@@ -112,7 +112,7 @@ def _digest_of(index: Index) -> bytes:
 
 
 def _name(digest: bytes, x: Array) -> str:
-    """16 hexadecimal digits for an index, by its digest, and the rows to add to it."""
+    """A digest of 16 hexadecimal digits of the digest of the index and the rows of the shard."""
     name = blake2b(digest, digest_size=8)
     name.update(repr((x.dtype.str, x.shape)).encode())
     with _format.Digests(threads.resolve(None)) as digests:

@@ -1,4 +1,4 @@
-"""Learning from rows that are never in memory together, and on many machines."""
+"""Training from rows that exceed the memory of one machine."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from fpq.sharding import manifest
 
 
 def fit(index: Any, X: Any, *, client: Any = None) -> Any:
-    """Train an index from a sample of rows: on the workers of a cluster if there is one, else here.
+    """Train an index from a sample of rows, on the workers of a cluster or in this process.
 
-    The sample is the one that ``index.fit`` would draw of all rows, so that the index is the same, bit for bit, as one
-    that has been given all rows at once, whatever the number of workers and the sizes of the blocks. An iterable does
-    not say how many rows it has: of more than `fit` learns from, it draws others, by the seed of the index, which do
-    not depend on the sizes of the blocks either. NaN and infinity are found in the sample only.
+    The sample is that of ``index.fit`` on all rows. The trained index therefore has the same bits as after
+    ``index.fit(X)``, for any number of workers and any block sizes. The number of rows of an iterable is not known in
+    advance: if it exceeds the training size of `fit`, another sample is drawn, by the seed of the index and independent
+    of the block sizes. Only the sample is checked for NaN and infinity.
 
-    On a cluster the sample stays with the workers. In each iteration of k-means, for the centroids of the lists and
-    then for the codebooks of all subspaces at once, they assign their rows and sum them up (map); the sums, up to 16 MB
-    or two tables of all centroids, come here and become means (reduce): the PKMeans of the FPQ paper. Iterations over
-    few rows, or with many centroids, have fewer tasks than a large cluster has threads. What depends on all rows
-    together is learned here, from the sample: rotations and the codebooks after them, codebooks with `open_indexing`,
+    On a cluster the sample stays with the workers. In each iteration of k-means (for the centroids of the lists, then
+    for the codebooks of all subquantizers at once), the workers assign and sum their rows (map). This process receives
+    the sums, up to 16 MB or two tables of all centroids, and computes the means (reduce): the PKMeans of the FPQ paper.
+    Iterations over few rows or with many centroids have fewer tasks than a large cluster has threads. Steps that need
+    all rows together run in this process: rotations and the codebooks after them, codebooks with `open_indexing`,
     centroids with `list_capacity` or of 8,192 lists and more.
 
     Parameters
     ----------
-    index : PQIndex, IVFPQIndex or FlatIndex (which has nothing to learn)
+    index : PQIndex, IVFPQIndex or FlatIndex (which needs no training)
         Without vectors.
     X : Dask array (n, d), memory-mapped or other array (n, d), or iterable of arrays
-        Memory is taken for the sample, here or on the cluster twice, and for some blocks at a time.
+        The memory is that of the sample (twice on a cluster) and of some blocks at a time.
     client : dask.distributed.Client, optional
         As in `build`.
 
     Returns
     -------
     index
+        The argument.
 
     Raises
     ------
     ValueError, TypeError
-        As ``index.fit``; an error in a block names the partition. The index is then as before.
+        As ``index.fit``; an error in a block names the partition. The index is then unchanged.
     ConnectionError
-        If the scheduler goes away.
+        If the connection to the scheduler is lost.
 
     Examples
     --------

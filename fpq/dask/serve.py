@@ -1,4 +1,4 @@
-"""Shards held by the workers of a Dask cluster."""
+"""Search of shards on the workers of a Dask cluster."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from fpq.sharding import manifest as manifests
 from fpq.sharding.executor import Answer, Task, run_task
 from fpq.sharding.manifest import Manifest, Shard
 
-MOST_OPEN = 4096  # shards that a worker keeps mapped
+MOST_OPEN = 4096  # mapped shards per worker
 
 _open_shard = functools.lru_cache(maxsize=MOST_OPEN)(manifests.open_shard)
 
 
-def _run_here(folder: Path, manifest: Manifest, task: Task, query: Any) -> Answer:
-    """The part of a worker, whose shards stay mapped from one search to the next."""
-    common = manifest._replace(shards=())  # equal in all calls, so that the cache finds a shard again
+def _run_on_worker(folder: Path, manifest: Manifest, task: Task, query: Any) -> Answer:
+    """Run a task for the shards of this worker, which stay mapped between searches."""
+    common = manifest._replace(shards=())  # the same key in all calls, for the cache of opened shards
     return run_task(manifest.shards, lambda shard: _open_shard(folder, shard, common), task, query)
 
 
 class Cluster:
-    """Shards dealt to the workers, about as many vectors to each: a `ShardExecutor`.
+    """A `ShardExecutor` that distributes shards to workers, with about the same number of vectors per worker.
 
-    Every search is one task per worker. A task of a worker that dies runs on another one, which opens the shards anew.
+    Every search is one task per worker. If a worker dies, its task runs on another worker, which opens the shards.
     """
 
     def __init__(self, client: Any, folder: Path) -> None:
@@ -35,19 +35,19 @@ class Cluster:
         self._folder = folder
 
     def run(self, manifest: Manifest, task: Task, query: Any) -> list[Answer]:
-        """As `ShardExecutor.run`: an answer for each worker.
+        """As `ShardExecutor.run`, with one answer per worker.
 
         Raises
         ------
         ConnectionError
-            If there are no workers, or the scheduler does not answer.
+            If the cluster has no workers, or the scheduler does not respond.
         """
         number = uuid.uuid4().hex
         with answering(self._client):
-            parts = _deal(manifest, sorted(self._client.nthreads()))
+            parts = _distributed(manifest, sorted(self._client.nthreads()))
             futures = [
                 self._client.submit(
-                    _run_here, self._folder, part, task, query,
+                    _run_on_worker, self._folder, part, task, query,
                     key=f"fpq-{task.__name__}-{number}-{i}", pure=False,
                     workers=[worker], allow_other_workers=True,
                 )
@@ -57,18 +57,18 @@ class Cluster:
         return answers
 
     def keep(self, shards: Iterable[Shard]) -> None:
-        """Nothing: a worker closes the shards that were not used for the longest time."""
+        """Do nothing: the cache of a worker closes the least recently used shards."""
 
 
-def _deal(manifest: Manifest, workers: list[str]) -> dict[str, Manifest]:
-    """The shards of each worker: the largest first, each to the worker with the fewest vectors."""
+def _distributed(manifest: Manifest, workers: list[str]) -> dict[str, Manifest]:
+    """The shards per worker: in descending order of size, each shard goes to the worker with the fewest vectors."""
     if not workers:
         raise ConnectionError("the Dask cluster has no workers")
-    dealt: dict[str, list[Shard]] = {worker: [] for worker in workers}
+    assigned: dict[str, list[Shard]] = {worker: [] for worker in workers}
     load = dict.fromkeys(workers, 0)
     for shard in sorted(manifest.shards, key=lambda shard: (-shard.n, shard.first)):
         worker = min(workers, key=lambda worker: load[worker])
-        dealt[worker].append(shard)
+        assigned[worker].append(shard)
         load[worker] += shard.n
-    used = {worker: shards for worker, shards in dealt.items() if shards} or {workers[0]: []}
+    used = {worker: shards for worker, shards in assigned.items() if shards} or {workers[0]: []}
     return {worker: manifest._replace(shards=tuple(shards)) for worker, shards in used.items()}

@@ -1,4 +1,4 @@
-"""Training on the workers of a cluster: each holds a part of the rows, assigns them and sums them up."""
+"""Training on the workers of a cluster: each worker holds a part of the rows, assigns and sums them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fpq.learning.lloyd import Change, LocalRows, LocalSteps, Shape
 
 
 class ClusterRows:
-    """Rows to learn from that are drawn from blocks and stay with the workers.
+    """Training rows that are sampled from blocks and stay with the workers.
 
-    The parts that workers hold begin where chunks of `csrc/kmeans` do: the sums, and all that is learned, have the same
-    bits as on one machine, however many workers there are.
+    The parts of the workers begin at chunk boundaries of `csrc/kmeans`. The sums and the learned centroids therefore
+    have the same bits as on one machine, for any number of workers.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class ClusterRows:
     ) -> None:  # fmt: skip
         self._client = client
         self._samples = samples  # futures of arrays, in the order of the blocks
-        self._starts = starts  # the places of their first rows, and how many rows there are
+        self._starts = starts  # positions of their first rows, and the total number of rows
         self._places = np.arange(starts[-1]) if places is None else places
         self._changes = changes
         self.n = len(self._places)
@@ -45,7 +45,7 @@ class ClusterRows:
 
     def take(self, numbers: Int64 | None) -> Array:
         """As `TrainingRows.take`."""
-        return aligned(self.answers("take", [self.collected(self.sampled(numbers)._places, _rows)])[0])
+        return aligned(self.results("take", [self.collected(self.sampled(numbers)._places, _identity)])[0])
 
     def here(self) -> LocalRows:
         """As `TrainingRows.here`."""
@@ -56,7 +56,7 @@ class ClusterRows:
         return ClusterSteps(self, offsets, shape, limited)
 
     def parts(self, size: int, chunk_rows: int) -> list[Any]:
-        """Futures of the first `size` rows in parts of some chunks, about one for each thread of the cluster."""
+        """Futures of the first `size` rows in parts of whole chunks, about one part per thread of the cluster."""
         starts = np.arange(0, size, chunk_rows)
         count = min(len(starts), max(1, sum(self._client.nthreads().values())))
         ends = [*(pieces[0] for pieces in np.array_split(starts, count)[1:]), size]
@@ -66,7 +66,7 @@ class ClusterRows:
         return [self.submit(f"part-{number}-{i}", *call) for i, call in enumerate(calls)]
 
     def collected(self, places: Int64, make: Callable[[Array], Any]) -> tuple[Any, ...]:
-        """What to submit to have these rows on one worker."""
+        """The function and arguments of a task that collects the rows `places` on one worker."""
         blocks = np.searchsorted(self._starts, places, side="right") - 1
         order = np.argsort(blocks, kind="stable")
         used, begins = np.unique(blocks[order], return_index=True)
@@ -74,40 +74,40 @@ class ClusterRows:
         return collect, [self._samples[b] for b in used], rows, order, self._changes, make
 
     def submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """A future."""
+        """Submit a task and return its future."""
         with answering(self._client):
             return self._client.submit(function, *arguments, key=f"fpq-{name}", pure=False)
 
-    def answers(self, name: str, calls: list[tuple[Any, ...]]) -> list[Any]:
-        """What these tasks, each a function and its arguments, come to."""
+    def results(self, name: str, calls: list[tuple[Any, ...]]) -> list[Any]:
+        """The results of tasks, each given as a function and its arguments."""
         number = uuid.uuid4().hex
         futures = [self.submit(f"{name}-{number}-{i}", *call) for i, call in enumerate(calls)]
         with answering(self._client):
-            answers: list[Any] = self._client.gather(futures)
-        return answers
+            results: list[Any] = self._client.gather(futures)
+        return results
 
 
 class Iteration(NamedTuple):
-    """An iteration."""
+    """The input of an iteration of k-means on a part."""
 
     number: int
     offsets: Int32
     centroids: Float32
-    before: Float32 | None  # the centroids of the iteration before, unless the parts are new
+    before: Float32 | None  # the centroids of the previous iteration; None for new parts
     active: UInt8
     chunk_rows: int
 
     def aligned(self) -> Iteration:
-        """The same, for kernels to read."""
+        """The same values in aligned arrays, as kernels require."""
         fields: Any = [aligned(each) if isinstance(each, np.ndarray) else each for each in self]
         return Iteration(*fields)
 
 
 class ClusterSteps:
-    """The iterations so far, for `iterate`."""
+    """The state of the iterations on a cluster, for `iterate`: a `Steps` of `fpq.learning.lloyd`."""
 
     def __init__(self, rows: ClusterRows, offsets: Int32, shape: Shape, limited: bool) -> None:
-        assert not limited, "limits need all rows together"
+        assert not limited, "limited assignment needs all rows in one place"
         self._rows = rows
         self._offsets = offsets
         self._parts: list[Any] = []
@@ -125,36 +125,35 @@ class ClusterSteps:
         self._number += 1
         iteration = Iteration(self._number, self._offsets, centroids.copy(), self._before, active.copy(), chunk_rows)
         self._before = iteration.centroids
-        self._sent = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _same, iteration)
-        answers = self._ask("lloyd", assign_and_sum)
-        sums, changed = zip(*answers, strict=True)
+        self._sent = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _identity, iteration)
+        results = self._run_on_parts("lloyd", assign_and_sum)
+        sums, changed = zip(*results, strict=True)
         return np.concatenate(sums, axis=1), np.sum(changed, axis=0)
 
     def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
         """As `Steps.assignment`."""
-        ids, errors = zip(*self._ask("assignment", assignment, j), strict=True)
+        ids, errors = zip(*self._run_on_parts("assignment", assignment, j), strict=True)
         return np.concatenate(ids), np.concatenate(errors)
 
     def assigned(self, centroids: Float32) -> tuple[Int32, Float32]:
         """As `Steps.assigned`."""
-        self._sent = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _same, centroids)
-        ids, errors = zip(*self._ask("assigned", assigned, self._offsets), strict=True)
+        self._sent = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _identity, centroids)
+        ids, errors = zip(*self._run_on_parts("assigned", assigned, self._offsets), strict=True)
         return np.concatenate(ids, axis=1), np.concatenate(errors, axis=1)
 
-    def _ask(self, name: str, function: Callable[..., Any], *more: Any) -> list[Any]:
-        return self._rows.answers(name, [(function, part, self._sent, *more) for part in self._parts])
+    def _run_on_parts(self, name: str, function: Callable[..., Any], *more: Any) -> list[Any]:
+        return self._rows.results(name, [(function, part, self._sent, *more) for part in self._parts])
 
 
 class Part:
-    """Rows that a worker holds, and what they know of the iteration before.
+    """Rows on a worker, with the state of the previous iteration.
 
-    That spares work only: it is not pickled, and what is asked of a part elsewhere, after its worker has died, gets the
-    same answer.
+    The state only saves work, and is not pickled: a part that is rebuilt on another worker gives the same results.
     """
 
     def __init__(self, x: Array) -> None:
         self.rows = LocalRows(aligned(x), None, threads.resolve(None))
-        self.number = -1
+        self.number = -1  # of the last finished iteration
         self.steps: LocalSteps | None = None
 
     def __reduce__(self) -> Any:
@@ -163,8 +162,8 @@ class Part:
     def __sizeof__(self) -> int:
         return self.rows.x.nbytes
 
-    def before(self, iteration: Iteration) -> LocalSteps:
-        """The steps until the iteration that is asked for; they do not count until that is done."""
+    def state_before(self, iteration: Iteration) -> LocalSteps:
+        """The state before `iteration`; `number` is invalid until the iteration is finished."""
         number, self.number = self.number, -1
         if self.steps is None or number != iteration.number - 1:
             self.steps = LocalSteps(self.rows, iteration.offsets, iteration.centroids.shape, False)
@@ -174,16 +173,16 @@ class Part:
 
 
 def assign_and_sum(part: Part, iteration: Iteration) -> tuple[Float32, Int64]:
-    """An iteration of a part: its sums by chunks, and how many ids changed."""
+    """Run an iteration on a part: the sums per chunk, and the numbers of changed ids."""
     iteration = iteration.aligned()
-    steps = part.before(iteration)
+    steps = part.state_before(iteration)
     answer = steps.sums(iteration.centroids, iteration.active, part.rows.n, iteration.chunk_rows, 0.0)
     part.number = iteration.number
     return answer
 
 
 def assignment(part: Part, iteration: Iteration, j: int) -> tuple[Int32, Float32]:
-    """The ids and errors of a subspace in the iteration."""
+    """The ids and errors of subspace `j` in the iteration."""
     if part.number != iteration.number:
         assign_and_sum(part, iteration)
     assert part.steps is not None
@@ -191,29 +190,25 @@ def assignment(part: Part, iteration: Iteration, j: int) -> tuple[Int32, Float32
 
 
 def assigned(part: Part, centroids: Float32, offsets: Int32) -> tuple[Int32, Float32]:
-    """The ids and errors of all subspaces with the centroids that were learned."""
+    """The ids and errors of all subspaces for the learned centroids."""
     steps = part.steps or LocalSteps(part.rows, aligned(offsets), centroids.shape, False)
     return steps.assigned(aligned(centroids))
 
 
 def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: tuple[Change, ...], make: Any) -> Any:
-    """Rows of samples, changed, of which row i belongs at order[i]."""
-    found = np.concatenate([sample[some] for sample, some in zip(samples, rows, strict=True)])
-    x = np.empty_like(found)
-    x[order] = found
+    """Collect rows of samples, put row i at position ``order[i]``, and apply `changes`."""
+    collected = np.concatenate([sample[numbers] for sample, numbers in zip(samples, rows, strict=True)])
+    x = np.empty_like(collected)
+    x[order] = collected
     for change in changes:
         x = change(x, threads.resolve(None))
     return make(x)
 
 
 def aligned(x: Array) -> Array:
-    """An array that may have come over the network, at an address of any kind."""
+    """`x` at an aligned address; arrays from the network may be misaligned."""
     return np.require(x, requirements="A")
 
 
-def _rows(x: Array) -> Array:
-    return x
-
-
-def _same(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value

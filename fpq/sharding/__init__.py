@@ -1,1 +1,1 @@
-"""Indexes in many files (shards): their manifest, their executors, the merge of their answers, ShardedIndex."""
+"""Indexes in several files (shards): ShardedIndex, the manifest, executors, and the merge of results."""

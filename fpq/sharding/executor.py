@@ -1,4 +1,4 @@
-"""Where shards are searched: the interface of executors, and the one of this process."""
+"""Executors of searches in shards: the interface, and the executor of this process."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fpq.sharding.merge import OpenShards
 from fpq.storage import FormatError
 
 Task = Callable[[OpenShards, Any], Any]  # (shards, query) -> result
-Answer = tuple[Any, dict[str, str]]  # the result of a task, and why shards cannot be opened, by their files
+Answer = tuple[Any, dict[str, str]]  # the result of a task, and the errors of shards that cannot be opened, by file
 
 
 def run_task(shards: Iterable[Shard], open_shard: Callable[[Shard], Any], task: Task, query: Any) -> Answer:
-    """``task(shards, query)`` for the shards that can be opened."""
+    """The result of ``task(shards, query)`` for the shards that can be opened, and the errors of the others."""
     opened, missing = [], {}
     for shard in shards:
         try:
@@ -27,24 +27,24 @@ def run_task(shards: Iterable[Shard], open_shard: Callable[[Shard], Any], task: 
 
 
 class ShardExecutor(Protocol):
-    """The owner of opened shards: this process, or the workers of a cluster."""
+    """The owner of opened shards: this process or the workers of a cluster."""
 
     def run(self, manifest: Manifest, task: Task, query: Any) -> list[Answer]:
-        """The answers of `run_task` that together cover all shards of the manifest."""
+        """Answers of `run_task` that together cover all shards of the manifest."""
 
     def keep(self, shards: Iterable[Shard]) -> None:
         """Close all other shards."""
 
 
 class LocalShards:
-    """Shards mapped into this process."""
+    """The executor of this process, which maps the shards."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._opened: dict[Shard, Any] = {}
 
     def run(self, manifest: Manifest, task: Task, query: Any) -> list[Answer]:
-        """As `ShardExecutor.run`: one answer."""
+        """As `ShardExecutor.run`, with one answer."""
 
         def open_shard(shard: Shard) -> Any:
             if shard not in self._opened:
@@ -58,20 +58,20 @@ class LocalShards:
         self._opened = {shard: self._opened[shard] for shard in shards if shard in self._opened}
 
 
-# ---- tasks that only open, measure or check shards: none of them has a query ----
+# ---- tasks without a query: open, measure or check shards ----
 
 
 def open_only(shards: OpenShards, query: None) -> None:
-    """Nothing: an executor opens the shards before it runs a task."""
+    """Do nothing: the executor opens the shards before it runs a task."""
 
 
 def nbytes(shards: OpenShards, query: None) -> int:
-    """Bytes of the arrays."""
+    """The size of the arrays in bytes."""
     return sum(index.nbytes for index, _ in shards)
 
 
 def verify(shards: OpenShards, query: None) -> None:
-    """Check the content of all shards.
+    """Check the arrays of all shards.
 
     Raises
     ------

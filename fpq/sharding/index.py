@@ -1,4 +1,4 @@
-"""One index in many files: search all shards, merge the best exactly."""
+"""An index in several files: search in all shards, exact merge of the results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _settings, storage, threads
+from fpq import _checks, _files, _settings, threads
 from fpq.indexes.base import RangeResult, SearchResult
 from fpq.indexes.parts.lock import uninterrupted
 from fpq.metric import METRICS
@@ -24,53 +24,53 @@ from fpq.storage import FormatError
 
 
 class ShardedResult(SearchResult):
-    """A `SearchResult`, a pair ``distances, ids``, that knows which shards it lacks.
+    """A `SearchResult` (``distances, ids``) with the names of missing shards.
 
     Attributes
     ----------
     missing : dict
-        Why, by the file names of shards that were not searched. Empty unless ``allow_partial`` is on.
+        The errors of shards that were not searched, by file name. Always empty without ``allow_partial``.
     """
 
     missing: dict[str, str]
 
 
 class ShardedRangeResult(RangeResult):
-    """A `RangeResult` that knows which shards it lacks: `missing` is as in `ShardedResult`."""
+    """A `RangeResult` with the names of missing shards: `missing` is as in `ShardedResult`."""
 
     missing: dict[str, str]
 
 
 class ShardedIndex(_settings.Checked):
-    """An index in many files (shards), searched as if it were one.
+    """An index in several files (shards) that is searched like a single index.
 
-    Shards are files of FlatIndex, PQIndex or IVFPQIndex objects with the same parameters and codebooks and separate
-    ranges of ids; a manifest names them. Results are those of one index that holds all vectors: the same ids and the
-    same float32 distances, whatever the number of shards. (Limits of `open_indexing` and `list_capacity` hold in each
-    shard, so with these the codes themselves may differ from those of one index.)
+    Shards are files of FlatIndex, PQIndex or IVFPQIndex objects with the same parameters and codebooks and disjoint
+    ranges of ids; a manifest lists them. For any number of shards, a search returns the same ids and the same float32
+    distances as one index of all vectors. (The limits of `open_indexing` and `list_capacity` apply within each shard,
+    so the codes themselves may differ from those of one index.)
 
-    Shards are mapped into memory: opening takes milliseconds, and pages come from the disk when they are first used.
-    Any number of threads may search, also while another one adds and drops shards.
+    Shards are mapped into memory: opening takes milliseconds, and a page is read from the disk when it is first used.
+    Any number of threads may search, also while another thread adds and drops shards.
 
-    Copies, and objects that come from a pickle, are opened anew from the path of the manifest, with `allow_partial` as
-    it was: they hold what the manifest then says, and a process that gets one must see the files under the same path.
-    A copy has the same client; an index with a client cannot be pickled, as the client stays in its process.
+    A copy and an unpickled object open the manifest again, with the same `allow_partial`. They have the shards that the
+    manifest then lists, and their process must see the files under the same path. A copy has the same client; an index
+    with a client cannot be pickled.
 
     Parameters
     ----------
     manifest : path
-        As written by `ShardedIndex.create` or `fpq.dask.build`.
+        A file from `ShardedIndex.create` or `fpq.dask.build`.
     client : dask.distributed.Client, optional
-        Search on its cluster: each worker holds its share of the shards, queries go out once, and the best come back.
-        Workers must see the manifest's folder under the same path.
+        Search on the cluster of the client: each worker holds a part of the shards, receives the queries and returns
+        its nearest vectors. Workers must see the folder of the manifest under the same path.
     allow_partial : bool, default False
-        Search on when shards are missing or damaged, and name them in the result.
+        Skip missing and damaged shards, and name them in the result.
 
     Raises
     ------
     FormatError
-        If the manifest is of another version or not well-formed; or, unless `allow_partial`, if a shard is missing,
-        damaged, another file than the manifest means, or of other codebooks. The message names all such shards.
+        If the manifest has another version or is not well-formed. Unless `allow_partial`, also if a shard is missing or
+        damaged, is another file than the one of the manifest, or has other codebooks; the error names all such shards.
     OSError
         If the manifest cannot be read.
 
@@ -98,12 +98,12 @@ class ShardedIndex(_settings.Checked):
         self._path = Path(os.path.abspath(manifest))
         self._changing = threading.Lock()
 
-    def _open(self, about: Manifest, client: Any) -> None:
+    def _open(self, content: Manifest, client: Any) -> None:
         self._client = client
         folder = self._path.parent
         self._executor: ShardExecutor = LocalShards(folder) if client is None else _cluster(client, folder)
-        self._run(about, executors.open_only, None)
-        self._manifest = about
+        self._run(content, executors.open_only, None)
+        self._manifest = content
 
     @classmethod
     def create(
@@ -115,23 +115,27 @@ class ShardedIndex(_settings.Checked):
         client: Any = None,
         allow_partial: bool = False,
     ) -> ShardedIndex:
-        """Write a manifest for files that `save` has written, and open it.
+        """Write a manifest for files of indexes, and open it.
 
         Parameters
         ----------
         manifest : path
             The JSON file to write.
         files : sequence of paths
-            At least one. The manifest keeps their paths from its own folder.
+            At least one file from `save`. The manifest stores paths relative to its own folder.
         offsets : sequence of int, optional
-            What to add to the ids in each file. Default: 0.
+            The number to add to the ids of each file. Default: 0.
         client, allow_partial
             As in `ShardedIndex`.
+
+        Returns
+        -------
+        ShardedIndex
 
         Raises
         ------
         FormatError, OSError, ValueError, TypeError
-            As `add_shard`. What stood under `manifest` is then as before.
+            As `add_shard`. An existing file `manifest` is then unchanged.
         """
         index = cls.__new__(cls)
         index._begin(manifest, allow_partial)
@@ -139,22 +143,22 @@ class ShardedIndex(_settings.Checked):
             raise ValueError("files: expected at least one shard, got none")
         offsets = [0] * len(files) if offsets is None else offsets
         if len(offsets) != len(files):
-            raise ValueError(f"offsets: expected {len(files)} numbers for {len(files)} files, got {len(offsets)}")
-        storage.refuse_input(manifest, files)
-        about: Manifest | None = None
+            raise ValueError(f"offsets: expected {len(files)} numbers, one per file, got {len(offsets)}")
+        _files.refuse_input(manifest, files)
+        content: Manifest | None = None
         for file, offset in zip(files, offsets, strict=True):
-            about = _with_shard(about, file, Path(manifest).parent, offset)
-        assert about is not None
-        index._open(about, client)
-        about.write(manifest)
+            content = _with_shard(content, file, Path(manifest).parent, offset)
+        assert content is not None
+        index._open(content, client)
+        content.write(manifest)
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle goes through the path of the manifest."""
+        """Pickle the path of the manifest."""
         if self._client is not None:
             raise TypeError(
                 "ShardedIndex: an index with a client cannot be pickled: open its manifest, "
-                f"{os.fspath(self._path)}, where it is wanted"
+                f"{os.fspath(self._path)}, in the other process"
             )
         return _opened, (type(self), self._path, None, self.allow_partial)
 
@@ -166,7 +170,7 @@ class ShardedIndex(_settings.Checked):
 
     @property
     def kind(self) -> str:
-        """The class of the shards' indexes."""
+        """The class name of the indexes in the shards."""
         return self._manifest.kind
 
     @property
@@ -181,12 +185,12 @@ class ShardedIndex(_settings.Checked):
 
     @property
     def shards(self) -> list[str]:
-        """The files of the shards, as the manifest names them, in the order of their ids."""
+        """The files of the shards, relative to the folder of the manifest, in the order of their ids."""
         return [shard.file for shard in self._manifest.shards]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the shards' arrays, in files or in memory. Shards that are missing do not count."""
+        """The size of the arrays of all shards in bytes, in files or in memory, without missing shards."""
         return sum(self._run(self._manifest, executors.nbytes, None)[0])
 
     def __len__(self) -> int:
@@ -202,38 +206,46 @@ class ShardedIndex(_settings.Checked):
         allowed: Any = None,
         n_threads: int | None = None,
     ) -> ShardedResult:
-        """The k nearest of each query in all shards; ties by id.
+        """The k nearest vectors of each query in all shards; ties are ordered by id.
 
         Parameters
         ----------
         Q : array (nq, d) or (d,)
         k : int, default 10
         n_probe : int, optional
-            For shards of IVFPQIndex: lists to look into, the same in all shards.
+            For shards of IVFPQIndex: number of lists to scan, the same lists in all shards.
         rerank : int, optional
-            For shards that keep vectors: score the ``rerank * k`` nearest codes of all shards together again.
+            For shards with kept vectors: re-rank the ``rerank * k`` nearest codes of all shards by exact distances.
         allowed : array of ids, or boolean mask by id, optional
-            Only these may be returned.
+            The ids that may be returned.
         n_threads : int, optional
             Threads of this process, or of each worker.
+
+        Returns
+        -------
+        ShardedResult
+            ``distances, ids`` of shape (nq, k), or (k,) for a single query: squared L2 distances or similarities, best
+            first. Missing results have distance inf (similarity -inf) and id -1.
 
         Raises
         ------
         ValueError, TypeError
-            If an argument is not as described or the shards do not know it.
+            If an argument is not as described or does not apply to the shards.
         FormatError
-            If a shard has gone missing, unless `allow_partial`.
+            If a shard is missing or damaged, unless `allow_partial`.
         ConnectionError
-            If the cluster does not answer.
+            If the cluster does not respond.
         """
-        about = self._manifest
-        query, single = self._query(about, Q, n_probe, allowed, n_threads)
+        content = self._manifest
+        query, single = self._query(content, Q, n_probe, allowed, n_threads)
         query = query._replace(k=_checks.integer("k", k, 1))
         if rerank is not None:
-            if about.kind == "FlatIndex":
-                raise ValueError("rerank: shards of FlatIndex give exact distances already")
+            if content.kind == "FlatIndex":
+                raise ValueError(
+                    "rerank: expected shards of PQIndex or IVFPQIndex, got FlatIndex, whose distances are exact"
+                )
             query = query._replace(rerank=_checks.integer("rerank", rerank, 1))
-        parts, missing = self._run(about, merge.nearest, query)
+        parts, missing = self._run(content, merge.nearest, query)
         found = merge.merge(parts, query.width)
         if found.exact is not None:
             found = merge.ranked(found.exact, found.ids)
@@ -247,114 +259,118 @@ class ShardedIndex(_settings.Checked):
     def range_search(
         self, Q: Any, radius: float, *, n_probe: int | None = None, allowed: Any = None, n_threads: int | None = None
     ) -> ShardedRangeResult:
-        """All vectors within a radius of each query in all shards, nearest first, ties by id.
+        """All vectors within a radius of each query in all shards, nearest first; ties are ordered by id.
 
         Parameters
         ----------
         Q : array (nq, d) or (d,)
         radius : float
-            Squared L2 distances up to and including it; for "ip" and "cosine" similarities from it on.
+            The largest squared L2 distance, or the smallest similarity for "ip" and "cosine"; inclusive.
         n_probe, allowed, n_threads
             As in `search`.
+
+        Returns
+        -------
+        ShardedRangeResult
 
         Raises
         ------
         ValueError, TypeError, FormatError, ConnectionError
             As `search`.
         """
-        about = self._manifest
-        query, _ = self._query(about, Q, n_probe, allowed, n_threads)
+        content = self._manifest
+        query, _ = self._query(content, Q, n_probe, allowed, n_threads)
         query = query._replace(radius=_checks.real("radius", radius))
-        parts, missing = self._run(about, merge.within, query)
+        parts, missing = self._run(content, merge.within, query)
         lims, distances, ids = merge.merge_ranges(parts, len(query.queries))
         result = ShardedRangeResult(lims, -distances if query.similarity else distances, ids)
         result.missing = missing
         return result
 
     def _query(
-        self, about: Manifest, Q: Any, n_probe: Any, allowed: Any, n_threads: int | None
+        self, content: Manifest, Q: Any, n_probe: Any, allowed: Any, n_threads: int | None
     ) -> tuple[ShardQuery, bool]:
-        queries, single = _checks.queries(Q, about.dim, threads.resolve(n_threads))
+        queries, single = _checks.queries(Q, content.dim, threads.resolve(n_threads))
         if n_probe is not None:
             n_probe = _checks.integer("n_probe", n_probe, 1)
-            if about.kind != "IVFPQIndex":
-                raise ValueError(f"n_probe: shards of {about.kind} have no lists")
-        query = ShardQuery(queries, METRICS[about.metric].inner_product, n_probe=n_probe, n_threads=n_threads)
+            if content.kind != "IVFPQIndex":
+                raise ValueError(f"n_probe: expected shards of IVFPQIndex, got {content.kind}")
+        query = ShardQuery(queries, METRICS[content.metric].inner_product, n_probe=n_probe, n_threads=n_threads)
         if allowed is None:
             return query, single
         allowed = _checks.mask_or_ids("allowed", allowed)
         if allowed.dtype != np.bool_:
             return query._replace(allowed=allowed), single
-        largest = max((shard.last for shard in about.shards), default=-1)
+        largest = max((shard.last for shard in content.shards), default=-1)
         if allowed.ndim != 1 or len(allowed) <= largest:
             raise ValueError(
                 f"allowed: expected a mask with an entry for each id up to {largest}, got shape {allowed.shape}"
             )
         return query._replace(allowed=allowed), single
 
-    def _run(self, about: Manifest, task: Task, query: Any) -> tuple[list[Any], dict[str, str]]:
-        """The results of a task, and why shards are missing, by their files, if that is allowed."""
-        answers = self._executor.run(about, task, query)
-        missing = {file: why for _, some in answers for file, why in some.items()}
+    def _run(self, content: Manifest, task: Task, query: Any) -> tuple[list[Any], dict[str, str]]:
+        """The results of a task, and the errors of missing shards by file; FormatError unless `allow_partial`."""
+        answers = self._executor.run(content, task, query)
+        missing = {file: error for _, errors in answers for file, error in errors.items()}
         if missing and not self.allow_partial:
-            reasons = "; ".join(f"{file}: {why}" for file, why in missing.items())
+            reasons = "; ".join(f"{file}: {error}" for file, error in missing.items())
             raise FormatError(
-                f"{self._path}: {len(missing)} of {len(about.shards)} shards cannot be used (allow_partial=True "
+                f"{self._path}: {len(missing)} of {len(content.shards)} shards cannot be used (allow_partial=True "
                 f"searches the others): {reasons}"
             )
         return [answer for answer, _ in answers], missing
 
     def add_shard(self, file: str | os.PathLike[str], *, offset: int = 0) -> ShardedIndex:
-        """Take in a file that `save` has written; the manifest on disk is written anew. Searches go on meanwhile.
+        """Add the file of an index as a shard, and rewrite the manifest. Other threads may search meanwhile.
 
         Parameters
         ----------
         file : path
         offset : int, default 0
-            What to add to the ids in the file.
+            The number to add to the ids of the file.
 
         Raises
         ------
         FormatError
-            If it is not a file of an index with the parameters and codebooks of the other shards.
+            If the file is not an index with the parameters and codebooks of the other shards.
         ValueError, TypeError
-            If it is empty, or its range of ids overlaps that of another shard.
+            If the index is empty, or its range of ids overlaps that of another shard.
         OSError
-            If it cannot be read, or the manifest not be written. In all cases the index is as before.
+            If the file cannot be read or the manifest cannot be written. After an error the index is unchanged.
         """
         with self._changing:
             self._change(_with_shard(self._manifest, file, self._path.parent, offset))
         return self
 
     def drop_shard(self, file: str) -> int:
-        """Drop a shard, named as in `shards`; the manifest on disk is written anew, the shard's file stays.
+        """Drop a shard by its name in `shards`, and rewrite the manifest. The file of the shard stays.
 
         Returns
         -------
         int
-            How many vectors it held.
+            The number of vectors in the shard.
 
         Raises
         ------
         ValueError
-            If there is no such shard.
+            If `file` is not in `shards`.
         """
         with self._changing:
-            left = [shard for shard in self._manifest.shards if shard.file != file]
-            n = len(self) - sum(shard.n for shard in left)
+            others = [shard for shard in self._manifest.shards if shard.file != file]
+            n = len(self) - sum(shard.n for shard in others)
             if not n:
                 raise ValueError(f"file: expected one of the shards {', '.join(self.shards)}, got {file!r}")
-            self._change(self._manifest.with_shards(left))
+            self._change(self._manifest.with_shards(others))
         return n
 
-    def _change(self, about: Manifest) -> None:
-        with uninterrupted():  # on the disk and here, or neither
-            about.write(self._path)
-            self._manifest = about
-        self._executor.keep(about.shards)
+    def _change(self, content: Manifest) -> None:
+        with uninterrupted():  # the file and the object change together
+            content.write(self._path)
+            self._manifest = content
+        self._executor.keep(content.shards)
 
     def verify(self) -> None:
-        """Check all that the shards hold, as `fpq.load` does without mmap.
+        """Check the arrays of all shards, as `fpq.load` does without mmap.
 
         Raises
         ------
@@ -364,22 +380,22 @@ class ShardedIndex(_settings.Checked):
         self._run(self._manifest, executors.verify, None)
 
     def __repr__(self) -> str:
-        about = self._manifest
-        return f"ShardedIndex({about.kind}, metric={about.metric!r}, n={len(self)}, shards={len(about.shards)})"
+        content = self._manifest
+        return f"ShardedIndex({content.kind}, metric={content.metric!r}, n={len(self)}, shards={len(content.shards)})"
 
 
 def _opened(cls: type[ShardedIndex], path: Path, client: Any, allow_partial: bool) -> ShardedIndex:
     return cls(path, client=client, allow_partial=allow_partial)
 
 
-def _with_shard(about: Manifest | None, file: str | os.PathLike[str], folder: Path, offset: Any) -> Manifest:
-    """The manifest (None: a new one) with one more shard."""
+def _with_shard(content: Manifest | None, file: str | os.PathLike[str], folder: Path, offset: Any) -> Manifest:
+    """The manifest `content` (None: a new one) with one more shard."""
     shard, belongs = manifests.describe(file, folder, _checks.integer("offset", offset, 0))
-    if about is None:
+    if content is None:
         return belongs.with_shards([shard])
-    if belongs.learned != about.learned:
+    if belongs.learned != content.learned:
         raise FormatError(f"{os.fspath(file)}: expected the codebooks and parameters of the other shards")
-    return about.with_shards([*about.shards, shard])
+    return content.with_shards([*content.shards, shard])
 
 
 def _cluster(client: Any, folder: Path) -> ShardExecutor:

@@ -1,4 +1,4 @@
-"""The manifest of a sharded index: a small JSON file that names shards, their ids and their digests."""
+"""The manifest of a sharded index: a small JSON file with the names, ids and digests of the shards."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from fpq import _format, storage
+from fpq import _files, _format, storage
 from fpq.indexes.pq_base import CodeIndex
 from fpq.storage import FormatError, Layout
 
 FORMAT = "fpq-manifest"
 VERSION = 1
 KINDS = ("FlatIndex", "PQIndex", "IVFPQIndex")
-OF_A_SHARD = ("n", "next_id", "rerank")  # parameters in which shards of one index differ; so do all arrays but these:
+OF_A_SHARD = ("n", "next_id", "rerank")  # parameters that differ between shards of one index
+# Arrays that are equal in all shards of one index.
 LEARNED = ("codebooks", "code_counts", "rotation_matrix", "rotation_mean", "centroids")
 
 
 class Shard(NamedTuple):
-    """A file that holds an ordinary index.
+    """The file of an index, as an entry of a manifest.
 
     Attributes
     ----------
     file : str
-        Its path from the manifest's folder.
+        Path relative to the folder of the manifest.
     n : int
-        Vectors in it.
+        Number of vectors.
     offset : int
-        What is added to the ids in the file.
+        The number that is added to the ids of the file.
     first, last : int
-        The smallest and the largest id, offset included.
+        The smallest and the largest id, including the offset.
     digest : str
-        Of all that the file's header says, the digests of its arrays included.
+        Digest of the header of the file, which contains the digests of the arrays.
     """
 
     file: str
@@ -47,56 +48,56 @@ class Shard(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a manifest says: shards of one kind of index with common codebooks, in the order of their ids."""
+    """The content of a manifest: shards of one index class with the same codebooks, in the order of their ids."""
 
     kind: str
     metric: str
     dim: int
-    learned: str  # digest of parameters and learned arrays, common to all shards
+    learned: str  # digest of the parameters and learned arrays of all shards
     shards: tuple[Shard, ...]
 
     def with_shards(self, shards: Iterable[Shard]) -> Manifest:
-        """With these shards instead.
+        """The same manifest with other shards.
 
         Raises
         ------
         ValueError
-            If ranges of ids overlap.
+            If the id ranges of two shards overlap.
         """
         in_order = tuple(sorted(shards, key=lambda shard: shard.first))
         for before, after in itertools.pairwise(in_order):
             if after.first <= before.last:
                 raise ValueError(
-                    f"shards: expected separate ranges of ids, got {before.first} to {before.last} in {before.file} "
+                    f"shards: expected disjoint ranges of ids, got {before.first} to {before.last} in {before.file} "
                     f"and {after.first} to {after.last} in {after.file}"
                 )
         return self._replace(shards=in_order)
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write it atomically."""
+        """Write the manifest atomically."""
         content = {"format": FORMAT, "version": VERSION, **self._asdict()}
         content["shards"] = [shard._asdict() for shard in self.shards]
-        with storage._replacing(Path(path)) as file:
+        with _files.replacing(Path(path)) as file:
             file.write(json.dumps(content, indent=1).encode())
 
 
 def read(path: str | os.PathLike[str]) -> Manifest:
-    """A manifest from its file.
+    """Read a manifest.
 
     Raises
     ------
     FormatError
-        If it is not a manifest, of another version, or not well-formed.
+        If the file is not a manifest, has another version, or is not well-formed.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
     """
-    with open(path, "rb") as file:  # which may be far too large to be read as a whole
+    with open(path, "rb") as file:  # a file that is not a manifest may be too large to read as a whole
         head = file.read(8)
         size = os.fstat(file.fileno()).st_size
     if head.lstrip()[:1] != b"{":
-        single = 0 < int.from_bytes(head, "little") <= _format.MAX_HEADER
-        looks = "fpq.load opens an index of one file" if single else _format.looks_like(head, size)
-        raise FormatError(f"{os.fspath(path)}: expected a manifest (JSON): {looks}")
+        is_index = 0 < int.from_bytes(head, "little") <= _format.MAX_HEADER
+        hint = "fpq.load opens an index of one file" if is_index else _format.looks_like(head, size)
+        raise FormatError(f"{os.fspath(path)}: expected a manifest (JSON): {hint}")
     try:
         content = json.loads(Path(path).read_bytes())
     except ValueError as error:
@@ -109,7 +110,7 @@ def read(path: str | os.PathLike[str]) -> Manifest:
 
 def _parse(content: Any) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FormatError(f"format: expected a manifest with format {FORMAT!r}")
+        raise FormatError(f"format: expected a JSON object with format {FORMAT!r}")
     if content.get("version") != VERSION:
         raise FormatError(f"version: expected {VERSION}, got {content.get('version')!r}")
     types: dict[str, type] = {"kind": str, "metric": str, "dim": int, "learned": str, "shards": list}
@@ -129,21 +130,21 @@ def _parse(content: Any) -> Manifest:
     return Manifest(**{name: content[name] for name in types if name != "shards"}, shards=()).with_shards(shards)
 
 
-def _expect(what: str, entry: Any, types: dict[str, type]) -> None:
+def _expect(name: str, entry: Any, types: dict[str, type]) -> None:
     if not isinstance(entry, dict) or set(entry) != set(types):
-        raise FormatError(f"{what}: expected a JSON object with {', '.join(types)}")
-    for name, expected in types.items():
-        if type(entry[name]) is not expected:
-            raise FormatError(f"{what}: expected {name} of type {expected.__name__}, got {entry[name]!r}")
+        raise FormatError(f"{name}: expected a JSON object with {', '.join(types)}")
+    for key, expected in types.items():
+        if type(entry[key]) is not expected:
+            raise FormatError(f"{name}: expected {key} of type {expected.__name__}, got {entry[key]!r}")
 
 
 def describe(path: str | os.PathLike[str], folder: Path, offset: int = 0) -> tuple[Shard, Manifest]:
-    """What a manifest in `folder` is to say of a file, and the manifest, without shards, that it belongs to.
+    """The entry of a file for a manifest in `folder`, and a manifest without shards that matches the file.
 
     Raises
     ------
     FormatError, OSError
-        If it is not the file of an index that can be a shard, or damaged as far as its header shows.
+        If the file cannot be read, is not an index that can be a shard, or has a damaged header.
     ValueError
         If the index is empty.
     """
@@ -160,12 +161,12 @@ def describe(path: str | os.PathLike[str], folder: Path, offset: int = 0) -> tup
 
 
 def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> Any:
-    """The index of a shard, mapped from its file, which is seen to be the one that the manifest means.
+    """The index of a shard, mapped from its file, after a check that the file is that of the manifest.
 
     Raises
     ------
     FormatError, OSError
-        If it is not, or cannot be read.
+        If the file is another one or cannot be read.
     """
     path = folder / shard.file
     index, layout = _load(path)
@@ -181,20 +182,20 @@ def _load(path: str | os.PathLike[str]) -> tuple[Any, Layout]:
     if index._kind not in KINDS:
         raise FormatError(f"{os.fspath(path)}: expected a shard of kind {', '.join(KINDS)}, got {index._kind}")
     if isinstance(index, CodeIndex):
-        index.rerank = None  # re-ranking is done for all shards together
+        index.rerank = None  # candidates of all shards are re-ranked together
     return index, index._file.layout
 
 
 def digest(layout: Layout) -> str:
-    """64 hexadecimal digits for the whole content of a file."""
+    """A digest of the whole content of a file, 64 hexadecimal digits."""
     return _hash(layout.kind, layout.params, layout)
 
 
 def learned(layout: Layout) -> str:
-    """64 hexadecimal digits for what the shards of one index have in common."""
+    """A digest of the content that all shards of one index share, 64 hexadecimal digits."""
     arrays = {name: extent for name, extent in layout.arrays.items() if name in LEARNED}
     params = {name: value for name, value in layout.params.items() if name not in OF_A_SHARD}
-    if "keep_vectors" in params:  # each shard may have a file of its own
+    if "keep_vectors" in params:  # the files of kept vectors differ between shards
         params["keep_vectors"] = bool(params["keep_vectors"])
     return _hash(layout.kind, params, layout._replace(arrays=arrays))
 

@@ -1,4 +1,4 @@
-"""The search of one shard, and the exact merge of the results of several."""
+"""The search in one shard, and the exact merge of the results of several shards."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import RangeResult
 from fpq.sharding.manifest import Shard
 
-MERGE_VALUES = 1 << 22  # distances that wait to be merged
-LAST = np.iinfo(np.int64).max
+MERGE_VALUES = 1 << 22  # distances that are collected before a merge
+LAST = np.iinfo(np.int64).max  # the sort key of missing results
 
 OpenShards = Sequence[tuple[Any, Shard]]  # (index, shard)
 
 
 class Part(NamedTuple):
-    """The nearest of each query in some shards, by ascending distance, then id; missing: +inf, -1."""
+    """The nearest vectors of each query in some shards, by distance, then id. Missing results are +inf, -1."""
 
     distances: Float32  # (nq, w), similarities negated
     ids: Int64  # (nq, w)
-    exact: Float32 | None  # (nq, w), by kept vectors: the order of the final result, with rerank
+    exact: Float32 | None  # (nq, w), with rerank: exact distances, which order the final result
 
 
 class ShardQuery(NamedTuple):
-    """A search as executors send it to the shards: a batch of queries and the options."""
+    """A query batch and the options of its search, as executors send them to the shards."""
 
     queries: Float32
     similarity: bool
@@ -40,11 +40,11 @@ class ShardQuery(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Number of nearest that a merge keeps."""
+        """The number of nearest vectors that a merge keeps per query."""
         return self.k if self.rerank is None else max(self.k, self.rerank * self.k)
 
     def options(self, offset: int) -> dict[str, Any]:
-        """The options of the search of one shard."""
+        """The arguments of `search` in one shard."""
         options: dict[str, Any] = {"n_threads": self.n_threads}
         if self.allowed is not None:
             options["allowed"] = _allowed_within(self.allowed, offset)
@@ -52,20 +52,20 @@ class ShardQuery(NamedTuple):
 
 
 def _allowed_within(allowed: Array, offset: int) -> Array:
-    """`allowed` as ids of a shard's file."""
+    """`allowed` in the ids of the file of a shard."""
     return allowed[offset:] if allowed.dtype == np.bool_ else allowed[allowed >= offset] - offset
 
 
 def nearest(shards: OpenShards, query: ShardQuery) -> Part:
-    """The nearest in all `shards`."""
+    """The nearest vectors in all `shards`."""
     nq = len(query.queries)
     parts = [Part(np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64), None)]
-    waiting = 0
+    n_collected = 0
     for index, shard in shards:
         parts.append(_nearest_in(index, shard.offset, query))
-        waiting += parts[-1].ids.size
-        if waiting > MERGE_VALUES:
-            parts, waiting = [merge(parts, query.width)], 0
+        n_collected += parts[-1].ids.size
+        if n_collected > MERGE_VALUES:
+            parts, n_collected = [merge(parts, query.width)], 0
     return merge(parts, query.width)
 
 
@@ -85,7 +85,7 @@ def _nearest_in(index: Any, offset: int, query: ShardQuery) -> Part:
 
 
 def merge(parts: Sequence[Part], width: int) -> Part:
-    """The `width` nearest of all parts."""
+    """The `width` nearest vectors of all parts."""
     parts = [part for part in parts if part.ids.shape[1]] or list(parts[:1])
     distances, ids = (np.concatenate([part[i] for part in parts], axis=1) for i in (0, 1))
     exact = None if parts[0].exact is None else np.concatenate([part.exact for part in parts], axis=1)
@@ -97,7 +97,7 @@ def merge(parts: Sequence[Part], width: int) -> Part:
 
 
 def within(shards: OpenShards, query: ShardQuery) -> RangeResult:
-    """All within the radius in all `shards`, similarities negated."""
+    """All vectors within the radius in all `shards`, similarities negated."""
     found = []
     for index, shard in shards:
         options = query.options(shard.offset)
@@ -107,7 +107,7 @@ def within(shards: OpenShards, query: ShardQuery) -> RangeResult:
 
 
 def merge_ranges(parts: Sequence[RangeResult], nq: int) -> RangeResult:
-    """The union of all parts, by query, ascending distance and id."""
+    """The union of all parts, ordered by query, distance and id."""
     empty = RangeResult(np.zeros(nq + 1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
     parts = [*parts, empty]
     query = np.concatenate([np.repeat(np.arange(nq), np.diff(part.lims)) for part in parts])
@@ -118,12 +118,12 @@ def merge_ranges(parts: Sequence[RangeResult], nq: int) -> RangeResult:
 
 
 def ranked(distances: Float32, ids: Int64) -> Part:
-    """In the order of these distances."""
+    """The results in the order of `distances`, then id."""
     order = np.lexsort((np.where(ids < 0, LAST, ids), distances), axis=-1)
     return Part(np.take_along_axis(distances, order, -1), np.take_along_axis(ids, order, -1), None)
 
 
 def padded(distances: Float32, ids: Int64, k: int) -> tuple[Float32, Int64]:
-    """With +inf and -1 up to k columns."""
+    """Distances and ids, padded with +inf and -1 to k columns."""
     missing = ((0, 0), (0, k - ids.shape[1]))
     return np.pad(distances, missing, constant_values=np.inf), np.pad(ids, missing, constant_values=-1)

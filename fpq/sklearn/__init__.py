@@ -1,7 +1,7 @@
-"""scikit-learn estimators over fpq's indexes; needs the extra ``fpq-ann[sklearn]``.
+"""scikit-learn estimators based on the indexes of fpq; require the extra ``fpq-ann[sklearn]``.
 
-`ANNTransformer`, `ANNClassifier` and `ANNRegressor` take the places of scikit-learn's KNeighborsTransformer,
-KNeighborsClassifier and KNeighborsRegressor; `PQTransformer` gives product quantization codes.
+`ANNTransformer`, `ANNClassifier` and `ANNRegressor` replace scikit-learn's KNeighborsTransformer, KNeighborsClassifier
+and KNeighborsRegressor; `PQTransformer` computes product quantization codes.
 """
 
 from fpq.sklearn.neighbors import ANNClassifier, ANNRegressor, ANNTransformer

@@ -1,4 +1,4 @@
-"""What the estimators of neighbours share: an index made from the parameters, and its answers as scikit-learn's."""
+"""The base of the estimators: an index made from their parameters, and its results in the form of scikit-learn."""
 
 from __future__ import annotations
 
@@ -21,38 +21,39 @@ from fpq.metric import COSINE, L2
 
 ALGORITHMS = ("auto", "flat", "pq", "ivfpq")
 METRICS = {"euclidean": L2, "sqeuclidean": L2, "cosine": COSINE}
-FLAT_ROWS = 10_000  # up to here "auto" searches exactly
-PQ_ROWS = 200_000  # up to here "auto" scans all codes
-# What is read without a copy; all else, such as large integers, becomes the first.
+FLAT_ROWS = 10_000  # "auto" searches exactly in at most this many rows
+PQ_ROWS = 200_000  # "auto" scans all codes of at most this many rows
+# Types that are read without a copy; all others, such as large integers, become float64.
 DTYPES = (np.float64, np.float32, np.float16, np.uint8, np.int8)
-SAMPLE_ROWS = 4096  # that the centre of a feature is taken from
-CHUNK_VALUES = 1 << 20  # features that are converted at a time
+SAMPLE_ROWS = 4096  # rows from which the centres of features are computed
+CHUNK_VALUES = 1 << 20  # values per conversion
 
 
 def seed_of(random_state: Any) -> int:
-    """The seed that scikit-learn's `random_state` stands for."""
+    """The seed of the index for scikit-learn's `random_state`."""
     if isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
         return int(random_state)
     return int(check_random_state(random_state).randint(1 << 31))
 
 
 def threads_of(n_jobs: int | None) -> int | None:
-    """The threads that scikit-learn's `n_jobs` stands for; None is what the environment says."""
+    """The number of threads for scikit-learn's `n_jobs`; None means the default of the environment."""
     return None if n_jobs is None else int(effective_n_jobs(n_jobs))
 
 
 def checked(estimator: Any, X: Any, **options: Any) -> Any:
-    """`X` (and `y` of the options) checked as scikit-learn's estimators do."""
+    """`X` (and `y` in the options), checked as by the estimators of scikit-learn."""
     for name, given in {"X": X, **options}.items():
         _checks.refuse_masked(name, given)
     return validate_data(estimator, X, dtype=DTYPES, **options)
 
 
 def centre(X: Array) -> Float64 | None:
-    """What to subtract from the features before they become float32: float64 (d,), or None for nothing.
+    """The offset to subtract from features before their conversion to float32: float64 (d,), or None for no offset.
 
-    Of float64 features alone, as others lose nothing. A centre is the median of a sample, rounded to a multiple of a
-    power of two that is about the spread: features around 0 stay as they are, and whole numbers stay whole.
+    Only float64 features have an offset, because other types lose nothing. The offset of a feature is the median of a
+    sample, rounded towards 0 to a multiple of a power of two near the spread: features around 0 are not changed, and
+    integers remain integers.
     """
     if X.dtype != np.float64:
         return None
@@ -62,30 +63,30 @@ def centre(X: Array) -> Float64 | None:
         spread = np.median(np.abs(sample - median), axis=0)
         unit = np.exp2(np.ceil(np.log2(4 * spread)))
         rounded = np.trunc(median / unit) * unit
-    # Where most rows are equal there is no spread, and the smallest numbers have no such unit.
+    # If most rows are equal the spread is 0, and for the smallest numbers the unit underflows.
     offset = np.where(np.isfinite(rounded), rounded, median)
     return offset if offset.any() else None
 
 
 def centred(X: Array, offset: Float64 | None) -> Array:
-    """X less the offset as float32, a part at a time; X itself if there is no offset."""
+    """X minus the offset as float32, converted in chunks; X itself without an offset."""
     if offset is None:
         return X
     out = np.empty(X.shape, dtype=np.float32)
     for rows in chunks(X):
-        with np.errstate(over="ignore"):  # what is too large for float32 is refused by the index
+        with np.errstate(over="ignore"):  # the index refuses numbers beyond float32
             out[rows] = X[rows] - offset
     return out
 
 
 def chunks(X: Array) -> Iterator[slice]:
-    """Slices of rows that are converted at a time."""
+    """Slices of the rows per conversion."""
     step = max(1, CHUNK_VALUES // X.shape[1])
     return (slice(start, start + step) for start in range(0, len(X), step))
 
 
 def warn_of_equal_rows(X: Array, x: Array) -> None:
-    """Warn if different rows of X, float64, are equal as float32 rows, to which `x` leads."""
+    """Warn if different float64 rows of X are equal after the conversion of `x` to float32."""
     if X.dtype != np.float64:
         return
     narrow = np.concatenate([_hashes(x[rows].astype(np.float32)) for rows in chunks(x)])
@@ -100,25 +101,25 @@ def warn_of_equal_rows(X: Array, x: Array) -> None:
     lost = int(sizes[merged[variants > 1]].sum())
     if lost:
         warnings.warn(
-            f"X: {lost / len(X):.2%} of the rows ({lost}) differ from others in float64 but not in float32, which the "
-            "index holds: subtract what features have in common, or scale them",
+            f"X: {lost / len(X):.2%} of the rows ({lost}) differ from others in float64 but not in float32, the type "
+            "of the index: subtract the common part of the features, or scale the features",
             UserWarning,
             stacklevel=4,
         )
 
 
 def _hashes(x: Array) -> NDArray[np.uint64]:
-    """A 64-bit hash of the numbers of each row."""
+    """A 64-bit hash of each row."""
     x = np.ascontiguousarray(x + x.dtype.type(0))  # -0.0 equals 0.0
     bits = x.view(np.uint64 if x.itemsize == 8 else np.uint32).astype(np.uint64)
-    bits ^= bits >> np.uint64(32)  # round numbers differ in high bits only, and products carry to higher bits only
+    bits ^= bits >> np.uint64(32)  # round numbers differ in their high bits only, and products carry upwards only
     weights = np.random.default_rng(0).integers(0, 1 << 64, x.shape[1], dtype=np.uint64) | np.uint64(1)
     hashes: NDArray[np.uint64] = bits @ weights
     return hashes
 
 
 class NeighborsBase(BaseEstimator):
-    """An index over the training rows. Subclasses have the parameters."""
+    """Base of estimators with an index of the training rows. Subclasses define the parameters."""
 
     n_neighbors: int
     algorithm: str
@@ -145,7 +146,7 @@ class NeighborsBase(BaseEstimator):
         if self.n_probe is not None:
             _checks.integer("n_probe", self.n_probe, 1)
         index = self._new_index(*X.shape)
-        offset = centre(X) if not index._metric.inner_product else None  # angles depend on where 0 is
+        offset = centre(X) if not index._metric.inner_product else None  # angles depend on the origin
         x = centred(X, offset)
         self.index_ = index.fit(x).add(x)
         self.offset_ = offset
@@ -179,28 +180,28 @@ class NeighborsBase(BaseEstimator):
         Parameters
         ----------
         X : array (nq, d), optional
-            Default: the training rows, none of which is then its own neighbour.
+            Default: the training rows, each without itself as a neighbour.
         n_neighbors : int, optional
-            Default: the parameter.
+            Default: the parameter of the estimator.
         return_distance : bool, default True
 
         Returns
         -------
         distances : float32 (nq, n_neighbors)
-            By `metric`, ascending; left out unless `return_distance`.
+            Distances by `metric`, ascending; only with `return_distance`.
         rows : int64 (nq, n_neighbors)
-            Numbers of training rows.
+            Row numbers of the neighbours in the training rows.
 
         Raises
         ------
         ValueError
-            If there are fewer training rows than neighbours asked for.
+            If `n_neighbors` exceeds the number of training rows.
         """
         check_is_fitted(self)
         k = _checks.integer("n_neighbors", self.n_neighbors if n_neighbors is None else n_neighbors, 1)
         most = self.n_samples_fit_ - (X is None)
         if k > most:
-            raise ValueError(f"Expected n_neighbors <= {most}, the training rows to choose from, got {k}")
+            raise ValueError(f"n_neighbors: expected at most {most}, the number of training rows, got {k}")
         if X is not None:
             distances, rows = self._nearest(centred(checked(self, X, reset=False), self.offset_), k)
         else:
@@ -208,11 +209,11 @@ class NeighborsBase(BaseEstimator):
         return (distances, rows) if return_distance else rows
 
     def _others(self, k: int) -> tuple[Float32, Int64]:
-        """The k nearest other rows of each training row."""
+        """The k nearest other training rows of each training row."""
         own = np.arange(self.n_samples_fit_)
         distances, rows = self._nearest(self.index_.reconstruct(own), k + 1)
         drop = rows == own[:, None]
-        drop[~drop.any(axis=1), -1] = True  # not found itself, because of its code or among equal rows
+        drop[~drop.any(axis=1), -1] = True  # the row itself was not found, because of its code or of equal rows
         return distances[~drop].reshape(-1, k), rows[~drop].reshape(-1, k)
 
     def _nearest(self, queries: Array, k: int) -> tuple[Float32, Int64]:
@@ -231,7 +232,7 @@ class NeighborsBase(BaseEstimator):
             return index.search(queries, k, rerank=self.rerank, n_threads=n_threads)
         probes = index.n_probe if self.n_probe is None else self.n_probe
         distances, rows = index.search(queries, k, n_probe=probes, rerank=self.rerank, n_threads=n_threads)
-        # The probed lists may hold fewer than k rows: look into twice as many then, as a graph must have k edges a row.
+        # The probed lists may hold fewer than k rows, but a graph needs k edges per row: double the probes.
         while len(few := np.flatnonzero(rows[:, -1] < 0)):
             probes *= 2
             distances[few], rows[few] = index.search(
@@ -240,19 +241,19 @@ class NeighborsBase(BaseEstimator):
         return distances, rows
 
     def kneighbors_graph(self, X: Any = None, n_neighbors: int | None = None, mode: str = "connectivity") -> Any:
-        """Find the nearest training rows as a sparse matrix.
+        """The graph of nearest training rows as a sparse matrix.
 
         Parameters
         ----------
         X, n_neighbors
             As in `kneighbors`.
         mode : {"connectivity", "distance"}, default "connectivity"
-            What the entries are: ones, or distances by `metric`.
+            Entries of 1, or distances by `metric`.
 
         Returns
         -------
         scipy.sparse.csr_matrix (nq, n), float64
-            Entries of a row in the order of distance.
+            The entries of a row are ordered by distance.
         """
         _checks.choice("mode", mode, ("connectivity", "distance"))
         distances, rows = self.kneighbors(X, n_neighbors)

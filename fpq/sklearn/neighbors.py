@@ -1,4 +1,4 @@
-"""Nearest neighbours as a graph, for classes and for numbers."""
+"""Nearest neighbours as a graph, for classification and for regression."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.base import (
-    ClassifierMixin,
-    ClassNamePrefixFeaturesOutMixin,
-    RegressorMixin,
-    TransformerMixin,
-)
+from sklearn.base import ClassifierMixin, ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
@@ -24,42 +19,42 @@ Weights = str | Callable[[Array], Array]
 
 
 class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeighborsBase):
-    """The graph of nearest neighbours, in the place of scikit-learn's KNeighborsTransformer.
+    """The graph of nearest neighbours: a replacement for scikit-learn's KNeighborsTransformer.
 
     Parameters
     ----------
     n_neighbors : int, default 5
     mode : {"distance", "connectivity"}, default "distance"
-        What the entries of the graph are. With "distance" each row has one entry more, as a training row is its own
-        nearest: so do scikit-learn's estimators expect it.
+        Distances, or entries of 1. With "distance" each row has ``n_neighbors + 1`` entries, because a training row is
+        its own nearest neighbour; the estimators of scikit-learn expect this.
     algorithm : {"auto", "flat", "pq", "ivfpq"}, default "auto"
-        `fpq.FlatIndex` (exact), `fpq.PQIndex` or `fpq.IVFPQIndex`. "auto" takes the first for up to 10,000 training
-        rows, the second for up to 200,000, the third for more.
+        `fpq.FlatIndex` (exact), `fpq.PQIndex` or `fpq.IVFPQIndex`. "auto" is "flat" for at most 10,000 training rows,
+        "pq" for at most 200,000, "ivfpq" for more.
     metric : {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
-        Distance; "cosine" is 1 minus the similarity.
+        The distance; "cosine" is 1 minus the cosine similarity.
     m : int, default 16
-        Subquantizers; at most one a feature (or a kept dimension) is made.
+        Number of subquantizers, reduced to the number of features (or of `rotation_dim`) if that is smaller.
     nbits, rotation, rotation_dim, open_indexing
         As in `fpq.PQIndex`.
     n_lists : int, optional
-        Of "ivfpq"; at most one a training row. Default: 4 times the square root of their number.
+        Number of lists of "ivfpq", at most the number n of training rows. Default: 4 sqrt(n).
     n_probe : int, optional
-        Lists of "ivfpq" to look into, and more where they hold too few rows. Default: 16.
+        Lists of "ivfpq" to scan per query; more lists if these have too few rows. Default: 16.
     rerank : int or None, default 10
-        Score the `rerank` times `n_neighbors` nearest codes again by exact distances, for which the training rows are
-        kept. None: distances are those to what the codes stand for, and only the codes are kept.
+        Re-rank the ``rerank * n_neighbors`` nearest codes by exact distances; the index keeps the training rows. None:
+        distances are those to the reconstructions of the codes, and the index keeps only the codes.
     random_state : int, RandomState or None, default 0
-        Of training "pq" and "ivfpq".
+        Seed of the training of "pq" and "ivfpq".
     n_jobs : int or None, default None
-        Threads; None is what the environment says, -1 all processors.
+        Number of threads; None is the default of the environment, -1 means all processors.
 
     Attributes
     ----------
     index_ : FlatIndex, PQIndex or IVFPQIndex
-        Of the training rows less `offset_`.
+        The index of the training rows minus `offset_`.
     offset_ : float64 (d,) or None
-        What is subtracted from features before they become float32. None if it is 0 for each, if X was not float64, and
-        for "cosine".
+        Subtracted from features before their conversion to float32. None for an offset of 0, for training rows of other
+        types than float64, and for "cosine".
     n_samples_fit_ : int
     n_features_in_ : int
 
@@ -128,7 +123,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
         return self
 
     def transform(self, X: Any) -> Any:
-        """The graph from the rows of X to their nearest training rows, scipy.sparse.csr_matrix (nq, n)."""
+        """The graph of the nearest training rows of the rows of X, scipy.sparse.csr_matrix (nq, n)."""
         return self.kneighbors_graph(X, self.n_neighbors + (self.mode == "distance"), self.mode)
 
     @property
@@ -137,7 +132,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
 
 
 class _Predictor(NeighborsBase):
-    """Neighbours with weights."""
+    """Base of estimators that predict from weighted neighbours."""
 
     def __init__(
         self,
@@ -177,7 +172,7 @@ class _Predictor(NeighborsBase):
             _checks.choice("weights", self.weights, ("uniform", "distance"))
 
     def _weighted(self, X: Any) -> tuple[Array, Float64]:
-        """The neighbours of the rows of X, (nq, k), and their weights, which add up to 1 in each row."""
+        """The neighbours (nq, k) of the rows of X, and their weights, with sum 1 in each row."""
         distances, rows = self.kneighbors(X)
         if callable(self.weights):
             weights = _checks.numbers("weights", self.weights(distances)).astype(np.float64)
@@ -189,19 +184,19 @@ class _Predictor(NeighborsBase):
                 weights = np.where(same.any(axis=1, keepdims=True), same, 1 / distances.astype(np.float64))
         total = weights.sum(axis=1, keepdims=True)
         if not (total > 0).all():
-            raise ValueError("weights: expected a positive sum for each query")
+            raise ValueError(f"weights: expected a positive sum for each query, got {total.min()}")
         return rows, weights / total
 
 
 class ANNClassifier(ClassifierMixin, _Predictor):
-    """Classes by a vote of the nearest neighbours, in the place of scikit-learn's KNeighborsClassifier.
+    """Classification by a vote of the nearest neighbours: a replacement for scikit-learn's KNeighborsClassifier.
 
     Parameters
     ----------
     n_neighbors : int, default 5
     weights : {"uniform", "distance"} or callable, default "uniform"
-        Every neighbour counts the same, or by the inverse of its distance (those at distance 0 alone, if there are
-        any); a callable takes distances (nq, n_neighbors) and gives weights.
+        Equal weights, or the inverse of the distance; if neighbours have distance 0, only these have weight. A callable
+        takes distances (nq, n_neighbors) and returns weights of that shape.
     algorithm, metric, m, nbits, rotation, rotation_dim, open_indexing, n_lists, n_probe, rerank, random_state, n_jobs
         As in `ANNTransformer`.
 
@@ -224,7 +219,7 @@ class ANNClassifier(ClassifierMixin, _Predictor):
     classes_: Array
 
     def fit(self, X: Any, y: Any) -> ANNClassifier:
-        """Build the index and keep the classes.
+        """Build the index and store the classes of the training rows.
 
         Parameters
         ----------
@@ -251,14 +246,14 @@ class ANNClassifier(ClassifierMixin, _Predictor):
         return shares
 
     def predict(self, X: Any) -> Array:
-        """The class with the most weight, the first of `classes_` where several have it: (nq,)."""
+        """The class with the largest weight, (nq,); a tie goes to the first one in `classes_`."""
         shares = self.predict_proba(X)
         classes: Array = self.classes_[shares.argmax(axis=1)]
         return classes
 
 
 class ANNRegressor(RegressorMixin, _Predictor):
-    """Means over the nearest neighbours, in the place of scikit-learn's KNeighborsRegressor.
+    """Regression by the mean of the nearest neighbours: a replacement for scikit-learn's KNeighborsRegressor.
 
     Parameters
     ----------
@@ -284,7 +279,7 @@ class ANNRegressor(RegressorMixin, _Predictor):
     """
 
     def fit(self, X: Any, y: Any) -> ANNRegressor:
-        """Build the index and keep the targets.
+        """Build the index and store the targets of the training rows.
 
         Parameters
         ----------
@@ -298,7 +293,7 @@ class ANNRegressor(RegressorMixin, _Predictor):
         return self
 
     def predict(self, X: Any) -> Float64:
-        """The weighted mean of the neighbours' targets, float64 (nq,) or (nq, n_outputs)."""
+        """The weighted mean of the targets of the neighbours, float64 (nq,) or (nq, n_outputs)."""
         check_is_fitted(self)
         rows, weights = self._weighted(X)
         means: Float64 = np.einsum("qk,qk...->q...", weights, self._targets[rows])

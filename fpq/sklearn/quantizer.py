@@ -1,4 +1,4 @@
-"""Product quantization as a step of a pipeline."""
+"""Product quantization as a step of a scikit-learn pipeline."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from fpq.sklearn._base import centre, centred, checked, seed_of, threads_of
 
 
 class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Vectors to product quantization codes, and back.
+    """Transform vectors to product quantization codes, and codes to vectors.
 
     Parameters
     ----------
     m : int, default 16
-        Subquantizers; at most one a feature (or a kept dimension) is made.
+        Number of subquantizers, reduced to the number of features (or of `rotation_dim`) if that is smaller.
     nbits, rotation, rotation_dim, open_indexing, n_iter
-        As in `fpq.ProductQuantizer`. With `open_indexing` a row's code depends on the rows before it in the same call.
+        As in `fpq.ProductQuantizer`. With `open_indexing` the code of a row depends on the previous rows of the call.
     random_state : int, RandomState or None, default 0
     n_jobs : int or None, default None
-        Threads; None is what the environment says, -1 all processors.
+        Number of threads; None is the default of the environment, -1 means all processors.
 
     Attributes
     ----------
     quantizer_ : fpq.ProductQuantizer
-        Of the training rows less `offset_`.
+        Trained on the training rows minus `offset_`.
     offset_ : float64 (d,) or None
-        What is subtracted from features before they become float32. None if it is 0 for each, or if X was not float64.
+        Subtracted from features before their conversion to float32. None for an offset of 0, and for training rows of
+        other types than float64.
     n_features_in_ : int
 
     Examples
@@ -72,7 +73,7 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.n_jobs = n_jobs
 
     def fit(self, X: Any, y: Any = None) -> PQTransformer:
-        """Learn rotation and codebooks.
+        """Train rotation and codebooks.
 
         Parameters
         ----------
@@ -96,7 +97,7 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return self.quantizer_.encode(centred(checked(self, X, reset=False), self.offset_))
 
     def inverse_transform(self, X: Any) -> Float32 | Float64:
-        """The vectors (n, d) that codes stand for: float32, or float64 if there is an `offset_`."""
+        """The reconstructions (n, d) of codes: float32, or float64 with an `offset_`."""
         check_is_fitted(self)
         vectors = self.quantizer_.decode(X)
         return vectors if self.offset_ is None else vectors + self.offset_
@@ -107,5 +108,5 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []  # codes are bytes whatever came
+        tags.transformer_tags.preserves_dtype = []  # codes are uint8 for inputs of any type
         return tags
