@@ -35,7 +35,7 @@ def training(rows: TrainingRows) -> tuple[TrainingRows, int]:
     """Training rows, scaled if necessary, and the power. Sums of squares in k-means limit large numbers too."""
     power = exponent(_native.largest(rows.take(np.arange(min(rows.n, SAMPLE_ROWS), dtype=np.int64)), 1), MOST)
     if power:
-        rows = rows.here()
+        rows = rows.local()
         power = exponent(_native.largest(rows.take(None), 1), MOST)
     return (rows.changed(lambda x, _: scaled(x, power)), power) if power else (rows, 0)
 

@@ -114,7 +114,7 @@ def test_empty_training_set(make: Callable[[int], Any]) -> None:
         (lambda: fpq.FlatIndex(["l2", "ip"]), "^metric: expected one of 'l2', 'ip', 'cosine', got \\['l2', 'ip'\\]"),
         (lambda: fpq.FlatIndex(np.array(["l2", "ip"])), "^metric: expected one of 'l2', 'ip', 'cosine', got array"),
         (lambda: fpq.PQIndex(4, rotation="pca", rotation_dim=3), "^rotation_dim: expected at least 4, got 3"),
-        (lambda: fpq.PQIndex(4, rotation_dim=8), "^rotation_dim: 8 needs a rotation"),
+        (lambda: fpq.PQIndex(4, rotation_dim=8), "^rotation_dim: expected None without a rotation, got 8"),
         (lambda: fpq.PQIndex(4, open_indexing=0.9), "^open_indexing: expected a finite number of at least 1, got 0.9"),
         (lambda: fpq.PQIndex(4, open_indexing="much"), "^open_indexing: expected a number, got 'much'"),
         (lambda: fpq.OpenIndexing(0.5), "^c: expected a finite number of at least 1, got 0.5"),
@@ -153,8 +153,8 @@ def test_more_subspaces_than_dimensions() -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([1, 2, 1], "expected unique ids, 1 comes more than once"),
-        ([1000, 5, 1001], "5 is in the index already"),
+        ([1, 2, 1], "expected unique ids, got 1 more than once"),
+        ([1000, 5, 1001], "expected ids that are not in the index, got 5"),
         ([-1, 1000, 1001], "expected ids of at least 0, got -1"),
         ([1000, 1001], r"expected 3 ids for 3 row\(s\), got 2"),
         ([1000.0, 1001.0, 1002.0], "expected integer ids, got dtype float64"),
@@ -196,7 +196,9 @@ def test_allowed_of_an_empty_index() -> None:
 
 def test_rerank() -> None:
     keeps, does_not, _ = trained()
-    refused(does_not, lambda: does_not.search(X[:2], rerank=3), "^rerank: the index keeps no vectors")
+    refused(
+        does_not, lambda: does_not.search(X[:2], rerank=3), "^rerank: expected None, got 3: the index keeps no vectors"
+    )
     refused(keeps, lambda: keeps.search(X[:2], rerank=0), "^rerank: expected at least 1, got 0")
 
 
@@ -224,7 +226,7 @@ def test_codes() -> None:
 
 def test_reconstruct_and_fit_again() -> None:
     for index in trained():
-        refused(index, lambda: index.reconstruct([1000]), "^ids: 1000 is not in the index")
+        refused(index, lambda: index.reconstruct([1000]), "^ids: expected ids in the index, got 1000")
     index = trained()[0]
     refused(index, lambda: index.fit(X), "^fit: the index holds 100 vectors")
 

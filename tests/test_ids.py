@@ -31,7 +31,7 @@ def test_the_largest_id() -> None:
     for index in indexes():
         index.add(X[:1], [last])
         assert index.search(X[0], 1).ids.tolist() == [last]
-        with pytest.raises(ValueError, match=f"^ids: none left after {last}"):
+        with pytest.raises(ValueError, match=f"^ids: expected ids, got None: no number is left after {last}"):
             index.add(X[:1])
         assert index.add(X[:0]).add(X[1:2], [3]).ids.tolist() == [last, 3]
         assert index.remove([last]) == 1
@@ -239,7 +239,7 @@ def test_rows_one_by_one(kind: str) -> None:
         index.add(WIDE[i : i + 1], ids=ids[i : i + 1])
         if i % 60 == 50:
             index.search(WIDE[:2], 3, allowed=ids[: i + 1])
-            with pytest.raises(ValueError, match=f"^ids: {ids[3]} is in the index already"):
+            with pytest.raises(ValueError, match=f"^ids: expected ids that are not in the index, got {ids[3]}"):
                 index.add(WIDE[:1], ids=ids[3:4])
     for ours, expected in zip(ranking(index, kind, WIDE[:9]), ranking(whole_index, kind, WIDE[:9]), strict=True):
         np.testing.assert_array_equal(ours, expected)
@@ -293,7 +293,7 @@ def test_a_failed_add_of_blocks_takes_its_ids_back(kind: str) -> None:
         index.search(WIDE[0], 3, allowed=index.ids)
         before = b"".join(index._pieces())
         given_ids = np.concatenate([np.arange(1000, 1100), [1000], np.arange(1200, 1299)])
-        with pytest.raises(ValueError, match="is in the index already"):
+        with pytest.raises(ValueError, match="expected ids that are not in the index"):
             index.add(iter([WIDE[:100], WIDE[100:200]]), ids=given_ids)
         assert b"".join(index._pieces()) == before
         assert index.search(WIDE[0], 3, allowed=[1000, 1001]).ids.max() == -1
@@ -336,7 +336,7 @@ def test_the_largest_id_in_a_file(make: Any, tmp_path: Path) -> None:
         for other in (fpq.load(tmp_path / "a"), fpq.load(tmp_path / "a", mmap=True), copy.deepcopy(index)):
             assert (LARGEST in other.search(rows[2], 3).ids) == (LARGEST in other.ids) == held
             other.search(rows[2], 1, allowed=[5, LARGEST])
-        with pytest.raises(ValueError, match=r"^ids: none left"):
+        with pytest.raises(ValueError, match=r"^ids: expected ids, got None"):
             index.add(rows[:1])
         index.add(rows[:0])
         index.add(rows[4:5], ids=[7 + held])

@@ -155,7 +155,7 @@ def test_what_one_side_cannot_express(faiss: Any) -> None:
         interop.from_faiss(limited)
     twice = trained(factory(faiss, "IVF8,PQ4x4"))
     twice.add_with_ids(X[:2], np.array([5, 5]))
-    with pytest.raises(ValueError, match="5 comes more than once"):
+    with pytest.raises(ValueError, match="got 5 more than once"):
         interop.from_faiss(twice)
     with pytest.raises(TypeError, match="IndexIVFPQR"):
         interop.from_faiss(factory(faiss, "IVF8,PQ4+8"))

@@ -224,7 +224,7 @@ def test_few_lists_and_rows():
         (lambda: build().add(X[:, :5]), ValueError, "dimension 24, got dimension 5"),
         (lambda: build().add(X).fit(X), ValueError, "holds 3000 vectors"),
         (lambda: build().add(X[:3], [1, 2, 2]), ValueError, "unique"),
-        (lambda: build().add(X[:3]).reconstruct([7]), ValueError, "7 is not in the index"),
+        (lambda: build().add(X[:3]).reconstruct([7]), ValueError, "expected ids in the index, got 7"),
     ],
 )
 def test_bad_input(call, error, message):

@@ -368,7 +368,7 @@ def test_equal_rows() -> None:
         (lambda: fpq.C2LSHIndex(threshold=0), "threshold: expected at least 1, got 0"),
         (lambda: fpq.C2LSHIndex(width=0.0), "width: expected a number above 0"),
         (lambda: fpq.C2LSHIndex(ratio=1.0), "ratio: expected a number above 1"),
-        (lambda: fpq.C2LSHIndex(ratio=1.1), r"ratio, delta, beta: \d+ hash functions would be needed"),
+        (lambda: fpq.C2LSHIndex(ratio=1.1), "ratio, delta, beta: expected values that need at most 255"),
         (lambda: fpq.C2LSHIndex(delta=0), "delta: expected a number between 0 and 1"),
         (lambda: fpq.C2LSHIndex(beta=1), "beta: expected a number between 0 and 1"),
         (lambda: fpq.E2LSHIndex(seed=-1), "seed: expected at least 0"),
@@ -382,7 +382,7 @@ def test_equal_rows() -> None:
         (lambda: fpq.E2LSHIndex().fit(X).search(Q[:, 1:]), "Q: expected vectors of dimension 40, got dimension 39"),
         (lambda: fpq.E2LSHIndex().fit(X).add(X).fit(X), "fit: the index holds 3000 vectors"),
         (lambda: fpq.E2LSHIndex().fit(X).add(X[:3], [1, 1, 2]), "ids: expected unique ids"),
-        (lambda: fpq.E2LSHIndex().fit(X).tune(Q), "tune: the index is empty"),
+        (lambda: fpq.E2LSHIndex().fit(X).tune(Q), "tune: expected vectors in the index, got an empty index"),
         (lambda: fpq.E2LSHIndex().fit(X).add(X).tune(Q[:0]), "Q: expected at least one query"),
         (lambda: fpq.E2LSHIndex().fit(X).add(X).tune(Q, recall=1.5), "recall: expected a number from 0 to 1, got 1.5"),
     ],
@@ -519,7 +519,7 @@ def test_width_out_of_range() -> None:
     for make, least in ((fpq.E2LSHIndex, "1e-37"), (fpq.C2LSHIndex, "2e-36")):
         with pytest.raises(ValueError, match=f"^width: expected at least {least}, .*, got 1e-45"):
             make(width=1e-45)
-        with pytest.raises(ValueError, match=r"^width: that of a bucket, chosen by the distances of the rows of X"):
+        with pytest.raises(ValueError, match=r"^width: expected buckets of at least 1e-37, got"):
             make().fit(X * np.float32(1e-40))
     huge = np.random.default_rng(0).normal(size=(100, 40)).clip(-1, 1) * 3e38
     for make in (fpq.E2LSHIndex, fpq.C2LSHIndex):

@@ -150,7 +150,7 @@ class Indexes(RuleBasedStateMachine):
             if known:
                 np.testing.assert_array_equal(index.reconstruct(known), [self.vectors[i] for i in known])
             if len(known) < len(ids):
-                with pytest.raises(ValueError, match="is not in the index"):
+                with pytest.raises(ValueError, match="expected ids in the index"):
                     index.reconstruct(ids)
 
     @invariant()

@@ -76,7 +76,7 @@ def test_staircase_of_a_made_up_search(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_exact_answers_from_rows_or_neighbours() -> None:
     index = ivf(keep_vectors=False).add(X)
-    with pytest.raises(ValueError, match="X: expected the vectors in the index, or their neighbors"):
+    with pytest.raises(ValueError, match="X: expected X or neighbors, as the index keeps no vectors"):
         index.tune(Q)
     by_rows = index.tune(Q, recall=0.3, X=X)
     by_ids = index.tune(Q, recall=0.3, neighbors=truth(Q))
@@ -135,11 +135,11 @@ def test_few_rows_and_queries() -> None:
         (lambda index: index.tune(Q[:0]), "Q: expected at least one query"),
         (lambda index: index.tune(Q[:, :5]), "Q: expected vectors of dimension 16"),
         (lambda index: index.tune(Q, X=X[:10]), "X: expected at least 3000"),
-        (lambda index: index.tune(Q, X=X, neighbors=truth(Q)), "neighbors: expected X or neighbors"),
+        (lambda index: index.tune(Q, X=X, neighbors=truth(Q)), "neighbors: expected either X or neighbors"),
         (lambda index: index.tune(Q, neighbors=truth(Q)[:, :4]), r"neighbors: expected integers of shape \(2000, 10\)"),
         (lambda index: index.tune(Q, neighbors=truth(Q) * 1.0), "neighbors: expected integer ids"),
         (lambda index: index.tune(Q[:90], recall=0.99, neighbors=truth(Q[:90]) + 5000), "the best is 0.0000"),
-        (lambda index: ivf().tune(Q), "tune: the index is empty"),
+        (lambda index: ivf().tune(Q), "tune: expected vectors in the index, got an empty index"),
         (lambda index: fpq.IVFPQIndex(4).tune(Q), "not trained"),
     ],
 )

@@ -34,8 +34,8 @@ def test_shares() -> None:
 
 
 def test_exact_when_all_groups_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_level, "ASSIGN_GROUPS", 1000)
-    monkeypatch.setattr(two_level, "PROBE_GROUPS", 14)
+    monkeypatch.setattr(two_level, "ASSIGN_CELLS", 1000)
+    monkeypatch.setattr(two_level, "PROBE_CELLS", 14)
     centroids = X[:200]
     made = TwoLevel(centroids, 2)
     exact = by_definition(X, centroids)
@@ -75,11 +75,11 @@ def test_refined_centroids_are_means() -> None:
 @pytest.mark.parametrize("capacity", [None, 1.5])
 def test_an_index_with_grouped_lists(capacity: float | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(coarse, "LEAST_LISTS", 300)
-    monkeypatch.setattr(coarse, "GROUPED_PROBES", 300)
-    monkeypatch.setattr(two_level, "PROBE_GROUPS", 6)
+    monkeypatch.setattr(coarse, "TWO_LEVEL_PROBES", 300)
+    monkeypatch.setattr(two_level, "PROBE_CELLS", 6)
     index = fpq.IVFPQIndex(300, 4, 4, list_capacity=capacity, keep_vectors=True).fit(X).add(X)
     assert isinstance(index._coarse, CoarseQuantizer)
-    assert index._coarse._groups is not None
+    assert index._coarse._two_level is not None
     if capacity is not None:
         assert index.list_sizes.max() <= 30
     truth = fpq.FlatIndex().add(X).search(X[:200] + 0.1, 5).ids

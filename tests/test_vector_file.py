@@ -125,7 +125,7 @@ def test_refused_and_nothing_changed(kind: str, tmp_path: Path) -> None:
         make(keep_vectors=tmp_path / "none.npy")
     for x, message in (
         (X.astype(np.int32), "expected float32, float64, float16, uint8, int8"),
-        (X.astype(">f4"), "order of bytes"),
+        (X.astype(">f4"), "native byte order"),
         (np.asfortranarray(X), "Fortran order"),
         (X[0], r"expected an array \(n, d\)"),
         (X[:, :0], r"expected an array \(n, d\)"),

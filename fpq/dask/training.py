@@ -47,8 +47,8 @@ class ClusterRows:
         """As `TrainingRows.take`."""
         return aligned(self.results("take", [self.collected(self.sampled(numbers)._places, _identity)])[0])
 
-    def here(self) -> LocalRows:
-        """As `TrainingRows.here`."""
+    def local(self) -> LocalRows:
+        """As `TrainingRows.local`."""
         return LocalRows(self.take(None), None, threads.resolve(None))
 
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> ClusterSteps:

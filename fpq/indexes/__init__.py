@@ -1,4 +1,4 @@
-"""The indexes: vectors under ids, searched for the nearest."""
+"""The indexes: vectors with ids, and the search for nearest neighbours."""
 
 from fpq.indexes.base import RangeResult, SearchResult
 from fpq.indexes.c2lsh import C2LSHIndex

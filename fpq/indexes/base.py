@@ -1,4 +1,4 @@
-"""What all indexes share: the queries' way in, the answers' way out, ids."""
+"""The base of all indexes: input checks, ids, add and remove, search and range search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from fpq import _checks, _native, _settings, scaling, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
-from fpq.indexes.parts.ids import Commit, Ids, Removal, nothing
+from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
 from fpq.indexes.parts.lock import Lock, reads, uninterrupted, writes
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
@@ -25,14 +25,15 @@ Nearest = Callable[[Float32, int, "Bits | None", int], tuple[Float32, Int64]]
 
 
 class SearchResult(NamedTuple):
-    """The k nearest of each query; a pair ``distances, ids = index.search(...)``.
+    """The k nearest neighbours of each query; a pair ``distances, ids = index.search(...)``.
 
     Attributes
     ----------
-    distances : float32 (nq, k)
-        Squared L2 distances ascending for "l2", similarities descending for "ip" and "cosine". Missing: +inf, -inf.
-    ids : int64 (nq, k)
-        Missing: -1. Both are (k,) for a 1-d query.
+    distances : float32 (nq, k), or (k,) for a 1-d query
+        "l2": squared L2 distances, ascending, +inf for a missing neighbour. "ip" and "cosine": similarities,
+        descending, -inf for a missing neighbour.
+    ids : int64 of the same shape
+        The ids of the neighbours, -1 for a missing neighbour.
     """
 
     distances: Float32
@@ -40,12 +41,14 @@ class SearchResult(NamedTuple):
 
 
 class RangeResult(NamedTuple):
-    """All within a radius; query i has ``distances[lims[i]:lims[i + 1]]`` and the ids there, nearest first.
+    """All neighbours within a radius of each query, nearest first.
 
     Attributes
     ----------
     lims : int64 (nq + 1,)
+        The neighbours of query i are ``ids[lims[i]:lims[i + 1]]``.
     distances : float32 (lims[-1],)
+        Squared L2 distances, or similarities for "ip" and "cosine".
     ids : int64 (lims[-1],)
     """
 
@@ -55,24 +58,24 @@ class RangeResult(NamedTuple):
 
 
 class Addition(NamedTuple):
-    """New rows of an index: `write` may fail, the others cannot."""
+    """New rows of an index. `write` may fail; `commit` and `clear` cannot."""
 
-    commit: Commit  # makes the written rows count
-    write: Callable[[], None] = nothing  # writes where no rows are yet
-    clear: Commit = nothing  # forgets what has been written
+    commit: Commit  # makes the written rows visible
+    write: Callable[[], None] = no_op  # writes the rows behind the visible rows
+    clear: Commit = no_op  # zeroes the written rows
 
 
 class Index(Storable, ABC):
-    """Vectors under ids, searched for the nearest.
+    """Vectors with ids, and the search for nearest neighbours.
 
-    Public methods that read an index are marked with `reads`, those that change it with `writes`. `_fit`, `_add` and
-    `remove` carry all changes out in one order: check, prepare all that can fail, commit in statements that cannot.
+    Public methods that read an index are decorated with `reads`, those that change an index with `writes`. `_fit`,
+    `_add` and `remove` make every change in one order: check the input, prepare (may fail), commit (cannot fail).
     """
 
     metric = _settings.Fixed(_settings.choice(*METRICS))
 
-    _state_names: tuple[str, ...] = ("_ids", "_vectors")  # of each class: what `fit`, `add` and `remove` change
-    _bound_by = ""  # what rows in the index depend on, if `fit` learns something
+    _state_names: tuple[str, ...] = ("_ids", "_vectors")  # attributes of the class that fit, add and remove change
+    _bound_by = ""  # for the message of `fit` if the index holds rows; empty if `fit` learns nothing
     _max_rows = _checks.MOST
 
     _vectors: Vectors | VectorFile
@@ -89,7 +92,7 @@ class Index(Storable, ABC):
     @property
     @abstractmethod
     def dim(self) -> int | None:
-        """Dimension of the vectors; None as long as it is not known."""
+        """Dimension of the vectors; None while unknown."""
 
     @property
     @abstractmethod
@@ -99,12 +102,12 @@ class Index(Storable, ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes that the index holds in arrays."""
+        """Bytes of all arrays of the index."""
 
     @property
     @reads
     def ids(self) -> Int64:
-        """The ids in the index, int64 (n,), in no order to rely on."""
+        """The ids in the index, int64 (n,), in arbitrary order."""
         return self._ids.values.copy()
 
     def __len__(self) -> int:
@@ -115,16 +118,16 @@ class Index(Storable, ABC):
 
     def _require_writable(self) -> None:
         if self._file is not None:
-            raise ValueError("the index is mapped from a file and cannot be changed: load it with mmap=False")
+            raise ValueError("the index is mapped from a file and cannot be changed: load the file with mmap=False")
 
     def _reserve(self, n: int) -> None:
-        """Make room for `n` rows in all, which are going to come."""
+        """Allocate memory for `n` rows in total before they are added."""
 
     def _restoring(self) -> Callable[[], None]:
-        """What makes the index as it is now again, whatever rows have been added meanwhile, and cannot fail."""
+        """A function that undoes all additions after this call, and cannot fail."""
         names = {name for kind in type(self).__mro__ for name in vars(kind).get("_state_names", ())}
-        now = {name: value for name, value in vars(self).items() if name in names}
-        before = {name: value.snapshot() if hasattr(value, "snapshot") else value for name, value in now.items()}
+        state = {name: value for name, value in vars(self).items() if name in names}
+        before = {name: value.snapshot() if hasattr(value, "snapshot") else value for name, value in state.items()}
         clear = self._clearing()
 
         def restore() -> None:
@@ -134,12 +137,12 @@ class Index(Storable, ABC):
         return restore
 
     def _clearing(self) -> Commit:
-        """What forgets all that is written behind the present rows, and cannot fail."""
-        return nothing
+        """A function that zeroes everything written behind the present rows, and cannot fail."""
+        return no_op
 
     @property
     def _limited(self) -> bool:
-        """Whether codes depend on how many rows are added at a time."""
+        """Whether codes depend on the number of rows per `add`."""
         return False
 
     def _require_trained(self) -> None:
@@ -151,7 +154,7 @@ class Index(Storable, ABC):
             raise ValueError(f"fit: the index holds {len(self)} vectors {self._bound_by}")
 
     def _fit(self, fitting: Callable[..., Commit], *rows: Any) -> None:
-        """Carry out `fit`, learning by `_fitting` or in another way."""
+        """Carry out `fit` with `fitting`: `_fitting` or another function that learns from `rows`."""
         self._require_empty()
         commit = fitting(*rows)
         with uninterrupted():
@@ -159,7 +162,7 @@ class Index(Storable, ABC):
 
     @abstractmethod
     def _fitting(self, X: Any) -> Commit:
-        """Check the rows X and learn from them, for an index without rows."""
+        """Check X and learn from its rows; the commit leaves an index without rows."""
 
     def _add(self, X: Any, ids: Any) -> None:
         """Carry out `add`."""
@@ -169,7 +172,7 @@ class Index(Storable, ABC):
         given = self._ids.new(ids, len(x))
         first, n = len(self), len(self) + len(x)
         if n > self._max_rows:
-            raise ValueError(f"X: an index holds at most {self._max_rows} vectors, with these it would hold {n}")
+            raise ValueError(f"X: expected at most {self._max_rows} vectors in the index, got {n} with these")
         new_ids = self._ids.numbered(given, len(x))
         vectors = self._write_vectors(x, new_ids, n_threads)
         addition = self._adding(x, new_ids, None if vectors is None else vectors.data[first:n], n_threads)
@@ -183,28 +186,37 @@ class Index(Storable, ABC):
                     self._vectors.commit(vectors, n)
         except BaseException:
             with uninterrupted():
-                if len(self) < n:  # else an interrupt was put off until all was done
+                if len(self) < n:  # otherwise the error is an interrupt that was deferred until after the commit
                     addition.clear()
             raise
 
     def _write_vectors(self, x: Array, ids: Int64, n_threads: int) -> GrowingArray | None:
-        """The vectors of the index with `x` behind them, for their commit; None if the index keeps none."""
+        """Write `x` behind the kept vectors, for a later commit; None if the index keeps no vectors."""
         return self._vectors.write(x, ids, normalize=self._metric.unit_length, n_threads=n_threads)
 
     @abstractmethod
     def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
-        """Prepare checked rows with new ids; `kept` are these rows as the index keeps them, if it does."""
+        """Prepare checked rows with new ids; `kept` are these rows as kept in the index, or None."""
 
     @writes
     def remove(self, ids: Any) -> int:
-        """Remove the vectors with these ids; other ids stay as they are. Ids that are not in the index are passed over.
+        """Remove the vectors with these ids. Ids that are not in the index are ignored; other ids do not change.
 
-        An E2LSHIndex writes its tables anew: removing many ids in one call takes about as long as one.
+        An E2LSHIndex rewrites all its tables: removing many ids in one call takes about as long as removing one.
+
+        Parameters
+        ----------
+        ids : int array (n,)
 
         Returns
         -------
         int
-            How many were removed.
+            Number of removed vectors.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If ids are not as described, or the index is mapped from a file. The index is then unchanged.
         """
         removal = self._ids.plan_removal(ids)
         if not len(removal.rows):
@@ -219,7 +231,7 @@ class Index(Storable, ABC):
 
     @abstractmethod
     def _removing(self, removal: Removal) -> Commit:
-        """Close the gaps of a planned removal of at least one row."""
+        """Prepare the removal of at least one row; the commit fills the holes with rows from the end."""
 
     def _queries(self, Q: Any, n_threads: int) -> tuple[Float32, bool]:
         self._require_trained()
@@ -229,7 +241,7 @@ class Index(Storable, ABC):
     def _nearest(
         self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **effort: Any
     ) -> tuple[Float32, Int64]:
-        """The k <= n nearest of prepared queries: (nq, k) distances, ascending, and ids."""
+        """The k <= n nearest neighbours of prepared queries: ascending distances and ids, (nq, k) each."""
         distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         queries, power = self._scaled(queries)
         self._scan(queries, power, _native.TopK(distances, ids), allowed, n_threads, **effort)
@@ -237,18 +249,18 @@ class Index(Storable, ABC):
 
     @property
     def _largest(self) -> float:
-        """The largest absolute value of what queries are compared with; 1 where it does not matter."""
+        """The largest absolute value of the vectors or codewords that queries are compared with; 1 for unit vectors."""
         return 1.0
 
     def _scaled(self, queries: Float32) -> tuple[Float32, int]:
-        """Prepared queries times a power of two, and the power: 0 unless squares or products would leave float32."""
+        """Prepared queries times 2**power, and power: 0 unless squares or products exceed the range of float32."""
         if self._metric.unit_length:
             return queries, 0
         power = scaling.for_search(self._metric.inner_product, self._largest, queries)
         return (scaling.scaled(queries, power), power) if power else (queries, 0)
 
     def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None, find: Nearest | None = None) -> SearchResult:
-        """Check, search by `find` (default: `_nearest`), and pad to k."""
+        """Check the arguments, search with `find` (default: `_nearest`), and pad the result to k."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         queries, single = self._queries(Q, count)
@@ -268,18 +280,18 @@ class Index(Storable, ABC):
 
     @staticmethod
     def _require_finite(distances: Float32, ids: Int64) -> None:
-        """See that no distance found is beyond float32; distances of each query ascend."""
+        """Raise ValueError if a neighbour has an infinite distance. The distances of each query ascend."""
         if len(distances) == 1:
-            beyond = math.isinf(distances.item(0)) or math.isinf(distances.item(-1))
-        else:  # count_nonzero imports nothing, as `any` may: a search may be the last call of a program
-            beyond = bool(np.count_nonzero(np.isinf(distances[:, 0])) + np.count_nonzero(np.isinf(distances[:, -1])))
-        if not beyond:
+            infinite = math.isinf(distances.item(0)) or math.isinf(distances.item(-1))
+        else:  # unlike `any`, count_nonzero imports no module: a search may be the last call of a program
+            infinite = bool(np.count_nonzero(np.isinf(distances[:, 0])) + np.count_nonzero(np.isinf(distances[:, -1])))
+        if not infinite:
             return
-        query, at = np.nonzero(np.isinf(distances) & (ids >= 0))
+        query, rank = np.nonzero(np.isinf(distances) & (ids >= 0))
         if len(query):
             raise ValueError(
-                f"Q: expected distances within float32 (up to 3.4e38), that of query {query[0]} and id "
-                f"{ids[query[0], at[0]]} is beyond: scale the vectors down, or ask for fewer neighbours"
+                f"Q: expected distances within float32 (up to 3.4e38), got inf for query {query[0]} and id "
+                f"{ids[query[0], rank[0]]}: scale the vectors down, or ask for fewer neighbours"
             )
 
     @reads
@@ -290,15 +302,15 @@ class Index(Storable, ABC):
         ----------
         Q : array (nq, d) or (d,)
         radius : float
-            Squared L2 distances up to and including it; for "ip" and "cosine" similarities from it on.
+            "l2": largest squared L2 distance. "ip" and "cosine": least similarity.
         allowed : array of ids, or boolean mask by id, optional
-            Only these may be returned.
+            Return only these ids.
         n_threads : int, optional
 
         Returns
         -------
         RangeResult
-            ``lims, distances, ids``, nearest first, ties by id.
+            ``lims, distances, ids``, nearest first; the lower id wins ties.
 
         Raises
         ------
@@ -308,7 +320,7 @@ class Index(Storable, ABC):
         return self._range_search(Q, radius, allowed, n_threads)
 
     def _range_search(self, Q: Any, radius: float, allowed: Any, n_threads: int | None, **effort: Any) -> RangeResult:
-        """Check, and scan for all within the radius."""
+        """Check the arguments, and scan for all neighbours within the radius."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         radius = _checks.real("radius", radius)
         with np.errstate(over="ignore"):
@@ -332,17 +344,27 @@ class Index(Storable, ABC):
             distances, ids = distances[within], ids[within]
         return RangeResult(lims, -distances if self._metric.inner_product else distances, ids)
 
+    @reads
+    def reconstruct(self, ids: Any) -> Float32:
+        """The vectors with these ids, float32 (len(ids), d); of length 1 for "cosine".
+
+        Raises
+        ------
+        ValueError
+            If the index is not trained or an id is not in the index.
+        """
+        self._require_trained()
+        rows = self._ids.rows(ids)
+        if not len(rows):
+            return np.empty((0, self.dim or 0), dtype=np.float32)
+        return self._vectors.data[rows].astype(np.float32)
+
     @abstractmethod
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
     ) -> None:
-        """Search for prepared queries, scaled by 2**power, in an index of at least one vector."""
+        """Search for prepared queries, scaled by 2**power, in an index of at least one row, and fill `answers`."""
 
     def _allowed_bits(self, allowed: Any) -> Bits | None:
-        """The bits of the rows that may be returned; None for all."""
+        """A bit mask of the rows that may be returned; None: all rows."""
         return self._ids.allowed_bits(allowed)
-
-
-def bits_to_mask(bits: Bits) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """A boolean for each bit, the lowest first."""
-    return np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), bitorder="little").view(np.bool_)

@@ -1,4 +1,4 @@
-"""Locality-sensitive hashing by counting collisions: C2LSH with query-centred windows."""
+"""Locality-sensitive hashing by collision counting: C2LSH with query-centred windows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fpq.storage import State, Stored
 
 BLOCK_ROWS = 64
 MAX_HASHES = 255  # a count is one byte
-WINDOW = 10.0  # half a window of the first level, in base buckets
-LEAST_RATIO = 1.01  # nearer to 1, a search would go through thousands of levels
-STEP = 1.25  # between the numbers of candidates that `tune` measures
+WINDOW = 10.0  # half the window of the first level, in base buckets
+LEAST_RATIO = 1.01  # with a smaller ratio, a search would pass through thousands of levels
+STEP = 1.25  # ratio of consecutive numbers of candidates that `tune` measures
 
 
 def _width(name: str, value: Any) -> float:
@@ -36,55 +36,58 @@ def _ratio(name: str, value: Any) -> float:
 
 
 class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
-    """Nearest neighbours among the vectors whose hashes collide often with the query's, by exact distances.
+    """Nearest neighbours among the vectors whose hashes often collide with those of the query, by exact distances.
 
-    A vector has one hash for each of ``n_hashes`` functions. It collides with a query where its projection lies in a
-    window of ``width`` around the query's; it becomes a candidate with ``threshold`` collisions. If that does not find
-    enough, the windows grow by ``ratio``, level by level (virtual rehashing), until one of two things holds at the end
-    of a level: k candidates lie within ``ratio`` times the level's radius, or ``k + beta * n`` candidates are found. A
-    level's radius is the distance for which its window is best, ``width * ratio**level / w`` with
-    w = sqrt(8 ratio^2 ln(ratio) / (ratio^2 - 1)). Then, with a probability of at least 1/2 - delta over the functions,
-    the nearest vector found is at most ratio^2 times as far as the true one, and ratio times if that one lies just
-    within a level's radius.
+    A vector has one hash per function, ``n_hashes`` in all. In one function, a vector collides with a query if the
+    projection of the vector lies in a window of ``width`` around the projection of the query. A vector with
+    ``threshold`` collisions is a candidate. The windows grow by ``ratio``, level by level (virtual rehashing). The
+    search stops at the end of the first level at which k candidates lie within ``ratio`` times the radius of the level,
+    or ``k + beta * n`` candidates are found. The radius of a level is the distance for which its window is optimal,
+    ``width * ratio**level / w`` with w = sqrt(8 ratio^2 ln(ratio) / (ratio^2 - 1)). With a probability of at least
+    1/2 - delta over the functions, the distance of the nearest vector found is at most ratio^2 times the true least
+    distance, and at most ratio times if the true least distance is just below the radius of a level.
 
     FPQ paper, section II.A; Gan et al., SIGMOD 2012 (C2LSH), with the windows of Huang et al., VLDB 2015 (QALSH), which
-    need fewer functions for the same guarantee than fixed buckets. Projections are kept as buckets of a twentieth of a
-    window modulo 256, one byte each, and counted for all rows: a few instructions for 64 of them. When a window
-    holds all 256, all rows are verified. Within a level, candidates with more collisions come first.
+    need fewer functions than fixed buckets for the same guarantee. A projection is kept as one byte: the number of a
+    bucket of a twentieth of a window, modulo 256. Collisions are counted for all rows, 64 rows in a few instructions.
+    When a window holds all 256 buckets, all rows are verified. Within a level, candidates with more collisions come
+    first.
 
-    A row takes ``n_hashes`` bytes, a sketch of 16 to 64 bytes from 32 dimensions on (which spares most distances and
-    changes no result), and the vector as it came. "cosine" scales vectors to length 1. Any number of threads may search
-    at the same time; a call that changes the index waits for them, and they for it. Results do not depend on the number
-    of threads.
+    A row takes ``n_hashes`` bytes, from 32 dimensions on a sketch of 16 to 64 bytes (which avoids most exact distances
+    and does not change results), and the vector in the dtype of the input. "cosine" scales vectors to length 1. Any
+    number of threads may search at the same time. A call that changes the index runs alone. Results do not depend on
+    the number of threads.
 
     Parameters
     ----------
     n_hashes : int, optional
-        1 to 255. Default: as many as delta and beta take (Hoeffding's inequality; Huang et al., section 5).
+        Number of hash functions, 1 to 255. Default: the number that delta and beta require (Hoeffding's inequality;
+        Huang et al., section 5).
     threshold : int, optional
-        1 to n_hashes. Default: between the expected collisions at a level's radius and at ratio times that.
+        Collisions that make a candidate, 1 to n_hashes. Default: between the expected collisions at the radius of a
+        level and at ratio times the radius.
     width : float, optional
-        Window of the first level, in units of distance (not squared). Default: that for the median distance of a row
-        to its 10th neighbour, among at most 131,072 rows of X.
+        Window of the first level, in units of distance (not squared). Default: the optimal window for the median
+        distance of a row to its 10th neighbour among at most 131,072 rows of X.
     ratio : float, default 2.0
         The c of c-approximate search, at least 1.01.
     delta : float, default 1/e
-        Bound of the probability that a vector within a level's radius is not a candidate there, between 0 and 1.
+        Bound of the probability that a vector within the radius of a level is not a candidate, between 0 and 1.
     beta : float, default 0.01
-        Share of the rows, beyond ratio times the radius, that may be candidates at a level, between 0 and 1.
+        Share of the rows that may be false candidates, farther than ratio times the radius, between 0 and 1.
     metric : {"l2", "cosine"}, default "l2"
     seed : int, default 0
     n_threads : int or None, default None
-        Threads; None is what the environment says.
+        Number of threads; None: the number set by the environment.
 
     Attributes
     ----------
     n_hashes, threshold, width
-        As given, or as chosen by `fit`.
+        As given, or as chosen (width: by `fit`).
     n_candidates : int or None
-        What `search` uses unless told: None, or what `tune` chose.
+        Default of the argument `n_candidates` of `search`. Initially None; `tune` sets a number.
     last_stats : LSHStats or None
-        What the last search did.
+        Statistics of the last search.
 
     Examples
     --------
@@ -126,24 +129,24 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         self.ratio, self.delta, self.beta = ratio, delta, beta
         if n_hashes is not None:
             n_hashes = _checks.integer("n_hashes", n_hashes, 1, MAX_HASHES)
-        chosen, least = self._formulas(n_hashes)
+        chosen, default = self._formulas(n_hashes)
         if threshold is not None:
             threshold = _checks.integer("threshold", threshold, 1)
             if threshold > chosen:
                 raise ValueError(f"threshold: expected at most n_hashes = {chosen} collisions, got {threshold}")
         self.n_hashes = chosen
-        self.threshold = least if threshold is None else threshold
+        self.threshold = default if threshold is None else threshold
         self.width = width
         self._given_width = self.width
         self.n_candidates = None
         vars(self).update(self._no_rows(0))
 
     def _formulas(self, n_hashes: int | None) -> tuple[int, int]:
-        """How many functions, and the threshold: Huang et al. 2015, section 5.
+        """The number of functions and the default threshold: Huang et al. 2015, section 5.
 
-        With p1 and p2 the probabilities of a collision at the radius and at ratio times it, and alpha * m as threshold,
-        Hoeffding's inequality bounds the misses by delta if m >= ln(1/delta) / (2 (p1 - alpha)^2) and the false ones by
-        beta/2 if m >= ln(2/beta) / (2 (alpha - p2)^2).
+        Let p1 and p2 be the collision probabilities at the radius and at ratio times the radius, and alpha * m the
+        threshold. Hoeffding's inequality bounds the share of misses by delta if m >= ln(1/delta) / (2 (p1 - alpha)^2),
+        and the share of false candidates by beta/2 if m >= ln(2/beta) / (2 (alpha - p2)^2).
         """
         p1, p2 = collision_probability([1.0, self.ratio], self._base_width(1.0), WINDOW)
         miss, false = math.sqrt(-math.log(self.delta)), math.sqrt(math.log(2) - math.log(self.beta))
@@ -151,14 +154,14 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             n_hashes = math.ceil((miss + false) ** 2 / (2 * (p1 - p2) ** 2))
             if n_hashes > MAX_HASHES:
                 raise ValueError(
-                    f"ratio, delta, beta: {n_hashes} hash functions would be needed for {self.ratio}, {self.delta:g}, "
-                    f"{self.beta:g}, there can be {MAX_HASHES}: raise one of them, or pass n_hashes"
+                    f"ratio, delta, beta: expected values that need at most {MAX_HASHES} hash functions, got "
+                    f"{self.ratio}, {self.delta:g}, {self.beta:g}, which need {n_hashes}: raise one, or pass n_hashes"
                 )
         alpha = (false * p1 + miss * p2) / (false + miss)
         return n_hashes, max(1, math.ceil(alpha * n_hashes))
 
     def _window(self) -> float:
-        """The best window for the radius 1: Huang et al. 2015, section 5.3."""
+        """The optimal window for radius 1: Huang et al. 2015, section 5.3."""
         log = math.log(self.ratio)
         return math.sqrt(8 * log / -math.expm1(-2 * log))  # ratio**2 may overflow
 
@@ -167,12 +170,12 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
 
     @property
     def radius(self) -> float | None:
-        """Distance (not squared) that the first level is made for; None until a width is known."""
+        """Radius of the first level, a distance (not squared); None until the width is known."""
         return None if self.width is None else self.width / self._window()
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the index holds in arrays."""
+        """Bytes of all arrays of the index."""
         sketches = 0 if self._row_sketches is None else self._row_sketches.data.nbytes
         return self._blocks.data.nbytes + sketches + self._vectors.nbytes + self._ids.nbytes
 
@@ -215,12 +218,12 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         codes = np.empty((len(removal.sources), self.n_hashes), dtype=np.uint8)
         _native.get_codes(self._blocks.data, removal.sources, codes)
         freed = np.arange(len(self) - len(removal.rows), len(self))
-        nothing = np.zeros((len(freed), self.n_hashes), dtype=np.uint8)  # nothing removed gets into a file
+        zeros = np.zeros((len(freed), self.n_hashes), dtype=np.uint8)  # files must not hold removed codes
         sketches = None if self._row_sketches is None else self._row_sketches.data[removal.sources]
 
         def commit() -> None:
             _native.put_codes(codes, removal.targets, self._blocks.data)
-            _native.put_codes(nothing, freed, self._blocks.data)
+            _native.put_codes(zeros, freed, self._blocks.data)
             if self._row_sketches is not None:
                 self._row_sketches.data[removal.targets] = sketches
 
@@ -236,24 +239,24 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         allowed: Any = None,
         n_threads: int | None = None,
     ) -> SearchResult:
-        """The k nearest vectors of each query among the candidates; ties by id.
+        """The k nearest vectors of each query among the candidates; the lower id wins ties.
 
         Parameters
         ----------
         Q : array (nq, d) or (d,)
         k : int, default 10
         n_candidates : int, optional
-            In place of the threshold and the stop rules: so many rows, those with the most collisions, at the first
-            level where so many rows collide at all. Default: the attribute `n_candidates`; if that is None, threshold
-            and stop rules hold.
+            Replaces the threshold and the stop rules: verify the `n_candidates` rows with the most collisions, at the
+            first level at which that number of rows collide at least once. Default: the attribute `n_candidates`; if
+            the attribute is None, the threshold and the stop rules apply.
         allowed : array of ids, or boolean mask by id, optional
-            Only these may be returned.
+            Return only these ids.
         n_threads : int, optional
 
         Returns
         -------
         SearchResult
-            Exact distances; id -1 where fewer than k vectors were found.
+            Exact distances; id -1 where fewer than k vectors are found.
 
         Raises
         ------
@@ -263,16 +266,16 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         return self._search(Q, k, allowed, n_threads, self._find(n_candidates))
 
     def _find(self, effort: int | None) -> Nearest:
-        wanted = self.n_candidates if effort is None else effort
-        if wanted is not None:
-            wanted = _checks.integer("n_candidates", wanted, 1)
+        n_candidates = self.n_candidates if effort is None else effort
+        if n_candidates is not None:
+            n_candidates = _checks.integer("n_candidates", n_candidates, 1)
 
         def find(queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
             distances = np.empty((len(queries), k), dtype=np.float32)
             ids = np.empty((len(queries), k), dtype=np.int64)
             stats = np.empty((len(queries), 3), dtype=np.int64)
-            by_rules = wanted is None
-            budget = k + math.ceil(self.beta * len(self)) if wanted is None else max(k, wanted)
+            by_rules = n_candidates is None
+            budget = k + math.ceil(self.beta * len(self)) if n_candidates is None else max(k, n_candidates)
             sketches = None if self._row_sketches is None else self._row_sketches.data
             _native.c2lsh_search(
                 self._hashes, self._blocks.data, WINDOW, self.radius, self.ratio, self.threshold if by_rules else 1,
@@ -288,26 +291,26 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_candidates` to the least number that reaches a recall on sample queries.
 
-        Numbers from k to all rows are tried in steps of a quarter, the smallest first, against exact search.
+        `tune` compares searches to exact search, with numbers that grow from k to all rows by a quarter per step.
 
         Parameters
         ----------
         Q : array (nq, d)
-            Queries like those to come; not the rows in the index, which find themselves.
+            Queries like those of the application. Rows of the index would find themselves.
         k : int, default 10
         recall : float, default 0.95
-            Share of the k true neighbours that must be found.
+            Required share of the k true neighbours among the k neighbours found.
         n_threads : int, optional
 
         Returns
         -------
         fpq.tuning.Tuning
-            What was measured; prints as a table.
+            The measurements; prints as a table.
 
         Raises
         ------
         ValueError, TypeError
-            If the index is empty or not trained, or an argument is not as described. `n_candidates` is then as before.
+            If the index is empty or not trained, or an argument is not as described. `n_candidates` is then unchanged.
         """
         counts = [min(_checks.integer("k", k, 1), max(1, len(self)))]
         while counts[-1] < len(self):

@@ -19,35 +19,35 @@ from fpq.indexes.lsh import (
     sketch_size,
     width_in_range,
 )
-from fpq.indexes.parts.ids import Commit, Removal, nothing
+from fpq.indexes.parts.ids import Commit, Removal, no_op
 from fpq.indexes.parts.lock import reads
 from fpq.storage import Check, FormatError, State, Stored
 
-WIDTH = 3.0  # default width, in distances to the 10th neighbour
-TABLES = 8  # default n_tables where memory allows
-PROBES = 64  # default n_probe, a table
-BUCKET_ROWS = 600  # default n_hashes: so many that a row shares its bucket with at most this many on average
+WIDTH = 3.0  # default width, in median distances to the 10th neighbour
+TABLES = 8  # default n_tables, if memory_limit permits
+PROBES = 64  # default n_probe per table
+BUCKET_ROWS = 600  # the default n_hashes gives a row at most this many others in its bucket, on average
 MAX_HASHES = 32
 MAX_TABLES = 1024
-MAX_PROBES = 1 << 16  # that `tune` measures
-MOST_PROBES = 1 << 20  # that a search takes
-STEP = 1.25  # between the numbers of probes that `tune` measures
-WAITING = 8  # tables take new rows in when one row in so many is new
+MAX_TUNED_PROBES = 1 << 16  # the largest n_probe that `tune` measures
+MAX_PROBES = 1 << 20  # the largest n_probe of a search
+
+ROWS_PER_PENDING = 8  # `add` merges pending rows into the tables when they are 1/8 of all rows
 ROW_BITS = np.uint64(32)
 ROW_MASK = np.uint64(MAX_ROWS)
 
 
 class Tables(NamedTuple):
-    """The hash tables, as the search reads them."""
+    """The hash tables in the layout of the search."""
 
-    entries: UInt64  # (n_tables, n) key << 32 | row, in ascending order
-    starts: UInt32  # (n_tables, 2^bits + 1) directories of the entries
+    entries: UInt64  # (n_tables, n) key << 32 | row, ascending
+    starts: UInt32  # (n_tables, 2**bits + 1) directories of the entries
     bits: int
     sketches: UInt8 | None  # (n_tables, n, size), in the order of the entries
 
     @classmethod
     def of(cls, entries: UInt64, sketches: UInt8 | None) -> Tables:
-        """With the directories that belong to these entries."""
+        """Tables with the directories of these entries."""
         return cls(entries, directories(entries), directory_bits(entries.shape[1]), sketches)
 
     @property
@@ -68,47 +68,47 @@ def _width(name: str, value: Any) -> float:
 class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     """Nearest neighbours among the vectors that share hash buckets with the query, by exact distances.
 
-    A hash function is ``floor((a . x + b) / width)``, a normal and b uniform, so that near vectors get the same value
-    more probably than far ones; ``n_hashes`` of them make the key of a bucket, and each of ``n_tables`` tables has
-    functions of its own. A search reads ``n_probe`` buckets over all tables: the query's own first, then those whose
-    boundaries are nearest to it. FPQ paper, section II.A; Datar et al., SoCG 2004; Lv et al., VLDB 2007.
+    A hash function is ``floor((a . x + b) / width)`` with normal a and uniform b: near vectors get the same value with
+    a higher probability than far vectors. The values of ``n_hashes`` functions are the key of a bucket. Each of the
+    ``n_tables`` tables has its own functions. A search probes ``n_probe`` buckets over all tables: first the buckets of
+    the query, then those with the nearest boundaries. FPQ paper, II.A; Datar et al., SoCG 2004; Lv et al., VLDB 2007.
 
-    Vectors are kept as they come and candidates are ranked by exact distances. "cosine" scales vectors to length 1,
-    where the order of angles is that of Euclidean distances. From 32 dimensions on a table holds a sketch of 16 to 64
-    bytes beside each row number: principal coordinates that give a lower bound of the distance, so that most candidates
-    are passed over without reading their vectors. The bound is exact: results do not depend on it.
+    Vectors keep their dtype, and candidates are ranked by exact distances. "cosine" scales vectors to length 1, where
+    angles and Euclidean distances have the same order. From 32 dimensions on, a table holds a sketch of 16 to 64 bytes
+    with each row number: principal coordinates, which give a lower bound of the distance. The bound excludes most
+    candidates without reading their vectors and does not change results.
 
-    A table takes 8 bytes a row and the sketch, and a directory of 0.5 to 1 byte a row. New rows wait until they are one
-    in 8 of all, or until a call reads the tables (`search`, `tune`, `remove`, `save`); the tables are then merged with
-    these rows, which takes time in proportion to all rows, and the room of the new tables meanwhile. Any number of
-    threads may search at the same time; a call that changes the index waits for them, and they for it. Results do not
-    depend on the number of threads.
+    A table takes 8 bytes per row, the sketch, and a directory of 0.5 to 1 byte per row. New rows are pending until they
+    are 1/8 of all rows, or until a call reads the tables (`search`, `tune`, `remove`, `save`). The merge of pending
+    rows takes time proportional to the number of all rows, and memory for a second copy of the tables. Results do not
+    depend on the number of threads. Any number of threads may search at the same time; a call that changes the index
+    runs alone.
 
     Parameters
     ----------
     n_tables : int, optional
-        1 to 1024. Default: 8, or as many as `memory_limit` allows.
+        Number of tables, 1 to 1024. Default: 8, or fewer if `memory_limit` requires.
     n_hashes : int, optional
-        Functions a table, 1 to 32. Default: the least for which the bucket of a row of X holds at most 600 others on
-        average, by the closed form of the collision probability over distances of sampled pairs.
+        Functions per table, 1 to 32. Default: the least number for which the bucket of a row of X holds at most 600
+        other rows on average, by the collision probability at the distances of sampled pairs.
     width : float, optional
-        In units of distance (not squared). Default: 3 times the median distance of a row to its 10th neighbour, among
-        at most 131,072 rows of X.
+        Width of a bucket, in units of distance (not squared). Default: 3 times the median distance of a row to its 10th
+        neighbour among at most 131,072 rows of X.
     metric : {"l2", "cosine"}, default "l2"
     memory_limit : int, optional
-        Bytes that the tables (not the vectors) may take for as many rows as `fit` gets.
+        Maximum bytes of the tables (without the vectors) for the number of rows that `fit` gets.
     seed : int, default 0
     n_threads : int or None, default None
-        Threads; None is what the environment says.
+        Number of threads; None: the number set by the environment.
 
     Attributes
     ----------
     n_tables, n_hashes, width
         As given, or as chosen by `fit`.
     n_probe : int
-        What `search` uses unless told: 64 a table, or what `tune` chose.
+        Default of the argument `n_probe` of `search`. Initially 64 per table; `tune` sets another number.
     last_stats : LSHStats or None
-        What the last search did.
+        Statistics of the last search.
 
     Examples
     --------
@@ -126,10 +126,10 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     memory_limit = _settings.Fixed(_settings.optional(_settings.integer(1)))
     n_probe = _settings.Setting(_settings.integer(1))
 
-    _state_names: tuple[str, ...] = ("n_tables", "n_hashes", "width", "n_probe", "_tables", "_waiting")
+    _state_names: tuple[str, ...] = ("n_tables", "n_hashes", "width", "n_probe", "_tables", "_pending")
 
     _tables: Tables
-    _waiting: tuple[GrowingArray, GrowingArray]  # entries and sketches of the rows behind those in the tables
+    _pending: tuple[GrowingArray, GrowingArray]  # entries and sketches of the rows that are not in the tables
 
     def __init__(
         self,
@@ -146,20 +146,20 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         self.n_tables, self.n_hashes, self.width = n_tables, n_hashes, width
         self._given = self.n_tables, self.n_hashes, self.width
         self.memory_limit = memory_limit
-        vars(self).update(n_probe=None, **self._no_rows(self.n_tables or 0, 0))  # n_probe: until `fit`
+        vars(self).update(n_probe=None, **self._no_rows(self.n_tables or 0, 0))  # `fit` sets n_probe
 
     def _no_rows(self, n_tables: int, size: int) -> dict[str, Any]:
         """The attributes of an index without rows, with sketches of `size` bytes."""
         return {
             "_tables": Tables(np.empty((n_tables, 0), np.uint64), np.empty((n_tables, 0), np.uint32), 1, None),
-            "_waiting": (GrowingArray((n_tables,), np.uint64), GrowingArray((size,), np.uint8)),
+            "_pending": (GrowingArray((n_tables,), np.uint64), GrowingArray((size,), np.uint8)),
         }
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the index holds in arrays."""
-        waiting = sum(array.data.nbytes for array in self._waiting)
-        return self._tables.nbytes + waiting + self._vectors.nbytes + self._ids.nbytes
+        """Bytes of all arrays of the index."""
+        pending = sum(array.data.nbytes for array in self._pending)
+        return self._tables.nbytes + pending + self._vectors.nbytes + self._ids.nbytes
 
     def _choose(
         self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
@@ -169,14 +169,14 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
             width = WIDTH * self._neighbour_distance(x, rng, n_threads)
         if n_hashes is None:
             n_hashes = hashes_for(len(x), collision_probability(pair_distances(sample, rng), width))
-        one = table_bytes(len(x), x.shape[1])
-        fitting = MAX_TABLES if self.memory_limit is None else self.memory_limit // one
-        if fitting < (n_tables or 1):
+        nbytes = table_bytes(len(x), x.shape[1])
+        limit = MAX_TABLES if self.memory_limit is None else self.memory_limit // nbytes
+        if limit < (n_tables or 1):
             raise ValueError(
-                f"memory_limit: expected at least {(n_tables or 1) * one} bytes for {n_tables or 1} table(s) of "
+                f"memory_limit: expected at least {(n_tables or 1) * nbytes} bytes for {n_tables or 1} table(s) of "
                 f"{len(x)} rows, got {self.memory_limit}"
             )
-        n_tables = n_tables or min(TABLES, fitting)
+        n_tables = n_tables or min(TABLES, limit)
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
         hashes = self._draw(n_tables, n_hashes, width, centre, rng)
         chosen = {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
@@ -188,12 +188,12 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         new = np.empty((len(self._tables.entries), len(x)), dtype=np.uint64)
         self._hashes.entries(x, old, new, n_threads)
         by_row = self._sketches(x, n_threads)
-        if WAITING * (n - first) < n:
-            for waiting, rows in zip(self._waiting, (new.T, by_row), strict=True):
+        if ROWS_PER_PENDING * (n - first) < n:
+            for pending, rows in zip(self._pending, (new.T, by_row), strict=True):
                 if rows is not None:
-                    waiting.reserve(n - first)
-                    waiting.data[old - first : n - first] = rows
-            return nothing
+                    pending.reserve(n - first)
+                    pending.data[old - first : n - first] = rows
+            return no_op
         tables = self._merged(new, by_row, n_threads)
 
         def commit() -> None:
@@ -201,33 +201,33 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
         return commit
 
-    def _whole_tables(self, n_threads: int) -> Tables:
-        """The tables with the rows that wait."""
-        if self._tables.n < len(self):  # threads that search at the same time may both merge them
+    def _complete_tables(self, n_threads: int) -> Tables:
+        """The tables after the merge of the pending rows."""
+        if self._tables.n < len(self):  # concurrent searches may both merge the rows
             self._tables = self._merged(np.empty((len(self._tables.entries), 0), np.uint64), None, n_threads)
         return self._tables
 
     def _merged(self, new: UInt64, new_sketches: UInt8 | None, n_threads: int) -> Tables:
-        """The tables with the rows that wait and with new ones behind them."""
-        tables, waiting = self._tables, len(self) - self._tables.n
+        """The tables merged with the pending rows, followed by new rows."""
+        tables, n_pending = self._tables, len(self) - self._tables.n
         n_tables, old = tables.entries.shape
-        fresh = np.concatenate([self._waiting[0].data[:waiting].T, new], axis=1)
-        n = old + fresh.shape[1]
+        added = np.concatenate([self._pending[0].data[:n_pending].T, new], axis=1)
+        n = old + added.shape[1]
         entries = np.empty((n_tables, n), dtype=np.uint64)
         by_row = sketches = None
         if self._sketcher is not None:
             by_row = np.empty((n, self._sketch_size), dtype=np.uint8)
             if tables.sketches is not None:
                 by_row[(tables.entries[0] & ROW_MASK).astype(np.int64)] = tables.sketches[0]
-            by_row[old : old + waiting] = self._waiting[1].data[:waiting]
+            by_row[old : old + n_pending] = self._pending[1].data[:n_pending]
             if new_sketches is not None:
-                by_row[old + waiting :] = new_sketches
+                by_row[old + n_pending :] = new_sketches
             sketches = np.empty((n_tables, n, self._sketch_size), dtype=np.uint8)
 
         def merge(table: int) -> None:
             entries[table, :old] = tables.entries[table]
-            entries[table, old:] = np.sort(fresh[table])
-            entries[table].sort(kind="stable")  # two runs, which it merges
+            entries[table, old:] = np.sort(added[table])
+            entries[table].sort(kind="stable")  # merges the two sorted runs
             if sketches is not None and by_row is not None:
                 np.take(by_row, (entries[table] & ROW_MASK).astype(np.int64), axis=0, out=sketches[table], mode="clip")
 
@@ -235,31 +235,31 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         return Tables.of(entries, sketches)
 
     def _removing(self, removal: Removal) -> Commit:
-        before = self._whole_tables(threads.resolve(self.n_threads))
+        before = self._complete_tables(threads.resolve(self.n_threads))
         n_tables, n = before.entries.shape
-        left = n - len(removal.rows)
+        n_kept = n - len(removal.rows)
         renumbered = np.full(n, -1, dtype=np.int64)
         renumbered[removal.sources] = removal.targets
-        stays = np.ones(n, dtype=np.bool_)
-        stays[removal.rows] = stays[removal.sources] = False
-        entries = np.empty((n_tables, left), dtype=np.uint64)
+        unchanged = np.ones(n, dtype=np.bool_)
+        unchanged[removal.rows] = unchanged[removal.sources] = False
+        entries = np.empty((n_tables, n_kept), dtype=np.uint64)
         sketches = None
         if before.sketches is not None:
-            sketches = np.empty((n_tables, left, before.sketches.shape[2]), dtype=np.uint8)
+            sketches = np.empty((n_tables, n_kept, before.sketches.shape[2]), dtype=np.uint8)
         for table in range(n_tables):
             old = before.entries[table]
-            stay = stays[(old & ROW_MASK).astype(np.int64)]
-            others = np.flatnonzero(~stay)
+            keep = unchanged[(old & ROW_MASK).astype(np.int64)]
+            others = np.flatnonzero(~keep)
             rows = renumbered[(old[others] & ROW_MASK).astype(np.int64)]
             moved = others[rows >= 0]
-            changed = (old[moved] & ~ROW_MASK) | rows[rows >= 0].astype(np.uint64)
-            order = np.argsort(changed, kind="stable")
-            kept = old[stay]
-            at = np.searchsorted(kept, changed[order])
-            entries[table] = np.insert(kept, at, changed[order])
+            new = (old[moved] & ~ROW_MASK) | rows[rows >= 0].astype(np.uint64)
+            order = np.argsort(new, kind="stable")
+            kept = old[keep]
+            positions = np.searchsorted(kept, new[order])
+            entries[table] = np.insert(kept, positions, new[order])
             if sketches is not None and before.sketches is not None:
-                kept_sketches = before.sketches[table][stay]
-                sketches[table] = np.insert(kept_sketches, at, before.sketches[table][moved[order]], axis=0)
+                kept_sketches = before.sketches[table][keep]
+                sketches[table] = np.insert(kept_sketches, positions, before.sketches[table][moved[order]], axis=0)
         tables = Tables.of(entries, sketches)
 
         def commit() -> None:
@@ -277,22 +277,22 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         allowed: Any = None,
         n_threads: int | None = None,
     ) -> SearchResult:
-        """The k nearest vectors of each query among those in the probed buckets; ties by id.
+        """The k nearest vectors of each query in the probed buckets; the lower id wins ties.
 
         Parameters
         ----------
         Q : array (nq, d) or (d,)
         k : int, default 10
         n_probe : int, optional
-            Buckets to probe, over all tables; more than 2**20 means 2**20. Default: the attribute `n_probe`.
+            Number of buckets to probe over all tables; more than 2**20 means 2**20. Default: the attribute `n_probe`.
         allowed : array of ids, or boolean mask by id, optional
-            Only these may be returned.
+            Return only these ids.
         n_threads : int, optional
 
         Returns
         -------
         SearchResult
-            Exact distances; id -1 where fewer than k vectors were found.
+            Exact distances; id -1 where fewer than k vectors are found.
 
         Raises
         ------
@@ -303,17 +303,17 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         return self._search(Q, k, allowed, n_threads, self._find(n_probe))
 
     def _find(self, effort: int | None) -> Nearest:
-        wanted = min(MOST_PROBES, _checks.integer("n_probe", self.n_probe if effort is None else effort, 1))
+        n_probe = min(MAX_PROBES, _checks.integer("n_probe", self.n_probe if effort is None else effort, 1))
 
         def find(queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
             distances = np.empty((len(queries), k), dtype=np.float32)
             ids = np.empty((len(queries), k), dtype=np.int64)
             stats = np.empty((len(queries), 3), dtype=np.int64)
-            tables = self._whole_tables(n_threads)
+            tables = self._complete_tables(n_threads)
             _native.e2lsh_search(
                 self._hashes, tables.entries, tables.sketches, tables.starts, tables.bits,
                 self._vectors.data, self._sketcher, self._ids.native, allowed, self._metric.inner_product,
-                queries, wanted, distances, ids, stats, n_threads,
+                queries, n_probe, distances, ids, stats, n_threads,
             )  # fmt: skip
             self.last_stats = LSHStats(*stats.T.copy())
             return distances, ids
@@ -324,29 +324,29 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_probe` to the least number of buckets that reaches a recall on sample queries.
 
-        Numbers from 1 to 65,536 are tried in steps of a quarter, the smallest first, against exact search.
+        `tune` compares searches to exact search, with numbers that grow from 1 to 65,536 by a quarter per step.
 
         Parameters
         ----------
         Q : array (nq, d)
-            Queries like those to come; not the rows in the index, which find themselves.
+            Queries like those of the application. Rows of the index would find themselves.
         k : int, default 10
         recall : float, default 0.95
-            Share of the k true neighbours that must be found.
+            Required share of the k true neighbours among the k neighbours found.
         n_threads : int, optional
 
         Returns
         -------
         fpq.tuning.Tuning
-            What was measured; prints as a table.
+            The measurements; prints as a table.
 
         Raises
         ------
         ValueError, TypeError
-            If the recall is not reached (the message gives the best), the index is empty or not trained, or an argument
-            is not as described. `n_probe` is then as before.
+            If no number reaches the recall (the message gives the best), the index is empty or not trained, or an
+            argument is not as described. `n_probe` is then unchanged.
         """
-        tuned = self._tune("n_probe", probe_counts(), Q, k, recall, n_threads)
+        tuned = self._tune("n_probe", tuning.steps(MAX_TUNED_PROBES), Q, k, recall, n_threads)
         self.n_probe = tuned.best.setting["n_probe"]
         return tuned
 
@@ -356,7 +356,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         state = self._shared_state(chosen)
         state.params.update(n_tables=n_tables, n_hashes=n_hashes, width=width, memory_limit=self.memory_limit)
         if len(self):
-            tables = self._whole_tables(threads.resolve(self.n_threads))
+            tables = self._complete_tables(threads.resolve(self.n_threads))
             state.arrays.update(entries=tables.entries, starts=tables.starts)
             if tables.sketches is not None:
                 state.arrays["table_sketches"] = tables.sketches
@@ -383,7 +383,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         return index
 
     def _restore_tables(self, stored: Stored, n_tables: int, n: int) -> None:
-        """Mapped entries are not checked: the search passes over rows that there are not."""
+        """Read the tables. Mapped entries are not checked: the search skips row numbers beyond n."""
         bits = directory_bits(n)
         entries = stored.array("entries", np.uint64, (n_tables, n), ordered, permuted, bulk=True)
         within = Check(f"numbers that rise from 0 to {n}", lambda starts: _rise(starts, n))
@@ -416,7 +416,7 @@ def _rise(starts: Array, n: int) -> bool:
 
 
 def directories(entries: Array) -> Array:
-    """Where each slot of the directory begins among the sorted entries (n_tables, n) of each table."""
+    """The position of the first entry of each directory slot, for the sorted entries (n_tables, n) of each table."""
     bits = directory_bits(entries.shape[1])
     starts = np.zeros((len(entries), (1 << bits) + 1), dtype=np.uint32)
     for table in range(len(entries) if entries.size else 0):
@@ -425,7 +425,7 @@ def directories(entries: Array) -> Array:
 
 
 def hashes_for(n: int, probabilities: Float64) -> int:
-    """The least number of hashes with at most BUCKET_ROWS of n rows in a bucket, on average over pairs of rows."""
+    """The least number of hashes with which a bucket holds at most BUCKET_ROWS of n rows, on average over pairs."""
     for n_hashes in range(1, MAX_HASHES):
         if n * float((probabilities**n_hashes).mean()) <= BUCKET_ROWS:
             return n_hashes
@@ -433,18 +433,10 @@ def hashes_for(n: int, probabilities: Float64) -> int:
 
 
 def directory_bits(n: int) -> int:
-    """Bits of the keys that a table's directory goes by: one to two entries of 4 bytes for 8 rows."""
+    """Number of key bits that select a directory slot: one to two slots of 4 bytes per 8 rows."""
     return min(28, max(1, n.bit_length() - 3))
 
 
 def table_bytes(n: int, d: int) -> int:
-    """Bytes of a table of n rows: entries, sketches, directory."""
+    """Bytes per table of n rows: entries, sketches, directory."""
     return n * (8 + sketch_size(d)) + 4 * ((1 << directory_bits(n)) + 1)
-
-
-def probe_counts() -> list[int]:
-    """1, ..., MAX_PROBES, each a quarter more than the last."""
-    counts = [1]
-    while counts[-1] < MAX_PROBES:
-        counts.append(min(MAX_PROBES, max(counts[-1] + 1, int(counts[-1] * STEP))))
-    return counts

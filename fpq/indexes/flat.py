@@ -1,4 +1,4 @@
-"""Exact search: the truth that others are measured by."""
+"""Exact search."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fpq import _checks, _native, scaling
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Addition, Bits, Index, SearchResult
-from fpq.indexes.parts.ids import Commit, Ids, Removal, nothing
+from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.streaming import adds_blocks, in_blocks, searches_blocks
 from fpq.indexes.parts.vectors import Vectors
@@ -18,18 +18,18 @@ from fpq.storage import State, Stored, non_negative
 
 
 class FlatIndex(Index, kind="FlatIndex"):
-    """Exact nearest neighbours over all vectors.
+    """Exact nearest neighbours: a scan of all vectors.
 
-    Vectors are kept as they come (float32, float16, uint8, int8; float64 becomes float32; "cosine" keeps float32
-    vectors of length 1) with 4 bytes a vector for its length. Any number of threads may search at the same time; a
-    call that changes the index waits for them, and they for it.
+    Vectors keep their dtype (float32, float16, uint8, int8; float64 becomes float32; "cosine" keeps float32 vectors of
+    length 1), with 4 bytes per vector for the norm. Any number of threads may search at the same time. A call that
+    changes the index runs alone.
 
     Parameters
     ----------
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared Euclidean distance, inner product, or cosine similarity.
     n_threads : int or None, default None
-        Threads; None is what the environment says.
+        Number of threads; None: the number set by the environment.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class FlatIndex(Index, kind="FlatIndex"):
     def __init__(self, metric: str = "l2", *, n_threads: int | None = None) -> None:
         super().__init__(metric, n_threads)
         self._norms = GrowingArray((), np.float32)
-        self._longest: float | None = None  # made when it is needed
+        self._longest: float | None = None  # the cached value of `_largest`
 
     @property
     def dim(self) -> int | None:
@@ -56,24 +56,30 @@ class FlatIndex(Index, kind="FlatIndex"):
 
     @property
     def is_trained(self) -> bool:
-        """True: there is nothing to learn."""
+        """True: a FlatIndex learns nothing."""
         return True
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the index holds in arrays."""
+        """Bytes of all arrays of the index."""
         return self._vectors.nbytes + self._norms.data.nbytes + self._ids.nbytes
 
     @writes
     def fit(self, X: Any) -> FlatIndex:
-        """Do nothing but check X, if it is an array: there is nothing to learn. All indexes have a `fit`."""
+        """Check X and learn nothing. The method exists because all indexes have a `fit`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is an array but not a finite 2-d array of at least one row.
+        """
         self._fit(self._fitting, X)
         return self
 
     def _fitting(self, X: Any) -> Commit:
-        if not in_blocks(X):  # those are checked when they are added
+        if not in_blocks(X):  # blocks are checked by `add`
             _checks.vectors("X", X, min_rows=1)
-        return nothing
+        return no_op
 
     def _reserve(self, n: int) -> None:
         self._vectors.reserve(n)
@@ -87,14 +93,14 @@ class FlatIndex(Index, kind="FlatIndex"):
         Parameters
         ----------
         X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
-            Of what is not in memory, a chunk, an item or 2**18 rows are at a time.
+            One Dask chunk, one item of the iterable, or 2**18 rows of a memory-mapped array are in memory at a time.
         ids : int array (n,), optional
-            Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
+            Unique, not in the index, at least 0. Default: the numbers after the largest id ever used.
 
         Raises
         ------
         ValueError, TypeError
-            If X or ids are not as described. The index is then as before.
+            If X or ids are not as described. The index is then unchanged.
         """
         self._add(X, ids)
         return self
@@ -113,14 +119,14 @@ class FlatIndex(Index, kind="FlatIndex"):
     @reads
     @searches_blocks
     def search(self, Q: Any, k: int = 10, *, allowed: Any = None, n_threads: int | None = None) -> SearchResult:
-        """The k nearest vectors of each query, exactly; ties by id.
+        """The k nearest vectors of each query, exact; the lower id wins ties.
 
         Parameters
         ----------
         Q : array (nq, d) or (d,), or in blocks as the rows of `add`
         k : int, default 10
         allowed : array of ids, or boolean mask by id, optional
-            Only these may be returned.
+            Return only these ids.
         n_threads : int, optional
 
         Raises
@@ -152,20 +158,6 @@ class FlatIndex(Index, kind="FlatIndex"):
             self._longest = None
 
         return commit
-
-    @reads
-    def reconstruct(self, ids: Any) -> Float32:
-        """The vectors with these ids, float32 (len(ids), d).
-
-        Raises
-        ------
-        ValueError
-            If an id is not in the index.
-        """
-        rows = self._ids.rows(ids)
-        if self.dim is None:
-            return np.empty((0, 0), dtype=np.float32)
-        return self._vectors.data[rows].astype(np.float32)
 
     def _state(self) -> State:
         state = State({"metric": self.metric, "dim": self.dim}, {})

@@ -1,4 +1,4 @@
-"""Search over product-quantized vectors in inverted lists."""
+"""Search over product-quantized vectors in inverted lists (IVFADC)."""
 
 from __future__ import annotations
 
@@ -22,42 +22,43 @@ from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.storage import State, Stored
 
-PROBES = 1 << 22  # of all queries, 12 bytes each, that are held at a time
+PROBES = 1 << 22  # probes of a query batch, 12 bytes each
 
 
 class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     """Nearest neighbours among the codes of the lists near a query (an inverted file, IVFADC).
 
-    Vectors are put into `n_lists` lists by their nearest centroid; a query looks into the `n_probe` lists whose
-    centroids are nearest to it. Among these the answer is exact: the same ids and float32 distances as sorting all sums
-    of table entries. Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor Search, 2011; a list's capacity is
-    OpenIndexing (FPQ paper, Algorithm 1) with lists for centroids.
+    Each vector belongs to the list of its nearest centroid, one of `n_lists`. A query probes the `n_probe` lists of its
+    nearest centroids. Within the probed lists the search is exact with respect to ADC: the ids and float32 distances
+    are those of sorting the sums of table entries of all codes. Jegou, Douze, Schmid, Product Quantization for Nearest
+    Neighbor Search, 2011. The capacity of lists is OpenIndexing (FPQ paper, Algorithm 1), applied to lists.
 
     Parameters
     ----------
     n_lists : int
-        Lists; about the square root of the number of vectors, or some times that; up to 2**24. From 8,192 on, rows are
-        assigned to them in two levels (nearest groups of centroids, then their members), and from 32,768 on queries
-        find their lists so too, except for "ip": 0.2 to 0.3 % of the rows of sift500k get another list than the
-        nearest; less than 2 % of 16 probed lists of 65,536 are others than the nearest.
+        Number of lists, up to 2**24; one to several times the square root of the number of vectors is a good choice.
+        From 8,192 lists on, rows are assigned in two levels (nearest coarse cells, then the centroids in these cells).
+        From 32,768 lists on, queries select their lists in two levels too, except for "ip". Measured on sift500k: 0.2
+        to 0.3 % of the rows get a list other than the nearest, and with 65,536 lists and 16 probes, less than 2 % of
+        the probed lists are not among the nearest 16.
     m, nbits, rotation, rotation_dim, open_indexing, metric, keep_vectors, seed, n_threads, verbose
-        As in `PQIndex`. Rotation and codebooks are learned for what the codes stand for.
+        As in `PQIndex`. The rotation and the codebooks are learned from residuals if `residual` is True.
     residual : bool, default True
-        Codes stand for the difference to the list's centroid: more accurate; with False for the vectors themselves:
-        faster, as one distance table serves all lists.
+        True: codes are those of residuals, the differences to the centroid of the list (more accurate). False: codes
+        are those of the vectors (faster, as one look-up table serves all lists).
     list_capacity : float, optional
-        No list takes more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`;
-        others go to their next nearest list with room. At least 1. The limit grows with n, so it holds after every
-        `add`; removing vectors may leave lists above it. The centroids are trained under the same limit.
+        No list holds more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`;
+        further vectors go to their next nearest list with room. At least 1. The limit grows with n and holds after
+        every `add`; after a removal, lists may exceed the limit. The centroids are trained under the same limit.
 
     Attributes
     ----------
     quantizer : ProductQuantizer
     centroids : float32 (n_lists, d)
     n_probe : int
-        Lists that a search looks into when it is not told how many. Initially 16, or n_lists if that is less.
+        Default of the argument `n_probe` of `search`. Initially 16, or n_lists if that is less.
     rerank : int or None
-        What `search` takes for `rerank` when it is not told. Initially None: no re-ranking.
+        Default of the argument `rerank` of `search`. Initially None: no re-ranking.
 
     Examples
     --------
@@ -74,12 +75,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     list_capacity = _settings.Fixed(_settings.optional(_settings.real(1.0)))
     n_probe = _settings.Setting(_settings.integer(1))
 
-    _state_names: tuple[str, ...] = ("_coarse", "_rotated", "_lists", "_radius")
+    _state_names: tuple[str, ...] = ("_coarse", "_rotated", "_lists", "_max_residual")
 
     _coarse: CoarseQuantizer | None
-    _rotated: Float32  # centroids as the codes see them
+    _rotated: Float32  # the centroids after the rotation of the quantizer
     _lists: InvertedLists
-    _radius: Float32
+    _max_residual: Float32  # (n_lists,) upper bounds of the norms of the decoded residuals of each list
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _no_rows(self) -> dict[str, Any]:
         lists = InvertedLists(self.n_lists, self.quantizer.code_size)
-        return {**super()._no_rows(), "_lists": lists, "_radius": np.zeros(self.n_lists, dtype=np.float32)}
+        return {**super()._no_rows(), "_lists": lists, "_max_residual": np.zeros(self.n_lists, dtype=np.float32)}
 
     @property
     def is_trained(self) -> bool:
@@ -120,9 +121,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the index holds in arrays: lists, centroids, codebooks, ids, kept vectors."""
+        """Bytes of all arrays of the index: lists, centroids, codebooks, ids, kept vectors."""
         centroids = 0 if self._coarse is None else self._coarse.nbytes + self._rotated.nbytes
-        arrays = self._lists.nbytes + self._radius.nbytes + (0 if self._counts is None else self._counts.nbytes)
+        arrays = self._lists.nbytes + self._max_residual.nbytes + (0 if self._counts is None else self._counts.nbytes)
         return centroids + arrays + self.quantizer.nbytes + self._vectors.nbytes + self._ids.nbytes
 
     @property
@@ -133,12 +134,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     @property
     @reads
     def list_sizes(self) -> Int64:
-        """How many vectors each list holds, int64 (n_lists,)."""
+        """The number of vectors in each list, int64 (n_lists,)."""
         return self._lists.layout.sizes.copy()
 
     @reads
     def lists_of(self, ids: Any) -> Int64:
-        """The list of each of these vectors, int64 (len(ids),).
+        """The list of each of the vectors with these ids, int64 (len(ids),).
 
         Raises
         ------
@@ -150,7 +151,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     @writes
     @fits_blocks
     def fit(self, X: Any) -> IVFPQIndex:
-        """Learn centroids, rotation and codebooks from (a sample of) the rows of X; X is not kept.
+        """Learn the centroids, the rotation and the codebooks from (a sample of) the rows of X. X is not kept.
 
         Parameters
         ----------
@@ -160,8 +161,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Raises
         ------
         ValueError, TypeError
-            If X is not a finite 2-d array of at least n_lists rows and m dimensions, or the index holds vectors
-            already. The index is then as before.
+            If X is not a finite 2-d array of at least n_lists rows and m dimensions, or the index holds vectors. The
+            index is then unchanged.
         """
         self._fit(self._fitting, X)
         return self
@@ -173,7 +174,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {rows.n} row(s)")
         pq.check_dim(rows.dim)
         self._require_file_fits(rows.dim)
-        if self._metric.unit_length or isinstance(rows, LocalRows):  # a copy of sampled rows is read faster
+        if self._metric.unit_length or isinstance(rows, LocalRows):  # a contiguous copy of the sample is read faster
             rows = rows.changed(self._metric.prepare)
         coarse = CoarseQuantizer.train(
             rows, self.n_lists, capacity=self.list_capacity, inner_product=not self._metric.euclidean, seed=pq.seed,
@@ -182,7 +183,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         rows = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:
             rows = rows.changed(partial(residuals, coarse))
-        quantizer = self._double()
+        quantizer = self._quantizer_copy()
         quantizer.fit_drawn(rows, rows.n)
         return self._learned(quantizer, _coarse=coarse, _rotated=quantizer.rotate(coarse.centroids, n_threads))
 
@@ -209,16 +210,16 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Parameters
         ----------
         X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
-            Read in blocks; float32, float64, float16, uint8 and int8 are not copied. Of what is not in memory, a chunk,
-            an item or 2**18 rows are at a time. With OpenIndexing or `list_capacity`, each chunk and item
-            is an `add` of its own.
+            float32, float64, float16, uint8 and int8 are read in place. One Dask chunk, one item of the iterable, or
+            2**18 rows of a memory-mapped array are in memory at a time. With OpenIndexing or `list_capacity`, each
+            chunk or item is an `add` of its own.
         ids : int array (n,), optional
-            Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
+            Unique, not in the index, at least 0. Default: the numbers after the largest id ever used.
 
         Raises
         ------
         ValueError, TypeError
-            If the index is not trained, or X or ids are not as described. The index is then as before.
+            If the index is not trained, or X or ids are not as described. The index is then unchanged.
         """
         self._add(X, ids)
         return self
@@ -229,22 +230,22 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         limit = None if self.list_capacity is None else list_limit(self.list_capacity, n, self.n_lists)
         labels = self._coarse.labels(x, self._metric.prepare, self._lists.layout.sizes, limit, n_threads)
         slots, place, clear = self._lists.place(labels)
-        counts, radius = self._next_counts(), self._radius.copy()
+        counts, max_residual = self._next_counts(), self._max_residual.copy()
         prepare = self._metric.prepare
         change = self._coarse.subtracting(labels, prepare) if self.residual else prepare
 
         def write() -> None:
             row = 0
             for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, change):
-                here = slice(row, row + len(codes))
-                self._lists.write(slots[here], codes, ids[here])
+                chunk = slice(row, row + len(codes))
+                self._lists.write(slots[chunk], codes, ids[chunk])
                 if self.residual:
-                    np.maximum.at(radius, labels[here], self.quantizer.lengths(codes))
-                row = here.stop
+                    np.maximum.at(max_residual, labels[chunk], self.quantizer.lengths(codes))
+                row = chunk.stop
 
         def commit() -> None:
             place()
-            self._counts, self._radius = counts, radius
+            self._counts, self._max_residual = counts, max_residual
 
         return Addition(commit, write, clear)
 
@@ -263,25 +264,25 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         allowed: Any = None,
         n_threads: int | None = None,
     ) -> SearchResult:
-        """The k nearest codes in the probed lists of each query; ties by id.
+        """The k nearest codes in the probed lists of each query; the lower id wins ties.
 
         Parameters
         ----------
         Q : array (nq, d) or (d,), or in blocks as the rows of `add`
         k : int, default 10
         n_probe : int, optional
-            Lists to look into, nearest first; more than n_lists means all. Default: the attribute `n_probe`.
+            Number of lists to probe, at least 1; more than n_lists means all. Default: the attribute `n_probe`.
         rerank : int, optional
-            Score the ``rerank * k`` nearest codes again by the exact distances of the kept vectors. Default: the
-            attribute `rerank`.
+            Sort the ``rerank * k`` nearest codes by the exact distances to the kept vectors. Default: the attribute
+            `rerank`.
         allowed : array of ids, or boolean mask by id, optional
-            Only these may be returned.
+            Return only these ids.
         n_threads : int, optional
 
         Raises
         ------
         ValueError, TypeError
-            If the index is not trained, an argument is not as described, or `rerank` is asked of an index that keeps no
+            If the index is not trained, an argument is not as described, or `rerank` is given and the index keeps no
             vectors.
         """
         return self._search_codes(
@@ -301,36 +302,36 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     ) -> tuning.Tuning:
         """Set `n_probe` and `rerank` to the fastest setting that reaches a recall on sample queries.
 
-        Numbers of probes from 1 to n_lists in steps of a quarter, each with as much re-ranking (up to 128 times k) as
-        is needed, are measured against exact search; no re-ranking in an index that keeps no vectors.
-        The choice goes by measured time and so differs between machines, and between runs where settings are about as
-        fast. A setting reaches the recall if it does so on either half of the queries; some hundred queries are
-        needed, some thousand are better.
+        `tune` compares searches to exact search. The number of probes grows from 1 to n_lists by a quarter per step,
+        each with the least re-ranking (up to ``128 * k`` codes) that reaches the recall; an index that keeps no vectors
+        is searched without re-ranking. The choice depends on measured times. It differs between machines, and between
+        runs if two settings are about equally fast. A setting must reach the recall on each half of the queries; use
+        several hundred queries, better several thousand.
 
         Parameters
         ----------
         Q : array (nq, d), or in blocks as the rows of `add`
-            Queries like those to come; not the rows in the index, which find themselves.
+            Queries like those of the application. Rows of the index would find themselves.
         k : int, default 10
         recall : float, default 0.95
-            Share of the k true neighbours that must be found.
+            Required share of the k true neighbours among the k neighbours found.
         X : array (n, d), or in blocks as the rows of `add`, optional
-            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are passed over.
+            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are ignored.
         neighbors : int array (nq, >= k), optional
             Instead of X: the ids of the true neighbours, nearest first.
         n_threads : int, optional
-            Searches are timed in one batch on so many threads.
+            Number of threads of the timed searches, each of one query batch.
 
         Returns
         -------
         fpq.tuning.Tuning
-            What was measured, fastest first; prints as a table.
+            The measurements, fastest first; prints as a table.
 
         Raises
         ------
         ValueError, TypeError
-            If the recall is not reached (the message gives the best), the index is empty or not trained, or an argument
-            is not as described. The index is then as before.
+            If no setting reaches the recall (the message gives the best), the index is empty or not trained, or an
+            argument is not as described. The index is then unchanged.
 
         Examples
         --------
@@ -360,17 +361,17 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         n_probe: int | None = None, **_: Any,
     ) -> None:  # fmt: skip
         assert self._coarse is not None
-        lists, rotated, radii = self._lists, self._rotated, self._radius
+        lists, rotated, max_residual = self._lists, self._rotated, self._max_residual
         if power and not self._metric.inner_product:
-            rotated, radii = scaling.scaled(rotated, power), scaling.scaled(radii, power)
+            rotated, max_residual = scaling.scaled(rotated, power), scaling.scaled(max_residual, power)
         adc, n_probe = self.quantizer.adc(self._metric.inner_product, power), self._probes(n_probe)
         step = max(1, PROBES // n_probe)
         for first in range(0, len(queries), step):
-            here = queries[first : first + step]
+            batch = queries[first : first + step]
             adc.search_lists(
-                rotated, lists.layout.first, lists.layout.chain,
-                lists.rows if allowed is None else allowed, radii if self.residual else None, self.residual,
-                self.quantizer.rotate(here, n_threads), self._coarse.probe(here, n_probe, n_threads, power),
+                rotated, lists.layout.first, lists.layout.block_ids,
+                lists.live_rows if allowed is None else allowed, max_residual if self.residual else None, self.residual,
+                self.quantizer.rotate(batch, n_threads), self._coarse.probe(batch, n_probe, n_threads, power),
                 lists.blocks.data, lists.slot_ids.data, first, answers, n_threads,
             )  # fmt: skip
 
@@ -387,17 +388,17 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         ----------
         Q : array (nq, d) or (d,)
         radius : float
-            Squared L2 distances up to and including it; for "ip" and "cosine" similarities from it on.
+            "l2": largest squared L2 distance. "ip" and "cosine": least similarity.
         n_probe : int, optional
             As in `search`.
         allowed : array of ids, or boolean mask by id, optional
-            Only these may be returned.
+            Return only these ids.
         n_threads : int, optional
 
         Returns
         -------
         RangeResult
-            ``lims, distances, ids``, nearest first, ties by id.
+            ``lims, distances, ids``, nearest first; the lower id wins ties.
 
         Raises
         ------
@@ -411,10 +412,10 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         counts = self._next_counts()
         if counts is not None:
             self.quantizer.count(self._lists.codes(slots), counts, -1)
-        take_out = self._lists.removing(slots)
+        commit_lists = self._lists.removing(slots)
 
         def commit() -> None:
-            take_out()
+            commit_lists()
             self._counts = counts
 
         return commit

@@ -1,4 +1,4 @@
-"""What a file stores of an IVFPQIndex."""
+"""Saving and loading of an IVFPQIndex."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ if TYPE_CHECKING:
 
 
 def state(index: IVFPQIndex) -> State:
-    """What a file stores."""
+    """The state that a file stores. The array `radii` of a file is `_max_residual`."""
     pq = index.quantizer._state()
     params = {
         "n_lists": index.n_lists, "residual": index.residual, "list_capacity": index.list_capacity,
         "metric": index.metric, "keep_vectors": bool(index.keep_vectors), "n_probe": index.n_probe,
         "quantizer": pq.params,
     }  # fmt: skip
-    found = State(params, pq.arrays)
+    saved = State(params, pq.arrays)
     if index.rerank is not None:
-        found.params["rerank"] = index.rerank
+        saved.params["rerank"] = index.rerank
     if index._coarse is not None:
-        found = found.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._radius}))
+        saved = saved.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._max_residual}))
     if index._counts is not None:
-        found.arrays["open_indexing_counts"] = index._counts
-    return found.joined(index._lists.state(), index._ids.state(), index._vectors.state())
+        saved.arrays["open_indexing_counts"] = index._counts
+    return saved.joined(index._lists.state(), index._ids.state(), index._vectors.state())
 
 
 def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     """The index that a file stores."""
-    if stored.shape("list_sizes") != (stored.count("n_lists", 1),):  # before memory is taken for so many
-        raise FormatError(f"list_sizes: expected a number for each list, got {stored.shape('list_sizes')}")
-    taken = stored_options(stored, "n_lists", "residual", "list_capacity")
-    index = kind(**taken, n_threads=stored.n_threads, verbose=stored.verbose)
+    n_lists = stored.count("n_lists", 1)
+    if stored.shape("list_sizes") != (n_lists,):  # checked before memory is allocated for n_lists lists
+        raise FormatError(f"list_sizes: expected shape ({n_lists},), got {stored.shape('list_sizes')}")
+    options = stored_options(stored, "n_lists", "residual", "list_capacity")
+    index = kind(**options, n_threads=stored.n_threads, verbose=stored.verbose)
     index.n_probe = min(stored.count("n_probe", 1), index.n_lists)
     index.rerank = stored_rerank(stored)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
@@ -56,7 +57,7 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)
     index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads)
     index._rotated = pq.rotate(centroids, n_threads)
-    index._radius = stored.array("radii", np.float32, (index.n_lists,), non_negative)
+    index._max_residual = stored.array("radii", np.float32, (index.n_lists,), non_negative)
     index._counts = stored_counts(stored, pq, len(index))
     index._restore_vectors(stored)
     return index

@@ -1,4 +1,4 @@
-"""What both kinds of locality-sensitive hashing share: kept vectors, sketches, hash functions, probabilities."""
+"""The base of the locality-sensitive hashing indexes: kept vectors, sketches, hash functions, probabilities."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from fpq import _checks, _native, _settings, scaling, threads, tuning
 from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Addition, Bits, Index, Nearest
-from fpq.indexes.parts.ids import Commit, Ids, nothing
-from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.ids import Commit, Ids, no_op
+from fpq.indexes.parts.lock import writes
 from fpq.indexes.parts.vectors import Vectors
 from fpq.learning import rotation
 from fpq.metric import METRICS
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
 
-SAMPLE_ROWS = 16_384  # rows that give centre, principal directions and pairs
-NEIGHBOUR_ROWS = 1 << 17  # rows among which neighbours are looked for
+SAMPLE_ROWS = 16_384  # rows for the centre, the principal directions and the sampled pairs
+NEIGHBOUR_ROWS = 1 << 17  # rows that are searched for neighbours
 NEIGHBOUR_QUERIES = 256
-NEIGHBOUR = 10  # its distance is what widths are measured in
-CLIPPED = 0.005  # share of sample rows beyond the range of a sketch coordinate, at either end
-WIDE = 4096  # dimensions from which on few rows give the principal directions
+NEIGHBOUR = 10  # default widths are multiples of the distance to this neighbour
+CLIPPED = 0.005  # share of sample rows outside the range of a sketch coordinate, at each end
+WIDE = 4096  # vectors of more dimensions get their principal directions from WIDE_ROWS rows
 WIDE_ROWS = 1024
-WIDE_VALUES = 1 << 26  # of the rows that give the ranges of wide sketches
+WIDE_VALUES = 1 << 26  # values of the rows that give the ranges of wide sketches
 MAX_ROWS = (1 << 32) - 1
-LEAST_WIDTH = 1e-37  # of a bucket: a direction in widths is a normal number over it, as float32
-MOST_SCALE = 1e30  # of sketches, codes a unit of distance: float32 has to hold products with it
+LEAST_WIDTH = 1e-37  # least width of a bucket: a normal variate divided by the width must fit float32
+MOST_SCALE = 1e30  # largest scale of sketches in codes per unit of distance: products with the scale must fit float32
 
 Self = TypeVar("Self", bound="LSHIndex")
 
 
 class LSHStats(NamedTuple):
-    """What the last search did, for each query.
+    """Statistics of the last search, per query.
 
     Attributes
     ----------
     buckets : int64 (nq,)
-        E2LSH: probed buckets that hold rows. C2LSH: levels gone through.
+        E2LSH: non-empty probed buckets. C2LSH: searched levels.
     candidates : int64 (nq,)
-        E2LSH: rows in those buckets, counted in each table. C2LSH: rows that collided often enough.
+        E2LSH: rows in the probed buckets, counted once per table. C2LSH: rows that reached the threshold of collisions.
     verified : int64 (nq,)
-        Rows whose exact distance was taken; the sketches of the other candidates show that they are too far.
+        Rows whose exact distance was computed; the sketches of the other candidates prove them too far.
     """
 
     buckets: Int64
@@ -54,10 +54,10 @@ class LSHStats(NamedTuple):
 
 
 def collision_probability(distance: Any, width: float, window: float = 0.0) -> Float64:
-    """How probably one p-stable hash function gives two vectors the same bucket, or neighbouring ones.
+    """The probability that one p-stable hash function gives two vectors the same bucket, or buckets in one window.
 
-    The hash is ``floor((a . x + b) / width)`` with normal a and uniform b. The second vector collides if its bucket is
-    among those that hold the numbers within ``window`` widths of the first vector's ``(a . x + b) / width``.
+    The hash is ``floor((a . x + b) / width)`` with normal a and uniform b. The second vector collides if its bucket
+    holds a number within ``window`` widths of ``(a . x + b) / width`` of the first vector.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def collision_probability(distance: Any, width: float, window: float = 0.0) -> F
     width : float
         Width of a bucket.
     window : float, default 0
-        In widths. 0: both in the same bucket (Datar et al., SoCG 2004, section 3.2).
+        Half the window, in widths. 0: both vectors in the same bucket (Datar et al., SoCG 2004, section 3.2).
 
     Returns
     -------
@@ -80,11 +80,10 @@ def collision_probability(distance: Any, width: float, window: float = 0.0) -> F
     scale = np.maximum(_checks.numbers("distance", distance).astype(np.float64) / width, 1e-12)
 
     def hinge(x: float) -> Float64:
-        """The mean of max(0, x - |y|) for normal y of this scale."""
+        """The mean of max(0, x - abs(y)) for normal y with standard deviation `scale`."""
         z = x / scale
-        inside = _erf(z / math.sqrt(2))
-        hinged: Float64 = x * inside - scale * math.sqrt(2 / math.pi) * -np.expm1(-z * z / 2)
-        return hinged
+        mean: Float64 = x * _erf(z / math.sqrt(2)) - scale * math.sqrt(2 / math.pi) * -np.expm1(-z * z / 2)
+        return mean
 
     if window == 0:
         return hinge(1.0)
@@ -96,7 +95,7 @@ def _erf(x: Float64) -> Float64:
 
 
 class LSHIndex(Index):
-    """Kept vectors that are found by hashes and ranked by exact distances."""
+    """Kept vectors; hashes select candidates, exact distances rank them."""
 
     metric = _settings.Fixed(_settings.choice(*(name for name, metric in METRICS.items() if metric.euclidean)))
     seed = _settings.Setting(_settings.seed)
@@ -131,18 +130,18 @@ class LSHIndex(Index):
 
     @writes
     def fit(self: Self, X: Any) -> Self:
-        """Choose what was not given from (a sample of) the rows of X, and draw the hash functions; X is not kept.
+        """Choose the parameters that were not given, and draw the hash functions. X is not kept.
 
         Parameters
         ----------
         X : array (n, d)
-            The rows to be added, or rows like them; n should be about the number of rows that will be added.
+            The rows to be added, or similar rows; n should be about the number of rows to be added.
 
         Raises
         ------
         ValueError, TypeError
-            If X is not a finite 2-d array of at least one row, the index holds vectors already, or something cannot be
-            chosen: all rows are equal, or nothing fits `memory_limit`. The index is then as before.
+            If X is not a finite 2-d array of at least one row, the index holds vectors, or a parameter cannot be
+            chosen: all rows are equal, or no table fits `memory_limit`. The index is then unchanged.
         """
         self._fit(self._fitting, X)
         return self
@@ -161,22 +160,22 @@ class LSHIndex(Index):
     def _choose(
         self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
-        """The hash functions, and the attributes that go with them in an index without rows."""
+        """The hash functions, and the attributes of an index without rows that uses them."""
 
     def _neighbour_distance(self, x: Array, rng: np.random.Generator, n_threads: int) -> float:
-        """Median distance of sampled rows to their 10th neighbour among at most 131,072 rows of x."""
+        """Median distance (not squared) of sampled rows to their 10th neighbour among at most 131,072 rows of x."""
         rows = self._metric.prepare(_some(x, NEIGHBOUR_ROWS, rng), n_threads)
         rows, power = _unit_sized(rows, n_threads)
         queries = np.ascontiguousarray(_some(rows, NEIGHBOUR_QUERIES, rng), dtype=np.float32)
-        k = min(NEIGHBOUR + 1, len(rows))  # the row itself comes first
+        k = min(NEIGHBOUR + 1, len(rows))  # the first neighbour is the row itself
         squared, _ = tuning.exact(rows, queries, k, None, False, n_threads)
         median = float(np.median(squared[:, -1]))
         if median == 0:
             positive = squared[squared > 0]
             if not len(positive):
                 raise ValueError(
-                    "width: cannot be chosen, the rows of X are equal or too many of them are: pass width, a "
-                    "few times the distance of near neighbours"
+                    "width: expected a number, got None for an X with too many equal rows: pass width, a few times "
+                    "the distance of near neighbours"
                 )
             median = float(np.median(positive))
         return math.ldexp(math.sqrt(median), -power)
@@ -184,22 +183,22 @@ class LSHIndex(Index):
     def _draw(
         self, n_tables: int, n_hashes: int, width: float, centre: Float32, rng: np.random.Generator
     ) -> _native.LSHHashes:
-        """Functions for buckets of a width."""
+        """Draw hash functions with buckets of this width."""
         if width < LEAST_WIDTH:
             raise ValueError(
-                f"width: that of a bucket, chosen by the distances of the rows of X, is {width:.3g}, expected at least "
-                f"{LEAST_WIDTH:g}: scale X up"
+                f"width: expected buckets of at least {LEAST_WIDTH:g}, got {width:.3g} from the distances of the rows "
+                "of X: scale X up"
             )
         columns, d = n_tables * n_hashes, len(centre)
         directions = np.empty((columns, d), dtype=np.float32)
-        for direction in directions:  # all at once would take four times the memory
+        for direction in directions:  # one draw of all directions would take four times the memory
             direction[:] = rng.standard_normal(d) / width
         shifts = rng.random(columns, dtype=np.float32)
         mixers = rng.integers(0, 1 << 64, columns, dtype=np.uint64)
         return hashes_of(n_tables, n_hashes, centre, directions, shifts, mixers)
 
     def _sketches(self, x: Array, n_threads: int) -> Any:
-        """uint8 (n, size), or None."""
+        """The sketches of prepared rows, uint8 (n, size); None if the index uses no sketches."""
         if self._sketcher is None:
             return None
         out = np.empty((len(x), self._sketch_size), dtype=np.uint8)
@@ -213,52 +212,37 @@ class LSHIndex(Index):
         Parameters
         ----------
         X : array (n, d)
-            Kept in their element type (float32, float16, uint8, int8; "cosine" keeps float32 vectors of length 1).
+            The index keeps the dtype (float32, float16, uint8, int8; "cosine" keeps float32 vectors of length 1).
         ids : int array (n,), optional
-            Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
+            Unique, not in the index, at least 0. Default: the numbers after the largest id ever used.
 
         Raises
         ------
         ValueError, TypeError
-            If the index is not trained, or X or ids are not as described. The index is then as before.
+            If the index is not trained, or X or ids are not as described. The index is then unchanged.
         """
         self._add(X, ids)
         return self
 
     def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
         prepared = x if kept is None or not self._metric.unit_length else kept
-        return Addition(self._hashing(prepared, n_threads) if len(x) else nothing)
+        return Addition(self._hashing(prepared, n_threads) if len(x) else no_op)
 
     @abstractmethod
     def _hashing(self, x: Array, n_threads: int) -> Commit:
-        """Hash prepared rows, at least one."""
+        """Hash at least one prepared row; the commit adds the hashes."""
 
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
     ) -> None:
-        """All vectors, row by row: a range search takes no account of the hashes."""
+        """Scan all vectors: a range search is exact and does not use the hashes."""
         _native.flat_search(
             self._vectors.data, None, queries, self._ids.native, allowed, self._metric.inner_product, answers, n_threads
         )
 
-    @reads
-    def reconstruct(self, ids: Any) -> Float32:
-        """The vectors with these ids, float32 (len(ids), d); of length 1 for "cosine".
-
-        Raises
-        ------
-        ValueError
-            If the index is not trained or an id is not in it.
-        """
-        self._require_trained()
-        rows = self._ids.rows(ids)
-        if not len(rows):
-            return np.empty((0, self.dim or 0), dtype=np.float32)
-        return self._vectors.data[rows].astype(np.float32)
-
     @abstractmethod
     def _find(self, effort: int | None) -> Nearest:
-        """The search with an effort: buckets to probe, or candidates to verify. None: the default."""
+        """The search with this number of buckets to probe or candidates to verify; None: the default."""
 
     def _nearest(
         self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **_: Any
@@ -268,7 +252,7 @@ class LSHIndex(Index):
     def _tune(
         self, name: str, values: Iterable[int], Q: Any, k: int, recall: float, n_threads: int | None
     ) -> tuning.Tuning:
-        """Measure efforts, the cheapest first, up to the first that reaches a recall."""
+        """Measure the values of the setting `name` in ascending order, up to the first that reaches the recall."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         recall = tuning.recall_target(recall)
@@ -276,7 +260,7 @@ class LSHIndex(Index):
         if not len(queries):
             raise ValueError("Q: expected at least one query, got none")
         if not len(self):
-            raise ValueError("tune: the index is empty")
+            raise ValueError("tune: expected vectors in the index, got an empty index")
         k = min(k, len(self))
         _, truth = tuning.exact(self._vectors.data, queries, k, self._ids.native, self._metric.inner_product, count)
 
@@ -286,7 +270,7 @@ class LSHIndex(Index):
         return tuning.tune(search, ({name: value} for value in values), truth, recall)
 
     def _shared_state(self, chosen: dict[str, Any]) -> State:
-        """What a file stores of both kinds; `chosen` is what `fit` has chosen."""
+        """The state that a file stores for both indexes; `chosen` are the parameters that `fit` chose."""
         state = State({"metric": self.metric, "seed": self.seed, "dim": self.dim, "chosen": None}, {})
         if self._hashes is not None:
             state.params["chosen"] = chosen
@@ -304,7 +288,7 @@ class LSHIndex(Index):
         return state.joined(self._ids.state(), self._vectors.state())
 
     def _restore_shared(self, stored: Stored) -> None:
-        """What files store of both kinds, but for what `fit` has chosen."""
+        """Read the state of `_shared_state`, without the chosen parameters and the hash functions."""
         self._ids = Ids.from_state(stored)
         dim = stored.optional_count("dim", 1)
         if dim is None:
@@ -342,19 +326,19 @@ from_0_to_1 = Check("numbers from 0 to 1", lambda array: bool(((array >= 0) & (a
 def hashes_of(
     n_tables: int, n_hashes: int, centre: Float32, directions: Float32, shifts: Float32, mixers: Array
 ) -> _native.LSHHashes:
-    """Hash functions as the kernels want them; directions (n_tables * n_hashes, d) in units of widths."""
+    """Hash functions in the layout of the kernels; directions (n_tables * n_hashes, d) are divided by the width."""
     padded = np.zeros(-(-len(shifts) // 16) * 16, dtype=np.float32)
     padded[: len(shifts)] = shifts
     return _native.LSHHashes(n_tables, n_hashes, centre, pack(directions, len(centre)), padded, mixers)
 
 
 def sketch_size(d: int) -> int:
-    """Bytes of a row's sketch: about a quarter of d, 16 to 64; none for short rows, which are as quickly read."""
+    """Bytes per sketch: about a quarter of d, 16 to 64; 0 for d < 32, as short vectors are read as fast as sketches."""
     return 0 if d < 32 else min(64, max(16, d // 64 * 16))
 
 
 def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
-    """The sketches for rows like these: principal coordinates and the length of the rest (csrc/lsh/verify.c)."""
+    """Fit sketches to a sample: principal coordinates and the norm of the remainder (csrc/lsh/verify.c)."""
     d = sample.shape[1]
     sample, power = _unit_sized(sample, n_threads)
     size = sketch_size(d)
@@ -365,41 +349,41 @@ def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
         principal = rotation.pca(sample, None, 1, size - 1, n_threads)
     centred = sample - principal.mean
     coordinates = principal.apply(sample, n_threads) - principal.apply(principal.mean[None], 1)
-    rest = np.linalg.norm(centred - coordinates @ principal.matrix.T, axis=1)
-    low, high = np.quantile(np.column_stack([coordinates, rest]), [CLIPPED, 1 - CLIPPED], axis=0)
+    remainder = np.linalg.norm(centred - coordinates @ principal.matrix.T, axis=1)
+    low, high = np.quantile(np.column_stack([coordinates, remainder]), [CLIPPED, 1 - CLIPPED], axis=0)
     extent = float((high - low).max())
     with np.errstate(over="ignore"):
         least = np.ldexp((low + high) / 2 - extent / 2, -power).astype(np.float32)
         centre = scaling.scaled(principal.mean, -power)
     if not np.isfinite(least).all():
-        raise ValueError("X: expected rows whose distances are finite as float32: scale X down")
+        raise ValueError("X: expected rows whose distances are finite as float32, got inf: scale X down")
     directions = np.ascontiguousarray(principal.matrix.T)
     scale = min(math.ldexp(255 / extent, power), MOST_SCALE) if extent > 0 else 1.0
     return _sketcher(centre, directions, least, scale)
 
 
 def _sketcher(centre: Float32, directions: Float32, least: Float32, scale: float) -> _native.LSHSketcher:
-    """Sketches by orthonormal directions (size - 1, d)."""
+    """Sketches with orthonormal directions (size - 1, d)."""
     size, d = directions.shape
     return _native.LSHSketcher(centre, pack(directions, d), pack(directions.T, size), least, scale)
 
 
 def width_in_range(name: str, value: Any, buckets: float) -> float:
-    """Check the width of a number of buckets."""
+    """Check a width that spans `buckets` buckets."""
     width, least = _checks.positive(name, value), LEAST_WIDTH * buckets
     if width < least:
-        raise ValueError(f"{name}: expected at least {least:g}, as float32 holds directions in widths, got {width:g}")
+        raise ValueError(f"{name}: expected at least {least:g}, the limit of float32, got {width:g}")
     return width
 
 
 def _unit_sized(x: Array, n_threads: int) -> tuple[Array, int]:
-    """The rows times a power of two, and the power: 0 unless squares or their sums would leave float32."""
+    """The rows times 2**power, and power: 0 unless sums of squares exceed the range of float32."""
     power = scaling.exponent(_native.largest(x, n_threads), scaling.MOST)
     return scaling.scaled(x, power), power
 
 
 def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
-    """Distances between unequal rows of a sample, up to 64 x 1024 pairs; 0 if all are equal."""
+    """Distances between distinct rows of a sample, at most 64 x 1024 pairs; [0] if all rows are equal."""
     left, right = (_some(sample, n, rng).astype(np.float64) for n in (64, 1024))
     squared = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
     distances = np.sqrt(np.maximum(squared, 0)).ravel()
@@ -407,7 +391,7 @@ def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
 
 
 def _evenly(x: Array, n: int) -> Array:
-    """About n rows from beginning to end."""
+    """About n rows at equal intervals."""
     return x[:: -(-len(x) // max(1, n)) or 1]
 
 

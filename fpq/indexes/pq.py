@@ -1,4 +1,4 @@
-"""Search over product-quantized vectors."""
+"""Exhaustive search over product-quantized vectors."""
 
 from __future__ import annotations
 
@@ -26,30 +26,31 @@ BLOCK_ROWS = 64
 class PQIndex(CodeIndex, kind="PQIndex"):
     """Nearest neighbours by the asymmetric distances (ADC) of product quantization codes.
 
-    A vector takes ``m * nbits / 8`` bytes. `search` gives the exact ADC answer: the same ids and float32 distances as
-    sorting all sums of table entries, added in the order of the subspaces. FPQ paper, section II.B; Jegou et al. 2011.
+    A vector takes ``m * nbits / 8`` bytes. `search` is exact with respect to ADC: the ids and float32 distances are
+    those of sorting the sums of table entries of all codes, added in the order of the subspaces. FPQ paper, section
+    II.B; Jegou et al. 2011.
 
-    Any number of threads may search at the same time; a call that changes the index waits for them, and they for it.
+    Any number of threads may search at the same time. A call that changes the index runs alone.
 
     Parameters
     ----------
     m, nbits, rotation, rotation_dim, open_indexing, seed, n_threads, verbose
-        As in `ProductQuantizer`. With `open_indexing`, n in the limit is the number of vectors that the index holds
-        after an `add`: counts go on from one add to the next, and the limit grows.
+        As in `ProductQuantizer`. With `open_indexing`, n in the limit is the number of vectors in the index after an
+        `add`: the counters carry over from one `add` to the next, and the limit grows.
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared Euclidean distance, inner product, or cosine similarity (vectors and queries are scaled to length 1).
     keep_vectors : bool or path, default False
-        Keep the vectors too, in the element type they come in, for `rerank` and for an exact `reconstruct`. With a
-        path they are read from this .npy file instead, mapped into memory: (n, d) in C order, float32, float64,
-        float16, uint8 or int8, row i the vector with id i. A saved index stores the path as given (a relative one is
-        looked up from the working directory), shape and dtype. What the rows hold is not checked; the file must not
-        be changed while an index uses it.
+        True: keep the vectors too, in the dtype of the input, for `rerank` and for an exact `reconstruct`. A path: read
+        the vectors from this memory-mapped .npy file instead: (n, d) in C order, float32, float64, float16, uint8 or
+        int8; row i is the vector with id i. A saved index stores the path as given (relative paths start at the
+        working directory), the shape and the dtype. The values are not checked. The file must not change while an
+        index uses it.
 
     Attributes
     ----------
     quantizer : ProductQuantizer
     rerank : int or None
-        What `search` takes for `rerank` when it is not told. Initially None: no re-ranking.
+        Default of the argument `rerank` of `search`. Initially None: no re-ranking.
 
     Examples
     --------
@@ -91,7 +92,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the index holds in arrays: codes, codebooks, ids, kept vectors."""
+        """Bytes of all arrays of the index: codes, codebooks, ids, kept vectors."""
         arrays = self._blocks.data.nbytes + (0 if self._counts is None else self._counts.nbytes)
         return arrays + self.quantizer.nbytes + self._vectors.nbytes + self._ids.nbytes
 
@@ -104,7 +105,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     @writes
     @fits_blocks
     def fit(self, X: Any) -> PQIndex:
-        """Learn rotation and codebooks from (a sample of) the rows of X; X is not kept.
+        """Learn the rotation and the codebooks from (a sample of) the rows of X. X is not kept.
 
         Parameters
         ----------
@@ -113,8 +114,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         Raises
         ------
         ValueError, TypeError
-            If X is not a finite 2-d array of at least one row and m dimensions, or the index holds vectors already. The
-            index is then as before.
+            If X is not a finite 2-d array of at least one row and m dimensions, or the index holds vectors. The index
+            is then unchanged.
         """
         self._fit(self._fitting, X)
         return self
@@ -130,7 +131,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self._require_file_fits(rows.dim)
         if self._metric.unit_length:
             rows, n = rows.changed(self._metric.prepare), rows.n
-        quantizer = self._double()
+        quantizer = self._quantizer_copy()
         quantizer.fit_drawn(rows, n)
         return self._learned(quantizer)
 
@@ -142,15 +143,16 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         Parameters
         ----------
         X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
-            Read in blocks; float32, float64, float16, uint8 and int8 are not copied. Of what is not in memory, a chunk,
-            an item or 2**18 rows are at a time. With OpenIndexing, each chunk and item is an `add` of its own.
+            float32, float64, float16, uint8 and int8 are read in place. One Dask chunk, one item of the iterable, or
+            2**18 rows of a memory-mapped array are in memory at a time. With OpenIndexing, each chunk or item is an
+            `add` of its own.
         ids : int array (n,), optional
-            Unique and not in the index yet, at least 0. Default: on from the largest id ever used.
+            Unique, not in the index, at least 0. Default: the numbers after the largest id ever used.
 
         Raises
         ------
         ValueError, TypeError
-            If the index is not trained, or X or ids are not as described. The index is then as before.
+            If the index is not trained, or X or ids are not as described. The index is then unchanged.
         """
         self._add(X, ids)
         return self
@@ -172,7 +174,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return Addition(commit, write, self._clearing())
 
     def _clearing(self) -> Commit:
-        """What puts zeros behind the last row into its block, as files hold whole blocks."""
+        """A function that zeroes the codes behind the last row in its block, as files hold whole blocks."""
         tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS, dtype=np.int64)
         zeros = np.zeros((len(tail), self.quantizer.code_size), np.uint8)
         return lambda: _native.put_codes(zeros, tail, self._blocks.data)
@@ -182,23 +184,23 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     def search(
         self, Q: Any, k: int = 10, *, rerank: int | None = None, allowed: Any = None, n_threads: int | None = None
     ) -> SearchResult:
-        """The k nearest codes of each query; ties by id.
+        """The k nearest codes of each query; the lower id wins ties.
 
         Parameters
         ----------
         Q : array (nq, d) or (d,), or in blocks as the rows of `add`
         k : int, default 10
         rerank : int, optional
-            Score the ``rerank * k`` nearest codes again by the exact distances of the kept vectors. Default: the
-            attribute `rerank`.
+            Sort the ``rerank * k`` nearest codes by the exact distances to the kept vectors. Default: the attribute
+            `rerank`.
         allowed : array of ids, or boolean mask by id, optional
-            Only these may be returned.
+            Return only these ids.
         n_threads : int, optional
 
         Raises
         ------
         ValueError, TypeError
-            If the index is not trained, an argument is not as described, or `rerank` is asked of an index that keeps no
+            If the index is not trained, an argument is not as described, or `rerank` is given and the index keeps no
             vectors.
         """
         return self._search_codes(Q, k, rerank, allowed, n_threads)
@@ -216,35 +218,35 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     ) -> tuning.Tuning:
         """Set `rerank` to the fastest setting that reaches a recall on sample queries.
 
-        No re-ranking and re-ranking of up to 128 times k codes are measured against exact search.
-        The choice goes by measured time and so differs between machines, and between runs where settings are about as
-        fast. A setting reaches the recall if it does so on either half of the queries; some hundred queries are
-        needed, some thousand are better.
+        `tune` compares searches without re-ranking, and with re-ranking of up to ``128 * k`` codes, to exact search.
+        The choice depends on measured times. It differs between machines, and between runs if two settings are about
+        equally fast. A setting must reach the recall on each half of the queries; use several hundred queries, better
+        several thousand.
 
         Parameters
         ----------
         Q : array (nq, d), or in blocks as the rows of `add`
-            Queries like those to come; not the rows in the index, which find themselves.
+            Queries like those of the application. Rows of the index would find themselves.
         k : int, default 10
         recall : float, default 0.95
-            Share of the k true neighbours that must be found.
+            Required share of the k true neighbours among the k neighbours found.
         X : array (n, d), or in blocks as the rows of `add`, optional
-            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are passed over.
+            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are ignored.
         neighbors : int array (nq, >= k), optional
             Instead of X: the ids of the true neighbours, nearest first.
         n_threads : int, optional
-            Searches are timed in one batch on so many threads.
+            Number of threads of the timed searches, each of one query batch.
 
         Returns
         -------
         fpq.tuning.Tuning
-            What was measured, fastest first; prints as a table.
+            The measurements, fastest first; prints as a table.
 
         Raises
         ------
         ValueError, TypeError
-            If the recall is not reached (the message gives the best), the index is empty or not trained, or an argument
-            is not as described. The index is then as before.
+            If no setting reaches the recall (the message gives the best), the index is empty or not trained, or an
+            argument is not as described. The index is then unchanged.
         """
         return self._tune([{}], Q, k, recall, X, neighbors, n_threads)
 
@@ -268,7 +270,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         if counts is not None:
             self.quantizer.count(self._codes(removal.rows), counts, -1)
         freed = np.arange(len(self) - len(removal.rows), len(self), dtype=np.int64)
-        zeros = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # nothing removed gets into a file
+        zeros = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # files must not hold removed codes
 
         def commit() -> None:
             _native.put_codes(codes, removal.targets, self._blocks.data)

@@ -1,4 +1,4 @@
-"""What indexes over product-quantized vectors share: the quantizer, kept vectors, re-ranking."""
+"""The base of indexes over product-quantized vectors: the quantizer, kept vectors, re-ranking."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import Check, Stored
 
-MAX_RERANK = 128  # that `tune` measures
+MAX_RERANK = 128  # the largest `rerank` that `tune` measures
 
 
 class CodeIndex(Index):
-    """An index that holds codes, and the vectors themselves if asked to."""
+    """An index of codes, which also keeps the vectors if `keep_vectors` is set."""
 
     rerank = _settings.Setting(_settings.optional(_settings.integer(1)))
     keep_vectors = _settings.Fixed(_settings.flag_or_path)
@@ -60,7 +60,7 @@ class CodeIndex(Index):
         self.keep_vectors = keep_vectors
         if isinstance(self.keep_vectors, str):
             self._vectors = VectorFile(self.keep_vectors, normalize=self._metric.unit_length)
-        self._counts: Int64 | None = None  # of OpenIndexing, from the first add on
+        self._counts: Int64 | None = None  # the counters of OpenIndexing, from the first add on
 
     def _inputs(self) -> tuple[str, ...]:
         return (self._vectors.path,) if isinstance(self._vectors, VectorFile) else ()
@@ -81,41 +81,41 @@ class CodeIndex(Index):
         return self._learning(LocalRows(x, self._drawn(len(x)), n_threads), len(x))
 
     def _choose(self, n: int, size: int) -> Int64 | None:
-        """`size` of `n` row numbers in rising order; None when all rows serve."""
+        """A random sample of `size` of `n` row numbers, ascending; None if `n` <= `size`: all rows."""
         if n <= size:
             return None
         return np.sort(np.random.default_rng(self.quantizer.seed).choice(n, size, replace=False))
 
     @property
     def _training_size(self) -> int:
-        """How many rows `fit` learns from at most."""
+        """The maximum number of rows that `fit` learns from."""
         return self.quantizer.max_training_rows
 
     @abstractmethod
     def _drawn(self, n: int) -> Int64 | None:
-        """Which of n rows `fit` learns from; None for all."""
+        """The numbers of the rows, of n, that `fit` learns from; None: all rows."""
 
     @abstractmethod
     def _learning(self, rows: TrainingRows, n: int) -> Commit:
-        """As `_fitting`, from the rows that it would draw of n: the same bits."""
+        """As `_fitting`, with the same bits, from `rows`: those that `_drawn(n)` selects."""
 
     @writes
     def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
         self._fit(self._learning, rows, n)
 
-    def _double(self) -> ProductQuantizer:
-        """A quantizer like that of the index, to learn in its place: `_learned` makes it visible."""
-        double = object.__new__(ProductQuantizer)
-        vars(double).update(vars(self.quantizer))
-        return double
+    def _quantizer_copy(self) -> ProductQuantizer:
+        """A shallow copy of the quantizer for training; the commit of `_learned` takes over what the copy learned."""
+        copy = object.__new__(ProductQuantizer)
+        vars(copy).update(vars(self.quantizer))
+        return copy
 
-    def _learned(self, double: ProductQuantizer, **more: Any) -> Commit:
-        """What makes this an index without rows that has learned what `double` has, and these attributes."""
-        fresh = {**self._no_rows(), **more}
+    def _learned(self, trained: ProductQuantizer, **attributes: Any) -> Commit:
+        """A commit that empties the index and takes over a trained copy of the quantizer and these attributes."""
+        new = {**self._no_rows(), **attributes}
 
         def commit() -> None:
-            vars(self.quantizer).update(vars(double))
-            vars(self).update(fresh)
+            vars(self.quantizer).update(vars(trained))
+            vars(self).update(new)
 
         return commit
 
@@ -146,7 +146,7 @@ class CodeIndex(Index):
         return self.quantizer.open_indexing is not None
 
     def _next_counts(self) -> Int64 | None:
-        """The counters of OpenIndexing, to be moved on."""
+        """A copy of the counters of OpenIndexing, to be updated by `add` or `remove`."""
         pq = self.quantizer
         if self._counts is None and pq.open_indexing:
             return pq.open_indexing.new_counts(pq.m, 1 << pq.nbits)
@@ -154,22 +154,24 @@ class CodeIndex(Index):
 
     @abstractmethod
     def _decode(self, ids: Any) -> Float32:
-        """What the codes of these ids stand for."""
+        """Reconstruct the vectors of these ids from their codes, float32 (len(ids), d)."""
 
     @abstractmethod
     def _codes(self, rows: Int64) -> UInt8:
-        """The codes (len(rows), code_size) in these places."""
+        """The codes at these places, uint8 (len(rows), code_size)."""
 
     def _search_codes(
         self, Q: Any, k: int, rerank: int | None, allowed: Any, n_threads: int | None, find: Nearest | None = None
     ) -> SearchResult:
-        """The k nearest codes, or the k nearest vectors among the rerank * k nearest codes."""
+        """The k nearest codes or, with re-ranking, the k nearest vectors among the rerank * k nearest codes."""
         rerank = self.rerank if rerank is None else rerank
         if rerank is None:
             return self._search(Q, k, allowed, n_threads, find)
         rerank = _checks.integer("rerank", rerank, 1)
         if not self.keep_vectors:
-            raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
+            raise ValueError(
+                f"rerank: expected None, got {rerank}: the index keeps no vectors, build it with keep_vectors=True"
+            )
         find = find or self._nearest
 
         def find_and_rerank(queries: Float32, k: int, bits: Bits | None, count: int) -> tuple[Float32, Int64]:
@@ -179,7 +181,7 @@ class CodeIndex(Index):
         return self._search(Q, k, allowed, n_threads, find_and_rerank)
 
     def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
-        """The k nearest of the candidates (nq, r >= k) of prepared queries by their kept vectors."""
+        """The k nearest candidates of prepared queries by the exact distances; `candidates` are ids (nq, r >= k)."""
         queries, power = self._scaled(queries)
         found = self._exact(queries, candidates, n_threads, power)
         distances, ids = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
@@ -188,13 +190,13 @@ class CodeIndex(Index):
 
     @abstractmethod
     def _find(self, setting: tuning.Setting) -> Nearest:
-        """The search for codes with this setting of `tune`."""
+        """The search for codes with a setting of `tune`."""
 
     def _tune(
         self, efforts: Sequence[tuning.Setting], Q: Any, k: int, recall: float, X: Any, neighbors: Any,
         n_threads: int | None,
     ) -> tuning.Tuning:  # fmt: skip
-        """Measure settings, and make the fastest one that reaches the recall that of the attributes."""
+        """Measure settings, and set the attributes to the fastest setting that reaches the recall."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         recall = tuning.recall_target(recall)
@@ -202,7 +204,7 @@ class CodeIndex(Index):
         if not len(queries):
             raise ValueError("Q: expected at least one query, got none")
         if not len(self):
-            raise ValueError("tune: the index is empty")
+            raise ValueError("tune: expected vectors in the index, got an empty index")
         k = min(k, len(self))
         truth = self._truth(queries, k, X, neighbors, count)
 
@@ -217,10 +219,10 @@ class CodeIndex(Index):
         return tuned
 
     def _truth(self, queries: Float32, k: int, X: Any, neighbors: Any, n_threads: int) -> Int64:
-        """The ids of the k nearest vectors of prepared queries, from what `tune` was given, else from kept vectors."""
+        """The ids of the true k nearest neighbours: `neighbors`, or by exact search of X or of the kept vectors."""
         if neighbors is not None:
             if X is not None:
-                raise ValueError("neighbors: expected X or neighbors, got both")
+                raise ValueError("neighbors: expected either X or neighbors, got both")
             given = _checks.integers("neighbors", neighbors)
             if given.ndim != 2 or len(given) != len(queries) or given.shape[1] < k:
                 raise ValueError(
@@ -244,25 +246,25 @@ class CodeIndex(Index):
         elif self.keep_vectors:
             rows = self._vectors.data
         else:
-            raise ValueError("X: expected the vectors in the index, or their neighbors, as it keeps no vectors")
+            raise ValueError("X: expected X or neighbors, as the index keeps no vectors, got neither")
         return tuning.exact(rows, queries, k, ids, self._metric.inner_product, n_threads)[1]
 
     def _exact(self, queries: Float32, candidates: Int64, n_threads: int, power: int) -> Float32:
-        """The distances of prepared queries to the kept vectors of these ids (nq, r), ascending; +inf for id -1."""
+        """The exact distances of prepared queries to the kept vectors of `candidates` (nq, r); +inf for id -1."""
         if self._vectors.dim is None:
             return np.full(candidates.shape, np.inf, dtype=np.float32)
-        as_rows = self._vectors.by_id or self._ids.native is None
-        rows = candidates if as_rows else self._ids.rows_or_missing(candidates)
+        by_id = self._vectors.by_id or self._ids.native is None
+        rows = candidates if by_id else self._ids.rows_or_missing(candidates)
         return self._vectors.distances(queries, rows, self._metric.inner_product, n_threads, power)
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:
-        """The vectors with these ids, float32 (len(ids), d): the kept ones, else what their codes stand for.
+        """The vectors with these ids, float32 (len(ids), d): kept vectors, or reconstructions from the codes.
 
         Raises
         ------
         ValueError
-            If the index is not trained or an id is not in it.
+            If the index is not trained or an id is not in the index.
         """
         self._require_trained()
         wanted, rows = self._ids.present(ids)
@@ -277,17 +279,17 @@ class CodeIndex(Index):
 
 
 def stored_counts(stored: Stored, pq: ProductQuantizer, n: int) -> Int64 | None:
-    """The counters of OpenIndexing from the file of an index of `n` vectors."""
+    """Read the counters of OpenIndexing of an index of `n` vectors from a file."""
     if not pq.open_indexing or not (n or stored.has("open_indexing_counts")):
         return None
     shape = (1 if pq.open_indexing.scope == "shared" else pq.m, 1 << pq.nbits)
-    each = n * (pq.m // shape[0])
-    counted = Check(f"counters that add up to {each} in each row", lambda counts: _add_up(counts, each))
+    total = n * (pq.m // shape[0])
+    counted = Check(f"counters that add up to {total} in each row", lambda counts: _add_up(counts, total))
     return stored.array("open_indexing_counts", np.int64, shape, counted)
 
 
 def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
-    """Parameters for the constructor; the file of the vectors, if there is one, has to be as it was."""
+    """Read the parameters of the constructor; check that a file of vectors has the stored shape and dtype."""
     options = stored.take("metric", "keep_vectors", *names)
     if not isinstance(options["keep_vectors"], bool):
         VectorFile.from_state(options["keep_vectors"], normalize=False)
@@ -296,10 +298,10 @@ def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
 
 
 def stored_rerank(stored: Stored) -> int | None:
-    """The attribute `rerank` from a file, which has it only if it is set."""
+    """Read the attribute `rerank`, which a file stores only if the attribute is set."""
     return stored.count("rerank", 1) if "rerank" in stored.params else None
 
 
-def _add_up(counts: Int64, each: int) -> bool:
-    """Whether every row of counters is at least 0 and adds up to `each`."""
-    return bool(((counts >= 0) & (counts <= each)).all() and (counts.sum(axis=1) == each).all())
+def _add_up(counts: Int64, total: int) -> bool:
+    """Whether the counters of every row are non-negative and add up to `total`."""
+    return bool(((counts >= 0) & (counts <= total)).all() and (counts.sum(axis=1) == total).all())

@@ -1,4 +1,4 @@
-"""k-means: where iterations start, and clustering of one set of vectors (KMeans)."""
+"""k-means: initial centroids, and the clustering of one set of vectors (KMeans)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from fpq.learning.lloyd import LocalRows, TrainingRows, iterate, train_codebooks
 from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
 
 MOST_CLUSTERS = 1 << 24
-SEED_ROWS = 16  # rows a centroid that k-means++ looks at
+SEED_ROWS = 16  # rows per centroid that k-means++ reads
 
 
 def sample_rows(n: int, size: int, rng: np.random.Generator) -> Int64 | None:
-    """`size` of `n` row numbers in rising order; None when all rows serve."""
+    """A random sample of `size` of `n` row numbers, ascending; None if `n` <= `size`: all rows."""
     return None if n <= size else np.sort(rng.choice(n, size, replace=False, shuffle=False))
 
 
 def even_offsets(d: int, m: int) -> Int32:
-    """Where `m` subspaces of `d` dimensions begin, and `d`: (m + 1,). Their widths differ by at most one."""
+    """The first dimension of each of `m` subspaces, and `d`: int32 (m + 1,). The widths differ by at most one."""
     return np.cumsum([0] + [d // m + (j < d % m) for j in range(m)]).astype(np.int32)
 
 
 def spread_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int) -> Float32:
-    """Starting centroids (m, k, dsub) of all subspaces by k-means++ on a few rows a centroid."""
+    """Initial centroids (m, k, dsub) of all subspaces by k-means++, on a few rows per centroid."""
     x = rows.take(sample_rows(rows.n, max(2 * k, min(SEED_ROWS * k, 1 << 16)), rng))
     centroids = np.zeros((len(offsets) - 1, k, np.diff(offsets).max()), dtype=np.float32)
     draws = rng.random((len(centroids), -(-k // _native.CENTROIDS_PER_ROUND), _native.CANDIDATES_PER_ROUND))
@@ -38,7 +38,7 @@ def spread_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.
 
 
 def random_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.Generator) -> Float32:
-    """Random rows as starting centroids (m, k, dsub) of all subspaces, each row once as long as there are enough."""
+    """Random rows as initial centroids (m, k, dsub) of all subspaces; rows repeat only if there are fewer than k."""
     drawn = rng.choice(rows.n, k, replace=False) if rows.n >= k else np.resize(rng.permutation(rows.n), k)
     x = rows.take(drawn)
     centroids = np.zeros((len(offsets) - 1, k, np.diff(offsets).max()), dtype=np.float32)
@@ -51,7 +51,7 @@ def learn_centroids(
     rows: TrainingRows, k: int, *, n_iter: int, rows_per_centroid: int, capacity: float | None, seed: int,
     n_threads: int, verbose: bool = False,
 ) -> Float32:  # fmt: skip
-    """The centroids (k, d) that `KMeans` would learn of the rows."""
+    """The centroids (k, d) that `KMeans` would learn from the rows."""
     rng = np.random.default_rng(seed)
     rows, power = scaling.training(rows.sampled(sample_rows(rows.n, k * rows_per_centroid, rng)))
     offsets = even_offsets(rows.dim, 1)
@@ -63,7 +63,7 @@ def learn_centroids(
 
 
 def warn_of_few_rows(n: int, k: int) -> None:
-    """Say what happens when there are fewer training rows than centroids."""
+    """Warn if there are fewer training rows than centroids."""
     if n < k:
         warnings.warn(
             f"{n} training rows for {k} centroids: every row becomes a centroid, the other {k - n} repeat rows and are "
@@ -74,7 +74,7 @@ def warn_of_few_rows(n: int, k: int) -> None:
 
 
 def _init(name: str, value: Any) -> str | Float32:
-    """The check of the setting `init`: a rule by its name, or centroids (k, d)."""
+    """Check the setting `init`: the name of a rule, or centroids (k, d)."""
     if isinstance(value, str):
         rule: str = _checks.choice(name, value, ("random", "k-means++"))
         return rule
@@ -93,21 +93,20 @@ class KMeans(Storable, kind="KMeans"):
     n_clusters : int
         Number of centroids, k.
     n_iter : int, default 25
-        Most Lloyd iterations; training stops before when no row changes its cluster. With 8 and more, and 8,192 rows
-        and more, the first ones go over random parts of them, at least 4,096 rows and 24 a cluster: with 8 to 15 the
-        first 0.6 over one half, with 16 and more the first three quarters over growing parts.
+        Maximum number of Lloyd iterations. Training stops earlier when no row changes its cluster. With at least 8
+        iterations and 8,192 rows, the first iterations use random parts of at least 4,096 rows and 24 rows per cluster:
+        one half for the first 0.6 of 8 to 15 iterations, growing parts for the first three quarters of 16 or more.
     init : "random", "k-means++" or array (k, d), default "random"
-        Start from k random rows, from rows spread by k-means++ (lower inertia for some more time), or from these
-        centroids.
+        Initial centroids: k random rows, rows drawn by k-means++ (lower inertia, more time), or this array.
     max_points_per_centroid : int, default 256
-        Train on a random sample of at most this many rows a centroid.
+        Train on a random sample of at most this many rows per centroid.
     capacity : float or None, default None
-        No cluster takes more than ``capacity * n / k`` rows (rounded up) while training: rows beyond it go to their
-        next nearest centroid that has room. At least 1. `predict` does not limit.
+        During training, no cluster takes more than ``capacity * n / k`` rows (rounded up); further rows go to their
+        next nearest centroid with room. At least 1. `predict` ignores the capacity.
     seed : int, default 0
-        Seed of the sample and the start.
+        Seed of the sample and of the initial centroids.
     n_threads : int or None, default None
-        Threads; None is what the environment says.
+        Number of threads; None: the number set by the environment.
     verbose : bool, default False
         Show a progress bar if standard error is a terminal.
 
@@ -115,7 +114,7 @@ class KMeans(Storable, kind="KMeans"):
     ----------
     centroids : float32 (k, d)
     inertia : float
-        Sum over the training rows of the squared distance to the nearest centroid.
+        Sum over the training rows of the squared L2 distance to the nearest centroid.
     n_iter_run : int
 
     Examples
@@ -238,7 +237,7 @@ class KMeans(Storable, kind="KMeans"):
         return kmeans
 
     def predict(self, X: Any) -> Int32:
-        """The nearest centroid of each row, ties to the lower number: int32 (n,).
+        """The number of the nearest centroid of each row, int32 (n,); the lower number wins ties.
 
         Raises
         ------

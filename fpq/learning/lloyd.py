@@ -1,4 +1,4 @@
-"""Lloyd iterations of all subspaces (PKMeans of the FPQ paper): a map over rows, here or elsewhere, and means."""
+"""Lloyd iterations of all subspaces (PKMeans of the FPQ paper): assignment of rows, local or remote, and means."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from tqdm import tqdm
 from fpq import _native
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 
-LONG, SHORT = 16, 8  # iterations; fewer all go over all rows
-PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # of long trainings: an eighth of the rows for 0.32 of the iterations, ...
+LONG, SHORT = 16, 8  # iterations; a training of fewer than SHORT uses all rows in every iteration
+PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # of a long training: 1/8 of the rows for 0.32 of the iterations, and so on
 SHORT_PARTS = ((2, 0.6),)
-PART_ROWS_PER_CENTROID = 24
-LEAST_PART = 4096
-BOUNDS_BYTES = 1 << 26  # most memory for bounds
-LEAST_CENTROIDS, LEAST_DIM = 128, 8  # fewer are not worth bounds
+PART_ROWS_PER_CENTROID = 24  # a part has at least this many rows per centroid
+LEAST_PART = 4096  # and at least this many rows
+BOUNDS_BYTES = 1 << 26  # memory limit of the bounds
+LEAST_CENTROIDS, LEAST_DIM = 128, 8  # smaller codebooks are searched faster without bounds
 
-Shape = tuple[int, ...]  # of centroids, (m, k, dsub)
-Change = Callable[[Array, int], Array]  # of rows, by so many threads
+Shape = tuple[int, ...]  # of the centroids: (m, k, dsub)
+Change = Callable[[Array, int], Array]  # (rows, n_threads) -> transformed rows
 
 
 class Steps(Protocol):
-    """What rows know of the iterations so far."""
+    """Assignment of the training rows, with the bounds that each iteration leaves for the next."""
 
     def sums(
         self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float
     ) -> tuple[Float32, Int64]:
-        """Assign the first `size` rows: sums by chunks (m, chunks, k * (dsub + 1)), and how many ids changed (m,)."""
+        """Assign the first `size` rows; return sums per chunk (m, chunks, k * (dsub + 1)) and changed ids (m,)."""
 
     def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
-        """The latest ids and errors (size,) of a subspace."""
+        """The last centroid ids and squared errors (size,) in subspace j."""
 
     def assigned(self, centroids: Float32) -> tuple[Int32, Float32]:
-        """Assign all rows: ids and errors (m, n)."""
+        """Assign all rows; return centroid ids and squared errors (m, n)."""
 
 
 class TrainingRows(Protocol):
-    """Rows to learn from."""
+    """Training rows (n, dim), in memory or on a cluster."""
 
     n: int
     dim: int
 
     def take(self, numbers: Int64 | None) -> Array:
-        """Some of the rows, or all."""
+        """The rows with these numbers as an array; None: all rows."""
 
     def sampled(self, numbers: Int64 | None) -> TrainingRows:
-        """Some of the rows, or all, as rows to learn from."""
+        """The rows with these numbers as training rows; None: all rows."""
 
     def changed(self, change: Change) -> TrainingRows:
-        """The rows after a change that may give them another type."""
+        """The rows after `change`, which may change their dtype."""
 
-    def here(self) -> LocalRows:
-        """The same rows in memory."""
+    def local(self) -> LocalRows:
+        """The same rows in local memory."""
 
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> Steps:
-        """Before the first iteration."""
+        """The state before the first iteration; `limited`: the clusters have a capacity."""
 
 
 class LocalRows:
-    """Rows of an array, all or some of them; it is read in place."""
+    """All rows of an array, or a selection. The array is read in place."""
 
     def __init__(self, x: Array, rows: Int64 | None, n_threads: int) -> None:
         self.x = x
@@ -84,8 +84,8 @@ class LocalRows:
         """As `TrainingRows.changed`."""
         return LocalRows(change(self.take(None), self.n_threads), None, self.n_threads)
 
-    def here(self) -> LocalRows:
-        """As `TrainingRows.here`."""
+    def local(self) -> LocalRows:
+        """As `TrainingRows.local`."""
         return self
 
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> LocalSteps:
@@ -97,23 +97,23 @@ class LocalRows:
 
 
 class Bounds(NamedTuple):
-    """What a search for the nearest centroids leaves for the next one (csrc/kmeans/bounds.h)."""
+    """The Yinyang bounds that one assignment leaves for the next (csrc/kmeans/bounds.h)."""
 
     bounds: UInt16
     drift: UInt16
-    units: Float32
+    scale: Float32
 
     @staticmethod
     def of(shape: Shape, n: int, limited: bool) -> Bounds:
-        """For as many groups of centroids as there is memory for, if any."""
+        """Empty bounds, for the number of centroid groups that BOUNDS_BYTES permits (possibly none)."""
         m, k, dsub = shape
-        worth = not limited and k >= LEAST_CENTROIDS and dsub >= LEAST_DIM
-        groups = 16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if worth else 0
+        bounded = not limited and k >= LEAST_CENTROIDS and dsub >= LEAST_DIM
+        groups = 16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if bounded else 0
         return Bounds(np.zeros((m, n, groups), np.uint16), np.zeros((m, groups), np.uint16), np.zeros(m, np.float32))
 
 
 class LocalSteps:
-    """Assignments and bounds of rows in memory."""
+    """Assignments and bounds of rows in local memory."""
 
     def __init__(self, rows: LocalRows, offsets: Int32, shape: Shape, limited: bool) -> None:
         self._rows = rows
@@ -121,7 +121,7 @@ class LocalSteps:
         m, self._k, self._dsub = shape
         self._ids, self._errors = np.full((m, rows.n), -1, dtype=np.int32), np.zeros((m, rows.n), dtype=np.float32)
         self._bounds = Bounds.of(shape, rows.n, limited)
-        self._drifted: Float32 | None = None
+        self._last_centroids: Float32 | None = None
 
     def sums(
         self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float
@@ -153,26 +153,26 @@ class LocalSteps:
             x, rows = (x[:size], None) if rows is None else (x, rows[:size])
         _native.kmeans_sums(
             centroids, self._offsets, x, rows, active, limit, chunk_rows, self._ids, self._errors, *self._bounds,
-            self._drifted, sums, changed, self._rows.n_threads,
+            self._last_centroids, sums, changed, self._rows.n_threads,
         )  # fmt: skip
-        self._drifted = centroids.copy()
+        self._last_centroids = centroids.copy()
 
 
 class Training(NamedTuple):
-    """What `train_codebooks` learned."""
+    """The result of `train_codebooks`."""
 
     centroids: Float32  # (m, k, dsub), zero-padded where a subspace is narrower
     ids: Int32  # (m, n), the nearest centroid of each training row
-    errors: Float32  # (m, n), its squared distance
+    errors: Float32  # (m, n), the squared distance to that centroid
     n_iter_run: int
 
 
 class Iterated(NamedTuple):
-    """Where Lloyd iterations came to."""
+    """The result of `iterate`."""
 
     centroids: Float32
     steps: Steps
-    order: Int64 | None  # of the rows that `steps` knows
+    order: Int64 | None  # row i of `steps` is training row order[i]; None: row i
     n_iter_run: int
 
 
@@ -187,7 +187,7 @@ def train_codebooks(
     n_threads: int,
     verbose: bool = False,
 ) -> Training:
-    """As `iterate`, and where the rows belong in the end."""
+    """As `iterate`, followed by the assignment of all rows to the final centroids."""
     done = iterate(
         rows, offsets, centroids, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, verbose=verbose
     )
@@ -208,15 +208,15 @@ def iterate(
     n_threads: int,
     verbose: bool = False,
 ) -> Iterated:
-    """Lloyd iterations of all subspaces at once, until no row changes its centroid or `n_iter` is reached.
+    """Run Lloyd iterations on all subspaces at once, until no row changes its centroid or `n_iter` is reached.
 
-    With many rows the first iterations go over random parts of them, drawn from `rng`. `centroids` (m, k, dsub) is
-    where they start and is not changed. An empty cluster takes the row farthest from its centroid in the cluster of the
-    largest squared error.
+    With many rows, the first iterations use random parts of the rows, drawn from `rng`. `centroids` (m, k, dsub) are
+    the initial centroids and are not changed. An empty cluster takes the row farthest from its centroid in the cluster
+    of the largest squared error.
     """
     m, k, dsub = centroids.shape
     if capacity is not None:
-        rows = rows.here()  # where a row belongs depends on all others
+        rows = rows.local()  # with a capacity, the assignment of a row depends on all other rows
     parts = _parts(rows.n, k, n_iter)
     order = _nested(rows.n, [size for size, _ in parts[:-1]], rng)
     rows = rows.sampled(order)
@@ -243,35 +243,35 @@ def iterate(
 
 
 def _refill(
-    centroids: Float32, rows: TrainingRows, here: slice, assignment: tuple[Int32, Float32], counts: Int64
+    centroids: Float32, rows: TrainingRows, subspace: slice, assignment: tuple[Int32, Float32], counts: Int64
 ) -> None:
-    """Give empty clusters a row."""
+    """Move the centroid of each empty cluster to a row of another cluster."""
     donors = np.empty(len(counts), np.int64)
     _native.kmeans_donors(*assignment, counts, donors)
     empty = np.flatnonzero(donors >= 0)
     if len(empty):
-        centroids[empty, : here.stop - here.start] = rows.take(donors[empty])[:, here]
+        centroids[empty, : subspace.stop - subspace.start] = rows.take(donors[empty])[:, subspace]
 
 
 def _parts(n: int, k: int, n_iter: int) -> list[tuple[int, int]]:
-    """How many rows how many iterations go over: growing parts, as long as they have rows enough.
+    """The schedule of growing parts: pairs of a number of rows and a number of iterations.
 
-    Early iterations move centroids far and learn as much from a part of the rows (nested mini-batches, Newling and
-    Fleuret 2016).
+    Early iterations move centroids far, and a part of the rows moves them as well as all rows do (nested mini-batches,
+    Newling and Fleuret 2016). The iterations of a part that is too small go to the next part.
     """
     parts = []
-    left, waiting = n_iter, 0
+    remaining, pending = n_iter, 0
     for divisor, share in PARTS if n_iter >= LONG else SHORT_PARTS if n_iter >= SHORT else ():
-        waiting += int(share * n_iter)
-        if waiting and n // divisor >= max(PART_ROWS_PER_CENTROID * k, LEAST_PART):
-            parts.append((n // divisor, waiting))
-            left, waiting = left - waiting, 0
-    return [*parts, (n, left)]
+        pending += int(share * n_iter)
+        if pending and n // divisor >= max(PART_ROWS_PER_CENTROID * k, LEAST_PART):
+            parts.append((n // divisor, pending))
+            remaining, pending = remaining - pending, 0
+    return [*parts, (n, remaining)]
 
 
 def _nested(n: int, sizes: list[int], rng: np.random.Generator) -> Int64 | None:
-    """An order of n rows in which the first sizes[0], sizes[1], ... are random, in rising pieces; None: any."""
+    """An order of n rows whose first sizes[0], sizes[1], ... rows are random samples; None if `sizes` is empty."""
     if not sizes:
         return None
     pieces = np.split(rng.permutation(n), sizes)
-    return np.concatenate([np.sort(piece) for piece in pieces])
+    return np.concatenate([np.sort(piece) for piece in pieces])  # sorted, so that memory is read forwards

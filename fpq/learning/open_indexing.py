@@ -1,4 +1,4 @@
-"""OpenIndexing: codes that spread rows over centroids, as open addressing spreads keys over slots."""
+"""OpenIndexing: capacity-limited codes, which spread rows over centroids as open addressing spreads keys over slots."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fpq._checks import Array, Float32, Int32, Int64
 class OpenIndexing:
     """The policy of capacity-limited code assignment (FPQ paper, Algorithm 1).
 
-    Rows get their codes in row order. A row takes its nearest centroid unless that centroid's count has reached the
-    limit; then the next nearest is tried, and so on; the last candidate is taken even if it is full.
+    Rows are coded in row order. A row takes its nearest centroid unless the count of that centroid has reached the
+    limit. Then the row tries the next nearest centroid, and so on. The last candidate is taken even if it is full.
 
     Parameters
     ----------
     c : float, default 1.5
-        A centroid takes up to ``c`` times its fair share of the rows; at least 1.
+        A centroid takes at most ``c`` times its equal share of the rows; at least 1.
     candidates : int, default 2
-        Centroids that are tried, nearest first; the paper's is 2. With as many candidates as centroids no count ever
+        Number of centroids that a row tries, nearest first; 2 in the paper. With all centroids as candidates, no count
         exceeds the limit (rounded up).
     scope : {"subspace", "shared"}, default "subspace"
-        One counter for each centroid of each subspace, limit ``c * n / k``; or, as the paper prints it, one counter for
-        code i of all subspaces together, limit ``c * n * m / k``.
+        "subspace": one counter per centroid and subspace, limit ``c * n / k``. "shared", as printed in the paper: one
+        counter per code, common to all subspaces, limit ``c * n * m / k``.
 
     Raises
     ------
@@ -52,7 +52,7 @@ class OpenIndexing:
 
     @classmethod
     def of(cls, policy: OpenIndexing | float | None) -> OpenIndexing | None:
-        """The policy that `policy` is short for: a number is ``c``, ``None`` is no limit."""
+        """The policy of an argument `open_indexing`: a number is ``c``, None is no limit."""
         if policy is None or isinstance(policy, cls):
             return policy
         return cls(c=_checks.real("open_indexing", policy, 1.0))
@@ -62,7 +62,7 @@ class OpenIndexing:
         return self.c * n * (m if self.scope == "shared" else 1) / k
 
     def new_counts(self, m: int, k: int) -> Int64:
-        """Counters at zero: (m, k), or (1, k) in the shared scope."""
+        """Counters at zero: int64 (m, k), or (1, k) in the shared scope."""
         return np.zeros((1 if self.scope == "shared" else m, k), dtype=np.int64)
 
     def apply(
@@ -76,7 +76,7 @@ class OpenIndexing:
         n_threads: int,
         rows: Int64 | None = None,
     ) -> None:
-        """Replace the nearest ids (m, n) of the rows of `x` by the chosen ones and move `counts` on."""
+        """Replace the nearest ids (m, n) of the rows of `x` by those within the limit, and update `counts`."""
         m, k, _ = centroids.shape
         _native.open_index(
             centroids, offsets, x, rows, self.limit(n_total, m, k), min(self.candidates, k),

@@ -1,9 +1,9 @@
-"""Product quantization: codebooks of subspaces, codes, distance tables."""
+"""Product quantization: codebooks, codes, and look-up tables of distances."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.learning import rotation as rotations
 from fpq.learning.kmeans import even_offsets, random_centroids, sample_rows, spread_centroids, warn_of_few_rows
-from fpq.learning.lloyd import LocalRows, Training, TrainingRows, train_codebooks
+from fpq.learning.lloyd import Change, LocalRows, Training, TrainingRows, train_codebooks
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 
@@ -23,10 +23,10 @@ MOST_SUBSPACES = 1 << 20
 
 
 def group_centroids(trained: Training, offsets: Int32) -> Training:
-    """Number the 256 centroids of each subspace so that four near ones differ in bits 4 and 5 only.
+    """Number the 256 centroids of each subspace so that the codes of four near centroids differ in bits 4 and 5 only.
 
-    Scans without 256-entry look-ups bound a group by its least entry: the nearer its centroids, the tighter the bound.
-    Groups of exactly four come from k-means and OpenIndexing with ``c = 1``.
+    Kernels without 256-entry look-ups bound the distance of a code group by the least entry of the four codes: the
+    nearer the centroids, the tighter the bound. k-means and OpenIndexing with ``c = 1`` give groups of exactly four.
     """
     m, k, _ = trained.centroids.shape
     points = np.hstack([c[:, : e - s] for c, s, e in zip(trained.centroids, offsets, offsets[1:], strict=False)])
@@ -45,7 +45,7 @@ def group_centroids(trained: Training, offsets: Int32) -> Training:
 
 
 def _packed(codebooks: Float32, offsets: Int32) -> Float32:
-    """The codebooks (m, k, dsub) packed for the kernels (csrc/kernels.h), one a row."""
+    """The codebooks (m, k, dsub) in the layout of the kernels (csrc/kernels.h), one codebook per row."""
     m, k, dsub = codebooks.shape
     packed = aligned_empty(m, _native.packed_size(k, dsub))
     for j in range(m):
@@ -58,35 +58,35 @@ def _packed(codebooks: Float32, offsets: Int32) -> Float32:
 class ProductQuantizer(Storable, kind="ProductQuantizer"):
     """A product quantizer: a vector is split into m sub-vectors, each coded by the nearest of 2**nbits centroids.
 
-    FPQ paper, section II.B and its Algorithms 1 and 2; Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor
+    FPQ paper, section II.B and Algorithms 1 and 2; Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor
     Search, 2011. All subspaces are trained in parallel; the same seed gives the same bits for any number of threads.
-    Constant dimensions and duplicate rows are fine: with fewer distinct sub-vectors than centroids some centroids
-    coincide and the higher-numbered ones are never used.
+    Constant dimensions and duplicate rows are allowed: with fewer distinct sub-vectors than centroids, some centroids
+    coincide, and those with the higher numbers are never used.
 
     Parameters
     ----------
     m : int, default 16
-        Number of sub-vectors (subquantizers). Dimensions need not be divisible by m: widths differ by at most one.
+        Number of subquantizers. The dimension need not be divisible by m: widths of subspaces differ by at most one.
     nbits : int, default 8
         Bits of a sub-code, 1 to 8; each codebook has 2**nbits centroids.
     rotation : None, "pca" or "opq", default None
-        Rotate vectors first: to principal directions dealt to balanced subspaces, or by optimized product quantization.
+        Rotate vectors before coding. "pca": principal directions, allocated to subspaces of balanced variance. "opq":
+        optimized product quantization.
     rotation_dim : int or None, default None
-        Keep this many dimensions of the rotation, at least m (None: all). Distances are then those of the kept
-        dimensions.
+        Number of dimensions after the rotation, at least m (None: all). Distances then ignore the dropped dimensions.
     open_indexing : None, float or OpenIndexing, default None
-        Limit how many rows a code may take; a number is ``OpenIndexing(c=number)``.
+        Limit the number of rows per code; a number is ``OpenIndexing(c=number)``.
     n_iter : int, default 25
-        Most Lloyd iterations, as in `KMeans`.
+        Maximum number of Lloyd iterations, as in `KMeans`.
     init : "k-means++" or "random", default "k-means++"
-        Start from rows spread by k-means++ (lower squared error), or from random rows (more centroids where vectors are
-        dense, so often better neighbours).
+        Initial centroids: rows drawn by k-means++ (lower squared error), or random rows (more centroids where vectors
+        are dense, and therefore often higher recall).
     max_points_per_centroid : int, default 256
-        Train on a random sample of at most this many rows a centroid.
+        Train on a random sample of at most this many rows per centroid.
     seed : int, default 0
-        Seed of the sample and of the start.
+        Seed of the sample and of the initial centroids.
     n_threads : int or None, default None
-        Threads; None is what the environment says.
+        Number of threads; None: the number set by the environment.
     verbose : bool, default False
         Show a progress bar if standard error is a terminal.
 
@@ -95,14 +95,14 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     dim : int
         Dimension d of the vectors.
     codebooks : float32 (m, 2**nbits, dsub)
-        Centroids, in the rotated space if there is a rotation; dsub is the widest subspace, narrower ones end with
-        zeros.
+        Centroids, after the rotation if one is used; dsub is the width of the widest subspace, narrower codewords are
+        padded with zeros.
     offsets : int32 (m + 1,)
         Subspace j is dimensions ``offsets[j]`` to ``offsets[j + 1] - 1`` (after the rotation).
     code_counts : int64 (m, 2**nbits)
-        How many training rows got each code, with the limit of `open_indexing` if there is one.
+        Number of training rows with each code; `open_indexing`, if given, limits these numbers.
     inertia : float
-        Sum over the training rows of the squared distance to their nearest reconstruction, in the rotated space.
+        Sum over the training rows of the squared L2 distance to the nearest reconstruction, after the rotation.
     rotation_matrix : float32 (d, rotation_dim) or None
 
     Examples
@@ -136,7 +136,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     _rotation: rotations.Rotation | None
     _packed: Float32
     largest: float  # absolute value in the codebooks
-    _adc: tuple[int, bool, _native.ADC] | None  # the last that was asked for: power, inner product
+    _adc: tuple[int, bool, _native.ADC] | None  # the last result of `adc`, after its power and inner product
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         if rotation_dim is not None:
             rotation_dim = _checks.integer("rotation_dim", rotation_dim, self.m)
             if rotation is None:
-                raise ValueError(f"rotation_dim: {rotation_dim} needs a rotation, 'pca' or 'opq'")
+                raise ValueError(f"rotation_dim: expected None without a rotation, got {rotation_dim}")
         self.rotation_dim = rotation_dim
         self.open_indexing = OpenIndexing.of(open_indexing)
         self.n_iter = n_iter
@@ -176,7 +176,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     @property
     def code_size(self) -> int:
-        """Bytes of a code: m * nbits bits, rounded up."""
+        """Bytes per code: m * nbits bits, rounded up."""
         return (self.m * self.nbits + 7) // 8
 
     @property
@@ -186,14 +186,14 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the learned arrays take."""
+        """Bytes of the learned arrays."""
         if not self.is_trained:
             return 0
         rotation = 2 * self._rotation.matrix.nbytes + self._rotation.mean.nbytes if self._rotation else 0
         return self.codebooks.nbytes + self._packed.nbytes + self.code_counts.nbytes + rotation
 
     def fit(self, X: Any) -> ProductQuantizer:
-        """Learn rotation and codebooks from (a sample of) the rows of X. X is not kept.
+        """Learn the rotation and the codebooks from (a sample of) the rows of X. X is not kept.
 
         Parameters
         ----------
@@ -204,7 +204,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         ------
         ValueError, TypeError
             If X is not a finite 2-d array of numbers, or has fewer dimensions than m or than rotation_dim. The object
-            is then as before.
+            is then unchanged.
 
         Warns
         -----
@@ -220,19 +220,19 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         return self
 
     def drawn(self, n: int) -> Int64 | None:
-        """Which of n rows `fit` draws; None for all."""
+        """The row numbers that `fit` draws from n rows; None: all rows."""
         return sample_rows(n, self.max_training_rows, np.random.default_rng(self.seed))
 
     def fit_drawn(self, rows: TrainingRows, n: int) -> None:
-        """Learn from the rows that `fit` would draw of n: the same bits."""
+        """Learn from `rows`, those of `drawn(n)`, with the same bits as `fit` on all n rows."""
         self.check_dim(rows.dim)
         warn_of_few_rows(rows.n, 1 << self.nbits)
         rng = np.random.default_rng(self.seed)
-        sample_rows(n, self.max_training_rows, rng)  # moves rng on
+        sample_rows(n, self.max_training_rows, rng)  # leaves rng in the state that `fit` continues from
         self._train(rows, rng, threads.resolve(self.n_threads))
 
     def check_dim(self, d: int) -> None:
-        """Whether vectors of `d` dimensions can be learned from."""
+        """Raise ValueError if the quantizer cannot be trained on vectors of dimension `d`."""
         if d < self.m:
             raise ValueError(f"m: expected at most the {d} dimension(s) of X, got {self.m}")
         if self.rotation_dim is not None and d < self.rotation_dim:
@@ -240,22 +240,22 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     @property
     def max_training_rows(self) -> int:
-        """On how many rows `fit` trains at most."""
+        """The maximum number of rows that `fit` trains on."""
         return self.max_points_per_centroid << self.nbits
 
     def _train(self, rows: TrainingRows, rng: np.random.Generator, n_threads: int) -> None:
         k = 1 << self.nbits
-        dim = rows.dim
+        dim, width = rows.dim, self.rotation_dim or rows.dim
         rows, power = scaling.training(rows)
-        rotation, here = None, rows.here() if self.rotation or self.open_indexing else None
-        if here is not None and self.rotation == "pca":
-            rotation = rotations.pca(here.x, here.rows, self.m, self.rotation_dim or dim, n_threads)
-        elif here is not None and self.rotation == "opq":
-            rotation = rotations.opq(here.x, here.rows, self.m, k, self.rotation_dim or dim, rng, n_threads)
-        if here is not None:
-            rows = here
-        if here is not None and rotation:
-            rows = here = LocalRows(rotation.apply(here.x, n_threads, here.rows), None, n_threads)
+        rotation = local = None
+        if self.rotation or self.open_indexing:
+            rows = local = rows.local()
+        if local is not None and self.rotation:
+            if self.rotation == "pca":
+                rotation = rotations.pca(local.x, local.rows, self.m, width, n_threads)
+            else:
+                rotation = rotations.opq(local.x, local.rows, self.m, k, width, rng, n_threads)
+            rows = local = LocalRows(rotation.apply(local.x, n_threads, local.rows), None, n_threads)
         offsets = even_offsets(rows.dim, self.m)
         if self.init == "random":
             start = random_centroids(rows, offsets, k, rng)
@@ -266,10 +266,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         )
         if k == 256:
             trained = group_centroids(trained, offsets)
-        if self.open_indexing and here is not None:
+        if self.open_indexing and local is not None:
             self.open_indexing.apply(
-                trained.centroids, offsets, here.x, trained.ids, self.open_indexing.new_counts(self.m, k),
-                here.n, n_threads, here.rows,
+                trained.centroids, offsets, local.x, trained.ids, self.open_indexing.new_counts(self.m, k),
+                local.n, n_threads, local.rows,
             )  # fmt: skip
         if rotation and power:
             rotation = rotations.Rotation(rotation.matrix, scaling.scaled(rotation.mean, -power))
@@ -283,16 +283,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         )
 
     def _learned(
-        self,
-        *,
-        dim: int,
-        codebooks: Float32,
-        code_counts: Int64,
-        inertia: float,
-        n_iter_run: int,
+        self, *, dim: int, codebooks: Float32, code_counts: Int64, inertia: float, n_iter_run: int,
         rotation: rotations.Rotation | None,
-    ) -> None:
-        """Take on what has been learned, all of it or (when interrupted) nothing."""
+    ) -> None:  # fmt: skip
+        """Set all learned attributes in one statement, so that an interrupt leaves either all or none changed."""
         offsets = even_offsets(rotation.matrix.shape[1] if rotation else dim, self.m)
         packed, largest = _packed(codebooks, offsets), _native.largest(codebooks.reshape(-1, codebooks.shape[2]), 1)
         vars(self).update(
@@ -327,9 +321,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         if dim is None:
             return pq
         pq.check_dim(dim)
-        rotation, width = None, dim
+        rotation, width = None, pq.rotation_dim or dim
         if pq.rotation is not None:
-            width = dim if pq.rotation_dim is None else pq.rotation_dim
             matrix = stored.array("rotation_matrix", np.float32, (dim, width), finite)
             rotation = rotations.Rotation(matrix, stored.array("rotation_mean", np.float32, (dim,), finite))
         k = 1 << pq.nbits
@@ -350,8 +343,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     def encode(self, X: Any) -> UInt8:
         """Codes of the rows of X, uint8 (n, code_size).
 
-        Sub-code j stands at bits ``j * nbits`` and up of a code, low bits first: for nbits 8 byte j is sub-code j. With
-        `open_indexing` the counters start at zero and n is the number of rows of X.
+        Sub-code j takes bits ``j * nbits`` to ``(j + 1) * nbits - 1`` of a code, low bits first: with 8 bits, byte j is
+        sub-code j. With `open_indexing`, the counters start at zero, and n in the limit is the number of rows of X.
 
         Raises
         ------
@@ -366,14 +359,9 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         return np.concatenate(chunks) if chunks else np.empty((0, self.code_size), dtype=np.uint8)
 
     def encode_chunks(
-        self,
-        x: Array,
-        counts: Int64 | None,
-        n_total: int,
-        n_threads: int,
-        prepare: Callable[[Array, int], Array] = lambda chunk, _: chunk,
+        self, x: Array, counts: Int64 | None, n_total: int, n_threads: int, prepare: Change = lambda chunk, _: chunk
     ) -> Iterator[UInt8]:
-        """The codes of checked rows, a chunk of rows at a time, each prepared first; `counts` of OpenIndexing go on."""
+        """Prepare and encode checked rows in chunks, and update the `counts` of OpenIndexing."""
         for start in range(0, len(x), CHUNK_ROWS):
             chunk = prepare(x[start : start + CHUNK_ROWS], n_threads)
             if self._rotation:
@@ -387,7 +375,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             yield codes
 
     def decode(self, codes: Any) -> Float32:
-        """The vectors that `codes` (n, code_size) stand for, float32 (n, d).
+        """Reconstruct vectors from codes (n, code_size): float32 (n, d).
 
         Raises
         ------
@@ -412,20 +400,20 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         return ids
 
     def count(self, codes: UInt8, counts: Int64, step: int) -> None:
-        """Add `step` to the OpenIndexing counters of each code."""
+        """Add `step` to the OpenIndexing counters of the sub-codes."""
         for j, ids in enumerate(self._sub_codes(codes)):
             np.add.at(counts[min(j, len(counts) - 1)], ids, step)
 
     def lengths(self, codes: UInt8) -> Float32:
-        """Upper bounds of the lengths of what codes stand for, before the rotation is undone: float32 (n,)."""
+        """Upper bounds of the L2 norms of the reconstructions before the inverse rotation: float32 (n,)."""
         squares = np.einsum("jkt,jkt->jk", self.codebooks, self.codebooks, dtype=np.float64)
         total = np.zeros(len(codes))
         for square, ids in zip(squares, self._sub_codes(codes), strict=True):
             total += square[ids]
-        return (np.sqrt(total) * (1 + 1e-6)).astype(np.float32)
+        return (np.sqrt(total) * (1 + 1e-6)).astype(np.float32)  # 1e-6 covers the rounding to float32
 
     def distance_table(self, Q: Any) -> Float32:
-        """Squared L2 distances of the queries' sub-vectors to all centroids, float32 (nq, m, 2**nbits).
+        """Look-up tables: squared L2 distances of sub-vectors of queries to all centroids, float32 (nq, m, 2**nbits).
 
         The asymmetric distance (ADC) of a query to a code is the sum of m entries. A 1-d query gives (m, 2**nbits).
 
@@ -443,22 +431,19 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         return tables[0] if single else tables
 
     def rotate(self, x: Float32, n_threads: int) -> Float32:
-        """Float32 rows in the space of the codebooks."""
+        """Rotate float32 rows into the space of the codebooks."""
         return self._rotation.apply(x, n_threads) if self._rotation else x
 
     def adc(self, inner_product: bool, power: int = 0) -> _native.ADC:
-        """The distances of queries times 2**power to codes."""
+        """The asymmetric distances of queries, scaled by 2**power, to codes."""
         power = 0 if inner_product else power
-        kept = self._adc
-        if kept is None or kept[0] != power or kept[1] != inner_product:
+        cached = self._adc
+        if cached is None or cached[0] != power or cached[1] != inner_product:
             codebooks = scaling.scaled(self.codebooks, power)
             packed = _packed(codebooks, self.offsets) if power else self._packed
-            self._adc = kept = (
-                power,
-                inner_product,
-                _native.ADC(packed, codebooks, self.offsets, self.nbits, inner_product),
-            )
-        return kept[2]
+            adc = _native.ADC(packed, codebooks, self.offsets, self.nbits, inner_product)
+            self._adc = cached = power, inner_product, adc
+        return cached[2]
 
     def __repr__(self) -> str:
         state = f"dim={self.dim}" if self.is_trained else "not trained"

@@ -1,4 +1,4 @@
-"""Rotations that make subspaces fit for product quantization: PCA with balanced subspaces, and OPQ."""
+"""Rotations that lower the error of product quantization: PCA with balanced subspaces, and OPQ."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from fpq._checks import Array, Float32, Float64, Int32, Int64
 from fpq.learning.kmeans import even_offsets, sample_rows, spread_centroids
 from fpq.learning.lloyd import LocalRows, train_codebooks
 
-BLOCK_ROWS = 1024  # rows that a thread converts at a time
+BLOCK_ROWS = 1024  # rows per task
 OPQ_ROUNDS = 16
 OPQ_STEPS = 1
-TRIAL_STEPS = 4
+TRIAL_STEPS = 4  # Lloyd iterations
 TRIAL_POINTS_PER_CENTROID = 32
-OPQ_POINTS_PER_CENTROID = 128  # twice as many lower the error by 0.2 % (SIFT, MNIST)
+OPQ_POINTS_PER_CENTROID = 128  # 256 lower the error by 0.2 % only (SIFT, MNIST)
 
 
 class Rotation:
-    """An orthonormal map of vectors x (d) to x R (r), r <= d.
+    """A linear map of vectors x (d,) to x R (r,), r <= d; R has orthonormal columns.
 
     Attributes
     ----------
     matrix : float32 (d, r)
-        R, with orthonormal columns.
+        R.
     mean : float32 (d,)
-        Mean of the training rows; what `inverse` puts where the map has dropped dimensions.
+        Mean of the training rows. `inverse` fills dropped dimensions with the mean.
     """
 
     def __init__(self, matrix: Float32, mean: Float32) -> None:
@@ -35,14 +35,14 @@ class Rotation:
         self._packed = pack(np.ascontiguousarray(self.matrix.T), len(self.matrix))
 
     def apply(self, x: Array, n_threads: int, rows: Int64 | None = None) -> Float32:
-        """The rotated rows (all, or those in `rows`), float32 (n, r)."""
+        """Rotate all rows of x, or those in `rows`: float32 (n, r)."""
         out = np.empty((_count(x, rows), self.matrix.shape[1]), dtype=np.float32)
         for block in _blocks(x, rows, 16 * BLOCK_ROWS if rows is not None else max(1, len(out))):
             _native.project(x[block] if rows is None else x[rows[block]], self._packed, out[block], n_threads)
         return out
 
     def inverse(self, y: Float32, n_threads: int) -> Float32:
-        """The nearest vectors x (n, d) in the affine space through the mean that `apply` maps to `y` (n, r)."""
+        """The vectors (n, d) that `apply` maps to `y` (n, r), nearest to the mean."""
         out = np.empty((len(y), len(self.matrix)), dtype=np.float32)
         centred = y - self.apply(self.mean[None], 1)
         _native.project(centred, pack(self.matrix, self.matrix.shape[1]), out, n_threads)
@@ -50,10 +50,10 @@ class Rotation:
 
 
 def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotation:
-    """The first `dim` principal directions, dealt to `m` subspaces of about equal variance.
+    """The first `dim` principal directions, allocated to `m` subspaces of about equal variance.
 
-    Directions are dealt in falling order of variance, each to the subspace with room whose product of variances is the
-    smallest: the eigenvalue allocation of Ge et al., Optimized Product Quantization, 2013, section 4.
+    Directions are allocated in descending order of variance, each to the subspace with room whose product of variances
+    is the smallest: the eigenvalue allocation of Ge et al., Optimized Product Quantization, 2013, section 4.
     """
     blocks = _blocks(x, rows)
     mean = sum(threads.parallel_map(lambda b: _take(x, rows, b).sum(0, np.float64), blocks, n_threads))
@@ -62,20 +62,20 @@ def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotat
 
     d = x.shape[1]
     workers = min(n_threads, len(blocks))
-    centred = np.empty((workers, BLOCK_ROWS, d), np.float32)  # not by the workers: allocators keep what a thread frees
+    centred = np.empty((workers, BLOCK_ROWS, d), np.float32)  # allocated here: allocators keep what a worker frees
     products = np.empty((workers, d, d), np.float32)
 
     def scatter(work: tuple[int, slice]) -> None:
         worker, block = work
         taken = _take(x, rows, block)
-        here = np.subtract(taken, centre, out=centred[worker, : len(taken)], dtype=np.float32)
-        np.matmul(here.T, here, out=products[worker])
+        difference = np.subtract(taken, centre, out=centred[worker, : len(taken)], dtype=np.float32)
+        np.matmul(difference.T, difference, out=products[worker])
 
     total = np.zeros((d, d))
     for start in range(0, len(blocks), workers):
-        now = blocks[start : start + workers]
-        threads.parallel_map(scatter, enumerate(now), workers)
-        for product in products[: len(now)]:
+        batch = blocks[start : start + workers]
+        threads.parallel_map(scatter, enumerate(batch), workers)
+        for product in products[: len(batch)]:
             total += product
     variances, directions = threads.blas_decompose(np.linalg.eigh, total)
     variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
@@ -86,8 +86,8 @@ def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotat
 def pca_of_wide(x: Array, dim: int, n_threads: int) -> Rotation:
     """The first `dim` principal directions of few wide rows (n, d), in O((n + dim) d) memory.
 
-    From the eigenvectors of the (n, n) products of the centred rows. Where the rows span fewer than `dim` dimensions,
-    the directions are completed to an orthonormal set.
+    The directions come from the eigenvectors of the (n, n) Gram matrix of the centred rows. If the rows span fewer than
+    `dim` dimensions, the directions are completed to an orthonormal set.
     """
     n, d = x.shape
     centre = x.mean(0, dtype=np.float64).astype(np.float32)
@@ -99,19 +99,19 @@ def pca_of_wide(x: Array, dim: int, n_threads: int) -> Rotation:
         return taken
 
     def product(block: slice) -> Float64:
-        here = centred(block)
-        products: Float64 = here @ here.T
-        return products
+        part = centred(block)
+        gram: Float64 = part @ part.T
+        return gram
 
     total = np.zeros((n, n))
-    for start in range(0, len(columns), n_threads):  # so many products at a time
+    for start in range(0, len(columns), n_threads):  # at most n_threads products in memory
         for part in threads.parallel_map(product, columns[start : start + n_threads], n_threads):
             total += part
     _, vectors = threads.blas_decompose(np.linalg.eigh, total)
     vectors = vectors[:, ::-1][:, :dim]
 
     directions = np.zeros((d, dim))
-    directions[np.arange(dim), np.arange(dim)] = 1  # where there are fewer than dim rows
+    directions[np.arange(dim), np.arange(dim)] = 1  # overwritten below, except in the columns beyond n
     projected = threads.parallel_map(lambda block: centred(block).T @ vectors, columns, n_threads)
     directions[:, : vectors.shape[1]] = np.concatenate(projected)
     orthonormal, _ = threads.blas_decompose(np.linalg.qr, directions)
@@ -119,26 +119,26 @@ def pca_of_wide(x: Array, dim: int, n_threads: int) -> Rotation:
 
 
 def balanced_order(variances: Array, offsets: Int32) -> Int64:
-    """An order of dimensions (falling variances) that balances the subspaces' products of variances."""
+    """An order of dimensions that balances the products of variances of the subspaces; variances descend."""
     room = np.diff(offsets).copy()
     logs = np.log(np.maximum(variances, variances.max() * 1e-12 + 1e-300))
     logs = logs - logs.min()
     load = np.zeros(len(room))
-    dealt: list[list[int]] = [[] for _ in room]
+    allocated: list[list[int]] = [[] for _ in room]
     for dimension, log in enumerate(logs):
         j = int(np.argmin(np.where(room > 0, load, np.inf)))
-        dealt[j].append(dimension)
+        allocated[j].append(dimension)
         load[j] += log
         room[j] -= 1
-    return np.array([dimension for subspace in dealt for dimension in subspace], dtype=np.int64)
+    return np.array([dimension for subspace in allocated for dimension in subspace], dtype=np.int64)
 
 
 def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int) -> Rotation:
-    """PCA to `dim` dimensions, then the rotation that a product quantizer likes best.
+    """Optimized product quantization: PCA to `dim` dimensions, then the rotation of the least quantization error.
 
-    Where no dimension is dropped, no rotation is the start if that quantizes better. Codebooks and rotation are
-    improved in turn: a Lloyd step with warm-started codebooks, then the rotation that brings the rows nearest to their
-    reconstructions, by a singular value decomposition (Ge et al. 2013, section 3.1).
+    If no dimension is dropped and the identity quantizes better than the PCA, the identity is the initial rotation.
+    Codebooks and rotation are improved in turn: one Lloyd iteration from the last codebooks, then the rotation that
+    brings the rows nearest to their reconstructions, by a singular value decomposition (Ge et al. 2013, section 3.1).
     """
     start = pca(x, rows, m, dim, n_threads)
     offsets = even_offsets(dim, m)
@@ -146,11 +146,11 @@ def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.G
     if sample is not None:
         rows = sample if rows is None else rows[sample]
     y = start.apply(x, n_threads, rows)
-    if dim == x.shape[1]:  # subspaces of neighbouring dimensions, as in SIFT, can be the better start
-        same = Rotation(np.eye(dim, dtype=np.float32), start.mean)
-        unrotated = same.apply(x, n_threads, rows)
+    if dim == x.shape[1]:  # subspaces of neighbouring dimensions, as in SIFT, can have the lower error
+        identity = Rotation(np.eye(dim, dtype=np.float32), start.mean)
+        unrotated = identity.apply(x, n_threads, rows)
         if _error(unrotated, offsets, k, rng, n_threads) < _error(y, offsets, k, rng, n_threads):
-            start, y = same, unrotated
+            start, y = identity, unrotated
     rotation = np.eye(dim, dtype=np.float32)
     codebooks = spread_centroids(LocalRows(y, None, n_threads), offsets, k, rng, n_threads)
     for _ in range(OPQ_ROUNDS):
@@ -159,10 +159,10 @@ def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.G
 
 
 def _error(y: Float32, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int) -> float:
-    """The squared error of a product quantizer after a little training on a few rows."""
-    few = LocalRows(y[:: max(1, len(y) // (TRIAL_POINTS_PER_CENTROID * k))], None, n_threads)
-    start = spread_centroids(few, offsets, k, rng, n_threads)
-    trained = train_codebooks(few, offsets, start, n_iter=TRIAL_STEPS, rng=rng, n_threads=n_threads)
+    """The squared error of a product quantizer after a short training on a sample."""
+    sample = LocalRows(y[:: max(1, len(y) // (TRIAL_POINTS_PER_CENTROID * k))], None, n_threads)
+    start = spread_centroids(sample, offsets, k, rng, n_threads)
+    trained = train_codebooks(sample, offsets, start, n_iter=TRIAL_STEPS, rng=rng, n_threads=n_threads)
     return float(trained.errors.sum(dtype=np.float64))
 
 

@@ -1,4 +1,4 @@
-"""Learning from a sample of rows that come in blocks."""
+"""Training on a sample of rows that come in blocks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fpq.learning.lloyd import TrainingRows
 
 
 def learn(index: Any, source: Blocks) -> None:
-    """`index.fit` from blocks: the same bits as from all rows at once, if it is known how many there are.
+    """Fit the index from blocks. If the number of rows is known, the bits are those of a fit on one array.
 
-    Of a stream it learns from a reservoir of rows, drawn by the seed of the index.
+    A stream of unknown length is sampled into a reservoir of rows, drawn by the seed of the index.
 
     Raises
     ------
     ValueError, TypeError
-        As ``index.fit``; an error in a block names the partition. The index is then as before.
+        As ``index.fit``; an error in a block names the partition. The index is then unchanged.
     """
     index._require_empty()
     if source.sizes is None:
@@ -29,7 +29,7 @@ def learn(index: Any, source: Blocks) -> None:
 
 
 def _from_known(index: Any, source: Blocks, sizes: list[int]) -> tuple[TrainingRows, int]:
-    """The rows that the index draws of all, and how many there are."""
+    """The training rows that the index draws, and the number of all rows."""
     ends = np.cumsum(sizes, dtype=np.int64)
     n = int(ends[-1]) if len(ends) else 0
     if n == 0:
@@ -43,13 +43,13 @@ def _from_known(index: Any, source: Blocks, sizes: list[int]) -> tuple[TrainingR
     return source.sample(take, wanted, verbose=index.verbose), n
 
 
-def take(block: Any, where: BlockInfo, rows: Int64) -> Array:
-    """Checked rows of a block."""
-    return where.finite(where.shaped(block)[rows])
+def take(block: Any, info: BlockInfo, rows: Int64) -> Array:
+    """These rows of a block, checked."""
+    return info.finite(info.shaped(block)[rows])
 
 
 class _Reservoir:
-    """`size` rows of a stream, each with the same chance: those that draw the smallest random numbers."""
+    """A uniform sample of `size` rows of a stream: the rows that draw the smallest random numbers."""
 
     def __init__(self, size: int, seed: int) -> None:
         self._size = size
@@ -58,12 +58,12 @@ class _Reservoir:
         self._limit = np.inf
         self.n = 0
 
-    def see(self, block: Any, where: BlockInfo) -> None:
-        """Take in a block."""
-        x = where.finite(where.shaped(block))
+    def add(self, block: Any, info: BlockInfo) -> None:
+        """Draw from a block."""
+        x = info.finite(info.shaped(block))
         draws = self._rng.random(len(x))
-        stay = np.flatnonzero(draws < self._limit)
-        self._kept.append((draws[stay], self.n + stay, x[stay]))
+        kept = np.flatnonzero(draws < self._limit)
+        self._kept.append((draws[kept], self.n + kept, x[kept]))
         self.n += len(x)
         if sum(len(draws) for draws, _, _ in self._kept) > 2 * self._size:
             self._kept = [self._smallest()]
@@ -72,9 +72,9 @@ class _Reservoir:
         draws, numbers, x = (np.concatenate(arrays) for arrays in zip(*self._kept, strict=True))
         if len(draws) <= self._size:
             return draws, numbers, x
-        stay = np.sort(np.argpartition(draws, self._size)[: self._size])
-        self._limit = draws[stay].max()
-        return draws[stay], numbers[stay], x[stay]
+        kept = np.sort(np.argpartition(draws, self._size)[: self._size])
+        self._limit = draws[kept].max()
+        return draws[kept], numbers[kept], x[kept]
 
     def rows(self) -> Array:
         """The sample, in the order of the stream."""
@@ -83,7 +83,7 @@ class _Reservoir:
 
 def _from_stream(index: Any, source: Blocks) -> Array:
     reservoir = _Reservoir(index._training_size, index.quantizer.seed)
-    source.run("sample", reservoir.see, verbose=index.verbose)
+    source.run("sample", reservoir.add, verbose=index.verbose)
     if reservoir.n == 0:
         raise ValueError("X: expected at least 1 row(s), got 0")
     return reservoir.rows()

@@ -1,1 +1,1 @@
-"""What indexes are made of."""
+"""The parts that indexes share: ids, vectors, inverted lists, the coarse quantizer, locks, streaming."""

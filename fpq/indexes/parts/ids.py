@@ -1,4 +1,4 @@
-"""Ids of the rows of an index: given by the user, or numbered on from the largest id ever used."""
+"""Ids of the rows of an index: given by the user, or the numbers after the largest id ever used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fpq._arrays import GrowingArray
 from fpq._checks import Array, Int64, UInt8, UInt64
 from fpq.storage import FormatError, State, Stored, below, non_negative, unique
 
-NARROW_PLACES = (1 << 32) - 2  # that entries of 4 bytes can tell apart
-PIECE = 1 << 16  # ids that are read at a time: they stay in the cache, and Ctrl-C is heeded between two pieces
-SCANS = 8  # ids that are looked for among all, before a table is made, which takes about as long
-FEW = 16  # a look-up takes about as long as reading so many entries of a mask in a row
+NARROW_PLACES = (1 << 32) - 2  # number of places that entries of 4 bytes distinguish
+PIECE = 1 << 16  # ids per piece: a piece fits the cache, and Ctrl-C is handled between two pieces
+SCANS = 8  # look-ups by linear scan before a table is built: together they take about as long as the build
+MASK_ENTRIES_PER_LOOKUP = 16  # a look-up takes about as long as reading 16 consecutive entries of a mask
 
 Entries = tuple[UInt8, int, int, bool]  # csrc/fpq.h: fpq_id_table
 Commit = Callable[[], None]  # makes a prepared change visible; cannot fail
 
 
 class Removal(NamedTuple):
-    """A planned removal: `rows` go, the rows `sources` from the end fill the holes `targets`."""
+    """A planned removal of `rows`: the rows `sources` from the end move to the holes `targets`."""
 
     rows: Int64
     sources: Int64
@@ -32,16 +32,16 @@ class Removal(NamedTuple):
 
 
 class IdTable:
-    """The place of each id: a hash table of 8 to 16 bytes an id, made when it is needed.
+    """A hash table from ids to places (rows or slots), 8 to 16 bytes per id, built on demand.
 
-    The table holds places only. The array of ids by place belongs to the caller, who hands the array to every call, as
-    the array may grow. An id is found, entered or removed in constant time. No answer depends on the order of changes.
+    The table holds places only. The caller passes the array of ids by place to every call, as the array may grow. A
+    look-up, an insertion and a removal take constant time. No result depends on the order of changes.
     """
 
     def __init__(self) -> None:
         self._entries: Entries | None = None
         self._n = 0  # ids in the table
-        self._scanned = 0
+        self._n_scanned = 0  # look-ups by linear scan
 
     @property
     def nbytes(self) -> int:
@@ -49,11 +49,11 @@ class IdTable:
         return 0 if self._entries is None else self._entries[0].nbytes
 
     def find(self, ids: Int64, wanted: Int64, n: int, places: Callable[[], Iterable[Int64]]) -> Int64:
-        """The place of each wanted id, -1 where there is none; `places` gives all `n` places in pieces."""
-        entries = self._entries  # another thread that searches may make the same table
+        """The place of each wanted id, -1 for an unknown id; `places` yields all `n` places in pieces."""
+        entries = self._entries  # a concurrent search may build the same table
         if entries is None:
-            self._scanned += len(wanted)
-            if self._scanned <= SCANS:
+            self._n_scanned += len(wanted)
+            if self._n_scanned <= SCANS:
                 return _scan(ids, wanted, places())
             entries = _empty(n, len(ids))
             for piece in places():
@@ -62,12 +62,12 @@ class IdTable:
             self._entries = entries
         found = np.empty(len(wanted), dtype=np.int64)
         for start in range(0, len(wanted), PIECE):
-            here = slice(start, start + PIECE)
-            _native.ids_find(entries, ids, wanted[here], found[here])
+            chunk = slice(start, start + PIECE)
+            _native.ids_find(entries, ids, wanted[chunk], found[chunk])
         return found
 
     def reserve(self, ids: Int64, n: int) -> None:
-        """Make room for `n` more ids, in places of the array `ids`; a table is dropped if a new one is less work."""
+        """Make room for `n` further ids, at places in the array `ids`; drop the table if building anew is cheaper."""
         if self._entries is None:
             return
         entries, bits, place_bits, wide = self._entries
@@ -82,51 +82,51 @@ class IdTable:
             self._entries = larger
 
     def insert(self, ids: Int64, places: Int64) -> None:
-        """Enter the ids in these places, for which there is room. Cannot fail."""
+        """Insert the ids at these places. Cannot fail after `reserve`."""
         if self._entries is not None:
             _native.ids_insert(self._entries, ids, places)
             self._n += len(places)
 
-    def remove(self, ids: Int64, gone: Int64, sources: Int64, targets: Int64) -> None:
-        """Take the ids in the places `gone` out, bring those in `sources` to `targets`: in the table and in `ids`.
+    def remove(self, ids: Int64, removed: Int64, sources: Int64, targets: Int64) -> None:
+        """Remove the ids at the places `removed` and move the ids at `sources` to `targets`, in the table and in `ids`.
 
-        Places that are free then get 0. Cannot fail.
+        Places without an id are set to 0. Cannot fail.
         """
-        if 2 * len(gone) > self._n:
+        if 2 * len(removed) > self._n:
             self._entries = None
-        _native.ids_remove(self._entries, ids, gone, sources, targets)
-        self._n -= len(gone)
+        _native.ids_remove(self._entries, ids, removed, sources, targets)
+        self._n -= len(removed)
 
 
 def _empty(n: int, n_places: int) -> Entries:
-    """A table for `n` ids, of which at most half of the entries will be in use, with places below `n_places`."""
+    """An empty table for `n` ids at places below `n_places`, at most half full."""
     bits, wide = max(4, (2 * n - 1).bit_length()), n_places > NARROW_PLACES
-    place_bits = min(63 if wide else 32, (2 * n_places).bit_length())  # places may become twice as many
+    place_bits = min(63 if wide else 32, (2 * n_places).bit_length())  # the number of places may double
     return np.zeros((8 if wide else 4) << bits, dtype=np.uint8), bits, place_bits, wide
 
 
 def _scan(ids: Int64, wanted: Int64, places: Iterable[Int64]) -> Int64:
-    """As `IdTable.find`, by reading all ids."""
+    """As `IdTable.find`, by a linear scan of all ids."""
     found = np.full(len(wanted), -1, dtype=np.int64)
     for piece in places:
-        here = ids[piece]
+        piece_ids = ids[piece]
         for i in np.flatnonzero(found < 0):
-            found[i] = next(iter(piece[np.flatnonzero(here == wanted[i])[:1]]), -1)
+            found[i] = next(iter(piece[np.flatnonzero(piece_ids == wanted[i])[:1]]), -1)
     return found
 
 
 class Ids:
-    """The id of each row. As long as ids are the row numbers, nothing is stored."""
+    """The id of each row. While all ids are row numbers, no array is stored."""
 
     def __init__(self) -> None:
         self.n = 0
         self.next_id = 0
-        self._values: GrowingArray | None = None  # with room for more than n
-        self._table = IdTable()  # the rows of `_values`
+        self._values: GrowingArray | None = None
+        self._table = IdTable()  # id -> row, of `_values`
 
     @property
     def native(self) -> Int64 | None:
-        """What the kernels take: int64 (n,), or None for row numbers."""
+        """The ids in the form that kernels take: int64 (n,), or None for row numbers."""
         return None if self._values is None else self._values.data[: self.n]
 
     @property
@@ -140,7 +140,7 @@ class Ids:
 
     @property
     def largest(self) -> int:
-        """The largest id, -1 if there is none."""
+        """The largest id; -1 without rows."""
         return self.n - 1 if self._values is None else int(self.values.max(initial=-1))
 
     @property
@@ -150,10 +150,10 @@ class Ids:
         return values + self._table.nbytes
 
     def new(self, ids: Any, n: int) -> Int64 | None:
-        """The checked ids for `n` new rows; None: number them on."""
+        """Check the ids of `n` new rows; None: the rows get the next unused numbers."""
         if ids is None:
             if n and self.next_id + n > np.iinfo(np.int64).max:
-                raise ValueError(f"ids: none left after {self.next_id - 1}, pass ids of your own")
+                raise ValueError(f"ids: expected ids, got None: no number is left after {self.next_id - 1}")
             return None
         array = _checks.id_array("ids", ids)
         if len(array) != n:
@@ -161,24 +161,24 @@ class Ids:
         in_order = np.sort(array)
         repeated = in_order[1:][in_order[1:] == in_order[:-1]]
         if len(repeated):
-            raise ValueError(f"ids: expected unique ids, {repeated[0]} comes more than once")
+            raise ValueError(f"ids: expected unique ids, got {repeated[0]} more than once")
         if n and in_order[0] < self.next_id:
-            taken = array[self._find(array) >= 0]
-            if len(taken):
-                raise ValueError(f"ids: {taken[0]} is in the index already")
+            known = array[self._find(array) >= 0]
+            if len(known):
+                raise ValueError(f"ids: expected ids that are not in the index, got {known[0]}")
         return array
 
     def numbered(self, ids: Int64 | None, n: int) -> Int64:
         """The ids that `n` new rows will get."""
         if ids is not None:
             return ids
-        first = self.next_id if n else 0  # with none left, next_id is no int64
+        first = self.next_id if n else 0  # after the largest int64, next_id is not an int64
         return np.arange(first, first + n, dtype=np.int64)
 
     def adding(self, ids: Int64 | None, n: int) -> Commit:
-        """Prepare ids for `n` new rows, as `new` has checked them. They count once they are committed."""
+        """Prepare the ids of `n` new rows, checked by `new`; the commit makes the ids visible."""
         if n == 0:
-            return nothing
+            return no_op
         values, table, next_id, end = self._values, self._table, self.next_id + n, self.n + n
         rows = np.empty(0, dtype=np.int64)
         if ids is not None or values is not None or self.next_id != self.n:
@@ -199,13 +199,13 @@ class Ids:
         return commit
 
     def snapshot(self) -> Ids:
-        """The ids as they are now, valid as long as rows are only added: with a table of its own, not made yet."""
+        """The present ids, valid while rows are only added. The copy has a table of its own, built on demand."""
         ids = copy.copy(self)
         ids._table = IdTable()
         return ids
 
     def _find(self, ids: Int64) -> Int64:
-        """The row of each id, -1 where there is none."""
+        """The row of each id; -1 if the id is not in the index."""
         if self._values is None:
             return np.where((ids >= 0) & (ids < self.n), ids, -1)
         return self._table.find(self._values.data, ids, self.n, partial(_rows, self.n))
@@ -221,7 +221,7 @@ class Ids:
         array = _checks.id_array("ids", ids)
         rows = self._find(array)
         if (rows < 0).any():
-            raise ValueError(f"ids: {array[rows < 0][0]} is not in the index")
+            raise ValueError(f"ids: expected ids in the index, got {array[rows < 0][0]}")
         return array, rows
 
     def rows(self, ids: Any) -> Int64:
@@ -229,21 +229,21 @@ class Ids:
         return self.present(ids)[1]
 
     def rows_or_missing(self, ids: Int64) -> Int64:
-        """The row of each id of any shape, -1 for -1."""
+        """The rows of ids of any shape; -1 for id -1."""
         return self._find(np.ascontiguousarray(ids).reshape(-1)).reshape(ids.shape)
 
     def plan_removal(self, ids: Any) -> Removal:
-        """How to remove these ids; those that are not in the index are passed over."""
+        """Plan the removal of these ids; ids that are not in the index are ignored."""
         rows = self._find(np.unique(_checks.id_array("ids", ids)))
         rows = np.sort(rows[rows >= 0])
-        left = self.n - len(rows)
-        sources = np.setdiff1d(np.arange(left, self.n, dtype=np.int64), rows, assume_unique=True)
-        return Removal(rows, sources, rows[rows < left])
+        n_kept = self.n - len(rows)
+        sources = np.setdiff1d(np.arange(n_kept, self.n, dtype=np.int64), rows, assume_unique=True)
+        return Removal(rows, sources, rows[rows < n_kept])
 
     def removing(self, removal: Removal) -> Commit:
         """Prepare a planned removal."""
         if not len(removal.rows):
-            return nothing
+            return no_op
         values, table = self._values, self._table
         if values is None:
             values, table = GrowingArray.of(self.values), IdTable()
@@ -255,24 +255,24 @@ class Ids:
         return commit
 
     def state(self) -> State:
-        """What a file stores."""
+        """The state that a file stores."""
         native = self.native
         return State({"n": self.n, "next_id": self.next_id}, {} if native is None else {"ids": native})
 
     @classmethod
     def from_state(cls, stored: Stored) -> Ids:
-        """Ids from a file."""
+        """Read ids from a file."""
         ids = cls()
         ids.n, ids.next_id = stored.count("n"), stored.count("next_id", most=1 << 63)
         if stored.has("ids"):
             checks = (non_negative, unique, below(ids.next_id))
             ids._values = GrowingArray.of(stored.array("ids", np.int64, (ids.n,), *checks, bulk=True))
         elif ids.n != ids.next_id:
-            raise FormatError(f"ids: expected this array, as n is {ids.n} and next_id {ids.next_id}")
+            raise FormatError(f"ids: expected the array, as n is {ids.n} and next_id {ids.next_id}, got none")
         return ids
 
     def allowed(self, allowed: Any) -> Array:
-        """The checked filter of a search: an array of ids, or a boolean mask whose entry i speaks for id i."""
+        """Check the filter of a search: an array of ids, or a boolean mask whose entry i is for id i."""
         array = _checks.mask_or_ids("allowed", allowed)
         if array.dtype != np.bool_:
             return array
@@ -284,35 +284,40 @@ class Ids:
         return array
 
     def allowed_bits(self, allowed: Any) -> UInt64 | None:
-        """A bit for each row that may be returned, uint64 (ceil(n / 64),); None for all."""
+        """A bit mask of the rows that may be returned, uint64 (ceil(n / 64),); None: all rows."""
         if allowed is None:
             return None
         array = self.allowed(allowed)
         if self._values is None and array.dtype == np.bool_:
-            return packed(array[: self.n])
+            return mask_to_bits(array[: self.n])
         return places_allowed(array, self.n, self.native, self._find)
 
 
 def places_allowed(allowed: Array, n: int, ids: Int64 | None, find: Callable[[Int64], Int64]) -> UInt64:
-    """A bit for each of `n` places whose id is allowed, uint64 (ceil(n / 64),).
+    """A bit mask of the `n` places whose id is allowed, uint64 (ceil(n / 64),).
 
-    A mask with many allowed ids is read in all places; else `find` looks the allowed ids up. A mapped file may be
-    damaged: an id that the mask does not reach takes the answer of the nearest entry.
+    A boolean mask with many allowed ids is read at the id of every place; otherwise `find` looks up the allowed ids.
+    The ids of a mapped file are not checked: an id beyond the mask takes the last entry of the mask.
     """
     if allowed.dtype == np.bool_:
-        if ids is not None and np.count_nonzero(allowed) > n // FEW:
-            return packed(allowed.take(ids, mode="clip"))
+        if ids is not None and np.count_nonzero(allowed) > n // MASK_ENTRIES_PER_LOOKUP:
+            return mask_to_bits(allowed.take(ids, mode="clip"))
         allowed = np.flatnonzero(allowed).astype(np.int64, copy=False)
     bits = np.zeros((n + 63) // 64, dtype=np.uint64)
     _native.set_bits(find(allowed), bits)
     return bits
 
 
-def packed(mask: Array) -> UInt64:
-    """A bit for each boolean, the lowest first, uint64 (ceil(n / 64),)."""
+def mask_to_bits(mask: Array) -> UInt64:
+    """A bit per boolean, the lowest bit first, uint64 (ceil(n / 64),)."""
     bits = np.zeros((len(mask) + 63) // 64 * 8, dtype=np.uint8)
     bits[: (len(mask) + 7) // 8] = np.packbits(mask, bitorder="little")
     return bits.view("<u8").astype(np.uint64, copy=False)
+
+
+def bits_to_mask(bits: UInt64) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """A boolean per bit, the lowest bit first."""
+    return np.unpackbits(bits.astype("<u8", copy=False).view(np.uint8), bitorder="little").view(np.bool_)
 
 
 def _rows(n: int) -> Iterator[Int64]:
@@ -320,5 +325,5 @@ def _rows(n: int) -> Iterator[Int64]:
         yield np.arange(start, min(n, start + PIECE), dtype=np.int64)
 
 
-def nothing() -> None:
-    """Commit of a change that changes nothing."""
+def no_op() -> None:
+    """The commit of an empty change."""

@@ -1,4 +1,4 @@
-"""Inverted lists: codes and ids in blocks of 64 rows, each block in one list."""
+"""Inverted lists: codes and ids in blocks of 64 rows; a block belongs to one list."""
 
 from __future__ import annotations
 
@@ -11,81 +11,84 @@ import numpy as np
 from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import Int32, Int64, UInt8, UInt64
-from fpq.indexes.base import bits_to_mask
-from fpq.indexes.parts.ids import Commit, Ids, IdTable, places_allowed
+from fpq.indexes.parts.ids import Commit, Ids, IdTable, bits_to_mask, places_allowed
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64
-PIECE_BLOCKS = 1 << 10  # of which ids are read at a time
-CLEARED_ROWS = 1 << 12  # at a time
+PIECE_BLOCKS = 1 << 10  # blocks whose slots are listed at a time
+CLEARED_ROWS = 1 << 12  # rows that are cleared at a time
 
 
 class Layout(NamedTuple):
-    """Which blocks the lists are made of. Rows fill a list from its first block on without gaps."""
+    """The blocks of each list. The rows of a list fill its blocks in order, without gaps.
 
-    sizes: Int64  # (n_lists,) rows of each list
-    chain: Int32  # blocks of list 0 in order, then those of list 1, ...
-    first: Int64  # (n_lists + 1,) where each list begins in the chain
-    free: Int32  # blocks that no list uses
+    Slot b * 64 + r is row r of block b; place p is the p-th row of a list.
+    """
+
+    sizes: Int64  # (n_lists,) rows per list
+    block_ids: Int32  # the blocks of list 0 in order, then the blocks of list 1, ...
+    first: Int64  # (n_lists + 1,) the position of each list's first block in block_ids
+    free: Int32  # blocks that belong to no list
 
     @property
     def n_blocks(self) -> int:
         """Blocks in use or free."""
-        return len(self.chain) + len(self.free)
+        return len(self.block_ids) + len(self.free)
 
     def slots(self, lists: Int64, places: Int64) -> Int64:
-        """The slots of these places in these lists; slot b * 64 + r is row r of block b."""
-        block: Int64 = self.chain[self.first[lists] + places // BLOCK_ROWS].astype(np.int64)
+        """The slots of these places in these lists."""
+        block: Int64 = self.block_ids[self.first[lists] + places // BLOCK_ROWS].astype(np.int64)
         return block * BLOCK_ROWS + places % BLOCK_ROWS
 
     def resized(self, sizes: Int64) -> Layout:
-        """The layout after every list has grown or shrunk at its end. With the same blocks, only `sizes` differ."""
-        have, need = np.diff(self.first), -(-sizes // BLOCK_ROWS)
-        if np.array_equal(have, need):
+        """The layout after every list has grown or shrunk at its end; shares `block_ids` if the blocks are the same."""
+        n_old, n_new = np.diff(self.first), -(-sizes // BLOCK_ROWS)
+        if np.array_equal(n_old, n_new):
             return self._replace(sizes=sizes)
-        within = np.arange(len(self.chain)) - np.repeat(self.first[:-1], have)
-        kept = within < np.repeat(need, have)
-        free = np.concatenate([self.free, self.chain[~kept]])
-        grown = np.maximum(need - have, 0)
-        more = int(grown.sum())
-        fresh = np.arange(self.n_blocks, self.n_blocks + max(0, more - len(free)), dtype=np.int32)
+        within = np.arange(len(self.block_ids)) - np.repeat(self.first[:-1], n_old)
+        kept = within < np.repeat(n_new, n_old)
+        free = np.concatenate([self.free, self.block_ids[~kept]])
+        added = np.maximum(n_new - n_old, 0)
+        total = int(added.sum())
+        fresh = np.arange(self.n_blocks, self.n_blocks + max(0, total - len(free)), dtype=np.int32)
         blocks = np.concatenate([np.sort(free), fresh])
-        owner = np.concatenate([np.repeat(np.arange(len(sizes)), have)[kept], np.repeat(np.arange(len(sizes)), grown)])
-        chain = np.concatenate([self.chain[kept], blocks[:more]])[np.argsort(owner, kind="stable")]
-        return Layout(sizes, chain, np.concatenate([[0], np.cumsum(need)]), blocks[more:])
+        lists = np.arange(len(sizes))
+        owner = np.concatenate([np.repeat(lists, n_old)[kept], np.repeat(lists, added)])
+        block_ids = np.concatenate([self.block_ids[kept], blocks[:total]])[np.argsort(owner, kind="stable")]
+        return Layout(sizes, block_ids, np.concatenate([[0], np.cumsum(n_new)]), blocks[total:])
 
     def owners(self) -> Int64:
-        """The list and the place in the chain of each block, (2, n_blocks); 0 for a free one."""
+        """The list of each block and the block's position in `block_ids`, (2, n_blocks); 0 for a free block."""
         owners = np.zeros((2, self.n_blocks), dtype=np.int64)
-        owners[0, self.chain] = np.repeat(np.arange(len(self.sizes)), np.diff(self.first))
-        owners[1, self.chain] = np.arange(len(self.chain))
+        owners[0, self.block_ids] = np.repeat(np.arange(len(self.sizes)), np.diff(self.first))
+        owners[1, self.block_ids] = np.arange(len(self.block_ids))
         return owners
 
-    def rows_after(self, old: Layout, rows: UInt64, lists: Int64) -> UInt64:
-        """`rows` of the layout `old`, from which only the sizes of these lists differ."""
-        if self.chain is not old.chain:
-            return self.rows()
-        rows = rows.copy()
-        taken = self.sizes[lists] - (np.diff(self.first)[lists] - 1) * BLOCK_ROWS
-        rows[self.chain[self.first[lists + 1] - 1]] = _lowest(taken)
-        return rows
+    def updated_live_rows(self, old: Layout, live_rows: UInt64, lists: Int64) -> UInt64:
+        """The bit masks of this layout, given those of `old`, which differs only in the sizes of these lists."""
+        if self.block_ids is not old.block_ids:
+            return self.live_rows()
+        live_rows = live_rows.copy()
+        n_live = self.sizes[lists] - (np.diff(self.first)[lists] - 1) * BLOCK_ROWS
+        live_rows[self.block_ids[self.first[lists + 1] - 1]] = _lowest_bits(n_live)
+        return live_rows
 
-    def rows(self) -> UInt64:
-        """The bits of the rows that are taken, for each block."""
-        rows: UInt64 = np.zeros(max(1, self.n_blocks), dtype=np.uint64)
-        within = np.arange(len(self.chain)) - np.repeat(self.first[:-1], np.diff(self.first))
-        taken = np.clip(np.repeat(self.sizes, np.diff(self.first)) - within * BLOCK_ROWS, 1, BLOCK_ROWS)
-        rows[self.chain] = _lowest(taken)
-        return rows
+    def live_rows(self) -> UInt64:
+        """The bit mask of each block, uint64 (n_blocks,): bit r is set if row r belongs to the list."""
+        live_rows: UInt64 = np.zeros(max(1, self.n_blocks), dtype=np.uint64)
+        within = np.arange(len(self.block_ids)) - np.repeat(self.first[:-1], np.diff(self.first))
+        n_live = np.clip(np.repeat(self.sizes, np.diff(self.first)) - within * BLOCK_ROWS, 1, BLOCK_ROWS)
+        live_rows[self.block_ids] = _lowest_bits(n_live)
+        return live_rows
 
 
-def _lowest(n: Int64) -> UInt64:
-    """The n lowest bits, 1 to 64."""
+def _lowest_bits(n: Int64) -> UInt64:
+    """Masks of the n lowest bits, n from 1 to 64."""
     return np.uint64(0xFFFFFFFFFFFFFFFF) >> (BLOCK_ROWS - n).astype(np.uint64)
 
 
 class Placement(NamedTuple):
-    """Where new rows go: `commit` makes it so, `clear` forgets what was written. Neither can fail."""
+    """The slots of new rows. `commit` makes the rows visible, `clear` zeroes written slots. Neither can fail."""
 
     slots: Int64
     commit: Callable[[], None]
@@ -93,32 +96,32 @@ class Placement(NamedTuple):
 
 
 class InvertedLists:
-    """Codes and ids of rows in lists. New rows are written behind the old ones and count once they are committed."""
+    """Codes and ids of rows in lists. New rows are written behind the live rows and become live by a commit."""
 
     def __init__(self, n_lists: int, code_size: int) -> None:
-        nothing = np.zeros(0, dtype=np.int32)
-        self.layout = Layout(np.zeros(n_lists, np.int64), nothing, np.zeros(n_lists + 1, np.int64), nothing)
+        empty = np.zeros(0, dtype=np.int32)
+        self.layout = Layout(np.zeros(n_lists, np.int64), empty, np.zeros(n_lists + 1, np.int64), empty)
         self.blocks = GrowingArray((code_size, BLOCK_ROWS), np.uint8)
         self.slot_ids = GrowingArray((BLOCK_ROWS,), np.int64)
-        self.rows = self.layout.rows()
-        self._table = IdTable()  # the slots of the ids
-        self._owners: tuple[Int32, Int64] | None = None  # a chain, and the owners of its blocks
+        self.live_rows = self.layout.live_rows()
+        self._table = IdTable()  # id -> slot
+        self._owners: tuple[Int32, Int64] | None = None  # the block_ids and `Layout.owners()` of these blocks
 
     @property
     def nbytes(self) -> int:
         """Bytes in use and in reserve."""
-        arrays = (*self.layout, self.rows, self.blocks.data, self.slot_ids.data)
+        arrays = (*self.layout, self.live_rows, self.blocks.data, self.slot_ids.data)
         return sum(array.nbytes for array in arrays) + self._table.nbytes
 
     def place(self, labels: Int32) -> Placement:
-        """Slots for new rows in the lists `labels` (n,), in their order."""
+        """Plan slots for new rows; row i goes to list labels[i]. Rows of a list keep their order."""
         sizes = self.layout.sizes
-        more = np.bincount(labels, minlength=len(sizes))
-        layout = self.layout.resized(sizes + more)
-        all_rows = layout.rows_after(self.layout, self.rows, np.flatnonzero(more))
+        added = np.bincount(labels, minlength=len(sizes))
+        layout = self.layout.resized(sizes + added)
+        live_rows = layout.updated_live_rows(self.layout, self.live_rows, np.flatnonzero(added))
         order = np.argsort(labels, kind="stable")
         lists = labels[order].astype(np.int64)
-        rank = np.arange(len(labels)) - (np.cumsum(more) - more)[lists]
+        rank = np.arange(len(labels)) - (np.cumsum(added) - added)[lists]
         slots = np.empty(len(labels), dtype=np.int64)
         slots[order] = layout.slots(lists, sizes[lists] + rank)
         self.blocks.reserve(layout.n_blocks)
@@ -128,79 +131,79 @@ class InvertedLists:
 
         def commit() -> None:
             self._table.insert(slot_ids, slots)
-            self.layout, self.rows = layout, all_rows
+            self.layout, self.live_rows = layout, live_rows
 
         return Placement(slots, commit, self._clearing(slots[slots < self.layout.n_blocks * BLOCK_ROWS]))
 
     def reserve(self, n: int) -> None:
-        """Make room for `n` rows in all, however they fall on the lists."""
+        """Allocate memory for `n` rows in total, for any distribution of the rows over the lists."""
         blocks = n // BLOCK_ROWS + len(self.layout.sizes)
         self.blocks.reserve(blocks)
         self.slot_ids.reserve(blocks)
 
     def write(self, slots: Int64, codes: UInt8, ids: Int64) -> None:
-        """Write into slots of a placement that is not committed yet."""
+        """Write rows to the slots of a placement before its commit."""
         _native.put_codes(codes, slots, self.blocks.data)
         self.slot_ids.data.reshape(-1)[slots] = ids
 
     def _clearing(self, slots: Int64) -> Callable[[], None]:
-        """What puts zeros into slots without rows, as files hold whole blocks, and takes no memory."""
-        nothing = np.zeros((min(len(slots), CLEARED_ROWS), self.blocks.data.shape[1]), np.uint8)
+        """A function that zeroes slots without live rows (files hold whole blocks). It allocates no memory."""
+        zeros = np.zeros((min(len(slots), CLEARED_ROWS), self.blocks.data.shape[1]), np.uint8)
 
         def clear() -> None:
             ids = self.slot_ids.data.reshape(-1)
             for start in range(0, len(slots), CLEARED_ROWS):
-                here = slots[start : start + CLEARED_ROWS]
-                _native.put_codes(nothing[: len(here)], here, self.blocks.data)
-                ids[here] = 0
+                piece = slots[start : start + CLEARED_ROWS]
+                _native.put_codes(zeros[: len(piece)], piece, self.blocks.data)
+                ids[piece] = 0
 
         return clear
 
     def clearing(self) -> Commit:
-        """What forgets all that is written behind the present rows, and cannot fail."""
-        return self._clearing(np.flatnonzero(~bits_to_mask(self.rows[: self.layout.n_blocks])))
+        """A function that zeroes all slots without live rows, and cannot fail."""
+        return self._clearing(np.flatnonzero(~bits_to_mask(self.live_rows[: self.layout.n_blocks])))
 
     def snapshot(self) -> InvertedLists:
-        """The lists as they are now, valid as long as rows are only added: with a table of its own, not made yet."""
+        """The present lists, valid while rows are only added. The copy has an id table of its own, built on demand."""
         lists = copy.copy(self)
         lists._table = IdTable()
         return lists
 
-    def _taken(self) -> Int64:
+    def _live_slots(self) -> Int64:
         """The slots of all rows, list by list."""
         sizes = self.layout.sizes
         lists = np.repeat(np.arange(len(sizes)), sizes)
         return self.layout.slots(lists, np.arange(len(lists)) - np.repeat(np.cumsum(sizes) - sizes, sizes))
 
     def find(self, ids: Int64) -> Int64:
-        """The slots of ids that are there."""
+        """The slots of ids that are in the index."""
         slots = self._find(ids)
-        if (slots < 0).any():  # of a mapped file
+        if (slots < 0).any():  # possible in a mapped file, which is not checked
             raise FormatError("slot_ids: the data are damaged: an id is missing")
         return slots
 
     def _find(self, ids: Int64) -> Int64:
-        """The slot of each id, -1 where there is none."""
+        """The slot of each id; -1 if the id is not in the index."""
         n = int(self.layout.sizes.sum())
         return self._table.find(self.slot_ids.data.reshape(-1), ids, n, self._slots)
 
     def _slots(self) -> Iterator[Int64]:
-        """The slots of all rows, in order."""
-        for start in range(0, len(self.rows), PIECE_BLOCKS):
-            mask = bits_to_mask(self.rows[start : start + PIECE_BLOCKS])
+        """The slots of all rows, ascending, in pieces."""
+        for start in range(0, len(self.live_rows), PIECE_BLOCKS):
+            mask = bits_to_mask(self.live_rows[start : start + PIECE_BLOCKS])
             yield np.flatnonzero(mask).astype(np.int64, copy=False) + start * BLOCK_ROWS
 
     def lists_of(self, slots: Int64) -> Int64:
-        """The list that each slot belongs to."""
-        return self._where(slots)[0]
+        """The list of each slot."""
+        return self._locate(slots)[0]
 
-    def _where(self, slots: Int64) -> tuple[Int64, Int64]:
+    def _locate(self, slots: Int64) -> tuple[Int64, Int64]:
         """The list of each slot, and the place in this list."""
-        layout, known = self.layout, self._owners
-        if known is None or known[0] is not layout.chain:
-            known = self._owners = layout.chain, layout.owners()
-        lists, places = known[1][:, slots // BLOCK_ROWS]
-        return lists, (places - layout.first[lists]) * BLOCK_ROWS + slots % BLOCK_ROWS
+        layout, cached = self.layout, self._owners
+        if cached is None or cached[0] is not layout.block_ids:
+            cached = self._owners = layout.block_ids, layout.owners()
+        lists, positions = cached[1][:, slots // BLOCK_ROWS]
+        return lists, (positions - layout.first[lists]) * BLOCK_ROWS + slots % BLOCK_ROWS
 
     def codes(self, slots: Int64) -> UInt8:
         """The codes (n, code_size) in these slots."""
@@ -210,64 +213,64 @@ class InvertedLists:
 
     def in_order(self) -> tuple[Int64, UInt8]:
         """The ids (n,) and codes (n, code_size) of all rows, list by list."""
-        slots = self._taken()
+        slots = self._live_slots()
         return self.slot_ids.data.reshape(-1)[slots], self.codes(slots)
 
     def removing(self, slots: Int64) -> Callable[[], None]:
-        """What takes rows out, and cannot fail; the last rows of their lists fill the holes."""
+        """A function that removes the rows in these slots and cannot fail; the last rows of a list fill its holes."""
         old = self.layout
-        lists, places = self._where(slots)
-        touched, fewer = np.unique(lists, return_counts=True)
+        lists, places = self._locate(slots)
+        changed, n_removed = np.unique(lists, return_counts=True)
         sizes = old.sizes.copy()
-        sizes[touched] -= fewer
+        sizes[changed] -= n_removed
         layout = old.resized(sizes)
-        rows = layout.rows_after(old, self.rows, touched)
+        live_rows = layout.updated_live_rows(old, self.live_rows, changed)
         holes = np.flatnonzero(places < sizes[lists])
         targets = slots[holes[np.argsort(lists[holes], kind="stable")]]
-        rank = np.arange(len(slots), dtype=np.int64) - np.repeat(np.cumsum(fewer) - fewer, fewer)
-        ends = old.slots(np.repeat(touched, fewer), np.repeat(sizes[touched], fewer) + rank)
-        sources = ends[~np.isin(ends, slots)]
+        rank = np.arange(len(slots), dtype=np.int64) - np.repeat(np.cumsum(n_removed) - n_removed, n_removed)
+        freed = old.slots(np.repeat(changed, n_removed), np.repeat(sizes[changed], n_removed) + rank)
+        sources = freed[~np.isin(freed, slots)]
         codes, ids = self.codes(sources), self.slot_ids.data.reshape(-1)
-        nothing = np.zeros((len(ends), self.blocks.data.shape[1]), np.uint8)
+        zeros = np.zeros((len(freed), self.blocks.data.shape[1]), np.uint8)
 
         def commit() -> None:
             _native.put_codes(codes, targets, self.blocks.data)
-            _native.put_codes(nothing, ends, self.blocks.data)  # nothing removed gets into a file
+            _native.put_codes(zeros, freed, self.blocks.data)  # files must not hold removed codes
             self._table.remove(ids, slots, sources, targets)
-            self.layout, self.rows = layout, rows
+            self.layout, self.live_rows = layout, live_rows
 
         return commit
 
     def allowed_rows(self, ids: Ids, allowed: Any) -> UInt64 | None:
-        """The bits of the rows that may be returned, like `rows`; None for all."""
+        """The bit masks of the live rows that may be returned, in the form of `live_rows`; None: all live rows."""
         if allowed is None:
             return None
-        slot_ids = self.slot_ids.data.reshape(-1)[: len(self.rows) * BLOCK_ROWS]
-        return self.rows & places_allowed(ids.allowed(allowed), len(slot_ids), slot_ids, self._find)
+        slot_ids = self.slot_ids.data.reshape(-1)[: len(self.live_rows) * BLOCK_ROWS]
+        return self.live_rows & places_allowed(ids.allowed(allowed), len(slot_ids), slot_ids, self._find)
 
     def state(self) -> State:
-        """What a file stores."""
+        """The state that a file stores. The array `chain` of a file is `block_ids`."""
         n = self.layout.n_blocks
         arrays = {"codes": self.blocks.data[:n], "slot_ids": self.slot_ids.data[:n]}
-        return State({}, {"list_sizes": self.layout.sizes, "chain": self.layout.chain, **arrays})
+        return State({}, {"list_sizes": self.layout.sizes, "chain": self.layout.block_ids, **arrays})
 
     @classmethod
     def from_state(cls, stored: Stored, n_lists: int, code_size: int, ids: Ids) -> InvertedLists:
-        """Lists from a file, of the rows that have these ids."""
+        """Read the lists of the rows with these ids from a file."""
         lists = cls(n_lists, code_size)
         filled = Check(f"sizes that add up to {ids.n}", lambda sizes: bool((sizes >= 0).all() and sizes.sum() == ids.n))
         sizes = stored.array("list_sizes", np.int64, (n_lists,), below(ids.n + 1), filled)
         first = np.concatenate([[0], np.cumsum(-(-sizes // BLOCK_ROWS))])
         n_blocks = (stored.shape("codes") or (0,))[0]
         codes = stored.array("codes", np.uint8, (n_blocks, code_size, BLOCK_ROWS), bulk=True)
-        chain = stored.array("chain", np.int32, (int(first[-1]),), non_negative, below(n_blocks), unique)
-        free = np.setdiff1d(np.arange(n_blocks, dtype=np.int32), chain)
-        lists.layout = Layout(sizes, chain, first, free)
-        taken = lists._taken()
+        block_ids = stored.array("chain", np.int32, (int(first[-1]),), non_negative, below(n_blocks), unique)
+        free = np.setdiff1d(np.arange(n_blocks, dtype=np.int32), block_ids)
+        lists.layout = Layout(sizes, block_ids, first, free)
+        live = lists._live_slots()
         same = Check(
-            "the ids of the index", lambda slots: bool((np.sort(slots.ravel()[taken]) == np.sort(ids.values)).all())
+            "the ids of the index", lambda slots: bool((np.sort(slots.ravel()[live]) == np.sort(ids.values)).all())
         )
         slot_ids = stored.array("slot_ids", np.int64, (n_blocks, BLOCK_ROWS), same, bulk=True)
         lists.blocks, lists.slot_ids = GrowingArray.of(codes), GrowingArray.of(slot_ids)
-        lists.rows = lists.layout.rows()
+        lists.live_rows = lists.layout.live_rows()
         return lists

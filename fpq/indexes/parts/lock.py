@@ -1,4 +1,4 @@
-"""Any number of threads search an index, or one changes it."""
+"""A readers-writer lock: any number of threads search an index at the same time, or one thread changes the index."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, TypeVar, cast
 
 
 class Lock:
-    """A lock for many readers or one writer; waiting writers go before new readers.
+    """A lock for many readers or one writer. A waiting writer goes before new readers.
 
-    A thread that holds the lock may take it again to read; it may not go over from reading to writing. A forked child
-    begins with a free lock: a thread that held it is not there.
+    A thread that holds the lock may take the lock again to read, but a reader cannot become a writer. In a forked
+    process the lock is free, as the threads that held the lock do not exist in that process.
     """
 
     def __init__(self) -> None:
@@ -23,29 +23,29 @@ class Lock:
 
     def _renew(self) -> None:
         self._process = os.getpid()
-        self._mutex = threading.Lock()  # Ctrl-C cannot come between its taking and the block that it is taken for
+        self._mutex = threading.Lock()  # its `with` is atomic: Ctrl-C cannot come between acquisition and block
         self._changed = threading.Condition(self._mutex)
         self._readers: set[int] = set()
         self._writer: int | None = None
-        self._waiting: set[int] = set()  # to write
+        self._waiting: set[int] = set()  # threads that wait to write
 
     def holds(self, me: int, *, to_write: bool = False) -> bool:
-        """Whether thread `me` has the lock already."""
+        """Whether thread `me` holds the lock."""
         if self._process != os.getpid():
             self._renew()
         if to_write and me in self._readers:
-            raise RuntimeError("an index cannot be changed within a search of the same thread")
+            raise RuntimeError("an index cannot be changed within a search by the same thread")
         return self._writer == me or me in self._readers
 
     def begin_reading(self, me: int) -> None:
-        """Wait for writers."""
+        """Wait for all writers, then take the lock to read."""
         with self._mutex:
             while self._writer is not None or self._waiting:
                 self._changed.wait()
             self._readers.add(me)
 
     def begin_writing(self, me: int) -> None:
-        """Wait for all others."""
+        """Wait for all readers and writers, then take the lock to write."""
         with self._mutex:
             self._waiting.add(me)
             while self._writer is not None or self._readers:
@@ -54,10 +54,10 @@ class Lock:
             self._waiting.discard(me)
 
     def end(self, me: int) -> None:
-        """Give up what thread `me` has or waits for: an interrupt may come before `begin_...` has got it."""
+        """Release what thread `me` holds, and cancel what it waits for: an interrupt can come within `begin_...`."""
         try:
             self._end(me)
-        except BaseException:  # Ctrl-C has come amid
+        except BaseException:  # Ctrl-C came during the release
             self._end(me)
             raise
 
@@ -72,7 +72,7 @@ class Lock:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Held while the index is read."""
+        """Hold the lock to read."""
         me = threading.get_ident()
         if self.holds(me):
             yield
@@ -88,7 +88,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def reads(method: F) -> F:
-    """For a public method that reads an index: others may run at the same time, changes wait."""
+    """Decorate a public method that reads an index: other readers may run at the same time, writers wait."""
 
     @functools.wraps(method)
     def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -105,7 +105,7 @@ def reads(method: F) -> F:
 
 
 def writes(method: F) -> F:
-    """For a public method that changes an index: it runs alone, and not on a mapped index."""
+    """Decorate a public method that changes an index: the method runs alone, and fails on a mapped index."""
 
     @functools.wraps(method)
     def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,16 +124,16 @@ def writes(method: F) -> F:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off to the end: for the few statements that make a change visible, which all happen or none."""
+    """Defer Ctrl-C to the end of the block: the statements that make a change visible run all or not at all."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
-    came: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *args: came.append(args))
+    received: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *args: received.append(args))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if came:
-            before(*came[-1])
+        if received:
+            before(*received[-1])

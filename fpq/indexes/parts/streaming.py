@@ -1,7 +1,7 @@
-"""`fit`, `add`, `search` and `tune` of rows that are never in memory together, block by block.
+"""Streaming: `fit`, `add`, `search` and `tune` of rows that do not fit in memory, block by block.
 
 Rows come from a memory-mapped array, a Dask array or an iterable of arrays (n_i, d). One block at a time is in memory,
-or, of a memory-mapped array, `ROWS` rows; an iterable may make its blocks while they are read.
+or `ROWS` rows of a memory-mapped array. An iterable may create its blocks on demand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fpq.indexes.base import SearchResult
 from fpq.indexes.parts.lock import uninterrupted
 from fpq.learning import training_rows
 
-ROWS = 1 << 18
+ROWS = 1 << 18  # rows per block of a memory-mapped array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,19 +38,19 @@ def in_blocks(X: Any) -> bool:
 
 
 def gathered(Q: Any, dim: int | None) -> Any:
-    """Queries that may come in blocks, together."""
+    """Queries as one array; the argument may come in blocks."""
     if not in_blocks(Q):
         return Q
-    found = LocalBlocks.of(Q, ROWS).run("queries", lambda block, where: where.finite(where.shaped(block)))
+    found = LocalBlocks.of(Q, ROWS).run("queries", lambda block, info: info.finite(info.shaped(block)))
     return np.concatenate(found) if found else np.empty((0, dim or 1), np.float32)
 
 
 def fits_blocks(method: F) -> F:
-    """For `fit` of an index that learns from a sample: it is drawn from blocks."""
+    """Decorate `fit` of an index that is trained on a sample: the sample is drawn from blocks."""
 
     @functools.wraps(method)
     def fit(self: Any, X: Any) -> Any:
-        if not in_blocks(X) or (isinstance(X, np.memmap) and X.dtype in KERNEL_TYPES):  # which is read in place
+        if not in_blocks(X) or (isinstance(X, np.memmap) and X.dtype in KERNEL_TYPES):  # such a map is read in place
             return method(self, X)
         training_rows.learn(self, LocalBlocks.of(X, ROWS))
         return self
@@ -59,10 +59,10 @@ def fits_blocks(method: F) -> F:
 
 
 def adds_blocks(method: F) -> F:
-    """For `add`: one call for each block, and as before if one of them fails.
+    """Decorate `add`: one call per block. If a block fails, the index is restored.
 
-    Limits of OpenIndexing and of lists depend on how many rows an add has: with these, a memory-mapped array, which can
-    be read in place, is added in one go.
+    The limits of OpenIndexing and of `list_capacity` depend on the number of rows of an `add`. With such a limit, a
+    memory-mapped array is added in one call.
     """
 
     @functools.wraps(method)
@@ -75,15 +75,15 @@ def adds_blocks(method: F) -> F:
         try:
             source = LocalBlocks.of(X, ROWS)
 
-            def add_one(block: Any, where: BlockInfo) -> None:
-                x = where.finite(where.shaped(block))
-                method(self, x, None if given is None else given[where.start : where.start + len(x)])
-                if source.sizes is not None and where.number == 0:
+            def add_one(block: Any, info: BlockInfo) -> None:
+                x = info.finite(info.shaped(block))
+                method(self, x, None if given is None else given[info.start : info.start + len(x)])
+                if source.sizes is not None and info.number == 0:
                     self._reserve(n + sum(source.sizes))
 
             source.run("add", add_one, verbose=getattr(self, "verbose", False))
             if given is not None and len(given) != len(self) - n:
-                raise ValueError(f"ids: expected {len(self) - n} ids for so many rows, got {len(given)}")
+                raise ValueError(f"ids: expected {len(self) - n} ids, one per row, got {len(given)}")
         except BaseException:
             with uninterrupted():
                 restore()
@@ -94,15 +94,15 @@ def adds_blocks(method: F) -> F:
 
 
 def searches_blocks(method: F) -> F:
-    """For `search`: one call for each block of queries."""
+    """Decorate `search`: one call per block of queries."""
 
     @functools.wraps(method)
     def search(self: Any, Q: Any, k: int = 10, **options: Any) -> Any:
         if not in_blocks(Q):
             return method(self, Q, k, **options)
 
-        def search_one(block: Any, where: BlockInfo) -> Any:
-            return method(self, where.finite(where.shaped(block)), k, **options)
+        def search_one(block: Any, info: BlockInfo) -> Any:
+            return method(self, info.finite(info.shaped(block)), k, **options)
 
         found = LocalBlocks.of(Q, ROWS).run("search", search_one, verbose=getattr(self, "verbose", False))
         if not found:

@@ -1,4 +1,4 @@
-"""Vectors that an index does not hold but reads from a .npy file, mapped into memory."""
+"""Vectors that an index reads from a memory-mapped .npy file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fpq._checks import KERNEL_TYPES, Array, Float32, Int64
 from fpq.indexes.parts.ids import Removal
 from fpq.storage import FormatError, State
 
-CHUNK_VALUES = 1 << 22  # of the candidates that are scaled at a time
+CHUNK_VALUES = 1 << 22  # values of candidates that are normalized at a time
 
 
 class VectorFile:
-    """Row i of a .npy file is the vector with id i; nothing is ever written to it, and only rows asked for are read.
+    """A read-only .npy file whose row i is the vector with id i. Has the interface of `Vectors`.
 
-    Stands in for `Vectors`.
+    The file is read on demand, row by row.
     """
 
     by_id = True
@@ -34,36 +34,36 @@ class VectorFile:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Dimension of the vectors."""
         return int(self.data.shape[1])
 
     def require_dim(self, dim: int) -> None:
-        """See that vectors of dimension `dim` can be in the file."""
+        """Raise ValueError if the vectors in the file are not of dimension `dim`."""
         if self.dim != dim:
             raise ValueError(f"keep_vectors: expected a file of shape (n, {dim}), got {self.data.shape} in {self.path}")
 
     def reserve(self, n: int) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def write(self, x: Array, ids: Int64, **options: Any) -> None:
-        """See that the file can hold new rows: they stand in it already."""
+        """Check that the file, which is never written to, has a row for each new id."""
         self.require_dim(x.shape[1])
         self.require_ids(ids)
 
     def commit(self, rows: GrowingArray, n: int) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def require_ids(self, ids: Int64) -> None:
-        """See that there is a row for each of these new ids."""
+        """Raise ValueError if the file has no row for one of these ids."""
         if len(ids) and int(ids.max()) >= len(self.data):
             raise ValueError(f"ids: expected ids below {len(self.data)}, the rows of {self.path}, got {ids.max()}")
 
     def removing(self, removal: Removal) -> Callable[[], None]:
-        """Nothing to do: ids that are gone are not asked for."""
+        """A commit that does nothing: removed ids are never read."""
         return lambda: None
 
     def rows(self, ids: Int64) -> Float32:
-        """The vectors (n, d) of these ids as the metric wants them."""
+        """The vectors of these ids, float32 (n, d), normalized if the metric is the cosine."""
         x = self.data[ids]
         if not self._normalize:
             return x.astype(np.float32)
@@ -73,51 +73,51 @@ class VectorFile:
 
     def distances(self, queries: Float32, ids: Int64, inner_product: bool, n_threads: int, power: int = 0) -> Float32:
         """As `Vectors.distances`, by id."""
-        if ids.max(initial=-1) >= len(self.data) or ids.min(initial=-1) < -1:  # of a mapped index
+        if ids.max(initial=-1) >= len(self.data) or ids.min(initial=-1) < -1:  # ids of a mapped index are not checked
             raise FormatError(
                 f"slot_ids: the data are damaged: expected ids of the {len(self.data)} rows of {self.path}"
             )
         out = np.empty(ids.shape, dtype=np.float32)
         if not self._normalize:
-            own = 0 if inner_product else power
-            _native.flat_distances(self.data, queries, np.ascontiguousarray(ids), inner_product, out, n_threads, own)
+            ids, row_power = np.ascontiguousarray(ids), 0 if inner_product else power
+            _native.flat_distances(self.data, queries, ids, inner_product, out, n_threads, row_power)
             return out
         step = max(1, CHUNK_VALUES // max(1, ids.shape[1] * self.dim))
         for start in range(0, len(ids), step):
-            here = slice(start, start + step)
-            wanted, at = np.unique(ids[here], return_inverse=True)
-            missing = int(np.searchsorted(wanted, 0))  # 1 if there is a -1, which comes first
-            at = np.ascontiguousarray(at.reshape(ids[here].shape) - missing, dtype=np.int64)
+            batch = slice(start, start + step)
+            wanted, rows = np.unique(ids[batch], return_inverse=True)
+            missing = int(np.searchsorted(wanted, 0))  # 1 if `wanted` begins with -1, else 0
+            rows = np.ascontiguousarray(rows.reshape(ids[batch].shape) - missing, dtype=np.int64)
             x = self.rows(wanted[missing:]) if missing < len(wanted) else np.zeros((1, self.dim), np.float32)
-            _native.flat_distances(x, queries[here], at, inner_product, out[here], n_threads)
+            _native.flat_distances(x, queries[batch], rows, inner_product, out[batch], n_threads)
         return out
 
     def state(self) -> State:
-        """What a file stores: where the vectors are and what they look like."""
+        """The state that a file stores: path, shape and dtype of the vectors."""
         dtype = self.data.dtype.str.lstrip("<|")
-        about = {"path": self.path, "shape": list(self.data.shape), "dtype": dtype}
-        return State({"keep_vectors": about}, {})
+        return State({"keep_vectors": {"path": self.path, "shape": list(self.data.shape), "dtype": dtype}}, {})
 
     @classmethod
-    def from_state(cls, about: Any, *, normalize: bool) -> VectorFile:
-        """The file that an index was saved with."""
-        if not isinstance(about, dict) or set(about) != {"path", "shape", "dtype"} or type(about["path"]) is not str:
-            raise ValueError(f"keep_vectors: expected true, false or path, shape and dtype, got {about!r}")
+    def from_state(cls, expected: Any, *, normalize: bool) -> VectorFile:
+        """Open the file of vectors that a saved index names, and check its shape and dtype."""
+        names = {"path", "shape", "dtype"}
+        if not isinstance(expected, dict) or set(expected) != names or type(expected["path"]) is not str:
+            raise ValueError(f"keep_vectors: expected true, false or path, shape and dtype, got {expected!r}")
         try:
-            file = cls(about["path"], normalize=normalize)
+            file = cls(expected["path"], normalize=normalize)
         except OSError as error:
             raise ValueError(f"keep_vectors: the file of the vectors cannot be read: {error}") from error
         found = file.state().params["keep_vectors"]
-        if found != about:
+        if found != expected:
             raise ValueError(
-                f"keep_vectors: expected {about['dtype']} of shape {about['shape']} in {file.path}, "
+                f"keep_vectors: expected {expected['dtype']} of shape {expected['shape']} in {file.path}, "
                 f"got {found['dtype']} of shape {found['shape']}"
             )
         return file
 
 
 def _mapped(path: str) -> Array:
-    """A checked .npy file, mapped read-only."""
+    """Map a .npy file read-only, and check its dtype and shape."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block
         raise ValueError(f"keep_vectors: expected a .npy file, {path} is not a regular file")
     try:
@@ -129,7 +129,7 @@ def _mapped(path: str) -> Array:
     kind = data.dtype.newbyteorder("=")
     if kind not in KERNEL_TYPES or not data.dtype.isnative:
         names = ", ".join(str(dtype) for dtype in KERNEL_TYPES)
-        raise ValueError(f"keep_vectors: expected {names} in the order of bytes of this machine, got {data.dtype.str}")
+        raise ValueError(f"keep_vectors: expected {names} in native byte order, got {data.dtype.str}")
     if data.ndim != 2 or not data.shape[1] or not data.flags.c_contiguous:
         order = "" if data.flags.c_contiguous else " in Fortran order"
         raise ValueError(f"keep_vectors: expected an array (n, d) in C order, got shape {data.shape}{order} in {path}")

@@ -1,4 +1,4 @@
-"""Vectors kept in an index, in the element type they came in."""
+"""Vectors kept in an index, in the dtype of the input."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ KEPT_TYPES = (np.float32, np.float16, np.uint8, np.int8)
 
 
 class Vectors:
-    """Rows that grow at the end. Types that differ between calls, and float64, are kept as float32."""
+    """Rows that grow at the end. float64 input, and input of different dtypes, is kept as float32."""
 
-    by_id = False  # but by row
+    by_id = False  # vectors are read by row
 
     def __init__(self) -> None:
         self.n = 0
@@ -33,7 +33,7 @@ class Vectors:
 
     @property
     def dim(self) -> int | None:
-        """d, or None as long as no rows have come."""
+        """d; None before the first rows."""
         return None if self._rows is None else self._rows.data.shape[1]
 
     @property
@@ -42,14 +42,14 @@ class Vectors:
         return 0 if self._rows is None else self._rows.data.nbytes
 
     def reserve(self, n: int) -> None:
-        """Make room for `n` rows of the type that is there."""
+        """Allocate memory for `n` rows of the present dtype."""
         if self._rows is not None:
             self._rows.reserve(n)
 
     def write(self, x: Array, ids: Int64, *, normalize: bool = False, n_threads: int = 1) -> GrowingArray | None:
-        """An array that holds the rows so far and `x` behind them: hand it to `commit` when all else went well.
+        """Write `x` behind the present rows. The returned array becomes visible by `commit`.
 
-        Rows are scaled to length 1 as they are written, if `normalize` is on, and become float32.
+        With `normalize`, rows are written as float32, scaled to length 1.
         """
         kept = np.dtype(np.float32) if normalize or x.dtype == np.float64 else x.dtype
         if self._rows is None:
@@ -68,34 +68,34 @@ class Vectors:
         return rows
 
     def commit(self, rows: GrowingArray, n: int) -> None:
-        """The rows that `write` has written are now `n`."""
+        """Make the array of `write`, with `n` rows, visible."""
         self._rows = rows
         self.n = n
 
     def snapshot(self) -> Vectors:
-        """The rows as they are now, valid as long as rows are only added."""
+        """The present rows, valid while rows are only added."""
         return copy.copy(self)
 
     def removing(self, removal: Removal) -> Callable[[], None]:
-        """What carries out a planned removal, and cannot fail."""
+        """A function that carries out a planned removal and cannot fail."""
         if self._rows is None:
             return lambda: None
         move = self._rows.moving(removal.sources, removal.targets)
-        left = self.n - len(removal.rows)
+        n_kept = self.n - len(removal.rows)
 
         def commit() -> None:
             move()
-            self.n = left
+            self.n = n_kept
 
         return commit
 
     def state(self) -> State:
-        """What a file stores."""
+        """The state that a file stores."""
         return State({}, {} if self._rows is None else {"vectors": self.data})
 
     @classmethod
     def from_state(cls, stored: Stored, n: int, dim: int) -> Vectors:
-        """Vectors (n, dim) from a file."""
+        """Read vectors (n, dim) from a file."""
         vectors = cls()
         checks = (finite,) if stored.dtype("vectors").kind == "f" else ()
         rows = stored.array("vectors", KEPT_TYPES, (n, dim), *checks, bulk=True)
@@ -103,16 +103,16 @@ class Vectors:
         return vectors
 
     def rows(self, rows: Int64) -> Float32:
-        """These rows (n, d)."""
+        """The vectors of these rows, float32 (n, d)."""
         return self.data[rows].astype(np.float32)
 
     def distances(self, queries: Float32, rows: Int64, inner_product: bool, n_threads: int, power: int = 0) -> Float32:
-        """The exact distance of query i to each of rows[i] (nq, r); +inf for a row of -1.
+        """The exact distances of query i to rows[i], float32 (nq, r); +inf for row -1.
 
-        Queries are scaled by 2**power (fpq/scaling.py), and so are the distances.
+        Queries are scaled by 2**power (fpq/scaling.py); the distances are those of the scaled vectors.
         """
         out = np.empty(rows.shape, dtype=np.float32)
         rows = np.ascontiguousarray(rows)
-        own = 0 if inner_product else power
-        _native.flat_distances(self.data, queries, rows, inner_product, out, n_threads, own)
+        row_power = 0 if inner_product else power
+        _native.flat_distances(self.data, queries, rows, inner_product, out, n_threads, row_power)
         return out
