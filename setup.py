@@ -124,7 +124,7 @@ setup(
             "fpq._native",
             ["fpq/_native.pyx"],
             include_dirs=["csrc"],
-            depends=["setup.py", "csrc/isa/flags.txt", *c_files(".h", ".inc")],
+            depends=["setup.py", "csrc/isa/flags.txt", "fpq/_fpq.pxd", "fpq/_lsh.pxi", *c_files(".h", ".inc")],
         )
     ],
     cmdclass={"build_ext": BuildExt},

@@ -6,6 +6,8 @@ from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8, UInt16, UI
 
 _IdEntries = tuple[UInt8, int, int, bool]
 
+L2: int
+IP: int
 CANDIDATES_PER_ROUND: int
 CENTROIDS_PER_ROUND: int
 
@@ -85,9 +87,7 @@ class Within(Answers):
 @final
 class ADC:
     arguments: tuple[object, ...]
-    def __init__(
-        self, packed: Float32, codebooks: Float32, offsets: Int32, nbits: int, metric: int
-    ) -> None: ...
+    def __init__(self, packed: Float32, codebooks: Float32, offsets: Int32, nbits: int, metric: int) -> None: ...
     def tables(self, queries: Float32, out: Float32) -> None: ...
     def search(
         self,

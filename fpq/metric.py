@@ -19,6 +19,8 @@ class Metric:
     Attributes
     ----------
     name : str
+    kernel : int
+        The number of the kernels' metric (FPQ_METRICS in csrc/fpq.h).
     inner_product : bool
         Kernels compute negated inner products, users get similarities: the largest are the nearest.
     unit_length : bool
@@ -28,6 +30,7 @@ class Metric:
     """
 
     name: str
+    kernel: int
     inner_product: bool
     unit_length: bool
     euclidean: bool
@@ -45,8 +48,8 @@ class Metric:
         return np.negative(distances, out=distances) if self.inner_product else distances
 
 
-L2 = Metric("l2", inner_product=False, unit_length=False, euclidean=True)
-INNER_PRODUCT = Metric("ip", inner_product=True, unit_length=False, euclidean=False)
-COSINE = Metric("cosine", inner_product=True, unit_length=True, euclidean=True)
+L2 = Metric("l2", _native.L2, inner_product=False, unit_length=False, euclidean=True)
+INNER_PRODUCT = Metric("ip", _native.IP, inner_product=True, unit_length=False, euclidean=False)
+COSINE = Metric("cosine", _native.IP, inner_product=True, unit_length=True, euclidean=True)
 
 METRICS = {metric.name: metric for metric in (L2, INNER_PRODUCT, COSINE)}

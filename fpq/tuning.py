@@ -12,6 +12,7 @@ from fpq import _checks, _native, metrics, scaling
 from fpq._checks import Array, Float32, Int64
 from fpq.blocks import BlockInfo, Blocks
 from fpq.learning.lloyd import Change
+from fpq.metric import Metric
 
 REPEATS = 3  # measurements of a setting
 SLOWER = 2.0  # `fastest` stops at settings this many times slower than the fastest that reaches the recall
@@ -60,21 +61,21 @@ def recall_target(recall: float) -> float:
 
 
 def exact(
-    rows: Array, queries: Float32, k: int, ids: Int64 | None, inner_product: bool, n_threads: int
+    rows: Array, queries: Float32, k: int, ids: Int64 | None, metric: Metric, n_threads: int
 ) -> tuple[Float32, Int64]:
     """The exact k <= n nearest stored rows: (nq, k) distances (inner products negated) and ids."""
     norms = np.empty(len(rows), dtype=np.float32)
     _native.flat_norms(rows, norms, n_threads)
-    power = scaling.for_search(inner_product, scaling.largest(rows, norms, n_threads), queries)
-    queries, own = scaling.scaled(queries, power), 0 if inner_product else power
+    power = scaling.for_search(metric.inner_product, scaling.largest(rows, norms, n_threads), queries)
+    queries, own = scaling.scaled(queries, power), 0 if metric.inner_product else power
     distances = np.empty((len(queries), k), dtype=np.float32)
     found = np.empty((len(queries), k), dtype=np.int64)
-    _native.flat_search(rows, norms, queries, ids, None, inner_product, _native.TopK(distances, found), n_threads, own)
-    return scaling.unscaled(distances, power, inner_product), found
+    _native.flat_search(rows, norms, queries, ids, None, metric.kernel, _native.TopK(distances, found), n_threads, own)
+    return scaling.unscaled(distances, power, metric.inner_product), found
 
 
 def exact_in_blocks(
-    source: Blocks, prepare: Change, queries: Float32, k: int, ids: Int64, inner_product: bool, n_threads: int
+    source: Blocks, prepare: Change, queries: Float32, k: int, ids: Int64, metric: Metric, n_threads: int
 ) -> Int64:
     """As `exact`, for rows in blocks: row i is the vector with id i, and rows of other ids are skipped."""
     distances = np.empty((len(queries), 0), dtype=np.float32)
@@ -89,7 +90,7 @@ def exact_in_blocks(
         if not len(block_ids):
             return
         rows = prepare(info.finite(x[block_ids - info.start]), n_threads)
-        nearest = exact(rows, queries, min(k, len(block_ids)), block_ids, inner_product, n_threads)
+        nearest = exact(rows, queries, min(k, len(block_ids)), block_ids, metric, n_threads)
         distances, found = np.hstack([distances, nearest[0]]), np.hstack([found, nearest[1]])
         order = np.lexsort((found, distances), axis=-1)[:, :k]
         distances, found = np.take_along_axis(distances, order, -1), np.take_along_axis(found, order, -1)

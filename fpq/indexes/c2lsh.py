@@ -280,7 +280,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             _native.c2lsh_search(
                 self._hashes, self._blocks.data, WINDOW, self.radius, self.ratio, self.threshold if by_rules else 1,
                 min(budget, len(self)), by_rules, self._vectors.data, self._sketcher, sketches, self._ids.native,
-                allowed, self._metric.inner_product, queries, distances, ids, stats, n_threads,
+                allowed, self._metric.kernel, queries, distances, ids, stats, n_threads,
             )  # fmt: skip
             self.last_stats = LSHStats(*stats.T.copy())
             return distances, ids

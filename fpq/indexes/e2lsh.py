@@ -312,7 +312,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
             tables = self._complete_tables(n_threads)
             _native.e2lsh_search(
                 self._hashes, tables.entries, tables.sketches, tables.starts, tables.bits,
-                self._vectors.data, self._sketcher, self._ids.native, allowed, self._metric.inner_product,
+                self._vectors.data, self._sketcher, self._ids.native, allowed, self._metric.kernel,
                 queries, n_probe, distances, ids, stats, n_threads,
             )  # fmt: skip
             self.last_stats = LSHStats(*stats.T.copy())

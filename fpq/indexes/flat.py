@@ -140,7 +140,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
     ) -> None:
         _native.flat_search(
-            self._vectors.data, self._norms.data, queries, self._ids.native, allowed, self._metric.inner_product,
+            self._vectors.data, self._norms.data, queries, self._ids.native, allowed, self._metric.kernel,
             answers, n_threads, 0 if self._metric.inner_product else power,
         )  # fmt: skip
 

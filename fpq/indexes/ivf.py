@@ -364,7 +364,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         lists, rotated, max_residual = self._lists, self._rotated, self._max_residual
         if power and not self._metric.inner_product:
             rotated, max_residual = scaling.scaled(rotated, power), scaling.scaled(max_residual, power)
-        adc, n_probe = self.quantizer.adc(self._metric.inner_product, power), self._probes(n_probe)
+        adc, n_probe = self.quantizer.adc(self._metric, power), self._probes(n_probe)
         step = max(1, PROBES // n_probe)
         for first in range(0, len(queries), step):
             batch = queries[first : first + step]

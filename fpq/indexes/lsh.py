@@ -17,7 +17,7 @@ from fpq.indexes.parts.ids import Commit, Ids, no_op
 from fpq.indexes.parts.lock import writes
 from fpq.indexes.parts.vectors import Vectors
 from fpq.learning import rotation
-from fpq.metric import METRICS
+from fpq.metric import L2, METRICS
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
 
 SAMPLE_ROWS = 16_384  # rows for the centre, the principal directions and the sampled pairs
@@ -168,7 +168,7 @@ class LSHIndex(Index):
         rows, power = _unit_sized(rows, n_threads)
         queries = np.ascontiguousarray(_some(rows, NEIGHBOUR_QUERIES, rng), dtype=np.float32)
         k = min(NEIGHBOUR + 1, len(rows))  # the first neighbour is the row itself
-        squared, _ = tuning.exact(rows, queries, k, None, False, n_threads)
+        squared, _ = tuning.exact(rows, queries, k, None, L2, n_threads)
         median = float(np.median(squared[:, -1]))
         if median == 0:
             positive = squared[squared > 0]
@@ -237,7 +237,7 @@ class LSHIndex(Index):
     ) -> None:
         """Scan all vectors: a range search is exact and does not use the hashes."""
         _native.flat_search(
-            self._vectors.data, None, queries, self._ids.native, allowed, self._metric.inner_product, answers, n_threads
+            self._vectors.data, None, queries, self._ids.native, allowed, self._metric.kernel, answers, n_threads
         )
 
     @abstractmethod
@@ -262,7 +262,7 @@ class LSHIndex(Index):
         if not len(self):
             raise ValueError("tune: expected vectors in the index, got an empty index")
         k = min(k, len(self))
-        _, truth = tuning.exact(self._vectors.data, queries, k, self._ids.native, self._metric.inner_product, count)
+        _, truth = tuning.exact(self._vectors.data, queries, k, self._ids.native, self._metric, count)
 
         def search(setting: dict[str, int]) -> Int64:
             return self._find(setting[name])(queries, k, None, count)[1]

@@ -260,7 +260,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
     ) -> None:
-        self.quantizer.adc(self._metric.inner_product, power).search(
+        self.quantizer.adc(self._metric, power).search(
             self.quantizer.rotate(queries, n_threads), self._blocks.data, self._ids.native, allowed, len(self), answers,
             n_threads,
         )  # fmt: skip

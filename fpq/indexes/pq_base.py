@@ -236,7 +236,7 @@ class CodeIndex(Index):
                 raise ValueError(f"X: expected vectors of dimension {self.dim}, got dimension {source.dim}")
             source.dim = self.dim
             return tuning.exact_in_blocks(
-                source, self._metric.prepare, queries, k, self._ids.values, self._metric.inner_product, n_threads
+                source, self._metric.prepare, queries, k, self._ids.values, self._metric, n_threads
             )
         if X is not None:
             x = _checks.vectors("X", X, dim=self.dim, min_rows=self._ids.largest + 1, n_threads=n_threads)
@@ -247,7 +247,7 @@ class CodeIndex(Index):
             rows = self._vectors.data
         else:
             raise ValueError("X: expected X or neighbors, as the index keeps no vectors, got neither")
-        return tuning.exact(rows, queries, k, ids, self._metric.inner_product, n_threads)[1]
+        return tuning.exact(rows, queries, k, ids, self._metric, n_threads)[1]
 
     def _exact(self, queries: Float32, candidates: Int64, n_threads: int, power: int) -> Float32:
         """The exact distances of prepared queries to the kept vectors of `candidates` (nq, r); +inf for id -1."""
@@ -255,7 +255,7 @@ class CodeIndex(Index):
             return np.full(candidates.shape, np.inf, dtype=np.float32)
         by_id = self._vectors.by_id or self._ids.native is None
         rows = candidates if by_id else self._ids.rows_or_missing(candidates)
-        return self._vectors.distances(queries, rows, self._metric.inner_product, n_threads, power)
+        return self._vectors.distances(queries, rows, self._metric, n_threads, power)
 
     @reads
     def reconstruct(self, ids: Any) -> Float32:

@@ -16,10 +16,10 @@ from fpq.learning import rotation as rotations
 from fpq.learning.kmeans import even_offsets, random_centroids, sample_rows, spread_centroids, warn_of_few_rows
 from fpq.learning.lloyd import Change, LocalRows, Training, TrainingRows, train_codebooks
 from fpq.learning.open_indexing import OpenIndexing
+from fpq.metric import L2, Metric
 from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 
-CHUNK_ROWS = 1 << 16
-MOST_SUBSPACES = 1 << 20
+CHUNK_ROWS, MOST_SUBSPACES = 1 << 16, 1 << 20
 
 
 def group_centroids(trained: Training, offsets: Int32) -> Training:
@@ -136,7 +136,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     _rotation: rotations.Rotation | None
     _packed: Float32
     largest: float  # absolute value in the codebooks
-    _adc: tuple[int, bool, _native.ADC] | None  # the last result of `adc`, after its power and inner product
+    _adc: tuple[int, int, _native.ADC] | None  # the last result of `adc`, after its power and inner product
 
     def __init__(
         self,
@@ -426,7 +426,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         queries, single = _checks.queries(Q, self.dim, threads.resolve(self.n_threads))
         k = 1 << self.nbits
         tables = aligned_empty(len(queries), self.m, max(k, 16))
-        self.adc(False).tables(self.rotate(queries, 1), tables)
+        self.adc(L2).tables(self.rotate(queries, 1), tables)
         tables = np.ascontiguousarray(tables[:, :, :k])
         return tables[0] if single else tables
 
@@ -434,15 +434,15 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         """Rotate float32 rows into the space of the codebooks."""
         return self._rotation.apply(x, n_threads) if self._rotation else x
 
-    def adc(self, inner_product: bool, power: int = 0) -> _native.ADC:
+    def adc(self, metric: Metric, power: int = 0) -> _native.ADC:
         """The asymmetric distances of queries, scaled by 2**power, to codes."""
-        power = 0 if inner_product else power
+        power = 0 if metric.inner_product else power
         cached = self._adc
-        if cached is None or cached[0] != power or cached[1] != inner_product:
+        if cached is None or cached[0] != power or cached[1] != metric.kernel:
             codebooks = scaling.scaled(self.codebooks, power)
             packed = _packed(codebooks, self.offsets) if power else self._packed
-            adc = _native.ADC(packed, codebooks, self.offsets, self.nbits, inner_product)
-            self._adc = cached = power, inner_product, adc
+            adc = _native.ADC(packed, codebooks, self.offsets, self.nbits, metric.kernel)
+            self._adc = cached = power, metric.kernel, adc
         return cached[2]
 
     def __repr__(self) -> str:

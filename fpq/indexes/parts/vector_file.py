@@ -13,6 +13,7 @@ from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import KERNEL_TYPES, Array, Float32, Int64
 from fpq.indexes.parts.ids import Removal
+from fpq.metric import Metric
 from fpq.storage import FormatError, State
 
 CHUNK_VALUES = 1 << 22  # values of candidates that are normalized at a time
@@ -71,7 +72,7 @@ class VectorFile:
         _native.normalize(x, out, 1)
         return out
 
-    def distances(self, queries: Float32, ids: Int64, inner_product: bool, n_threads: int, power: int = 0) -> Float32:
+    def distances(self, queries: Float32, ids: Int64, metric: Metric, n_threads: int, power: int = 0) -> Float32:
         """As `Vectors.distances`, by id."""
         if ids.max(initial=-1) >= len(self.data) or ids.min(initial=-1) < -1:  # ids of a mapped index are not checked
             raise FormatError(
@@ -79,8 +80,8 @@ class VectorFile:
             )
         out = np.empty(ids.shape, dtype=np.float32)
         if not self._normalize:
-            ids, row_power = np.ascontiguousarray(ids), 0 if inner_product else power
-            _native.flat_distances(self.data, queries, ids, inner_product, out, n_threads, row_power)
+            ids, row_power = np.ascontiguousarray(ids), 0 if metric.inner_product else power
+            _native.flat_distances(self.data, queries, ids, metric.kernel, out, n_threads, row_power)
             return out
         step = max(1, CHUNK_VALUES // max(1, ids.shape[1] * self.dim))
         for start in range(0, len(ids), step):
@@ -89,7 +90,7 @@ class VectorFile:
             missing = int(np.searchsorted(wanted, 0))  # 1 if `wanted` begins with -1, else 0
             rows = np.ascontiguousarray(rows.reshape(ids[batch].shape) - missing, dtype=np.int64)
             x = self.rows(wanted[missing:]) if missing < len(wanted) else np.zeros((1, self.dim), np.float32)
-            _native.flat_distances(x, queries[batch], rows, inner_product, out[batch], n_threads)
+            _native.flat_distances(x, queries[batch], rows, metric.kernel, out[batch], n_threads)
         return out
 
     def state(self) -> State:

@@ -11,6 +11,7 @@ from fpq import _native
 from fpq._arrays import GrowingArray, copy_rows
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.parts.ids import Removal
+from fpq.metric import Metric
 from fpq.storage import State, Stored, finite
 
 KEPT_TYPES = (np.float32, np.float16, np.uint8, np.int8)
@@ -106,13 +107,13 @@ class Vectors:
         """The vectors of these rows, float32 (n, d)."""
         return self.data[rows].astype(np.float32)
 
-    def distances(self, queries: Float32, rows: Int64, inner_product: bool, n_threads: int, power: int = 0) -> Float32:
+    def distances(self, queries: Float32, rows: Int64, metric: Metric, n_threads: int, power: int = 0) -> Float32:
         """The exact distances of query i to rows[i], float32 (nq, r); +inf for row -1.
 
         Queries are scaled by 2**power (fpq/scaling.py); the distances are those of the scaled vectors.
         """
         out = np.empty(rows.shape, dtype=np.float32)
         rows = np.ascontiguousarray(rows)
-        row_power = 0 if inner_product else power
-        _native.flat_distances(self.data, queries, rows, inner_product, out, n_threads, row_power)
+        row_power = 0 if metric.inner_product else power
+        _native.flat_distances(self.data, queries, rows, metric.kernel, out, n_threads, row_power)
         return out
