@@ -186,7 +186,7 @@ def test_what_becomes_visible_takes_no_memory(change: str, name: str, monkeypatc
         yield
         peaks.append(tracemalloc.get_traced_memory()[1] - before)
 
-    for module in ("base", "blockwise"):
+    for module in ("base", "parts.streaming"):
         monkeypatch.setattr(f"fpq.indexes.{module}.uninterrupted", measured)
     if change == "fit":
         index.remove(index.ids)

@@ -19,6 +19,7 @@ X = RNG.integers(-4, 5, (N, D)).astype(np.float32)
 X[500:600] = X[:100]  # duplicates: ties go to the lower id
 IDS = RNG.permutation(3 * N)[:N]
 Q = RNG.integers(-4, 5, (13, D)).astype(np.float32)
+LARGEST = float(np.finfo(np.float32).max)
 METRICS = ["l2", "ip", "cosine"]
 
 
@@ -227,11 +228,23 @@ def test_range_search(isa: str, metric: str, nq: int) -> None:
             np.testing.assert_array_equal(found[lims[i] : lims[i + 1]], sign * distances[i, order])
 
 
-def test_range_search_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = built()
-    whole = index.range_search(Q, 60.0, allowed=IDS[::2])
-    monkeypatch.setattr("fpq.indexes.base.RANGE_VALUES", 200)
-    same(index.range_search(Q, 60.0, allowed=IDS[::2]), whole)
+@pytest.mark.parametrize("metric", METRICS)
+def test_range_search_finds_what_search_finds(isa: str, metric: str) -> None:
+    """All rows for a radius without end, none for the opposite, and the k nearest for the distance of the k-th."""
+    index = built(metric)
+    distances, ids = index.search(Q, N, allowed=IDS[::2])
+    endless = LARGEST if metric == "l2" else -LARGEST
+    lims, found, found_ids = index.range_search(Q, endless, allowed=IDS[::2])
+    kept = ids >= 0
+    np.testing.assert_array_equal(lims, [0, *np.cumsum(kept.sum(axis=1))])
+    np.testing.assert_array_equal(found, distances[kept])
+    np.testing.assert_array_equal(found_ids, ids[kept])
+    assert index.range_search(Q, -endless).lims[-1] == 0
+    for i, k in enumerate((1, 7, 64)):
+        lims, found, found_ids = index.range_search(Q[i], float(distances[i, k - 1]), allowed=IDS[::2])
+        assert len(found) >= k
+        np.testing.assert_array_equal(found[:k], distances[i, :k])
+        np.testing.assert_array_equal(found_ids, ids[i, : len(found)])
 
 
 @pytest.mark.parametrize("metric", METRICS)
