@@ -41,7 +41,7 @@ def kmeans_sums(
     errors: Float32,
     bounds: UInt16,
     drift: UInt16,
-    units: Float32,
+    scale: Float32,
     drifted: Float32 | None,
     sums: Float32 | None,
     changed: Int64 | None,

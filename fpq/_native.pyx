@@ -178,7 +178,7 @@ def kmeans_chunk_rows(int m, int k, int dsub, int64_t n):
 
 def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
                 const uint8_t[::1] active, double limit, int64_t chunk_rows, int32_t[:, ::1] ids, float[:, ::1] errors,
-                uint16_t[:, :, ::1] bounds, uint16_t[:, ::1] drift, float[::1] units, const float[:, :, ::1] drifted,
+                uint16_t[:, :, ::1] bounds, uint16_t[:, ::1] drift, float[::1] scale, const float[:, :, ::1] drifted,
                 float[:, :, ::1] sums, int64_t[:, ::1] changed, int threads):
     """Assign rows and sum them up by chunks; ids, errors, bounds may be of more rows. drifted, sums may be None."""
     cdef _Matrix matrix = _Matrix(x)
@@ -188,7 +188,7 @@ def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, ob
     memory.groups = <int>bounds.shape[2]
     memory.bounds = &bounds[0, 0, 0] if memory.groups else NULL
     memory.drift = &drift[0, 0] if memory.groups else NULL
-    memory.steps_per_distance = &units[0]
+    memory.steps_per_distance = &scale[0]
     cdef const float *before = NULL
     if drifted is not None: before = &drifted[0, 0, 0]
     cdef float *tables = NULL if sums is None else &sums[0, 0, 0]

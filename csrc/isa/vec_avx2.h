@@ -105,11 +105,11 @@ FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, u
         _mm_packs_epi16(_mm256_castsi256_si128(near), _mm256_extracti128_si256(near, 1)));
 }
 
-FPQ_INLINE void store_u16(uint16_t *to, const vf *units, unsigned bits) {
+FPQ_INLINE void store_u16(uint16_t *to, const vf *x, unsigned bits) {
     const __m256i each = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
                                            INT16_MIN);
-    const __m256i low = _mm256_cvttps_epi32(_mm256_min_ps(units[0], _mm256_set1_ps(65535)));
-    const __m256i high = _mm256_cvttps_epi32(_mm256_min_ps(units[1], _mm256_set1_ps(65535)));
+    const __m256i low = _mm256_cvttps_epi32(_mm256_min_ps(x[0], _mm256_set1_ps(65535)));
+    const __m256i high = _mm256_cvttps_epi32(_mm256_min_ps(x[1], _mm256_set1_ps(65535)));
     const __m256i whole = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8);
     const __m256i set = _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16((int16_t)bits), each), each);
     _mm256_storeu_si256((__m256i *)to, _mm256_blendv_epi8(_mm256_loadu_si256((const __m256i *)to), whole, set));

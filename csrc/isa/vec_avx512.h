@@ -95,8 +95,8 @@ FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, u
     return _mm256_cmple_epu16_mask(_mm256_loadu_si256((const __m256i *)bounds), limit);
 }
 
-FPQ_INLINE void store_u16(uint16_t *to, const vf *units, unsigned bits) {
-    const __m512i whole = _mm512_cvttps_epi32(_mm512_min_ps(*units, _mm512_set1_ps(65535)));
+FPQ_INLINE void store_u16(uint16_t *to, const vf *x, unsigned bits) {
+    const __m512i whole = _mm512_cvttps_epi32(_mm512_min_ps(*x, _mm512_set1_ps(65535)));
     _mm256_mask_storeu_epi16(to, (__mmask16)bits, _mm512_cvtepi32_epi16(whole));
 }
 

@@ -163,10 +163,10 @@ FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, u
     return bits;
 }
 
-FPQ_INLINE void store_u16(uint16_t *to, const vf *units, unsigned bits) {
+FPQ_INLINE void store_u16(uint16_t *to, const vf *x, unsigned bits) {
     const uint16_t weights[8] = {1, 2, 4, 8, 16, 32, 64, 128};
-    for (int g = 0; g < 16; g += 8, units += 2) {
-        const uint16x8_t whole = vcombine_u16(vqmovn_u32(vcvtq_u32_f32(units[0])), vqmovn_u32(vcvtq_u32_f32(units[1])));
+    for (int g = 0; g < 16; g += 8, x += 2) {
+        const uint16x8_t whole = vcombine_u16(vqmovn_u32(vcvtq_u32_f32(x[0])), vqmovn_u32(vcvtq_u32_f32(x[1])));
         const uint16x8_t set = vtstq_u16(vdupq_n_u16((uint16_t)(bits >> g)), vld1q_u16(weights));
         vst1q_u16(to + g, vbslq_u16(set, whole, vld1q_u16(to + g)));
     }

@@ -67,8 +67,8 @@ static int32_t sketch_threshold(const fpq_verifier *v) {
     const float squared = fpq_verify_threshold(v);
     if (!s || !(squared < INFINITY)) return INT32_MAX;
     const float r = sqrtf(squared), sides = sqrtf((float)s->size);
-    const float units = s->scale * (r + 2 * sides * sum_error(v) * (v->length + r)) + 0.625f * sides + 1;
-    return (int32_t)fpq_clamp(16 * units * units, 0, 1e9f);
+    const float width = s->scale * (r + 2 * sides * sum_error(v) * (v->length + r)) + 0.625f * sides + 1;
+    return (int32_t)fpq_clamp(16 * width * width, 0, 1e9f);
 }
 
 void fpq_verify_start(fpq_verifier *v, const float *query, const fpq_answers *answers, int64_t i) {
