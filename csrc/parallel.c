@@ -146,9 +146,7 @@ int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *co
     } else {
 #pragma omp parallel num_threads(threads)
         {
-            const int thread = THREAD_NUMBER();
-            fpq_worker worker = {
-                .scratch = each ? memory + (size_t)thread * each : NULL, .thread = thread, .poll = &poll};
+            fpq_worker worker = {.scratch = each ? memory + (size_t)THREAD_NUMBER() * each : NULL, .poll = &poll};
 #pragma omp for schedule(dynamic)
             for (int64_t i = 0; i < n; i++)
                 if (!fpq_stopped(&poll)) task(context, i, &worker);

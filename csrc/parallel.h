@@ -15,8 +15,6 @@ typedef struct {
 /* What a task gets from the thread that it runs on. */
 typedef struct {
     char *scratch;  /* memory of the thread, on a 64-byte boundary */
-    int thread;     /* 0 is the caller's */
-    int begun;      /* for the tasks: 0 before the first task of the thread */
     fpq_poll *poll; /* for fpq_stopped, which a task of more than some milliseconds has to ask */
 } fpq_worker;
 

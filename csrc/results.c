@@ -36,24 +36,29 @@ void fpq_results_grow(fpq_results *r) {
     if (id) r->k = room;
 }
 
-int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i) {
-    for (int64_t p = 0; p < r->n && r->ids; p++) FPQ_PREFETCH(r->ids + r->id[p]);
-    for (int64_t p = 0; p < r->n && r->ids; p++) r->id[p] = r->ids[r->id[p]];
-    r->ids = NULL;
+/* To ascending order: pairs of a radius become a heap first, which those of a top-k are. */
+static void sort(fpq_results *r) {
     for (int64_t p = 1; p < r->n && r->grows; p++) fpq_results_rise(r, p, r->distance[p], r->id[p]);
-    for (int64_t size = r->n - 1; size > 0; size--) { /* from a heap to ascending order */
+    for (int64_t size = r->n - 1; size > 0; size--) {
         const float distance = r->distance[size];
         const int64_t id = r->id[size];
         r->distance[size] = r->distance[0];
         r->id[size] = r->id[0];
         fpq_results_replace(r, size, distance, id);
     }
+}
+
+int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i) {
+    for (int64_t p = 0; p < r->n && r->ids; p++) FPQ_PREFETCH(r->ids + r->id[p]);
+    for (int64_t p = 0; p < r->n && r->ids; p++) r->id[p] = r->ids[r->id[p]];
+    r->ids = NULL;
+    if (!answers->are_parts) sort(r);
     if (r->grows) answers->hits[i] = (fpq_hits){.distances = r->distance, .ids = r->id, .n = r->n};
     return r->failed ? -1 : 0;
 }
 
-int fpq_answers_split(const fpq_answers *answers, int64_t n, fpq_answers *parts) {
-    *parts = (fpq_answers){.k = answers->k, .radius = answers->radius};
+static int make_parts(const fpq_answers *answers, int64_t n, fpq_answers *parts) {
+    *parts = (fpq_answers){.k = answers->k, .radius = answers->radius, .are_parts = 1};
     if (!answers->k) {
         parts->hits = fpq_hits_make(n);
         return parts->hits ? 0 : -1;
@@ -64,10 +69,9 @@ int fpq_answers_split(const fpq_answers *answers, int64_t n, fpq_answers *parts)
     return 0;
 }
 
-int fpq_answers_merge(const fpq_answers *answers, int64_t i, const fpq_answers *parts, int64_t first, int64_t step,
-                      int64_t n) {
+static int merge(const fpq_answers *answers, int64_t i, const fpq_answers *parts, int64_t ranges) {
     fpq_results r = fpq_results_of(answers, i, NULL);
-    for (int64_t part = first; part < first + n * step; part += step) {
+    for (int64_t part = i * ranges; part < (i + 1) * ranges; part++) {
         const fpq_hits here = parts->k ? (fpq_hits){.distances = parts->distances + part * parts->k,
                                                     .ids = parts->ids + part * parts->k,
                                                     .n = parts->k}
@@ -102,7 +106,16 @@ void fpq_hits_free(fpq_hits *hits, int64_t nq) {
     free(hits);
 }
 
-void fpq_answers_free(fpq_answers *parts, int64_t n) {
-    fpq_hits_free(parts->hits, n);
-    fpq_free(parts->ids);
+int fpq_search_ranges(const fpq_answers *answers, int64_t nq, int64_t ranges, const fpq_answers **of_tasks, int64_t n,
+                      size_t scratch, int threads, fpq_task task, void *context) {
+    fpq_answers parts = {0};
+    *of_tasks = answers;
+    if (ranges == 1) return fpq_parallel(n, scratch, threads, task, context);
+    if (make_parts(answers, nq * ranges, &parts)) return -1;
+    *of_tasks = &parts;
+    int status = fpq_parallel(n, scratch, threads, task, context);
+    for (int64_t i = 0; i < nq && !status; i++) status = merge(answers, i, &parts, ranges);
+    fpq_hits_free(parts.hits, nq * ranges);
+    fpq_free(parts.ids);
+    return status;
 }

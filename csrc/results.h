@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "fpq.h"
+#include "parallel.h"
 #include "portable.h"
 
 /* Top-k: a heap with the worst pair on top, in the arrays of the answer. Radius: pairs in any order. */
@@ -27,12 +28,11 @@ fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t 
 int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i);
 void fpq_results_grow(fpq_results *r);
 
-/* Answers for n parts of a search of the same kind; 0, or -1 when memory ran out. */
-int fpq_answers_split(const fpq_answers *answers, int64_t n, fpq_answers *parts);
-/* Query i's answer from n parts: first, first + step, ... 0, or -1 when memory ran out. */
-int fpq_answers_merge(const fpq_answers *answers, int64_t i, const fpq_answers *parts, int64_t first, int64_t step,
-                      int64_t n);
-void fpq_answers_free(fpq_answers *parts, int64_t n);
+/* Runs the n tasks of a search for nq queries. Where its rows are cut into `ranges` > 1, *of_tasks becomes answers for
+ * the parts, query i in range r having number i * ranges + r, and they are merged; else *of_tasks is `answers`. 0, or
+ * -1 when memory ran out or the call was stopped. */
+int fpq_search_ranges(const fpq_answers *answers, int64_t nq, int64_t ranges, const fpq_answers **of_tasks, int64_t n,
+                      size_t scratch, int threads, fpq_task task, void *context);
 
 FPQ_INLINE int fpq_results_worse(const fpq_results *r, float da, int64_t a, float db, int64_t b) {
     if (da == db) return r->ids ? r->ids[a] > r->ids[b] : a > b;

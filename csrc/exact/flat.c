@@ -31,7 +31,7 @@ typedef struct {
     fpq_metric metric;
     float slack; /* twice the relative error of a sum of d products */
     int64_t ranges, range_rows;
-    const fpq_answers *answers; /* of each query, or of each range and query */
+    const fpq_answers *answers; /* of query i in range r: number i * ranges + r */
 } search;
 
 /* The scratch memory holds packed queries, rows, products and one row. */
@@ -98,14 +98,14 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
     const search *s = context;
     const int64_t batch = task / s->ranges, range = task % s->ranges, first = batch * s->batch;
     const int64_t from = range * s->range_rows, to = from + s->range_rows < s->x->n ? from + s->range_rows : s->x->n;
-    const int64_t answer = (s->ranges > 1 ? range * s->nq : 0) + first;
     const int n = fpq_batch_size(s->nq, s->batch, batch);
     fpq_results results[QUERY_BATCH];
-    for (int i = 0; i < n; i++) results[i] = fpq_results_of(s->answers, answer + i, s->selector->ids);
+    for (int i = 0; i < n; i++)
+        results[i] = fpq_results_of(s->answers, (first + i) * s->ranges + range, s->selector->ids);
     (s->batch == DIRECT_BATCH ? search_direct : search_by_products)(
         s, s->queries + first * s->x->d, n, from, to, results, (float *)(void *)worker->scratch, worker->poll);
     for (int i = 0; i < n; i++)
-        if (fpq_results_finish(results + i, s->answers, answer + i)) fpq_fail(worker);
+        if (fpq_results_finish(results + i, s->answers, (first + i) * s->ranges + range)) fpq_fail(worker);
 }
 
 static int search_small(const fpq_matrix *x, const float *queries, int64_t nq, const fpq_selector *selector,
@@ -126,7 +126,7 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
                     const fpq_selector *selector, fpq_metric metric, const fpq_answers *answers, int threads) {
     if (small_is_faster(x, metric, nq, selector, answers->k))
         return search_small(x, queries, nq, selector, metric, answers, threads);
-    const int by_products = norms && !x->exponent && (metric == FPQ_L2 || metric == FPQ_IP);
+    const int by_products = norms && !x->exponent && fpq_has_products(metric);
     search s = {.kern = fpq_active(),
                 .x = x,
                 .norms = norms,
@@ -135,21 +135,14 @@ int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *querie
                 .batch = nq < DIRECT_BATCH || !by_products ? DIRECT_BATCH : QUERY_BATCH,
                 .selector = selector,
                 .metric = metric,
-                .slack = (float)(x->d + 16) * FLT_EPSILON,
-                .answers = answers};
+                .slack = (float)(x->d + 16) * FLT_EPSILON};
     const int64_t batches = fpq_batches(nq, s.batch);
     s.ranges = batches >= 2 * threads ? 1 : 2 * threads; /* few batches of queries share the rows among the threads */
     if (s.ranges > x->n / MIN_RANGE_ROWS) s.ranges = x->n / MIN_RANGE_ROWS;
     if (s.ranges < 1) s.ranges = 1;
     s.range_rows = fpq_batches(x->n, s.ranges);
-    fpq_answers parts = {0};
-    if (s.ranges > 1 && fpq_answers_split(answers, s.ranges * nq, &parts)) return -1;
-    if (s.ranges > 1) s.answers = &parts;
-    int status = fpq_parallel(batches * s.ranges, scratch_size(x->d), threads, search_batch, &s);
-    for (int64_t i = 0; i < nq && s.ranges > 1 && !status; i++)
-        status = fpq_answers_merge(answers, i, &parts, i, nq, s.ranges);
-    if (s.ranges > 1) fpq_answers_free(&parts, s.ranges * nq);
-    return status;
+    return fpq_search_ranges(answers, nq, s.ranges, &s.answers, batches * s.ranges, scratch_size(x->d), threads,
+                             search_batch, &s);
 }
 
 typedef struct {

@@ -35,8 +35,7 @@ struct fpq_small_flat {
 };
 
 int fpq_small_flat_applies(const fpq_matrix *x, fpq_metric metric, int64_t k) {
-    if (metric != FPQ_L2 && metric != FPQ_IP) return 0; /* no product tells the distance */
-    if (k < 1 || k > x->n / 8 || x->exponent) return 0;
+    if (!fpq_has_products(metric) || k < 1 || k > x->n / 8 || x->exponent) return 0;
     return x->n <= MAX_FLOAT32_ROWS || (x->n <= MAX_ROWS && fpq_int8_is_faster(fpq_active(), (int)x->n, (int)x->d));
 }
 

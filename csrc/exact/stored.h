@@ -11,6 +11,9 @@
 #include "portable.h"
 #include "results.h"
 
+/* Whether products and lengths tell the distance. */
+FPQ_INLINE int fpq_has_products(fpq_metric metric) { return metric == FPQ_L2 || metric == FPQ_IP; }
+
 /* The negated inner product; where its sum in float32 is not finite, from a sum in double precision. */
 FPQ_INLINE float fpq_negated_product(float sum, const fpq_kernels *kern, const fpq_matrix *x, int64_t row,
                                      const float *q, float *scratch) {

@@ -41,7 +41,7 @@ typedef struct {
     int64_t *order;    /* (nq): queries with the same nearest list stand together */
     const int64_t *probes;
     int n_probe, ranges;        /* with ranges, a task takes every ranges-th list of one query */
-    const fpq_answers *answers; /* of each query, or of each task where there are ranges */
+    const fpq_answers *answers; /* of query i in range r: number i * ranges + r */
 } search;
 
 /* A batch of queries, and the probes that wait for their tables: FPQ_LUT_QUERIES tables are made in one pass over the
@@ -88,7 +88,7 @@ static void place_batch(const search *s, batch *b, char *memory) {
 
 /* Where the answer of the i-th query of a task belongs. */
 static int64_t answer_of(const search *s, int64_t task, int i) {
-    return s->ranges > 1 ? task : s->order[task * s->batch + i];
+    return s->order[task / s->ranges * s->batch + i] * s->ranges + task % s->ranges;
 }
 
 /* The results and what of the tables does not depend on the list. */
@@ -307,31 +307,23 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
                 .batch = nq < threads ? 1 : batch_size(nq, n_probe, threads),
                 .probes = probes,
                 .n_probe = n_probe,
-                .ranges = nq < threads ? threads : 1, /* few queries share their probes among the threads */
-                .answers = answers};
-    const int64_t tasks = fpq_batches(nq, s.batch) * s.ranges;
-    fpq_answers parts = {0};
-    float *norms = fpq_alloc(fpq_codeword_norms_size(adc) * sizeof *norms);
+                .ranges = nq < threads ? threads : 1}; /* few queries share their probes among the threads */
+    /* The first list of a top-k search has exact tables, all others approximate or precomputed ones. */
+    const int has_approx = s.scan.prunes && s.per_list && adc->metric == FPQ_L2 && (n_probe > 1 || !answers->k);
+    float *norms = has_approx ? fpq_alloc(fpq_codeword_norms_size(adc) * sizeof *norms) : NULL;
     s.order = fpq_alloc((size_t)(nq + lists->n + 1) * sizeof *s.order);
-    int status = norms && s.order ? 0 : -1;
-    if (!status && s.scan.prunes && s.per_list && adc->metric == FPQ_L2 &&
-        (n_probe > 1 || !answers->k)) { /* else no approximate table */
+    int status = s.order && (norms || !has_approx) ? 0 : -1;
+    if (!status && has_approx) {
         s.norms = fpq_codeword_norms_of(s.scan.kern, adc, norms);
         if (n_probe >= MIN_PROBES_PRECOMPUTED)
             status = fpq_precomputed_make(s.scan.kern, adc, &s.norms, lists, probes, nq * n_probe, &s.precomputed,
                                           threads);
     }
-    if (!status && s.ranges > 1) {
-        status = fpq_answers_split(answers, tasks, &parts);
-        s.answers = &parts;
-    }
     if (!status) {
         order_queries(&s, s.order + nq);
-        status = fpq_parallel(tasks, batch_scratch(&s), threads, search_batch, &s);
+        status = fpq_search_ranges(answers, nq, s.ranges, &s.answers, fpq_batches(nq, s.batch) * s.ranges,
+                                   batch_scratch(&s), threads, search_batch, &s);
     }
-    for (int64_t i = 0; i < nq && s.ranges > 1 && !status; i++)
-        status = fpq_answers_merge(answers, s.order[i], &parts, i * s.ranges, 1, s.ranges);
-    fpq_answers_free(&parts, tasks);
     fpq_precomputed_free(&s.precomputed);
     fpq_free(norms);
     fpq_free(s.order);

@@ -16,7 +16,7 @@ typedef struct {
     int64_t nq, batch;
     const fpq_selector *selector;
     int64_t n_blocks, ranges, range_blocks, tile;
-    const fpq_answers *answers; /* of each query, or of each task where there are ranges */
+    const fpq_answers *answers; /* of query i in range r: number i * ranges + r */
     size_t lut_size;
 } search;
 
@@ -59,7 +59,7 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
     for (int i = 0; i < n; i++) {
         fpq_lut_place(s->scan.kern, adc, worker->scratch + (size_t)i * s->lut_size, lut + i);
         luts[i] = lut + i;
-        results[i] = fpq_results_of(s->answers, s->ranges == 1 ? first_query + i : task, s->selector->ids);
+        results[i] = fpq_results_of(s->answers, (first_query + i) * s->ranges + range, s->selector->ids);
     }
     for (int i = 0; i < n; i += FPQ_LUT_QUERIES)
         fpq_lut_make(s->queries + (first_query + i) * d, n - i < FPQ_LUT_QUERIES ? n - i : FPQ_LUT_QUERIES, luts + i);
@@ -70,13 +70,12 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
         for (int i = 0; i < n; i++)
             scan_range(s, lut + i, first, first + s->tile < end ? first + s->tile : end, results + i);
     for (int i = 0; i < n; i++)
-        if (fpq_results_finish(results + i, s->answers, s->ranges == 1 ? first_query + i : task)) fpq_fail(worker);
+        if (fpq_results_finish(results + i, s->answers, (first_query + i) * s->ranges + range)) fpq_fail(worker);
 }
 
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
                    const fpq_selector *selector, const fpq_answers *answers, int threads) {
-    search s = {
-        .scan = fpq_scan_of(adc, blocks), .queries = queries, .nq = nq, .selector = selector, .answers = answers};
+    search s = {.scan = fpq_scan_of(adc, blocks), .queries = queries, .nq = nq, .selector = selector};
     s.lut_size = fpq_lut_size(s.scan.kern, adc);
     s.batch = batch_size(nq, s.lut_size, threads);
     s.n_blocks = fpq_batches(selector->n, 64);
@@ -86,13 +85,6 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
     s.range_blocks = fpq_batches(s.n_blocks, s.ranges);
     s.tile = TILE_BYTES / (64 * s.scan.code_size);
     if (s.tile < 1) s.tile = 1;
-    const int64_t tasks = fpq_batches(nq, s.batch) * s.ranges;
-    fpq_answers parts = {0};
-    if (s.ranges > 1 && fpq_answers_split(answers, tasks, &parts)) return -1;
-    if (s.ranges > 1) s.answers = &parts;
-    int status = fpq_parallel(tasks, (size_t)s.batch * s.lut_size, threads, search_batch, &s);
-    for (int64_t i = 0; i < nq && s.ranges > 1 && !status; i++)
-        status = fpq_answers_merge(answers, i, &parts, i * s.ranges, 1, s.ranges);
-    if (s.ranges > 1) fpq_answers_free(&parts, tasks);
-    return status;
+    return fpq_search_ranges(answers, nq, s.ranges, &s.answers, fpq_batches(nq, s.batch) * s.ranges,
+                             (size_t)s.batch * s.lut_size, threads, search_batch, &s);
 }
