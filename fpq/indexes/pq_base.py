@@ -168,10 +168,7 @@ class CodeIndex(Index):
         if rerank is None:
             return self._search(Q, k, allowed, n_threads, find)
         rerank = _checks.integer("rerank", rerank, 1)
-        if not self.keep_vectors:
-            raise ValueError(
-                f"rerank: expected None, got {rerank}: the index keeps no vectors, build it with keep_vectors=True"
-            )
+        self._require_kept(rerank)
         find = find or self._nearest
 
         def find_and_rerank(queries: Float32, k: int, bits: Bits | None, count: int) -> tuple[Float32, Int64]:
@@ -179,6 +176,12 @@ class CodeIndex(Index):
             return self._reranked(queries, candidates, k, count)
 
         return self._search(Q, k, allowed, n_threads, find_and_rerank)
+
+    def _require_kept(self, rerank: int) -> None:
+        if not self.keep_vectors:
+            raise ValueError(
+                f"rerank: expected None, got {rerank}: the index keeps no vectors, build it with keep_vectors=True"
+            )
 
     def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
         """The k nearest candidates of prepared queries by the exact distances; `candidates` are ids (nq, r >= k)."""

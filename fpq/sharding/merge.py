@@ -74,8 +74,7 @@ def _nearest_in(index: Any, offset: int, query: ShardQuery) -> Part:
     distances, ids = index.search(query.queries, width, **query.options(offset))
     exact = None
     if query.rerank is not None:
-        if not index.keep_vectors:
-            raise ValueError("rerank: the index keeps no vectors, build it with keep_vectors=True")
+        index._require_kept(query.rerank)
         n_threads = threads.resolve(query.n_threads)
         queries, power = index._scaled(index._metric.prepare(query.queries, n_threads))
         exact = scaling.unscaled(index._exact(queries, ids, n_threads, power), power, index._metric.inner_product)
