@@ -122,9 +122,9 @@ setup(
     ext_modules=[
         Extension(
             "fpq._native",
-            ["fpq/_native.pyx"],
+            ["src/fpq/_native.pyx"],
             include_dirs=["csrc"],
-            depends=["setup.py", "csrc/isa/flags.txt", "fpq/_fpq.pxd", "fpq/_lsh.pxi", *c_files(".h", ".inc")],
+            depends=["setup.py", "csrc/isa/flags.txt", "src/fpq/_fpq.pxd", "src/fpq/_lsh.pxi", *c_files(".h", ".inc")],
         )
     ],
     cmdclass={"build_ext": BuildExt},

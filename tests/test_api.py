@@ -142,7 +142,7 @@ def test_learning_knows_no_index() -> None:
 
 
 def test_the_compiled_module_imports_nothing_of_fpq() -> None:
-    source = CHECKOUT / "fpq" / "_native.pyx"
+    source = CHECKOUT / "src" / "fpq" / "_native.pyx"
     if not source.exists():
         pytest.skip("no sources here")
     lines = [line.split() for line in source.read_text(encoding="utf-8").splitlines()]

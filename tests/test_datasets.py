@@ -64,7 +64,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("FPQ_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "checkout" / "fpq" / "datasets.py"))
+    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "checkout" / "src" / "fpq" / "datasets.py"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -171,7 +171,7 @@ def _search_path() -> Iterator[Path]:
     for folder in os.environ.get("FPQ_DATA", "").split(os.pathsep):
         if folder:
             yield Path(folder)
-    yield Path(__file__).resolve().parent.parent / "bench" / "data"  # an editable install
+    yield Path(__file__).resolve().parents[2] / "bench" / "data"  # an editable install
     yield Path("bench", "data")  # the current folder is a checkout
     yield _cache_folder()
     yield Path("/usr/share/datasets")
