@@ -4,8 +4,9 @@
 
 Each index lives in a process of its own; the searches of one effort alternate over all settings, `--batch` queries
 in one call. A row gives the median rate of searches for ten, recall of the true nearest and the share of the ten
-nearest among these ten (R@1, 10@10), the share of queries whose nearest is among 100, where 100 are asked for (R@100),
-and the bytes a vector that the index takes. The last table gives the rate of each at a 10@10, by its best settings.
+nearest among these ten (R@1, recall@10), the share of queries whose nearest is among 100, where 100 are asked for
+(R@100), and the bytes a vector that the index takes. The last table gives the rate of each at a recall@10, by its best
+settings.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def recalls(ten: np.ndarray, hundred: np.ndarray, truth: np.ndarray) -> dict[str
     """Shares of true neighbours among ids (nq, 10) and (nq, 100)."""
     return {
         "R@1": float((ten[:, :1] == truth[:, :1]).mean()),
-        "10@10": float(np.mean([np.isin(t[:10], i).mean() for i, t in zip(ten, truth, strict=True)])),
+        "recall@10": float(np.mean([np.isin(t[:10], i).mean() for i, t in zip(ten, truth, strict=True)])),
         "R@100": float((hundred == truth[:, :1]).any(1).mean()),
     }
 
@@ -141,15 +142,15 @@ def frontier(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
 
 
 def rate_at(rows: list[dict[str, Any]], target: float) -> float:
-    """Queries a second at a 10@10, between settings on the line of their logarithms; NaN: not reached."""
-    best = frontier(rows, "10@10")
-    above = next((i for i, row in enumerate(best) if row["10@10"] >= target), None)
+    """Queries a second at a recall, between settings on the line of their logarithms; NaN: not reached."""
+    best = frontier(rows, "recall@10")
+    above = next((i for i, row in enumerate(best) if row["recall@10"] >= target), None)
     if above is None:
         return math.nan
     if above == 0:
         return float(best[0]["qps"])
     low, high = best[above - 1], best[above]
-    share = (target - low["10@10"]) / (high["10@10"] - low["10@10"])
+    share = (target - low["recall@10"]) / (high["recall@10"] - low["recall@10"])
     return float(low["qps"] * (high["qps"] / low["qps"]) ** share)
 
 
@@ -162,7 +163,7 @@ def plot(rows: list[dict[str, Any]], path: Path, threads: int, batch: int) -> No
     methods = list(dict.fromkeys(row["method"] for row in rows))
     labels = {
         "R@1": "R@1: share of queries whose nearest comes first",
-        "10@10": "10@10: share of the ten nearest among ten",
+        "recall@10": "recall@10: share of the ten nearest among ten",
         "R@100": "R@100: share of queries whose nearest\nis among 100 (the rates are of ten)",
     }
     for axes, (measure, label) in zip(panels, labels.items(), strict=True):
@@ -214,7 +215,7 @@ def main(arguments: list[str]) -> None:
     truth = np.asarray(datasets.load("sift500k").groundtruth)
     rows = []
     for effort in options.efforts:
-        print(f"\n{'effort ' + str(effort):34}{'queries/s':>10}{'R@1':>8}{'10@10':>8}{'R@100':>8}")
+        print(f"\n{'effort ' + str(effort):34}{'queries/s':>10}{'R@1':>8}{'recall@10':>11}{'R@100':>8}")
         settings = [(method, rerank) for method in pipes for rerank in METHODS[method].reranks]
         answers: dict[tuple[str, int], list[tuple[float, np.ndarray]]] = {setting: [] for setting in settings}
         for _ in range(options.rounds + 1):
@@ -229,14 +230,14 @@ def main(arguments: list[str]) -> None:
             row = {"method": method, "effort": effort, "rerank": rerank, "bytes": nbytes, **found}
             rows.append(row | {"qps": len(truth) / seconds})
             name = method + (f" x{rerank}" if rerank else "")
-            print(f"{name:34}{len(truth) / seconds:10.0f}{row['R@1']:8.3f}{row['10@10']:8.3f}{row['R@100']:8.3f}",
+            print(f"{name:34}{len(truth) / seconds:10.0f}{row['R@1']:8.3f}{row['recall@10']:11.3f}{row['R@100']:8.3f}",
                   flush=True)  # fmt: skip
         if options.json:
             run = {name: getattr(options, name) for name in ("threads", "rounds", "batch")}
             options.json.write_text(json.dumps({"isa": isa, **run, "rows": rows}, indent=1))
         if options.png:
             plot(rows, options.png, options.threads, options.batch)
-    print(f"\n{'queries/s at 10@10':34}" + "".join(f"{target:>10}" for target in TARGETS))
+    print(f"\n{'queries/s at recall@10':34}" + "".join(f"{target:>10}" for target in TARGETS))
     for method in pipes:
         mine = [row for row in rows if row["method"] == method]
         print(f"{method:34}" + "".join(f"{rate_at(mine, target):10.0f}" for target in TARGETS))

@@ -49,7 +49,7 @@ def main() -> None:
         index = fpq.IVFPQIndex(1024, residual=residual, keep_vectors=True).fit(base).add(base)
         for target in TARGETS:
             tuned = index.tune(queries[:half], K, recall=target).best
-            held_out = metrics.intersection_at_k(index.search(queries[half:], K).ids, truth[half:], K)
+            held_out = metrics.recall_at_k(index.search(queries[half:], K).ids, truth[half:], K)
             print(
                 f"residual={residual!s:5}  target {target:.2f}  measured {tuned.recall:.4f}  held out {held_out:.4f}  "
                 f"n_probe={index.n_probe} rerank={index.rerank}"

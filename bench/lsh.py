@@ -169,7 +169,7 @@ def measure(method: str, name: str, n_queries: int, rounds: int, threads: int, p
 
     for setting in tested.settings():
         search = tested.search(setting)
-        recall = fpq.metrics.intersection_at_k(search(queries, 1), truth)
+        recall = fpq.metrics.recall_at_k(search(queries, 1), truth)
         row: dict[str, Any] = {
             "method": method, "set": name, "what": tested.text, "setting": setting, "recall": recall,
             "build_s": build, "memory_mb": memory / 1e6,

@@ -244,7 +244,7 @@ def test_ids_and_masks_of_every_library(library: str) -> None:
     assert sorted(index.search(X[0], 2, allowed=ids_as(library, [3, 5])).ids.tolist()) == [3, 5]
     mask = ids_as(library, [i in (3, 9) for i in range(10)])
     assert sorted(index.search(X[0], 2, allowed=mask).ids.tolist()) == [3, 9]
-    assert fpq.metrics.recall_at_k(np.array([[3], [5]]), ids_as(library, [3, 4])) == 0.5
+    assert fpq.metrics.one_recall_at_k(np.array([[3], [5]]), ids_as(library, [3, 4])) == 0.5
     assert index.remove(ids_as(library, [7, 1])) == 2
 
 
@@ -262,7 +262,7 @@ def test_missing_ids_are_refused(library: str) -> None:
         with pytest.raises((ValueError, TypeError), match=r"^allowed: expected"):
             index.search(X[0], allowed=ids_as(library, allowed))
     with pytest.raises((ValueError, TypeError), match="true_ids"):
-        fpq.metrics.recall_at_k([[0], [1]], ids_as(library, [0, None]))
+        fpq.metrics.one_recall_at_k([[0], [1]], ids_as(library, [0, None]))
     assert index.ids.tolist() == [0, 1, 2]
 
 

@@ -256,9 +256,9 @@ LONG: dict[str, Made] = {
     "datasets.fetch_mnist": download,
     "datasets.read_idx": unpacking(datasets.read_idx),
     "datasets.read_vectors": unpacking(datasets.read_vectors),
-    "metrics.intersection_at_k": lambda _: again(lambda: metrics.intersection_at_k(IDS, IDS)),
+    "metrics.recall_at_k": lambda _: again(lambda: metrics.recall_at_k(IDS, IDS)),
     "metrics.vote": lambda _: again(lambda: metrics.vote(IDS)),
-    "metrics.recall_at_k": lambda _: again(lambda: metrics.recall_at_k(IDS[:500_000], IDS[:500_000])),
+    "metrics.one_recall_at_k": lambda _: again(lambda: metrics.one_recall_at_k(IDS[:500_000], IDS[:500_000])),
     "cli build": lambda case: run("build", case.file("x.npy", MANY), str(case.folder / "i"), "--kind", "ivfpq"),
     "cli search": lambda case: run(
         "search", case.saved("PQIndex"), case.file("q.npy", MANY), "-k", "1000", "-o", str(case.folder / "a.npz")

@@ -155,7 +155,7 @@ def test_n_candidates_are_the_rows_with_the_most_collisions() -> None:
     for n_candidates in (10, 50, 250, 3000):
         ids = index.search(Q, 10, n_candidates=n_candidates).ids
         assert (index.last_stats.candidates == n_candidates).all()
-        recalls.append(fpq.metrics.intersection_at_k(ids, truth))
+        recalls.append(fpq.metrics.recall_at_k(ids, truth))
     assert recalls == sorted(recalls)
     assert recalls[-1] == 1
 
@@ -209,7 +209,7 @@ def test_results_are_good_and_exact(isa: str, make: Any, metric: str) -> None:
     index.fit(X).add(X)
     distances, ids = index.search(Q, 10)
     truth = flat.search(Q, 10)
-    assert fpq.metrics.intersection_at_k(ids, truth.ids) > 0.8
+    assert fpq.metrics.recall_at_k(ids, truth.ids) > 0.8
     same = ids == truth.ids
     np.testing.assert_array_equal(distances[same], truth.distances[same])
     lims, found, found_ids = index.range_search(Q, float(np.median(truth.distances)))
@@ -258,10 +258,10 @@ def test_remove(make: Any) -> None:
         np.testing.assert_array_equal(ours.ids, theirs.ids)
         np.testing.assert_array_equal(ours.distances, theirs.distances)
     assert not np.isin(ours.ids, gone).any()
-    assert fpq.metrics.intersection_at_k(ours.ids, theirs.ids) > 0.95
+    assert fpq.metrics.recall_at_k(ours.ids, theirs.ids) > 0.95
     np.testing.assert_array_equal(index.reconstruct(ids[left[:5]]), X[left[:5]])
     index.add(X[::3], ids[::3])
-    assert fpq.metrics.intersection_at_k(index.search(Q, 9).ids, make().fit(X).add(X, ids).search(Q, 9).ids) > 0.95
+    assert fpq.metrics.recall_at_k(index.search(Q, 9).ids, make().fit(X).add(X, ids).search(Q, 9).ids) > 0.95
     assert index.remove(index.ids) == len(X)
     assert (index.search(Q, 3).ids == -1).all()
     assert index.add(X[:4]).search(X[:1], 1).ids.tolist() == [[9000 if 8999 in ids else ids.max() + 1]]
@@ -424,7 +424,7 @@ def test_tune(make: Any) -> None:
     assert "recall" in str(tuned).splitlines()[0]
     assert "chosen" in str(tuned).splitlines()[-1]
     truth = fpq.FlatIndex().add(X).search(Q, 5).ids
-    assert fpq.metrics.intersection_at_k(index.search(Q, 5).ids, truth) == pytest.approx(tuned.best.recall)
+    assert fpq.metrics.recall_at_k(index.search(Q, 5).ids, truth) == pytest.approx(tuned.best.recall)
 
 
 def test_an_unreachable_recall_says_how_far_one_gets() -> None:

@@ -25,17 +25,17 @@ def id_tables(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], int]:
 
 
 @given(id_tables())
-def test_recall_at_k_is_the_loop(case: tuple[list[list[int]], list[list[int]], int]) -> None:
+def test_one_recall_at_k_is_the_loop(case: tuple[list[list[int]], list[list[int]], int]) -> None:
     ids, true_ids, k = case
     hits = sum(t[0] >= 0 and t[0] in row[:k] for row, t in zip(ids, true_ids, strict=True))
-    assert metrics.recall_at_k(ids, true_ids, k) == pytest.approx(hits / len(ids))
+    assert metrics.one_recall_at_k(ids, true_ids, k) == pytest.approx(hits / len(ids))
 
 
 @given(id_tables())
-def test_intersection_at_k_is_the_loop(case: tuple[list[list[int]], list[list[int]], int]) -> None:
+def test_recall_at_k_is_the_loop(case: tuple[list[list[int]], list[list[int]], int]) -> None:
     ids, true_ids, k = case
     shared = [len((set(row[:k]) & set(t[:k])) - {-1}) / k for row, t in zip(ids, true_ids, strict=True)]
-    assert metrics.intersection_at_k(ids, true_ids, k) == pytest.approx(sum(shared) / len(ids))
+    assert metrics.recall_at_k(ids, true_ids, k) == pytest.approx(sum(shared) / len(ids))
 
 
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=5, max_size=5), min_size=1, max_size=6))
@@ -45,26 +45,26 @@ def test_vote_is_the_loop(labels: list[list[int]]) -> None:
 
 
 def test_the_two_recalls_differ() -> None:
-    assert metrics.recall_at_k(IDS, TRUE_IDS) == 0.5
-    assert metrics.recall_at_k(IDS, TRUE_IDS, k=1) == 0.0
-    assert metrics.intersection_at_k(IDS, TRUE_IDS) == (2 / 4 + 3 / 4) / 2
-    assert metrics.intersection_at_k(IDS, TRUE_IDS, k=2) == (2 / 2 + 1 / 2) / 2
+    assert metrics.one_recall_at_k(IDS, TRUE_IDS) == 0.5
+    assert metrics.one_recall_at_k(IDS, TRUE_IDS, k=1) == 0.0
+    assert metrics.recall_at_k(IDS, TRUE_IDS) == (2 / 4 + 3 / 4) / 2
+    assert metrics.recall_at_k(IDS, TRUE_IDS, k=2) == (2 / 2 + 1 / 2) / 2
 
 
 def test_true_ids_of_one_axis() -> None:
-    assert metrics.recall_at_k(IDS, [3, 4], k=3) == 1.0
+    assert metrics.one_recall_at_k(IDS, [3, 4], k=3) == 1.0
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32, np.uint64])
 def test_integer_types_mix(dtype: Any) -> None:
     ids = np.array([[1, 2], [3, 4]], dtype)
-    assert metrics.recall_at_k(ids, np.array([1, 9])) == 0.5
-    assert metrics.intersection_at_k(ids, np.array([[2, 1], [4, 9]], np.int32)) == 0.75
+    assert metrics.one_recall_at_k(ids, np.array([1, 9])) == 0.5
+    assert metrics.recall_at_k(ids, np.array([[2, 1], [4, 9]], np.int32)) == 0.75
 
 
 def test_inputs_are_left_alone() -> None:
     ids, true_ids = np.array([[5, 1, 5]]), np.array([[9, 5, 1]])
-    metrics.intersection_at_k(ids, true_ids)
+    metrics.recall_at_k(ids, true_ids)
     assert ids.tolist() == [[5, 1, 5]]
     assert true_ids.tolist() == [[9, 5, 1]]
 
@@ -73,13 +73,13 @@ def test_large_input_is_fast() -> None:
     rng = np.random.default_rng(0)
     ids, true_ids = rng.integers(0, 10**6, (2, 10_000, 100))
     start = time.perf_counter()
+    metrics.one_recall_at_k(ids, true_ids)
     metrics.recall_at_k(ids, true_ids)
-    metrics.intersection_at_k(ids, true_ids)
     metrics.vote(ids % 10)
     assert time.perf_counter() - start < 5  # about 0.3 s; loops in Python take longer than this
 
 
-@pytest.mark.parametrize("function", [metrics.recall_at_k, metrics.intersection_at_k])
+@pytest.mark.parametrize("function", [metrics.one_recall_at_k, metrics.recall_at_k])
 @pytest.mark.parametrize(
     ("ids", "true_ids", "k", "error", "match"),
     [
@@ -99,9 +99,9 @@ def test_bad_ids(function: Any, ids: Any, true_ids: Any, k: Any, error: type[Exc
         function(ids, true_ids, k)
 
 
-def test_intersection_needs_k_true_neighbours() -> None:
+def test_recall_needs_k_true_neighbours() -> None:
     with pytest.raises(ValueError, match="true_ids: expected at least k=4 columns, got 3"):
-        metrics.intersection_at_k(IDS, np.array(TRUE_IDS)[:, :3])
+        metrics.recall_at_k(IDS, np.array(TRUE_IDS)[:, :3])
 
 
 def test_vote_ties_go_to_the_nearest() -> None:
@@ -203,7 +203,7 @@ def test_bad_distances(distances: Any, true_distances: Any, match: str) -> None:
 BIG = 1 << 63
 
 
-@pytest.mark.parametrize("function", [metrics.recall_at_k, metrics.intersection_at_k])
+@pytest.mark.parametrize("function", [metrics.one_recall_at_k, metrics.recall_at_k])
 @pytest.mark.parametrize("big", [np.array([[BIG + 5]], np.uint64), [[BIG]], [[BIG, -1]], [[1 << 64]], [[-(1 << 64)]]])
 def test_ids_from_2_to_the_63_are_refused(function: Any, big: Any) -> None:
     with pytest.raises(ValueError, match=r"^ids: expected ids below 2\*\*63"):
@@ -214,7 +214,7 @@ def test_ids_from_2_to_the_63_are_refused(function: Any, big: Any) -> None:
 
 def test_the_largest_id_counts() -> None:
     largest = np.array([[BIG - 1]], np.uint64)
-    assert metrics.recall_at_k(largest, [[BIG - 1]]) == metrics.intersection_at_k(largest, [[BIG - 1]]) == 1.0
+    assert metrics.one_recall_at_k(largest, [[BIG - 1]]) == metrics.recall_at_k(largest, [[BIG - 1]]) == 1.0
 
 
 @pytest.mark.parametrize("kind", [list, lambda labels: np.array(labels, np.uint64)])
@@ -233,9 +233,9 @@ def test_labels_that_fit_into_no_one_type_stay_apart() -> None:
 @pytest.mark.parametrize(
     ("name", "call"),
     [
-        ("ids", lambda x: metrics.recall_at_k(x[None], [[1]])),
-        ("true_ids", lambda x: metrics.recall_at_k([[1]] * 3, x)),
-        ("true_ids", lambda x: metrics.intersection_at_k([[1, 2, 3]], x[None])),
+        ("ids", lambda x: metrics.one_recall_at_k(x[None], [[1]])),
+        ("true_ids", lambda x: metrics.one_recall_at_k([[1]] * 3, x)),
+        ("true_ids", lambda x: metrics.recall_at_k([[1, 2, 3]], x[None])),
         ("labels", lambda x: metrics.vote(x[None])),
         ("predicted", lambda x: metrics.accuracy(x, [1, 2, 3])),
         ("truth", lambda x: metrics.confusion([1, 2, 3], x, 1)),

@@ -67,7 +67,7 @@ def test_coded_graph_has_the_exact_distances(blobs: Any, options: dict[str, Any]
     exact = ANNTransformer(algorithm="flat").fit(X)
     coded = ANNTransformer(**options, rerank=20).fit(X)
     (_, truth), (distances, rows) = exact.kneighbors(X), coded.kneighbors(X)
-    assert fpq.metrics.intersection_at_k(rows, truth) > 0.8
+    assert fpq.metrics.recall_at_k(rows, truth) > 0.8
     np.testing.assert_allclose(distances, np.linalg.norm(X[rows] - X[:, None], axis=2), rtol=1e-4, atol=1e-3)
 
 

@@ -84,7 +84,7 @@ def test_an_index_with_grouped_lists(capacity: float | None, monkeypatch: pytest
         assert index.list_sizes.max() <= 30
     truth = fpq.FlatIndex().add(X).search(X[:200] + 0.1, 5).ids
     found = index.search(X[:200] + 0.1, 5, n_probe=20, rerank=50)
-    assert fpq.metrics.intersection_at_k(found.ids, truth) > 0.9
+    assert fpq.metrics.recall_at_k(found.ids, truth) > 0.9
     np.testing.assert_array_equal(index.search(X[:200] + 0.1, 5, n_probe=300, rerank=1200).ids, truth)
     index.save(tmp_path / "index.fpq")
     again = fpq.load(tmp_path / "index.fpq").search(X[:200] + 0.1, 5, n_probe=20, rerank=50)

@@ -5,7 +5,7 @@
     python -m bench.lsh_or_pq --draw              # only the figures and tables, from the JSON files of an earlier run
 
 Each index lives in a process of its own, built with all threads; then all queries are searched in one call on one
-thread, and the rounds alternate over all indexes and settings: a rate is the median of its rounds. 10@10 is the
+thread, and the rounds alternate over all indexes and settings: a rate is the median of its rounds. recall@10 is the
 share of the ten true neighbours among the ten found. Bytes are all that the index holds, vectors and ids included, over
 the number of vectors: `nbytes` of fpq, the size of the serialized index of faiss.
 """

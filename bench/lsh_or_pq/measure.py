@@ -63,7 +63,7 @@ def run(name: str, n_queries: int, rounds: int) -> dict[str, Any]:
             pipe.send((row["setting"],))
             seconds, ids = pipe.recv()
             row["seconds"].append(seconds)
-            row["recall"] = fpq.metrics.intersection_at_k(ids, truth)
+            row["recall"] = fpq.metrics.recall_at_k(ids, truth)
     for row in rows:
         row["qps"] = len(truth) / statistics.median(row["seconds"])
     for pipe in pipes.values():

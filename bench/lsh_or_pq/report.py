@@ -50,7 +50,7 @@ def by_index(result: dict[str, Any]) -> dict[str, Rows]:
 
 def table(result: dict[str, Any]) -> str:
     """Rates at some recalls, as Markdown."""
-    head = ["index", "bytes a vector", "build s", "best 10@10", *(f"q/s at {target:g}" for target in TARGETS)]
+    head = ["index", "bytes a vector", "build s", "best recall@10", *(f"q/s at {target:g}" for target in TARGETS)]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for index, rows in by_index(result).items():
         rates = (at_recall(rows, target) for target in TARGETS)
@@ -71,7 +71,7 @@ def draw(result: dict[str, Any], stem: Path) -> None:
         points = [(row["recall"], row["qps"]) for row in frontier(rows)]
         axes.plot(*zip(*points, strict=True), label=f"{index}: {rows[0]['bytes']:.0f}", **_look(index))
     axes.set(
-        xlabel="10@10, share of the ten true neighbours found", ylabel="queries a second, one thread", yscale="log"
+        xlabel="recall@10, share of the ten true neighbours found", ylabel="queries a second, one thread", yscale="log"
     )
     axes.set_xlim(0.2, 1.01)
     axes.set_title(f"{result['set']}: {result['n']:,} vectors of {result['d']} bytes", loc="left", fontsize=13)

@@ -143,7 +143,7 @@ def judge(ids: np.ndarray, split: data.Split, true_ids: np.ndarray | None = None
         return quality
     for k in (1, 10, 100):
         if k <= ids.shape[1]:
-            quality[f"recall_at_{k}"] = metrics.recall_at_k(ids, true_ids, k)
+            quality[f"one_recall_at_{k}"] = metrics.one_recall_at_k(ids, true_ids, k)
     predicted, true = labels[:, 0], split.test_labels
     for name, function in (("recall", metrics.recall), ("precision", metrics.precision), ("fallout", metrics.fallout)):
         quality[name] = function(predicted, true, POSITIVE)

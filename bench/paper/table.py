@@ -38,7 +38,7 @@ def _cost(row: Row) -> list[str]:
         "-" if row.peak_mb is None else f"{row.peak_mb:.0f}",
         f"{row.bytes_per_image:,}",
         *(f"{100 * quality[key]:.2f}" for key in ("accuracy_1nn", "accuracy_5nn")),
-        *(f"{quality[key]:.3f}" if key in quality else "-" for key in ("recall_at_1", "recall_at_10", "recall_at_100")),
+        *(f"{quality[key]:.3f}" if key in quality else "-" for key in (f"one_recall_at_{k}" for k in (1, 10, 100))),
     ]
 
 

@@ -2,12 +2,12 @@
 
 The literature calls two different numbers "recall":
 
-- `recall_at_k`: is the one *true nearest* neighbour among the first k results? This is R@k of the product quantization
-  papers, also written 1-recall@k. R@100 is easy: 100 results for one answer.
-- `intersection_at_k`: how many of the k true neighbours are among the first k results? This is k-recall@k, the measure
-  of ann-benchmarks, usually 10-recall@10.
+- `recall_at_k`, "recall@k": the share of the k true neighbours among the k results. This is the measure of
+  ann-benchmarks, hnswlib and usearch, and of fpq wherever it says "recall".
+- `one_recall_at_k`, "R@k": is the one *nearest* neighbour among the k results? This is the measure of the papers on
+  product quantization. R@100 is easy: 100 results for one answer.
 
-One index may have R@100 = 0.99 and 10-recall@10 = 0.56, so always say which recall is meant.
+The two are equal for k = 1. One index may have R@100 = 0.99 and recall@10 = 0.56.
 
 `accuracy`, `confusion`, `recall`, `precision` and `fallout` judge predicted labels; `vote` predicts a label from the
 labels of k neighbours. `approximation_ratio` compares distances.
@@ -16,10 +16,10 @@ Examples
 --------
 >>> ids = [[7, 3, 5], [2, 9, 4]]
 >>> true_ids = [[3, 7, 8], [1, 2, 9]]
->>> recall_at_k(ids, true_ids)
-0.5
->>> round(intersection_at_k(ids, true_ids), 3)
+>>> round(recall_at_k(ids, true_ids), 3)
 0.667
+>>> one_recall_at_k(ids, true_ids)
+0.5
 """
 
 import math
@@ -38,6 +38,7 @@ __all__ = [
     "confusion",
     "fallout",
     "intersection_at_k",
+    "one_recall_at_k",
     "precision",
     "recall",
     "recall_at_k",
@@ -48,50 +49,7 @@ PIECE_VALUES = 1 << 20  # values per call of NumPy: Python handles Ctrl-C betwee
 
 
 def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> float:
-    """Share of queries whose true nearest neighbour is among the first `k` results (R@k).
-
-    Parameters
-    ----------
-    ids : array_like, shape (nq, r), integer
-        Returned ids below 2**63, best first; -1 marks a missing result and never counts.
-    true_ids : array_like, shape (nq,) or (nq, t), integer
-        Ids of the true neighbours, nearest first; only the first column is used.
-    k : int, optional
-        Number of results to compare, 1 <= k <= r. Default: r.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
-
-    Raises
-    ------
-    TypeError
-        If the ids are not integers, or `k` is not an integer.
-    ValueError
-        If the shapes do not fit together or are empty, `k` is out of range, or ids are masked or 2**63 or larger.
-
-    Notes
-    -----
-    The measure of Jegou, Douze and Schmid, "Product quantization for nearest neighbor search", IEEE TPAMI 33(1), 2011.
-
-    Examples
-    --------
-    >>> recall_at_k([[7, 3, 5], [2, 9, 4]], [3, 2], k=1)
-    0.5
-    >>> recall_at_k([[7, 3, 5], [2, 9, 4]], [3, 2], k=2)
-    1.0
-    """
-    found = _ids(ids, "ids")
-    truth = _ids(true_ids, "true_ids", columns=True)
-    _same_queries(found, truth)
-    nearest = truth[:, :1]
-    hits = (found[:, : _depth(k, found)] == nearest) & (nearest >= 0)
-    return float(hits.any(axis=1).mean())
-
-
-def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> float:
-    """Mean share of the `k` true neighbours among the first `k` results (k-recall@k).
+    """Mean share of the `k` true neighbours among the first `k` results: recall@k, also written k-recall@k.
 
     Parameters
     ----------
@@ -121,22 +79,70 @@ def intersection_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None)
 
     Examples
     --------
-    >>> intersection_at_k([[7, 3, 5, -1]], [[3, 7, 8, 9]], k=2)
+    >>> recall_at_k([[7, 3, 5, -1]], [[3, 7, 8, 9]], k=2)
     1.0
-    >>> intersection_at_k([[7, 3, 5, -1]], [[3, 7, 8, 9]])
+    >>> recall_at_k([[7, 3, 5, -1]], [[3, 7, 8, 9]])
     0.5
     """
-    found, truth = _ids(ids, "ids"), _ids(true_ids, "true_ids")
+    found, truth = _ids(ids, "ids"), _ids(true_ids, "true_ids", columns=True)
     _same_queries(found, truth)
     k = _depth(k, found)
     if k > truth.shape[1]:
-        raise ValueError(f"true_ids: expected at least k={k} columns, got {truth.shape[1]}")
+        raise ValueError(
+            f"true_ids: expected at least k={k} columns, got {truth.shape[1]}; one_recall_at_k (R@k) takes one column"
+        )
     shared = 0
     for rows in _pieces(found):
         both = np.hstack([_distinct(found[rows, :k]), _distinct(truth[rows, :k])])
         both.sort(axis=1)
         shared += int(np.count_nonzero((both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)))
     return shared / (k * len(found))
+
+
+intersection_at_k = recall_at_k  # the former name
+
+
+def one_recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> float:
+    """Share of queries whose nearest neighbour is among the first `k` results: R@k, also written 1-recall@k.
+
+    Parameters
+    ----------
+    ids : array_like, shape (nq, r), integer
+        Returned ids below 2**63, best first; -1 marks a missing result and never counts.
+    true_ids : array_like, shape (nq,) or (nq, t), integer
+        Ids of the true neighbours, nearest first; only the first column is used.
+    k : int, optional
+        Number of results to compare, 1 <= k <= r. Default: r.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+
+    Raises
+    ------
+    TypeError
+        If the ids are not integers, or `k` is not an integer.
+    ValueError
+        If the shapes do not fit together or are empty, `k` is out of range, or ids are masked or 2**63 or larger.
+
+    Notes
+    -----
+    The measure of Jegou, Douze and Schmid, "Product quantization for nearest neighbor search", IEEE TPAMI 33(1), 2011.
+
+    Examples
+    --------
+    >>> one_recall_at_k([[7, 3, 5], [2, 9, 4]], [3, 2], k=1)
+    0.5
+    >>> one_recall_at_k([[7, 3, 5], [2, 9, 4]], [3, 2], k=2)
+    1.0
+    """
+    found = _ids(ids, "ids")
+    truth = _ids(true_ids, "true_ids", columns=True)
+    _same_queries(found, truth)
+    nearest = truth[:, :1]
+    hits = (found[:, : _depth(k, found)] == nearest) & (nearest >= 0)
+    return float(hits.any(axis=1).mean())
 
 
 def vote(labels: ArrayLike) -> NDArray[Any]:

@@ -134,7 +134,7 @@ def tune(
             start = time.perf_counter()
             ids = search(setting)
             seconds.append(time.perf_counter() - start)
-        trial = Trial(setting, metrics.intersection_at_k(ids, truth), min(seconds) / len(truth))
+        trial = Trial(setting, metrics.recall_at_k(ids, truth), min(seconds) / len(truth))
         trials.append(trial)
         if trial.recall >= recall:
             return Tuning(tuple(trials), trial)
@@ -210,4 +210,4 @@ def measured(search: Callable[[Setting], Int64], setting: Setting, truth: Int64)
     ids = search(setting)
     seconds = (time.perf_counter() - start) / len(truth)
     halves = [half for half in (slice(0, None, 2), slice(1, None, 2)) if len(truth[half])]
-    return Trial(setting, min(metrics.intersection_at_k(ids[half], truth[half]) for half in halves), seconds)
+    return Trial(setting, min(metrics.recall_at_k(ids[half], truth[half]) for half in halves), seconds)

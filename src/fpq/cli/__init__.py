@@ -66,7 +66,7 @@ def _add_demo(commands: Commands) -> None:
         "demo",
         help="search handwritten digits (MNIST): a table and a picture",
         description="Compare exact search, plain PQ and FPQ on MNIST in a table and a picture. "
-        "recall@k: the share of queries whose true nearest image is among the first k found. "
+        "recall@k: the share of the k nearest images among the k found. "
         "1-NN, 5-NN: the share of digits classified correctly by the nearest image, by a vote of the 5 nearest.",
     )
     parser.add_argument("--data", metavar="DIR", help="folder with the MNIST files (default: find or download them)")

@@ -87,8 +87,8 @@ def add_commands(commands: Commands) -> None:
 
     evaluate = add_command(
         commands, "eval", _eval, "measure recall and speed on queries with known neighbours",
-        "Search and compare the results with the true neighbours. recall@r: the share of queries whose true nearest "
-        "neighbour is among the first r results; K-recall@K: the share of the K true neighbours among K results.",
+        "Search and compare the results with the true neighbours. recall@r: the share of the r true neighbours "
+        "among the first r results; R@r: the share of queries whose nearest neighbour is among the first r results.",
         "fpq eval sift.fpq sift.hdf5 sift.hdf5 -k 100",
         "fpq eval base.fpq queries.fvecs groundtruth.ivecs -k 10 --n-probe 64",
     )  # fmt: skip
@@ -105,7 +105,7 @@ def add_commands(commands: Commands) -> None:
     tune.add_argument("index", metavar="INDEX", help="file of an index")
     tune.add_argument("queries", metavar="QUERIES", help="file of vectors")
     tune.add_argument("-k", type=positive, default=10, metavar="K", help="neighbours (default: %(default)s)")
-    tune.add_argument("--recall", type=float, default=0.95, metavar="R", help="K-recall@K (default: %(default)s)")
+    tune.add_argument("--recall", type=float, default=0.95, metavar="R", help="recall@K (default: %(default)s)")
     tune.add_argument("--save", action="store_true", help="store the setting in INDEX as the default of searches")
     _add_shared(tune)
 
@@ -201,12 +201,12 @@ def _eval(args: argparse.Namespace) -> None:
         warm_up = argparse.Namespace(**{**vars(args), "quiet": True})  # starts threads and fills caches
         _find(index, queries, warm_up, most=256)
         _, ids, seconds = _find(index, queries, args)
-    depth = min(args.k, truth.shape[1])
     report: dict[str, Any] = {"queries": len(ids), "k": args.k, "queries_per_second": round(len(ids) / seconds, 1)}
-    for r in (1, 10, 100):
-        if r <= args.k:
-            report[f"recall@{r}"] = round(metrics.recall_at_k(ids, truth, r), 4)
-    report[f"{depth}-recall@{depth}"] = round(metrics.intersection_at_k(ids, truth, depth), 4)
+    ranks = sorted({1, 10, 100, args.k})
+    for name, measure, most in ("recall", metrics.recall_at_k, truth.shape[1]), ("R", metrics.one_recall_at_k, args.k):
+        for r in ranks:
+            if r <= min(args.k, most):
+                report[f"{name}@{r}"] = round(measure(ids, truth, r), 4)
     print_json(report) if args.json else facts(report)
 
 
