@@ -138,7 +138,7 @@ def code_indexes() -> Iterator[tuple[str, str, int, Callable[[int], Any], dict[s
             for dtype in ("float32", "uint8") if (m, nbits) == (16, 8) else ("float32",):
                 yield (
                     f"PQIndex({m}, {nbits}, {metric}) {dtype}", dtype, N,
-                    lambda t, m=m, b=nbits, s=metric: fpq.PQIndex(m, b, metric=s, n_threads=t), {},
+                    lambda t, m=m, b=nbits, s=metric: fpq.PQIndex(m, nbits=b, metric=s, n_threads=t), {},
                 )  # fmt: skip
         for residual in (True, False):
             for m, nbits in ((16, 8), (8, 4), (8, 5)):
@@ -148,35 +148,36 @@ def code_indexes() -> Iterator[tuple[str, str, int, Callable[[int], Any], dict[s
                         f"IVFPQIndex(16, {m}, {nbits}, residual={residual}, {metric}) {dtype} n_probe={n_probe}",
                         dtype, N,
                         lambda t, m=m, b=nbits, s=metric, r=residual: fpq.IVFPQIndex(
-                            16, m, b, metric=s, residual=r, n_threads=t
+                            16, m, nbits=b, metric=s, residual=r, n_threads=t
                         ),
                         {"n_probe": n_probe},
                     )  # fmt: skip
     for m, nbits in ((16, 8), (16, 4)):
-        yield f"PQIndex({m}, {nbits}) many", "float32", N_MANY, lambda t, m=m, b=nbits: fpq.PQIndex(m, b), {}
+        yield f"PQIndex({m}, {nbits}) many", "float32", N_MANY, lambda t, m=m, b=nbits: fpq.PQIndex(m, nbits=b), {}
         for residual in (True, False):
             yield (
                 f"IVFPQIndex(64, {m}, {nbits}, residual={residual}) many", "float32", N_MANY,
-                lambda t, m=m, b=nbits, r=residual: fpq.IVFPQIndex(64, m, b, residual=r, n_threads=t), {"n_probe": 12},
+                lambda t, m=m, b=nbits, r=residual: fpq.IVFPQIndex(64, m, nbits=b, residual=r, n_threads=t),
+                {"n_probe": 12},
             )  # fmt: skip
     for rotation in ("pca", "opq"):
         yield (
             f"PQIndex(8, 8, {rotation})", "float32", N,
-            lambda t, r=rotation: fpq.PQIndex(8, 8, rotation=r, rotation_dim=24, n_threads=t), {},
+            lambda t, r=rotation: fpq.PQIndex(8, nbits=8, rotation=r, rotation_dim=24, n_threads=t), {},
         )  # fmt: skip
         yield (
             f"IVFPQIndex(16, 8, 4, {rotation}) uint8", "uint8", N,
-            lambda t, r=rotation: fpq.IVFPQIndex(16, 8, 4, rotation=r, n_threads=t), {"n_probe": 5},
+            lambda t, r=rotation: fpq.IVFPQIndex(16, 8, nbits=4, rotation=r, n_threads=t), {"n_probe": 5},
         )  # fmt: skip
     for metric in METRICS:
         yield (
             f"PQIndex(8, 4, {metric}) open_indexing rerank", "float32", N,
-            lambda t, s=metric: fpq.PQIndex(8, 4, open_indexing=1.5, keep_vectors=True, metric=s, n_threads=t),
+            lambda t, s=metric: fpq.PQIndex(8, nbits=4, open_indexing=1.5, keep_vectors=True, metric=s, n_threads=t),
             {"rerank": 4},
         )  # fmt: skip
         yield (
             f"IVFPQIndex(16, 8, 8, {metric}) capacity rerank uint8", "uint8", N,
-            lambda t, s=metric: fpq.IVFPQIndex(16, 8, 8, list_capacity=1.3, keep_vectors=True, metric=s, n_threads=t),
+            lambda t, s=metric: fpq.IVFPQIndex(16, 8, list_capacity=1.3, keep_vectors=True, metric=s, n_threads=t),
             {"n_probe": 5, "rerank": 4},
         )  # fmt: skip
 
@@ -210,9 +211,10 @@ def of_rows(folder: Path) -> Iterator[Line]:
     """FlatIndex and the LSH indexes."""
     makers: list[tuple[str, Callable[[int], Any], dict[str, Any]]] = [
         *((f"FlatIndex({s})", lambda t, s=s: fpq.FlatIndex(s, n_threads=t), {}) for s in METRICS),
-        *((f"E2LSHIndex({s})", lambda t, s=s: fpq.E2LSHIndex(3, 6, metric=s, n_threads=t), {"n_probe": 60})
+        *((f"E2LSHIndex({s})", lambda t, s=s: fpq.E2LSHIndex(n_tables=3, n_hashes=6, metric=s, n_threads=t),
+           {"n_probe": 60})
           for s in ("l2", "cosine")),
-        *((f"C2LSHIndex({s})", lambda t, s=s: fpq.C2LSHIndex(60, metric=s, n_threads=t), {"n_candidates": 200})
+        *((f"C2LSHIndex({s})", lambda t, s=s: fpq.C2LSHIndex(n_hashes=60, metric=s, n_threads=t), {"n_candidates": 200})
           for s in ("l2", "cosine")),
     ]  # fmt: skip
     for name, make, options in makers:
@@ -249,8 +251,8 @@ def of_shards(folder: Path) -> Iterator[Line]:
     for metric in METRICS:
         makers: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
             "FlatIndex": (fpq.FlatIndex(metric), {}, {}),
-            "PQIndex": (fpq.PQIndex(8, 8, metric=metric, keep_vectors=True), {}, {"rerank": 3}),
-            "IVFPQIndex": (fpq.IVFPQIndex(16, 8, 4, metric=metric), {"n_probe": 5}, {}),
+            "PQIndex": (fpq.PQIndex(8, nbits=8, metric=metric, keep_vectors=True), {}, {"rerank": 3}),
+            "IVFPQIndex": (fpq.IVFPQIndex(16, 8, nbits=4, metric=metric), {"n_probe": 5}, {}),
         }
         for kind, (empty, options, more) in makers.items():
             files, each = [], N // 3
@@ -294,7 +296,7 @@ def of_learning(_: Path) -> Iterator[Line]:
         for dtype, x in types.items():
             for m, nbits in ((8, 8), (16, 4), (7, 3)):
                 key = f"threads={n_threads} ProductQuantizer({m}, {nbits}) {dtype}"
-                pq = fpq.ProductQuantizer(m, nbits, n_threads=n_threads).fit(x[:N_TRAIN])
+                pq = fpq.ProductQuantizer(m, nbits=nbits, n_threads=n_threads).fit(x[:N_TRAIN])
                 codes = pq.encode(x[:5000])
                 yield f"{key} codebooks", digest(list, [pq.codebooks, pq.code_counts])
                 yield f"{key} codes", digest(np.asarray, codes)

@@ -42,7 +42,7 @@ def works(threads: int) -> Iterator[tuple[str, Callable[[], Work]]]:
 
     def train(name: str, m: int, nbits: int) -> Work:
         x = np.ascontiguousarray(data(name).base[:50_000])
-        return lambda: fpq.ProductQuantizer(m, nbits, n_threads=threads).fit(x).codebooks
+        return lambda: fpq.ProductQuantizer(m, nbits=nbits, n_threads=threads).fit(x).codebooks
 
     def encode(name: str, m: int) -> Work:
         x = np.ascontiguousarray(data(name).base[:60_000])
@@ -67,7 +67,7 @@ def works(threads: int) -> Iterator[tuple[str, Callable[[], Work]]]:
             make = {
                 "flat": lambda: fpq.FlatIndex(n_threads=threads),
                 "pq": lambda: fpq.PQIndex(16, n_threads=threads),
-                "pq4": lambda: fpq.PQIndex(32, 4, n_threads=threads),
+                "pq4": lambda: fpq.PQIndex(32, nbits=4, n_threads=threads),
                 "ivf": lambda: fpq.IVFPQIndex(512, 16, keep_vectors=True, n_threads=threads),
                 "ivf-plain": lambda: fpq.IVFPQIndex(512, 16, residual=False, n_threads=threads),
                 "e2lsh": lambda: fpq.E2LSHIndex(n_threads=threads),

@@ -58,10 +58,10 @@ def large_files() -> list[bytes]:
     ids = np.arange(len(rows)) * 3
     indexes = (
         fpq.FlatIndex().add(rows, ids=ids),
-        fpq.PQIndex(8, 5, open_indexing=1.5, keep_vectors=True).fit(rows[:2000]).add(rows, ids=ids),
+        fpq.PQIndex(8, nbits=5, open_indexing=1.5, keep_vectors=True).fit(rows[:2000]).add(rows, ids=ids),
         fpq.IVFPQIndex(40, 8, keep_vectors=True).fit(rows[:6000]).add(rows, ids=ids),
-        fpq.E2LSHIndex(3, width=4.0).fit(rows[:2000]).add(rows, ids=ids),
-        fpq.C2LSHIndex(30, width=4.0).fit(rows[:2000]).add(rows, ids=ids),
+        fpq.E2LSHIndex(n_tables=3, width=4.0).fit(rows[:2000]).add(rows, ids=ids),
+        fpq.C2LSHIndex(n_hashes=30, width=4.0).fit(rows[:2000]).add(rows, ids=ids),
     )
     return [hostile.contents(index) for index in indexes]
 

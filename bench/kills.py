@@ -51,7 +51,7 @@ def once(during: str, time: int, folder: Path) -> bool:
     x = da.from_array(X, chunks=(200, 12))
     if during == "build" or time == 0:
         x = x.map_blocks(kill_once, marker=str(marker), dtype=X.dtype)
-    expected = fpq.IVFPQIndex(8, 4, 4).fit(X)
+    expected = fpq.IVFPQIndex(8, 4, nbits=4).fit(X)
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
@@ -59,7 +59,7 @@ def once(during: str, time: int, folder: Path) -> bool:
         if during == "fit":
             if time:
                 kill_after(time, client, marker)
-            learned = fpq.dask.fit(fpq.IVFPQIndex(8, 4, 4), x, client=client)
+            learned = fpq.dask.fit(fpq.IVFPQIndex(8, 4, nbits=4), x, client=client)
             same = np.array_equal(learned.quantizer.codebooks, expected.quantizer.codebooks)
             same = same and np.array_equal(learned.centroids, expected.centroids)
         else:

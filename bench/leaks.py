@@ -77,7 +77,9 @@ def main() -> int:
         level &= growth("range_search", lambda: pq.range_search(queries, 20.0), args.cycles)
         level &= growth("add and remove", change, args.cycles)
         level &= growth("save, load, map, verify", save_and_load, args.cycles)
-        level &= growth("fit", lambda: fpq.ProductQuantizer(4, 4, rotation="opq").fit(rows[:2000]), args.cycles // 4)
+        level &= growth(
+            "fit", lambda: fpq.ProductQuantizer(4, nbits=4, rotation="opq").fit(rows[:2000]), args.cycles // 4
+        )
     return int(not level)
 
 

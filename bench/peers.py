@@ -48,7 +48,7 @@ class Fpq:
 
     def train(self, name: str, m: int, nbits: int) -> tuple[float, float]:
         x = data(name)[0]
-        pq = self.fpq.ProductQuantizer(m, nbits, n_threads=self.threads)
+        pq = self.fpq.ProductQuantizer(m, nbits=nbits, n_threads=self.threads)
         start = time.perf_counter()
         pq.fit(x)
         seconds = time.perf_counter() - start
@@ -56,7 +56,7 @@ class Fpq:
 
     def prepare(self, name: str, m: int, nbits: int) -> None:
         train, base, queries = data(name)
-        self.index = self.fpq.PQIndex(m, nbits, n_threads=self.threads).fit(train).add(base)
+        self.index = self.fpq.PQIndex(m, nbits=nbits, n_threads=self.threads).fit(train).add(base)
         self.base, self.queries = base, queries
 
     def encode(self) -> tuple[float, float]:

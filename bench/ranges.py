@@ -22,7 +22,7 @@ INDEXES: dict[str, Callable[[], Any]] = {
     "Flat": fpq.FlatIndex,
     "PQ": lambda: fpq.PQIndex(16),
     "PQ, PCA": lambda: fpq.PQIndex(16, rotation="pca"),
-    "PQ, 4 bits": lambda: fpq.PQIndex(16, 4),
+    "PQ, 4 bits": lambda: fpq.PQIndex(16, nbits=4),
     "IVF": lambda: fpq.IVFPQIndex(256, 16),
     "IVF, plain": lambda: fpq.IVFPQIndex(256, 16, residual=False),
 }

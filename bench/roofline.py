@@ -98,7 +98,7 @@ def kernels(wide: bool) -> list[Kernel]:
             lambda books=books, offsets=offsets, ids=ids: _native.assign(books, offsets, rows, None, ids, None, 1),
         )  # fmt: skip
     index = fpq.PQIndex(16, **threads).fit(rows[:20_000]).add(many)
-    fine = fpq.PQIndex(32, 4, **threads).fit(rows[:20_000]).add(many)
+    fine = fpq.PQIndex(32, nbits=4, **threads).fit(rows[:20_000]).add(many)
     # The entries of 8-bit codes take two look-ups of 128 where the CPU has them, else one of the 16 least entries.
     sieve = ("permute", 2) if wide else ("shuffle", 1)
     for k in (10, 100):

@@ -19,7 +19,7 @@ int fpq_use_isa(const char *name); /* 0, or -1 if it is unknown or does not run 
 int fpq_has_openmp(void);
 int fpq_max_threads(void);           /* what OpenMP would use: OMP_NUM_THREADS, omp_set_num_threads */
 void fpq_on_poll(int (*poll)(void)); /* long calls ask it now and then, from the calling thread: not 0 ends the call */
-void fpq_after_fork(void);           /* call in a forked child: its OpenMP pool is gone, use one thread */
+void fpq_after_fork(void);           /* call in a forked child, on the thread that forked: fork.h */
 
 /* ---- input matrices: any element type, any strides ---- */
 enum { FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8 };

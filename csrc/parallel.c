@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "parallel.h"
 
+#include <math.h>
+
+#include "fork.h"
 #include "fpq.h"
 #include "portable.h"
 
@@ -100,22 +103,18 @@ int fpq_has_openmp(void) {
 #endif
 }
 
-static int forked;
-
-/* GNU OpenMP's pool does not survive fork and a region of several threads would wait for it for ever. */
-void fpq_after_fork(void) { forked = 1; }
-
 int fpq_max_threads(void) {
 #ifdef _OPENMP
-    return forked ? 1 : omp_get_max_threads();
+    return omp_get_max_threads();
 #else
     return 1;
 #endif
 }
 
 int fpq_threads(int wanted, int64_t n) {
-    if (forked || !fpq_has_openmp() || n <= 1) return 1;
-    return threads_given(wanted < n ? wanted : (int)n);
+    if (!fpq_has_openmp() || n <= 1) return 1;
+    if (wanted > n) wanted = (int)n;
+    return fpq_is_forked() ? wanted : threads_given(wanted);
 }
 
 static int (*poll_hook)(void);
@@ -134,24 +133,46 @@ int fpq_stopped(fpq_poll *poll) {
 
 void fpq_fail(fpq_worker *worker) { FPQ_WRITE_SHARED(&worker->poll->stop, 1); }
 
-int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *context) {
-    const size_t each = fpq_lines(scratch);
-    threads = fpq_threads(threads, n);
+typedef struct {
+    int64_t n;
+    size_t scratch;
+    int threads;
+    fpq_task task;
+    void *context;
+    fpq_poll poll;
+} region;
+
+static void run(void *argument) {
+    region *r = argument;
+    const size_t each = fpq_lines(r->scratch);
+    const int threads = fpq_threads(r->threads, r->n);
     char *memory = each ? fpq_alloc((size_t)threads * each) : NULL;
-    fpq_poll poll = {0};
-    if (each && !memory) return -1;
+    if (each && !memory) {
+        r->poll.stop = 1;
+        return;
+    }
     if (threads == 1) {
-        fpq_worker worker = {.scratch = memory, .poll = &poll};
-        for (int64_t i = 0; i < n && !fpq_stopped(&poll); i++) task(context, i, &worker);
+        fpq_worker worker = {.scratch = memory, .poll = &r->poll};
+        for (int64_t i = 0; i < r->n && !fpq_stopped(&r->poll); i++) r->task(r->context, i, &worker);
     } else {
 #pragma omp parallel num_threads(threads)
         {
-            fpq_worker worker = {.scratch = each ? memory + (size_t)THREAD_NUMBER() * each : NULL, .poll = &poll};
+            fpq_worker worker = {.scratch = each ? memory + (size_t)THREAD_NUMBER() * each : NULL, .poll = &r->poll};
 #pragma omp for schedule(dynamic)
-            for (int64_t i = 0; i < n; i++)
-                if (!fpq_stopped(&poll)) task(context, i, &worker);
+            for (int64_t i = 0; i < r->n; i++)
+                if (!fpq_stopped(&r->poll)) r->task(r->context, i, &worker);
         }
     }
     fpq_free(memory);
-    return poll.stop ? -1 : 0;
+}
+
+int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *context) {
+    region r = {.n = n, .scratch = scratch, .threads = threads, .task = task, .context = context};
+    if (fpq_is_forked() && fpq_threads(threads, n) > 1) {
+        r.poll.next = INFINITY; /* this thread asks */
+        if (!fpq_call_elsewhere(run, &r, poll_hook, &r.poll.stop)) return r.poll.stop ? -1 : 0;
+        r = (region){.n = n, .scratch = scratch, .threads = 1, .task = task, .context = context};
+    }
+    run(&r);
+    return r.poll.stop ? -1 : 0;
 }

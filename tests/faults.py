@@ -48,10 +48,10 @@ work = {
         fpq.KMeans(10), many, n_clusters=20_000, n_iter=10_000, max_points_per_centroid=100),
     "capacity": lambda: refit(fpq.KMeans(10, capacity=1.0), some, n_clusters=3000, n_iter=10_000),
     "k-means++": lambda: refit(fpq.KMeans(10, init="k-means++"), some, n_clusters=30_000),
-    "pq": lambda: refit(fpq.ProductQuantizer(16, 4), many, nbits=8, n_iter=100_000, max_points_per_centroid=4000),
+    "pq": lambda: refit(fpq.ProductQuantizer(16, nbits=4), many, nbits=8, n_iter=100_000, max_points_per_centroid=4000),
     "opq": lambda: refit(
-        fpq.ProductQuantizer(16, 4, rotation="opq"), rng.normal(size=(3000, 1500)).astype(np.float32)),
-    "add": lambda: index(fpq.PQIndex(32, 4, open_indexing=1.5), lambda index: index.add(many)),
+        fpq.ProductQuantizer(16, nbits=4, rotation="opq"), rng.normal(size=(3000, 1500)).astype(np.float32)),
+    "add": lambda: index(fpq.PQIndex(32, nbits=4, open_indexing=1.5), lambda index: index.add(many)),
     "flat add": lambda: index(fpq.FlatIndex(), lambda index: [index.add(many[:1_000_000]) for _ in range(100)]),
     "search": lambda: index(fpq.PQIndex(16), lambda index: index.add(np.tile(some, (5, 1))).search(some)),
 }

@@ -136,7 +136,7 @@ def test_kmeans(isa: str, xq: tuple[np.ndarray, np.ndarray], k: int, init: str, 
 def test_product_quantizer(isa: str, xq: tuple[np.ndarray, np.ndarray], m: int, nbits: int, init: str) -> None:
     x, q = xq
     m = min(m, x.shape[1])
-    index = quiet(lambda: fpq.PQIndex(m, nbits).fit(x)).add(x)
+    index = quiet(lambda: fpq.PQIndex(m, nbits=nbits).fit(x)).add(x)
     pq = index.quantizer
     ids = pq._sub_codes(index.codes)
     decoded = np.zeros(x.shape)
@@ -154,7 +154,7 @@ def test_product_quantizer(isa: str, xq: tuple[np.ndarray, np.ndarray], m: int, 
 def test_inverted_lists(isa: str, xq: tuple[np.ndarray, np.ndarray], n_lists: int, residual: bool) -> None:
     x, q = xq
     n_lists = min(n_lists, len(x))
-    index = quiet(lambda: fpq.IVFPQIndex(n_lists, min(4, x.shape[1]), 4, residual=residual).fit(x)).add(x)
+    index = quiet(lambda: fpq.IVFPQIndex(n_lists, min(4, x.shape[1]), nbits=4, residual=residual).fit(x)).add(x)
     distances = squared(x, index.centroids)
     lists = index.lists_of(np.arange(len(x)))
     assert (distances[np.arange(len(x)), lists] <= distances.min(axis=1) * (1 + 1e-12)).all()
@@ -175,9 +175,9 @@ def test_scaled_data_give_scaled_answers(isa: str, scale: float) -> None:
     x, q = np.round(x * 64) / 64, np.round(q * 64) / 64  # digits that the smallest numbers have too
     for make in (
         fpq.FlatIndex,
-        lambda: fpq.PQIndex(6, 4),
-        lambda: fpq.PQIndex(6, 4, rotation="pca", keep_vectors=True),
-        lambda: fpq.IVFPQIndex(20, 6, 4, keep_vectors=True),
+        lambda: fpq.PQIndex(6, nbits=4),
+        lambda: fpq.PQIndex(6, nbits=4, rotation="pca", keep_vectors=True),
+        lambda: fpq.IVFPQIndex(20, 6, nbits=4, keep_vectors=True),
     ):
         plain = make().fit(x).add(x)
         scaled = make().fit((x * power).astype(np.float32)).add((x * power).astype(np.float32))

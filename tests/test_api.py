@@ -11,6 +11,7 @@ import os
 import pickle
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -275,16 +276,20 @@ import fpq
 X = np.random.default_rng(0).normal(size=(6000, 24)).astype(np.float32)
 
 def work():
-    index = fpq.PQIndex(6, 6, rotation="opq", open_indexing=1.2, keep_vectors=True, n_threads=2).fit(X).add(X)
-    lists = fpq.IVFPQIndex(9, 6, 6, n_threads=2).fit(X).add(X)
-    hashed = fpq.E2LSHIndex(2, n_threads=2).fit(X).add(X)
+    index = fpq.PQIndex(6, nbits=6, rotation="opq", open_indexing=1.2, keep_vectors=True, n_threads=2).fit(X).add(X)
+    lists = fpq.IVFPQIndex(9, 6, nbits=6, n_threads=2).fit(X).add(X)
+    hashed = fpq.E2LSHIndex(n_tables=2, n_threads=2).fit(X).add(X)
     flat = fpq.FlatIndex(n_threads=2).add(X)
     return b"".join(a.tobytes() for q in (X[:3], X[:200]) for i in (index, lists, hashed, flat) for a in i.search(q, 5))
 
 before = work()
 child = os.fork()
 if child == 0:
-    os._exit(0 if work() == before and fpq.cpu_info()["threads"] == 1 else 3)
+    same, tasks = work() == before, len(os.listdir("/proc/self/task")) if os.path.isdir("/proc") else 3
+    grandchild = os.fork()
+    if grandchild == 0:
+        os._exit(0 if work() == before else 4)
+    os._exit(3 if not same or tasks < 3 else os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), work() == before)
 """
 
@@ -300,14 +305,35 @@ def test_fork_after_use(tmp_path: Path) -> None:
 
 def test_version() -> None:
     assert fpq.__version__ == importlib.metadata.version("fpq-ann")
-    if (CHECKOUT / "pyproject.toml").exists():
-        declared = re.search(r'^version = "(.+)"$', (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
-        assert declared is not None
-        assert fpq.__version__ == declared[1]
+
+
+def test_import_in_the_checkout() -> None:
+    assert python("import fpq; fpq.FlatIndex()", CHECKOUT).stderr == ""
+
+
+def sources(folder: Path) -> Path:
+    """A copy of the package without its compiled module."""
+    shutil.copytree(PACKAGE, folder / "fpq", ignore=shutil.ignore_patterns("_native.c*", "*.so", "*.pyd"))
+    return folder
+
+
+def test_import_of_the_sources_says_what_to_do(tmp_path: Path) -> None:
+    done = python("import fpq", sources(tmp_path), PYTHONPATH="")
+    assert "ImportError: fpq: the compiled module is missing" in done.stderr
+    assert "pip install ." in done.stderr
+
+
+def test_the_other_package_of_this_name(tmp_path: Path) -> None:
+    for module in PACKAGE.glob("_native*"):
+        shutil.copy(module, sources(tmp_path) / "fpq" if not (tmp_path / "fpq").exists() else tmp_path / "fpq")
+    (tmp_path / "fpq" / "quaternion.py").touch()
+    done = python("import fpq", tmp_path, PYTHONPATH="")
+    assert "pip uninstall fpq fpq-ann" in done.stderr
 
 
 def test_import_is_quiet_and_light(tmp_path: Path) -> None:
-    heavy = "import sys, fpq; print({'matplotlib', 'sklearn', 'scipy', 'dask', 'pandas', 'faiss'} & set(sys.modules))"
+    names = "{'matplotlib', 'sklearn', 'scipy', 'dask', 'pandas', 'faiss', 'urllib.request', 'importlib.metadata'}"
+    heavy = f"import sys, fpq; print({names} & set(sys.modules))"
     done = python(heavy, tmp_path)
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
@@ -316,12 +342,12 @@ def test_import_is_quiet_and_light(tmp_path: Path) -> None:
 def test_copies(duplicate: Any) -> None:
     x = np.random.default_rng(0).normal(size=(900, 12)).astype(np.float32)
     for index in (
-        fpq.PQIndex(4, 8, rotation="opq", open_indexing=1.5, keep_vectors=True).fit(x).add(x),
-        fpq.PQIndex(4, 5, metric="cosine"),
+        fpq.PQIndex(4, nbits=8, rotation="opq", open_indexing=1.5, keep_vectors=True).fit(x).add(x),
+        fpq.PQIndex(4, nbits=5, metric="cosine"),
         fpq.FlatIndex("ip").add(x, np.arange(900) * 2),
-        fpq.IVFPQIndex(6, 4, 5, list_capacity=1.5, keep_vectors=True).fit(x).add(x),
-        fpq.E2LSHIndex(3).fit(x).add(x, np.arange(900) * 2),
-        fpq.C2LSHIndex(20, metric="cosine").fit(x).add(x),
+        fpq.IVFPQIndex(6, 4, nbits=5, list_capacity=1.5, keep_vectors=True).fit(x).add(x),
+        fpq.E2LSHIndex(n_tables=3).fit(x).add(x, np.arange(900) * 2),
+        fpq.C2LSHIndex(n_hashes=20, metric="cosine").fit(x).add(x),
     ):
         twin = duplicate(index)
         assert repr(twin) == repr(index)
@@ -334,7 +360,7 @@ def test_copies(duplicate: Any) -> None:
             twin.add(x[:3])
             assert len(index) == 900
             assert len(twin) == 803
-    for thing in (fpq.KMeans(3).fit(x), fpq.ProductQuantizer(3, 4).fit(x)):
+    for thing in (fpq.KMeans(3).fit(x), fpq.ProductQuantizer(3, nbits=4).fit(x)):
         function = "predict" if isinstance(thing, fpq.KMeans) else "encode"
         np.testing.assert_array_equal(getattr(duplicate(thing), function)(x), getattr(thing, function)(x))
     assert duplicate(fpq.OpenIndexing(1.25)) == fpq.OpenIndexing(1.25)

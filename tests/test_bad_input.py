@@ -47,8 +47,8 @@ def refused(thing: object, call: Callable[[], object], message: str) -> None:
 
 def trained() -> list[Any]:
     return [
-        fpq.PQIndex(4, 5, open_indexing=1.5, keep_vectors=True).fit(X).add(X[:100]),
-        fpq.PQIndex(4, 5, metric="cosine", rotation="pca").fit(X).add(X[:100], ids=np.arange(100) * 3),
+        fpq.PQIndex(4, nbits=5, open_indexing=1.5, keep_vectors=True).fit(X).add(X[:100]),
+        fpq.PQIndex(4, nbits=5, metric="cosine", rotation="pca").fit(X).add(X[:100], ids=np.arange(100) * 3),
         fpq.FlatIndex().add(X[:100]),
     ]
 
@@ -58,9 +58,9 @@ def trained() -> list[Any]:
     "make",
     [
         lambda: fpq.KMeans(5),
-        lambda: fpq.ProductQuantizer(4, 4),
-        lambda: fpq.PQIndex(4, 4),
-        lambda: fpq.PQIndex(4, 4, metric="cosine"),
+        lambda: fpq.ProductQuantizer(4, nbits=4),
+        lambda: fpq.PQIndex(4, nbits=4),
+        lambda: fpq.PQIndex(4, nbits=4, metric="cosine"),
     ],
 )
 def test_fit(make: Callable[[], Any], case: str) -> None:
@@ -106,9 +106,9 @@ def test_empty_training_set(make: Callable[[int], Any]) -> None:
         (lambda: fpq.ProductQuantizer(0), "^m: expected at least 1, got 0"),
         (lambda: fpq.ProductQuantizer(4.0), "^m: expected an integer, got 4.0"),
         (lambda: fpq.ProductQuantizer(True), "^m: expected an integer, got True"),
-        (lambda: fpq.ProductQuantizer(4, 0), "^nbits: expected 1 to 8, got 0"),
+        (lambda: fpq.ProductQuantizer(4, nbits=0), "^nbits: expected 1 to 8, got 0"),
         (lambda: fpq.ProductQuantizer(4, init="any"), "^init: expected one of 'k-means\\+\\+', 'random', got 'any'"),
-        (lambda: fpq.PQIndex(4, 9), "^nbits: expected 1 to 8, got 9"),
+        (lambda: fpq.PQIndex(4, nbits=9), "^nbits: expected 1 to 8, got 9"),
         (lambda: fpq.PQIndex(4, rotation="svd"), "^rotation: expected one of None, 'pca', 'opq', got 'svd'"),
         (lambda: fpq.PQIndex(4, rotation=np.eye(3)), "^rotation: expected one of None, 'pca', 'opq', got array"),
         (lambda: fpq.FlatIndex(["l2", "ip"]), "^metric: expected one of 'l2', 'ip', 'cosine', got \\['l2', 'ip'\\]"),
@@ -185,7 +185,7 @@ def test_search_arguments(arguments: dict[str, Any], message: str) -> None:
 
 
 def test_allowed_of_an_empty_index() -> None:
-    for index in (fpq.FlatIndex(), fpq.PQIndex(4, 5).fit(X)):
+    for index in (fpq.FlatIndex(), fpq.PQIndex(4, nbits=5).fit(X)):
         refused(index, lambda: index.search(X[:2], allowed=[0.5]), "^allowed: expected integer ids")
         refused(index, lambda: index.range_search(X[:2], 1.0, allowed=[-3]), "^allowed: expected ids of at least 0")
         refused(index, lambda: index.search(X[:2], allowed=[[True]]), "^allowed: expected a mask")
@@ -219,7 +219,7 @@ def test_before_fit() -> None:
 
 
 def test_codes() -> None:
-    pq = fpq.ProductQuantizer(4, 5).fit(X)
+    pq = fpq.ProductQuantizer(4, nbits=5).fit(X)
     refused(pq, lambda: pq.decode(np.zeros((2, 3), int)), "^codes: expected dtype uint8, got int64")
     refused(pq, lambda: pq.decode(np.zeros((2, 4), np.uint8)), r"^codes: expected shape \(n, 3\), got \(2, 4\)")
 

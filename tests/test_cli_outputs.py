@@ -71,7 +71,7 @@ def test_build(vectors: str, how: str, force: bool, tmp_path: Path, capsys: Any)
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     np.save(tmp_path / "x.npy", X)
-    fpq.PQIndex(2, 3, keep_vectors=tmp_path / "x.npy").fit(X).add(X).save(tmp_path / "i.fpq")
+    fpq.PQIndex(2, nbits=3, keep_vectors=tmp_path / "x.npy").fit(X).add(X).save(tmp_path / "i.fpq")
     np.savez(tmp_path / "q.npz", Q=X[:5])
     return tmp_path / "i.fpq"
 
@@ -90,7 +90,7 @@ def test_search(queries: str, target: str, how: str, index: Path, capsys: Any) -
 @pytest.mark.parametrize("target", ["manifest.json", "0.fpq", "1.fpq", "x.npy"])
 def test_search_of_shards(target: str, tmp_path: Path, capsys: Any) -> None:
     np.save(tmp_path / "x.npy", X)
-    trained = fpq.PQIndex(2, 3, keep_vectors=tmp_path / "x.npy").fit(X)
+    trained = fpq.PQIndex(2, nbits=3, keep_vectors=tmp_path / "x.npy").fit(X)
     for i in range(2):
         trained.remove(trained.ids)
         trained.add(X[i * 100 : i * 100 + 100], ids=np.arange(100) + i * 100).save(tmp_path / f"{i}.fpq")

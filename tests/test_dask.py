@@ -53,13 +53,13 @@ def mortal() -> Iterator[Any]:
 
 
 def pq(**options: Any) -> fpq.PQIndex:
-    index = fpq.PQIndex(4, 4, keep_vectors=True, **options)
+    index = fpq.PQIndex(4, nbits=4, keep_vectors=True, **options)
     index.quantizer.max_points_per_centroid = 100  # so that fit draws 1,600 of 3,000 rows
     return index
 
 
 def ivf(**options: Any) -> fpq.IVFPQIndex:
-    index = fpq.IVFPQIndex(8, 4, 4, keep_vectors=True, **options)
+    index = fpq.IVFPQIndex(8, 4, nbits=4, keep_vectors=True, **options)
     index.quantizer.max_points_per_centroid = 70
     return index
 
@@ -163,7 +163,7 @@ def test_search_on_a_cluster(client: Any, tmp_path: Path) -> None:
     assert list(found.missing) == [dropped]
     same(found, ivf().fit(X).add(X[left], ids=left).search(Q, 11))
     with pytest.raises(ValueError, match="keeps no vectors"):
-        plain = fpq.dask.build(fpq.PQIndex(4, 4).fit(X), [X], tmp_path / "plain")
+        plain = fpq.dask.build(fpq.PQIndex(4, nbits=4).fit(X), [X], tmp_path / "plain")
         fpq.ShardedIndex(plain, client=client).search(Q, 3, rerank=2)
 
 

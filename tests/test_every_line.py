@@ -38,15 +38,15 @@ FEW = {"n_threads": 1}
 SHARDED = {"ShardedIndex"}
 KINDS: dict[str, Callable[[], Any]] = {
     "flat": lambda: fpq.FlatIndex("cosine", **FEW),
-    "pq": lambda: fpq.PQIndex(2, 2, open_indexing=1.5, keep_vectors=True, **FEW),
-    "pq plain": lambda: fpq.PQIndex(2, 2, metric="ip", **FEW),
-    "pq rotated": lambda: fpq.PQIndex(2, 2, rotation="pca", metric="cosine", **FEW),
-    "ivfpq": lambda: fpq.IVFPQIndex(3, 2, 2, open_indexing=1.5, list_capacity=1.5, keep_vectors=True, **FEW),
-    "ivfpq plain": lambda: fpq.IVFPQIndex(3, 2, 2, metric="ip", residual=False, **FEW),
-    "ivfpq kept": lambda: fpq.IVFPQIndex(3, 2, 2, metric="cosine", keep_vectors=True, **FEW),
-    "ivfpq open": lambda: fpq.IVFPQIndex(3, 2, 2, open_indexing=1.5, list_capacity=1.5, **FEW),
-    "e2lsh": lambda: fpq.E2LSHIndex(2, 2, **FEW),
-    "c2lsh": lambda: fpq.C2LSHIndex(20, **FEW),
+    "pq": lambda: fpq.PQIndex(2, nbits=2, open_indexing=1.5, keep_vectors=True, **FEW),
+    "pq plain": lambda: fpq.PQIndex(2, nbits=2, metric="ip", **FEW),
+    "pq rotated": lambda: fpq.PQIndex(2, nbits=2, rotation="pca", metric="cosine", **FEW),
+    "ivfpq": lambda: fpq.IVFPQIndex(3, 2, nbits=2, open_indexing=1.5, list_capacity=1.5, keep_vectors=True, **FEW),
+    "ivfpq plain": lambda: fpq.IVFPQIndex(3, 2, nbits=2, metric="ip", residual=False, **FEW),
+    "ivfpq kept": lambda: fpq.IVFPQIndex(3, 2, nbits=2, metric="cosine", keep_vectors=True, **FEW),
+    "ivfpq open": lambda: fpq.IVFPQIndex(3, 2, nbits=2, open_indexing=1.5, list_capacity=1.5, **FEW),
+    "e2lsh": lambda: fpq.E2LSHIndex(n_tables=2, n_hashes=2, **FEW),
+    "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=20, **FEW),
 }
 STREAMS = ("flat", "pq", "pq plain", "ivfpq", "ivfpq plain", "ivfpq kept", "ivfpq open")
 
@@ -217,9 +217,9 @@ def test_save_and_load(kind: str, tmp_path: Path) -> None:
 QUANTIZERS: dict[str, Callable[[], Any]] = {
     "kmeans": lambda: fpq.KMeans(3, **FEW),
     "kmeans limited": lambda: fpq.KMeans(3, capacity=1.2, init="k-means++", **FEW),
-    "pq": lambda: fpq.ProductQuantizer(2, 2, open_indexing=1.2, **FEW),
-    "pq 8 bits": lambda: fpq.ProductQuantizer(1, 8, n_iter=2, **FEW),
-    "opq": lambda: fpq.ProductQuantizer(2, 2, rotation="opq", rotation_dim=4, **FEW),
+    "pq": lambda: fpq.ProductQuantizer(2, nbits=2, open_indexing=1.2, **FEW),
+    "pq 8 bits": lambda: fpq.ProductQuantizer(1, nbits=8, n_iter=2, **FEW),
+    "opq": lambda: fpq.ProductQuantizer(2, nbits=2, rotation="opq", rotation_dim=4, **FEW),
 }
 USES: dict[str, Callable[[Any], Any]] = {
     "fit": lambda thing: thing.fit(X[:, :20] * 2),

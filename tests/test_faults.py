@@ -98,14 +98,16 @@ def indexes() -> dict[str, Any]:
     return {
         "flat": fpq.FlatIndex().add(X),
         "flat ids": fpq.FlatIndex("cosine").add(X.astype(np.float16), ids=np.arange(500) * 2),
-        "pq": fpq.PQIndex(4, 5).fit(X).add(X),
-        "pq open": fpq.PQIndex(4, 5, open_indexing=1.5, keep_vectors=True).fit(X).add(X, ids=np.arange(500) * 2),
-        "ivfpq": fpq.IVFPQIndex(5, 4, 5).fit(X).add(X),
-        "ivfpq open": fpq.IVFPQIndex(5, 4, 5, residual=False, open_indexing=1.5, list_capacity=1.1, keep_vectors=True)
+        "pq": fpq.PQIndex(4, nbits=5).fit(X).add(X),
+        "pq open": fpq.PQIndex(4, nbits=5, open_indexing=1.5, keep_vectors=True).fit(X).add(X, ids=np.arange(500) * 2),
+        "ivfpq": fpq.IVFPQIndex(5, 4, nbits=5).fit(X).add(X),
+        "ivfpq open": fpq.IVFPQIndex(
+            5, 4, nbits=5, residual=False, open_indexing=1.5, list_capacity=1.1, keep_vectors=True
+        )
         .fit(X)
         .add(X, ids=np.arange(500) * 2),
-        "e2lsh": fpq.E2LSHIndex(2, 2).fit(WIDE).add(WIDE),
-        "c2lsh": fpq.C2LSHIndex(20).fit(WIDE).add(WIDE, ids=np.arange(500) * 2),
+        "e2lsh": fpq.E2LSHIndex(n_tables=2, n_hashes=2).fit(WIDE).add(WIDE),
+        "c2lsh": fpq.C2LSHIndex(n_hashes=20).fit(WIDE).add(WIDE, ids=np.arange(500) * 2),
     }
 
 

@@ -203,7 +203,7 @@ def test_the_radius_itself_is_within() -> None:
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 def test_any_finite_radius(metric: str) -> None:
     everything, nothing = (1e300, -1e300) if metric == "l2" else (-1e300, 1e300)
-    for index in (fpq.FlatIndex(metric), fpq.PQIndex(4, 3, metric=metric).fit(X)):
+    for index in (fpq.FlatIndex(metric), fpq.PQIndex(4, nbits=3, metric=metric).fit(X)):
         index.add(X)
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -23,7 +23,7 @@ X = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
 
 
 def indexes() -> list[fpq.PQIndex | fpq.FlatIndex]:
-    return [fpq.FlatIndex(), fpq.PQIndex(4, 4, keep_vectors=True).fit(X)]
+    return [fpq.FlatIndex(), fpq.PQIndex(4, nbits=4, keep_vectors=True).fit(X)]
 
 
 def test_the_largest_id() -> None:
@@ -161,12 +161,12 @@ def test_tables_stay_spread_out(pattern: str) -> None:
 WIDE = np.random.default_rng(0).normal(size=(500, 32)).astype(np.float32)
 KINDS: dict[str, Callable[[], Any]] = {
     "flat": lambda: fpq.FlatIndex("ip"),
-    "pq": lambda: fpq.PQIndex(4, 5).fit(WIDE),
-    "pq kept": lambda: fpq.PQIndex(4, 5, keep_vectors=True, metric="cosine").fit(WIDE),
-    "ivfpq": lambda: fpq.IVFPQIndex(7, 4, 5).fit(WIDE),
-    "ivfpq kept": lambda: fpq.IVFPQIndex(7, 4, 5, keep_vectors=True, residual=False).fit(WIDE),
-    "e2lsh": lambda: fpq.E2LSHIndex(2, 2).fit(WIDE),
-    "c2lsh": lambda: fpq.C2LSHIndex(20).fit(WIDE),
+    "pq": lambda: fpq.PQIndex(4, nbits=5).fit(WIDE),
+    "pq kept": lambda: fpq.PQIndex(4, nbits=5, keep_vectors=True, metric="cosine").fit(WIDE),
+    "ivfpq": lambda: fpq.IVFPQIndex(7, 4, nbits=5).fit(WIDE),
+    "ivfpq kept": lambda: fpq.IVFPQIndex(7, 4, nbits=5, keep_vectors=True, residual=False).fit(WIDE),
+    "e2lsh": lambda: fpq.E2LSHIndex(n_tables=2, n_hashes=2).fit(WIDE),
+    "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=20).fit(WIDE),
 }
 CHOICES: dict[str, Callable[[], Any]] = {
     "rows": lambda: None,
@@ -320,8 +320,8 @@ def test_negative_and_huge_ids_of_a_mapped_file(tmp_path: Path) -> None:
     "make",
     [
         fpq.FlatIndex,
-        lambda: fpq.PQIndex(4, 4),
-        lambda: fpq.IVFPQIndex(4, 4, 4, keep_vectors=True),
+        lambda: fpq.PQIndex(4, nbits=4),
+        lambda: fpq.IVFPQIndex(4, 4, nbits=4, keep_vectors=True),
         fpq.E2LSHIndex,
         fpq.C2LSHIndex,
     ],

@@ -173,16 +173,16 @@ def test_vectors(way: str, tmp_path: Path) -> None:
     assert fpq.FlatIndex().add(X).search(x, 1).ids.ravel().tolist() == list(range(len(X)))
     if exact:
         assert (flat.reconstruct(np.arange(len(X))) == X).all()
-        same = fpq.PQIndex(4, 4).fit(X).add(X)
-        index = fpq.PQIndex(4, 4).fit(x).add(x)
+        same = fpq.PQIndex(4, nbits=4).fit(X).add(X)
+        index = fpq.PQIndex(4, nbits=4).fit(x).add(x)
         assert (index.codes == same.codes).all() and (index.quantizer.codebooks == same.quantizer.codebooks).all()
         if not isinstance(x, (list, tuple, memoryview)):  # which are blocks there
-            assert (fpq.dask.fit(fpq.PQIndex(4, 4), x).quantizer.codebooks == same.quantizer.codebooks).all()
+            assert (fpq.dask.fit(fpq.PQIndex(4, nbits=4), x).quantizer.codebooks == same.quantizer.codebooks).all()
         if way != "chunked_xarray":  # KMeans reads arrays that are in one piece
             assert (fpq.KMeans(4).fit(x).centroids == fpq.KMeans(4).fit(X).centroids).all()
 
 
-@pytest.mark.parametrize("kind", [fpq.E2LSHIndex, fpq.C2LSHIndex, lambda: fpq.IVFPQIndex(4, 4, 4)])
+@pytest.mark.parametrize("kind", [fpq.E2LSHIndex, fpq.C2LSHIndex, lambda: fpq.IVFPQIndex(4, 4, nbits=4)])
 @pytest.mark.parametrize("way", ["explicit byte order", "hdf5", "structured field, big-endian"])
 def test_vectors_of_every_kind(way: str, kind: Any, tmp_path: Path) -> None:
     x = WAYS[way](X, tmp_path)
@@ -287,7 +287,7 @@ NUMBERS = np.ma.masked_array([3, 7], mask=[False, True])
 
 
 def quantizer() -> fpq.ProductQuantizer:
-    return fpq.ProductQuantizer(4, 4).fit(X)
+    return fpq.ProductQuantizer(4, nbits=4).fit(X)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def quantizer() -> fpq.ProductQuantizer:
         ("ids", lambda index: index.reconstruct(NUMBERS)),
         ("allowed", lambda index: index.search(X[0], allowed=NUMBERS)),
         ("allowed", lambda index: index.search(X[0], allowed=np.ma.masked_array(np.ones(400, bool), mask=X[:, 0] > 0))),
-        ("X", lambda index: fpq.PQIndex(4, 4).fit(MASKED)),
+        ("X", lambda index: fpq.PQIndex(4, nbits=4).fit(MASKED)),
         ("X", lambda index: fpq.KMeans(4).fit(MASKED)),
         ("init", lambda index: fpq.KMeans(400, init=MASKED).fit(X)),
         ("init", lambda index: pickle.dumps(fpq.KMeans(400, init=MASKED))),
@@ -318,10 +318,10 @@ def quantizer() -> fpq.ProductQuantizer:
         ("codebooks", lambda index: fpq.interop.from_codebooks(np.ma.masked_array(X[None], mask=True))),
         ("rotation_matrix", lambda index: fpq.interop.from_codebooks(
             np.zeros((4, 4, 4)), rotation_matrix=np.ma.masked_array(np.eye(16), mask=np.eye(16)))),
-        ("neighbors", lambda index: fpq.PQIndex(4, 4, keep_vectors=True).fit(X).add(X).tune(
+        ("neighbors", lambda index: fpq.PQIndex(4, nbits=4, keep_vectors=True).fit(X).add(X).tune(
             X[:2], k=1, neighbors=NUMBERS[:, None])),
         ("X", lambda index: fpq.E2LSHIndex().fit(MASKED)),
-        ("partition 0", lambda index: fpq.dask.fit(fpq.PQIndex(4, 4), MASKED)),
+        ("partition 0", lambda index: fpq.dask.fit(fpq.PQIndex(4, nbits=4), MASKED)),
     ],
 )  # fmt: skip
 def test_masked_entries_are_refused(name: str, call: Callable[[fpq.FlatIndex], Any]) -> None:
@@ -422,6 +422,6 @@ def test_no_ids(none: Any) -> None:
 
 
 def test_neighbors_do_not_wrap() -> None:
-    index = fpq.PQIndex(4, 4, keep_vectors=True).fit(X).add(X)
+    index = fpq.PQIndex(4, nbits=4, keep_vectors=True).fit(X).add(X)
     with pytest.raises(ValueError, match=r"^neighbors: expected ids below 2\*\*63"):
         index.tune(X[:2], k=1, neighbors=np.array([[2**63], [1]], np.uint64))

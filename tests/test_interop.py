@@ -90,7 +90,7 @@ def test_lists_from_faiss_and_back(faiss: Any, nbits: int, metric: str, residual
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_lists_to_faiss_and_back(faiss: Any, rotation: str | None, residual: bool, metric: str, tmp_path: Path) -> None:
     index = fpq.IVFPQIndex(
-        9, 4, 5, residual=residual, metric=metric, rotation=rotation, open_indexing=1.5, list_capacity=1.2
+        9, 4, nbits=5, residual=residual, metric=metric, rotation=rotation, open_indexing=1.5, list_capacity=1.2
     )
     index.fit(X).add(X, ids=np.arange(3000)[::-1] * 2)
     for n_probe in (2, 9):
@@ -102,14 +102,14 @@ def test_lists_to_faiss_and_back(faiss: Any, rotation: str | None, residual: boo
     found, expected = fpq.load(tmp_path / "a").search(Q, k=20), index.search(Q, k=20)
     np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-4, atol=1e-4)
     assert (found.ids == expected.ids).mean() > 0.95
-    assert len(interop.from_faiss(interop.to_faiss(fpq.IVFPQIndex(3, 4, 4).fit(X)))) == 0
+    assert len(interop.from_faiss(interop.to_faiss(fpq.IVFPQIndex(3, 4, nbits=4).fit(X)))) == 0
 
 
 @pytest.mark.parametrize("rotation", [None, "pca", "opq"])
 @pytest.mark.parametrize("nbits", [3, 8])
 def test_to_faiss_and_back(faiss: Any, rotation: str | None, nbits: int) -> None:
     options: dict[str, Any] = {} if rotation is None else {"rotation": rotation, "rotation_dim": 20}
-    index = fpq.PQIndex(4, nbits, open_indexing=1.5, **options).fit(X).add(X, ids=np.arange(3000)[::-1])
+    index = fpq.PQIndex(4, nbits=nbits, open_indexing=1.5, **options).fit(X).add(X, ids=np.arange(3000)[::-1])
     other = interop.to_faiss(index)
     same_answers(index, other)
     back = interop.from_faiss(other)
@@ -143,7 +143,7 @@ def test_what_one_side_cannot_express(faiss: Any) -> None:
     with pytest.raises(TypeError, match="PQIndex, got FlatIndex"):
         interop.to_faiss(fpq.FlatIndex())
     with pytest.raises(ValueError, match="differ only within the rotated dimensions"):
-        interop.to_faiss(fpq.IVFPQIndex(3, 4, 4, rotation="pca", rotation_dim=16).fit(X))
+        interop.to_faiss(fpq.IVFPQIndex(3, 4, nbits=4, rotation="pca", rotation_dim=16).fit(X))
     with pytest.raises(ValueError, match="coarse quantizer, got IndexHNSWFlat"):
         interop.from_faiss(trained(factory(faiss, "IVF8_HNSW8,PQ4x4")))
     coarse = faiss.IndexFlatL2(24)
@@ -188,7 +188,7 @@ def test_codebooks_and_codes_keep_their_meaning() -> None:
     index = interop.from_codebooks(pq.codebooks.astype(np.float64))
     np.testing.assert_array_equal(index.quantizer.encode(X), pq.encode(X))
     np.testing.assert_array_equal(index.add(X).codes, pq.encode(X))
-    rotated = fpq.ProductQuantizer(4, 5, rotation="opq", rotation_dim=12).fit(X)
+    rotated = fpq.ProductQuantizer(4, nbits=5, rotation="opq", rotation_dim=12).fit(X)
     index = interop.from_codebooks(rotated.codebooks, rotation_matrix=rotated.rotation_matrix, metric="ip")
     np.testing.assert_array_equal(index.quantizer.encode(X), rotated.encode(X))
     assert index.dim == 24 and index.metric == "ip"

@@ -76,10 +76,10 @@ def interrupt(call: Callable[[], Any]) -> None:
 
 INDEXES: dict[str, Callable[[], Any]] = {
     "FlatIndex": fpq.FlatIndex,
-    "PQIndex": lambda: fpq.PQIndex(32, 8, keep_vectors=True).fit(X[:4000]),
-    "IVFPQIndex": lambda: fpq.IVFPQIndex(16, 32, 8, keep_vectors=True).fit(X[:4000]),
-    "E2LSHIndex": lambda: fpq.E2LSHIndex(16, 8).fit(X[:4000]),
-    "C2LSHIndex": lambda: fpq.C2LSHIndex(200).fit(X[:4000]),
+    "PQIndex": lambda: fpq.PQIndex(32, nbits=8, keep_vectors=True).fit(X[:4000]),
+    "IVFPQIndex": lambda: fpq.IVFPQIndex(16, 32, nbits=8, keep_vectors=True).fit(X[:4000]),
+    "E2LSHIndex": lambda: fpq.E2LSHIndex(n_tables=16, n_hashes=8).fit(X[:4000]),
+    "C2LSHIndex": lambda: fpq.C2LSHIndex(n_hashes=200).fit(X[:4000]),
 }
 
 
@@ -224,7 +224,7 @@ def no_mnist(case: Case) -> Callable[[], Any]:
 
 
 IDS = np.lib.stride_tricks.as_strided(RNG.integers(0, 10**6, 100), (2_000_000, 100), (0, 8))  # takes no memory
-PQ = functools.cache(lambda: fpq.ProductQuantizer(32, 8).fit(X))
+PQ = functools.cache(lambda: fpq.ProductQuantizer(32, nbits=8).fit(X))
 KMEANS = functools.cache(lambda: fpq.KMeans(200).fit(X))
 LONG: dict[str, Made] = {
     **{case: make for name in INDEXES for case, make in of_index(name)},
@@ -345,7 +345,7 @@ def test_a_long_call(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_one_query_with_many_probes() -> None:
     """All rows are in the bucket of the query, in each table."""
-    index = fpq.E2LSHIndex(1000, 1, 1e6).fit(WIDE).add(WIDE)
+    index = fpq.E2LSHIndex(n_tables=1000, n_hashes=1, width=1e6).fit(WIDE).add(WIDE)
     index._tables, index._sketcher = index._tables._replace(sketches=None), None  # each row's distance is to be taken
     interrupt(lambda: [index.search(WIDE[0], 10, n_probe=1 << 20) for _ in range(1000)])
 
@@ -361,9 +361,9 @@ def test_add(name: str) -> None:
 @pytest.mark.parametrize("name", [*CODES, *LSH])
 def test_fit(name: str) -> None:
     index = {
-        "PQIndex": lambda: fpq.PQIndex(32, 8, rotation="opq"),
-        "IVFPQIndex": lambda: fpq.IVFPQIndex(1000, 32, 8),
-        "E2LSHIndex": lambda: fpq.E2LSHIndex(200, 16),
+        "PQIndex": lambda: fpq.PQIndex(32, nbits=8, rotation="opq"),
+        "IVFPQIndex": lambda: fpq.IVFPQIndex(1000, 32, nbits=8),
+        "E2LSHIndex": lambda: fpq.E2LSHIndex(n_tables=200, n_hashes=16),
         "C2LSHIndex": fpq.C2LSHIndex,
     }[name]()
     rows = WIDE if name in LSH else ENDLESS

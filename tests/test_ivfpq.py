@@ -204,7 +204,7 @@ def test_untrained_saves_too(tmp_path):
 
 
 def test_few_lists_and_rows():
-    one = fpq.IVFPQIndex(1, 4, 2).fit(X[:9]).add(X[:1])
+    one = fpq.IVFPQIndex(1, 4, nbits=2).fit(X[:9]).add(X[:1])
     assert one.search(X[0], 3, n_probe=5).ids.tolist() == [0, -1, -1]
     with pytest.raises(ValueError, match=r"X: expected at least one row for each of the 30 lists, got 29"):
         fpq.IVFPQIndex(30, 4).fit(X[:29])
@@ -268,6 +268,6 @@ def test_queries_in_batches(monkeypatch):
 @pytest.mark.parametrize("exponent", [-40, 40, 55])
 def test_lists_are_in_the_same_order_at_any_scale(exponent: int) -> None:
     x = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
-    plain = fpq.IVFPQIndex(20, 4, 4).fit(x)
-    scaled = fpq.IVFPQIndex(20, 4, 4).fit(np.ldexp(x, exponent))
+    plain = fpq.IVFPQIndex(20, 4, nbits=4).fit(x)
+    scaled = fpq.IVFPQIndex(20, 4, nbits=4).fit(np.ldexp(x, exponent))
     np.testing.assert_array_equal(np.ldexp(plain.centroids, exponent), scaled.centroids)

@@ -61,7 +61,7 @@ def exact_adc(index: fpq.PQIndex, queries: np.ndarray, k: int) -> tuple[np.ndarr
 def test_search_is_the_exact_adc_answer(isa: str, nbits: int, m: int, n: int, k: int) -> None:
     rng = np.random.default_rng(n)
     x = rng.integers(0, 9, (n, 40)).astype(np.float32)  # small numbers: many ties
-    index = fpq.PQIndex(m, nbits)
+    index = fpq.PQIndex(m, nbits=nbits)
     index.fit(rng.integers(0, 9, (600, 40)).astype(np.float32)).add(x)
     queries = rng.integers(0, 9, (13, 40)).astype(np.float32)
     distances, ids = index.search(queries, k)
@@ -318,7 +318,7 @@ def test_same_bits_for_any_number_of_threads(
     parameters: dict[str, Any] = {"rotation": rotation, "rotation_dim": dim, "open_indexing": 1.2}
     answers = []
     for n_threads in (1, 2, 3, 1):
-        index = fpq.PQIndex(6, nbits, n_threads=n_threads, **parameters).fit(x).add(x)
+        index = fpq.PQIndex(6, nbits=nbits, n_threads=n_threads, **parameters).fit(x).add(x)
         answers.append((index.quantizer.codebooks, index.codes, *index.search(x[:50], 7), *index.search(x[0], 7)))
     for answer in answers[1:]:
         for ours, first in zip(answer, answers[0], strict=True):

@@ -21,7 +21,7 @@ CENTRES = RNG.normal(size=(30, 40)) * 4
 X = (CENTRES[RNG.integers(0, 30, 3000)] + RNG.normal(size=(3000, 40))).astype(np.float32)
 Q = (CENTRES[RNG.integers(0, 30, 40)] + RNG.normal(size=(40, 40))).astype(np.float32)
 MAKERS: dict[str, Any] = {
-    "E2LSH": lambda **more: fpq.E2LSHIndex(5, 6, 8.0, **more),
+    "E2LSH": lambda **more: fpq.E2LSHIndex(n_tables=5, n_hashes=6, width=8.0, **more),
     "C2LSH": lambda **more: fpq.C2LSHIndex(n_hashes=40, **more),
 }
 DEFAULTS: dict[str, Any] = {"E2LSH": fpq.E2LSHIndex, "C2LSH": fpq.C2LSHIndex}
@@ -92,7 +92,7 @@ def probed(index: Any, q: np.ndarray, n_probe: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("n_probe", [1, 2, 3, 30, 200, 10_000])
 def test_probes_are_the_cheapest_buckets(isa: str, n_probe: int) -> None:
-    index = fpq.E2LSHIndex(2, 4, 7.0).fit(X).add(X)
+    index = fpq.E2LSHIndex(n_tables=2, n_hashes=4, width=7.0).fit(X).add(X)
     table_keys = index._tables.entries >> np.uint64(32)
     for q in Q[:6]:
         wanted = probed(index, q, n_probe)
@@ -298,7 +298,9 @@ def test_queries_far_outside_the_data(make: Any) -> None:
             assert (index.search(np.sign(Q) * np.float32(factor), 4).ids == -1).all()
         except ValueError as error:
             assert "Q: expected distances within float32" in str(error)
-    assert (fpq.E2LSHIndex(1, 20, 0.5).fit(X).add(X).search(Q[:1] + 1000, 3, n_probe=1).ids == -1).all()
+    assert (
+        fpq.E2LSHIndex(n_tables=1, n_hashes=20, width=0.5).fit(X).add(X).search(Q[:1] + 1000, 3, n_probe=1).ids == -1
+    ).all()
 
 
 @BOTH_DEFAULTS
@@ -362,9 +364,12 @@ def test_equal_rows() -> None:
         (lambda: fpq.E2LSHIndex(metric="ip"), "metric: expected one of 'l2', 'cosine', got 'ip'"),
         (lambda: fpq.E2LSHIndex(memory_limit=0), "memory_limit: expected at least 1, got 0"),
         (lambda: fpq.E2LSHIndex(memory_limit=1000).fit(X), r"memory_limit: expected at least \d+ bytes for 1 table"),
-        (lambda: fpq.E2LSHIndex(3, memory_limit=100_000).fit(X), r"memory_limit: expected .* for 3 table"),
+        (lambda: fpq.E2LSHIndex(n_tables=3, memory_limit=100_000).fit(X), r"memory_limit: expected .* for 3 table"),
         (lambda: fpq.C2LSHIndex(n_hashes=256), "n_hashes: expected 1 to 255, got 256"),
-        (lambda: fpq.C2LSHIndex(20, 21), "threshold: expected at most n_hashes = 20 collisions, got 21"),
+        (
+            lambda: fpq.C2LSHIndex(n_hashes=20, threshold=21),
+            "threshold: expected at most n_hashes = 20 collisions, got 21",
+        ),
         (lambda: fpq.C2LSHIndex(threshold=0), "threshold: expected at least 1, got 0"),
         (lambda: fpq.C2LSHIndex(width=0.0), "width: expected a number above 0"),
         (lambda: fpq.C2LSHIndex(ratio=1.0), "ratio: expected a number above 1"),
@@ -428,7 +433,7 @@ def test_tune(make: Any) -> None:
 
 
 def test_an_unreachable_recall_says_how_far_one_gets() -> None:
-    index = fpq.E2LSHIndex(1, 12, 2.0).fit(X).add(X)
+    index = fpq.E2LSHIndex(n_tables=1, n_hashes=12, width=2.0).fit(X).add(X)
     n_probe = index.n_probe
     with pytest.raises(ValueError, match=r"recall: 0.99 is not reached, the best is 0\.\d+ at \{'n_probe': \d+\}"):
         index.tune(Q[:3], 5, 0.99)
@@ -468,7 +473,9 @@ def test_collision_probability() -> None:
         _native.use_isa("none")
 
 
-@pytest.mark.parametrize("make", [lambda: fpq.E2LSHIndex(4, 2, 300.0), lambda: fpq.C2LSHIndex(20)])
+@pytest.mark.parametrize(
+    "make", [lambda: fpq.E2LSHIndex(n_tables=4, n_hashes=2, width=300.0), lambda: fpq.C2LSHIndex(n_hashes=20)]
+)
 @pytest.mark.parametrize(("n", "d"), [(1, 300), (40, 300), (60, 20_000)])
 def test_few_wide_rows(make: Any, n: int, d: int) -> None:
     """Their sketches are learned without a (d, d) matrix, and lose no neighbour."""
@@ -476,7 +483,11 @@ def test_few_wide_rows(make: Any, n: int, d: int) -> None:
     x[:, 0] *= 20
     index = make()
     if n == 1:
-        index = fpq.E2LSHIndex(4, 2, 300.0) if isinstance(index, fpq.E2LSHIndex) else fpq.C2LSHIndex(20, width=300.0)
+        index = (
+            fpq.E2LSHIndex(n_tables=4, n_hashes=2, width=300.0)
+            if isinstance(index, fpq.E2LSHIndex)
+            else fpq.C2LSHIndex(n_hashes=20, width=300.0)
+        )
     index.fit(x).add(x)
     found = index.search(x, 3, **({"n_candidates": n} if isinstance(index, fpq.C2LSHIndex) else {"n_probe": 5000}))
     exact = fpq.FlatIndex().add(x).search(x, 3)

@@ -55,7 +55,7 @@ def pair(distance: float) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("distance", [0.0, 0.1, 0.5, 1.0, 2.0, 4.0, 10.0])
 def test_a_hash_collides_as_its_closed_form_says(distance: float) -> None:
     a, b = pair(distance * 3)
-    hashes = fpq.E2LSHIndex(1024, 32, width=3.0, seed=1).fit(a)._hashes
+    hashes = fpq.E2LSHIndex(n_tables=1024, n_hashes=32, width=3.0, seed=1).fit(a)._hashes
     assert hashes is not None
     values = np.empty((2, 1024 * 32), np.float32)
     hashes.values(np.vstack([a, b]), values, 1)
@@ -95,7 +95,7 @@ def test_e2lsh_shares_buckets_with_p1_at_r_and_p2_at_cr(n_hashes: int, times: fl
     radius, width, n_tables, same = 2.0, 8.0, 1000, 0
     for seed in range(3):
         a, b = pair(radius * times)
-        index = fpq.E2LSHIndex(n_tables, n_hashes, width, seed=seed).fit(a).add(b)
+        index = fpq.E2LSHIndex(n_tables=n_tables, n_hashes=n_hashes, width=width, seed=seed).fit(a).add(b)
         index.search(a, 1, n_probe=n_tables)
         assert index.last_stats is not None
         same += int(index.last_stats.candidates[0])
@@ -107,7 +107,7 @@ def test_e2lsh_finds_by_any_of_its_tables(times: float) -> None:
     radius, width, n_tables, n_hashes, found = 2.0, 6.0, 6, 5, 0
     for seed in range(400):
         a, b = pair(radius * times)
-        index = fpq.E2LSHIndex(n_tables, n_hashes, width, seed=seed).fit(a).add(b)
+        index = fpq.E2LSHIndex(n_tables=n_tables, n_hashes=n_hashes, width=width, seed=seed).fit(a).add(b)
         found += int(index.search(a, 1, n_probe=n_tables).ids[0, 0] == 0)
     p = float(collision_probability(radius * times, width)) ** n_hashes
     assert_probability(found, 400, 1 - (1 - p) ** n_tables)

@@ -72,12 +72,12 @@ def same(ours: Any, expected: Any) -> None:
 @functools.cache
 def built(metric: str = "l2", nbits: int = 5, rotation: str | None = None, dim: int | None = None) -> fpq.PQIndex:
     """A filled index; tests leave it as it is."""
-    index = fpq.PQIndex(M, nbits, rotation=rotation, rotation_dim=dim, metric=metric, keep_vectors=True)
+    index = fpq.PQIndex(M, nbits=nbits, rotation=rotation, rotation_dim=dim, metric=metric, keep_vectors=True)
     return index.fit(X).add(X, IDS)
 
 
 def fresh(nbits: int = 5, **parameters: Any) -> fpq.PQIndex:
-    return fpq.PQIndex(M, nbits, **parameters).fit(X)
+    return fpq.PQIndex(M, nbits=nbits, **parameters).fit(X)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -188,7 +188,7 @@ def test_rerank(metric: str) -> None:
         same((distances[i], ids[i]), flat.search(Q[i], 5, allowed=candidates[i]))
     same(index.search(Q, 4, rerank=10**12), flat.search(Q, 4))
     assert index.search(Q[0], 2, rerank=3, allowed=[]).ids.tolist() == [-1, -1]
-    empty = fpq.PQIndex(M, 3, metric=metric, keep_vectors=True).fit(X)
+    empty = fpq.PQIndex(M, nbits=3, metric=metric, keep_vectors=True).fit(X)
     assert empty.search(Q, 2, rerank=3).ids.tolist() == [[-1, -1]] * len(Q)
     assert empty.search(Q[0], 2, rerank=3).distances.tolist() == [np.inf if metric == "l2" else -np.inf] * 2
 
@@ -300,7 +300,7 @@ def test_open_indexing_goes_on_across_adds(scope: str, c: float, candidates: int
     rng = np.random.default_rng(3)
     x = rng.normal(size=(400, D)).astype(np.float32) ** 3  # skewed counts, no near-ties
     policy = fpq.OpenIndexing(c, candidates, scope)
-    index = fpq.PQIndex(M, 4, open_indexing=policy).fit(x)
+    index = fpq.PQIndex(M, nbits=4, open_indexing=policy).fit(x)
     counts = np.zeros((M if scope == "subspace" else 1, 16), np.int64)
     for start, end in ((0, 150), (150, 151), (151, 151), (151, 400)):
         expected = open_indexing_model(index, policy, counts, x[start:end])
@@ -317,7 +317,7 @@ def test_open_indexing_goes_on_across_adds(scope: str, c: float, candidates: int
 
 
 def test_open_indexing_bounds_the_counts() -> None:
-    index = fpq.PQIndex(M, 5, open_indexing=fpq.OpenIndexing(1.0, candidates=32)).fit(X).add(X)
+    index = fpq.PQIndex(M, nbits=5, open_indexing=fpq.OpenIndexing(1.0, candidates=32)).fit(X).add(X)
     for numbers in sub_codes(index.codes, M, 5).T:
         assert np.bincount(numbers, minlength=32).max() <= np.ceil(N / 32)
     np.testing.assert_array_equal(index.codes, index.quantizer.encode(X))
@@ -366,8 +366,8 @@ def test_element_types_and_layouts(dtype: str, layout: str, tmp_path: Path) -> N
         values.tofile(tmp_path / "x")
         values = np.memmap(tmp_path / "x", dtype, "r", shape=whole.shape)
     for parameters in ({"rotation": "opq"}, {"metric": "cosine"}, {"keep_vectors": True}):
-        index = fpq.PQIndex(M, 3, **parameters).fit(values).add(values)
-        plain = fpq.PQIndex(M, 3, **parameters).fit(whole).add(whole)
+        index = fpq.PQIndex(M, nbits=3, **parameters).fit(values).add(values)
+        plain = fpq.PQIndex(M, nbits=3, **parameters).fit(whole).add(whole)
         same((index.codes, index.quantizer.codebooks), (plain.codes, plain.quantizer.codebooks))
         same(index.search(values[:9], 5), plain.search(whole[:9], 5))
         same(index.search(values[3], 5), plain.search(whole[3], 5))
@@ -377,7 +377,7 @@ def test_element_types_and_layouts(dtype: str, layout: str, tmp_path: Path) -> N
 
 
 def test_lists_and_other_array_likes() -> None:
-    index = fpq.PQIndex(M, 3).fit(X[:50].tolist()).add(X[:50].tolist(), list(range(50)))
+    index = fpq.PQIndex(M, nbits=3).fit(X[:50].tolist()).add(X[:50].tolist(), list(range(50)))
     same(index.search(Q[0].tolist(), 3), index.search(Q[0], 3))
     assert index.search(Q, np.int64(3)).ids.shape == (13, 3)
 
@@ -401,7 +401,7 @@ def test_many_threads_search_at_the_same_time() -> None:
 def test_same_bits_for_any_number_of_threads(nq: int, nbits: int) -> None:
     rng = np.random.default_rng(4)
     x = rng.normal(size=(20_000, 12)).astype(np.float32)
-    index = fpq.PQIndex(M, nbits).fit(x).add(x)
+    index = fpq.PQIndex(M, nbits=nbits).fit(x).add(x)
     one = index.search(x[:nq] + 0.1, 50, n_threads=1)
     for n_threads in (2, 3):
         same(index.search(x[:nq] + 0.1, 50, n_threads=n_threads), one)
@@ -413,7 +413,7 @@ def test_same_bits_for_any_number_of_threads(nq: int, nbits: int) -> None:
 @pytest.mark.parametrize("nbits", [4, 8])
 def test_distances_too_large_for_float32_are_refused(nbits: int) -> None:
     rows = np.random.default_rng(0).normal(size=(2000, 32)).astype(np.float32)
-    for index in (fpq.PQIndex(16, nbits), fpq.IVFPQIndex(8, 16, nbits, residual=False)):
+    for index in (fpq.PQIndex(16, nbits=nbits), fpq.IVFPQIndex(8, 16, nbits=nbits, residual=False)):
         index.fit(rows).add(rows)
         with pytest.raises(ValueError, match=r"Q: .* within float32 .* got inf for query 0 and id \d+"):
             index.search(np.full(32, 3e38), 4)

@@ -41,10 +41,12 @@ class Indexes(RuleBasedStateMachine):
         options: dict[str, Any] = {
             "metric": metric, "rotation": rotation, "open_indexing": open_indexing, "keep_vectors": True,
         }  # fmt: skip
-        self.pq = fpq.PQIndex(M, NBITS, **options, n_threads=1)
+        self.pq = fpq.PQIndex(M, nbits=NBITS, **options, n_threads=1)
         self.pq.quantizer.init = "random"  # as in an IVFPQIndex, so that both have the same codebooks
         self.pq.fit(TRAINING)
-        self.ivf = fpq.IVFPQIndex(4, M, NBITS, residual=False, list_capacity=1.2, **options, n_threads=1).fit(TRAINING)
+        self.ivf = fpq.IVFPQIndex(4, M, nbits=NBITS, residual=False, list_capacity=1.2, **options, n_threads=1).fit(
+            TRAINING
+        )
         self.vectors: dict[int, np.ndarray] = {}
         self.codes: dict[int, np.ndarray] = {}
         self.next_id = 0

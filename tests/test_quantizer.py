@@ -43,7 +43,7 @@ def exact(d: int, m: int, nbits: int) -> fpq.ProductQuantizer:
     half = RNG.integers(-4, 5, (1 << nbits >> 1, d))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pq = fpq.ProductQuantizer(m, nbits).fit(np.vstack([half, -half]))
+        pq = fpq.ProductQuantizer(m, nbits=nbits).fit(np.vstack([half, -half]))
     np.testing.assert_array_equal(pq.codebooks, np.round(pq.codebooks))
     return pq
 
@@ -69,7 +69,7 @@ def test_encode_and_decode(isa: str, nbits: int, d: int, m: int) -> None:
 @pytest.mark.parametrize(("d", "m"), [(11, 3), (11, 11), (11, 1)])
 @pytest.mark.parametrize("rotation", [None, "pca", "opq"])
 def test_real_numbers(nbits: int, d: int, m: int, rotation: str | None) -> None:
-    pq = fpq.ProductQuantizer(m, nbits, rotation=rotation, max_points_per_centroid=1200).fit(X)
+    pq = fpq.ProductQuantizer(m, nbits=nbits, rotation=rotation, max_points_per_centroid=1200).fit(X)
     assert pq.dim == d
     assert pq.offsets.tolist() == even_offsets(d, m).tolist()
     assert pq.codebooks.shape == (m, 1 << nbits, -(-d // m))
@@ -92,7 +92,7 @@ def test_real_numbers(nbits: int, d: int, m: int, rotation: str | None) -> None:
 @pytest.mark.parametrize("nbits", range(1, 9))
 @pytest.mark.parametrize("rotation", [None, "opq"])
 def test_distance_table(isa: str, nbits: int, rotation: str | None) -> None:
-    pq = fpq.ProductQuantizer(4, nbits, rotation=rotation).fit(X)
+    pq = fpq.ProductQuantizer(4, nbits=nbits, rotation=rotation).fit(X)
     queries = X[:9] + np.float32(0.5)
     table = pq.distance_table(queries)
     assert table.shape == (9, 4, 1 << nbits)
@@ -120,13 +120,13 @@ def test_tables_are_the_same_bits_under_every_instruction_set(isa: str) -> None:
 
 @pytest.mark.parametrize("nbits", [3, 8])
 def test_more_iterations_lower_the_error(nbits: int) -> None:
-    inertia = [fpq.ProductQuantizer(3, nbits, n_iter=n).fit(X).inertia for n in range(1, 9)]
+    inertia = [fpq.ProductQuantizer(3, nbits=nbits, n_iter=n).fit(X).inertia for n in range(1, 9)]
     assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(inertia))
     assert inertia[-1] < inertia[0]
 
 
 def test_four_near_centroids_differ_in_bits_4_and_5() -> None:
-    pq = fpq.ProductQuantizer(3, 8).fit(X)
+    pq = fpq.ProductQuantizer(3, nbits=8).fit(X)
     for j, (_, c) in enumerate(pieces(pq, X)):
         groups = c.reshape(4, 4, 16, -1)
         within = ((groups - groups.mean(1, keepdims=True)) ** 2).sum()
@@ -143,30 +143,30 @@ def test_starting_from_random_rows() -> None:
     half = X.copy()
     half[: len(X) // 2, :3] = 1  # rows that are drawn more than once in a subspace
     for nbits in (3, 8):
-        pq, spread = (fpq.ProductQuantizer(3, nbits, init=init).fit(half) for init in ("random", "k-means++"))
+        pq, spread = (fpq.ProductQuantizer(3, nbits=nbits, init=init).fit(half) for init in ("random", "k-means++"))
         assert not np.array_equal(pq.codebooks, spread.codebooks)
         assert pq.inertia == pytest.approx(spread.inertia, rel=0.2)
-        same(fpq.ProductQuantizer(3, nbits, init="random", n_threads=2).fit(half), pq)
-    few = fpq.ProductQuantizer(3, 2, init="random", n_iter=1).fit(X[:4])
+        same(fpq.ProductQuantizer(3, nbits=nbits, init="random", n_threads=2).fit(half), pq)
+    few = fpq.ProductQuantizer(3, nbits=2, init="random", n_iter=1).fit(X[:4])
     np.testing.assert_array_equal(few.decode(few.encode(X[:4])), X[:4])
 
 
 @pytest.mark.parametrize("rotation", [None, "pca", "opq"])
 def test_seeds_and_threads(isa: str, rotation: str | None) -> None:
-    first = fpq.ProductQuantizer(4, 5, rotation=rotation, open_indexing=1.2, n_threads=1).fit(X)
+    first = fpq.ProductQuantizer(4, nbits=5, rotation=rotation, open_indexing=1.2, n_threads=1).fit(X)
     for n_threads in (1, 2, 3):
-        again = fpq.ProductQuantizer(4, 5, rotation=rotation, open_indexing=1.2, n_threads=n_threads).fit(X)
+        again = fpq.ProductQuantizer(4, nbits=5, rotation=rotation, open_indexing=1.2, n_threads=n_threads).fit(X)
         same(again, first)
         np.testing.assert_array_equal(again.encode(X), first.encode(X))
         np.testing.assert_array_equal(again.decode(first.encode(X)), first.decode(first.encode(X)))
-    other = fpq.ProductQuantizer(4, 5, rotation=rotation, open_indexing=1.2, seed=1).fit(X)
+    other = fpq.ProductQuantizer(4, nbits=5, rotation=rotation, open_indexing=1.2, seed=1).fit(X)
     assert other.inertia != first.inertia
     assert other.inertia == pytest.approx(first.inertia, rel=0.1)
 
 
 def test_encoding_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for open_indexing in (None, 1.1, fpq.OpenIndexing(1.0, 3, "shared")):
-        pq = fpq.ProductQuantizer(4, 5, rotation="pca", open_indexing=open_indexing).fit(X)
+        pq = fpq.ProductQuantizer(4, nbits=5, rotation="pca", open_indexing=open_indexing).fit(X)
         whole = pq.encode(X)
         with monkeypatch.context() as patch:
             patch.setattr("fpq.learning.quantizer.CHUNK_ROWS", 7)
@@ -177,11 +177,11 @@ def test_encoding_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("nbits", [4, 8])
 def test_code_counts_of_open_indexing(nbits: int) -> None:
     policy = fpq.OpenIndexing(1.0, 1 << nbits)
-    pq = fpq.ProductQuantizer(4, nbits, open_indexing=policy, max_points_per_centroid=1200).fit(X)
+    pq = fpq.ProductQuantizer(4, nbits=nbits, open_indexing=policy, max_points_per_centroid=1200).fit(X)
     ids = numbers(pq.encode(X), 4, nbits)
     np.testing.assert_array_equal(pq.code_counts, [np.bincount(column, minlength=1 << nbits) for column in ids.T])
     assert pq.code_counts.max() <= np.ceil(1200 / (1 << nbits))
-    free = fpq.ProductQuantizer(4, nbits, max_points_per_centroid=1200).fit(X)
+    free = fpq.ProductQuantizer(4, nbits=nbits, max_points_per_centroid=1200).fit(X)
     np.testing.assert_array_equal(pq.codebooks, free.codebooks)  # it limits codes, not training
     assert pq.inertia == free.inertia
 
@@ -192,7 +192,9 @@ def test_the_sample() -> None:
     other = np.full_like(X, 1e6)
     other[rows] = X[rows]
     for rotation in (None, "pca", "opq"):
-        ours, twin = (fpq.ProductQuantizer(4, 4, rotation=rotation, max_points_per_centroid=3, seed=5) for _ in "12")
+        ours, twin = (
+            fpq.ProductQuantizer(4, nbits=4, rotation=rotation, max_points_per_centroid=3, seed=5) for _ in "12"
+        )
         same(ours.fit(X), twin.fit(other))
         assert ours.code_counts.sum() == 4 * size
         assert ours.max_training_rows == size
@@ -213,7 +215,7 @@ def test_element_types_and_layouts(dtype: str, layout: str) -> None:
         values.flags.writeable = False
     plain = whole.astype(np.float32)
     for parameters in ({}, {"rotation": "pca"}, {"open_indexing": 1.0}, {"max_points_per_centroid": 5}):
-        ours, twin = fpq.ProductQuantizer(3, 4, **parameters), fpq.ProductQuantizer(3, 4, **parameters)
+        ours, twin = fpq.ProductQuantizer(3, nbits=4, **parameters), fpq.ProductQuantizer(3, nbits=4, **parameters)
         same(ours.fit(values), twin.fit(plain))
         codes = ours.encode(values)
         np.testing.assert_array_equal(codes, twin.encode(plain))
@@ -227,7 +229,7 @@ def test_element_types_and_layouts(dtype: str, layout: str) -> None:
 def test_fewer_rows_than_centroids(rotation: str | None, nbits: int) -> None:
     for n in (1, 3):
         with pytest.warns(RuntimeWarning, match=f"^{n} training rows for {1 << nbits} centroids"):
-            pq = fpq.ProductQuantizer(4, nbits, rotation=rotation).fit(X[:n])
+            pq = fpq.ProductQuantizer(4, nbits=nbits, rotation=rotation).fit(X[:n])
         np.testing.assert_allclose(pq.decode(pq.encode(X[:n])), X[:n], rtol=1e-4, atol=1e-5)
         used = (pq.code_counts > 0).sum(1)
         assert used.max() <= n
@@ -241,26 +243,26 @@ def test_fewer_rows_than_centroids(rotation: str | None, nbits: int) -> None:
 def test_constant_columns_and_duplicates(rotation: str | None, nbits: int) -> None:
     rows = np.repeat(X[:6], 70, 0)
     rows[:, 5:] = 0.1  # whole subspaces are constant
-    pq = fpq.ProductQuantizer(4, nbits, rotation=rotation, open_indexing=None).fit(rows)
+    pq = fpq.ProductQuantizer(4, nbits=nbits, rotation=rotation, open_indexing=None).fit(rows)
     np.testing.assert_allclose(pq.decode(pq.encode(rows)), rows, rtol=1e-4, atol=1e-4)
     assert (pq.code_counts > 0).sum(1).max() <= 6
-    blank = fpq.ProductQuantizer(4, nbits, rotation=rotation).fit(np.zeros((300, 11)))
+    blank = fpq.ProductQuantizer(4, nbits=nbits, rotation=rotation).fit(np.zeros((300, 11)))
     np.testing.assert_array_equal(blank.decode(blank.encode(np.zeros((2, 11)))), np.zeros((2, 11)))
     assert blank.inertia == 0
-    limited = fpq.ProductQuantizer(4, nbits, rotation=rotation, open_indexing=1.0).fit(np.zeros((300, 11)))
+    limited = fpq.ProductQuantizer(4, nbits=nbits, rotation=rotation, open_indexing=1.0).fit(np.zeros((300, 11)))
     np.testing.assert_array_equal(limited.decode(limited.encode(np.zeros((9, 11)))), np.zeros((9, 11)))
 
 
 def test_nothing_to_encode_or_decode() -> None:
     for rotation in (None, "opq"):
-        pq = fpq.ProductQuantizer(4, 3, rotation=rotation, open_indexing=1.0).fit(X)
+        pq = fpq.ProductQuantizer(4, nbits=3, rotation=rotation, open_indexing=1.0).fit(X)
         assert pq.encode(X[:0]).shape == (0, 2)
         assert pq.decode(pq.encode(X[:0])).shape == (0, 11)
         assert pq.encode(X[:0]).dtype == np.uint8
 
 
 def test_fit_again_and_sizes() -> None:
-    pq = fpq.ProductQuantizer(4, 3, rotation="pca", rotation_dim=5)
+    pq = fpq.ProductQuantizer(4, nbits=3, rotation="pca", rotation_dim=5)
     assert not pq.is_trained
     assert pq.nbytes == 0
     assert pq.rotation_matrix is None
@@ -271,6 +273,6 @@ def test_fit_again_and_sizes() -> None:
     assert pq.rotation_matrix.shape == (11, 5)
     assert "dim=11" in repr(pq)
     assert pq.nbytes >= pq.codebooks.nbytes + pq.code_counts.nbytes + pq.rotation_matrix.nbytes
-    fresh = fpq.ProductQuantizer(4, 3, rotation="pca", rotation_dim=5).fit(X[:, :8])
+    fresh = fpq.ProductQuantizer(4, nbits=3, rotation="pca", rotation_dim=5).fit(X[:, :8])
     same(pq.fit(X[:, :8]), fresh)
     assert fpq.ProductQuantizer(rotation_dim=None).code_size == 16

@@ -75,7 +75,7 @@ def test_opq_is_better_than_pca_and_pca_than_nothing(rotation_dim: int | None) -
     errors = {}
     for rotation in (None, "pca", "opq"):
         dim = rotation_dim if rotation else None
-        pq = fpq.ProductQuantizer(4, 5, rotation=rotation, rotation_dim=dim).fit(X)
+        pq = fpq.ProductQuantizer(4, nbits=5, rotation=rotation, rotation_dim=dim).fit(X)
         decoded = pq.decode(pq.encode(X))
         errors[rotation] = ((decoded.astype(np.float64) - X) ** 2).sum(1).mean()
     assert errors["opq"] <= errors["pca"] * 1.05  # for normal data balanced PCA is best already (Ge et al. 2013)

@@ -175,7 +175,7 @@ def test_arguments_of_open_indexing() -> None:
                 assert str(error).startswith(f"{name}:"), error
                 continue
             assert type(getattr(policy, name)) in (int, float, str)
-            index = fpq.PQIndex(3, 3, open_indexing=policy, n_threads=1).fit(X).add(X)
+            index = fpq.PQIndex(3, nbits=3, open_indexing=policy, n_threads=1).fit(X).add(X)
             again = pickle.loads(pickle.dumps(index)).add(X)
             np.testing.assert_array_equal(index.add(X).codes, again.codes)
 

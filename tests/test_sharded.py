@@ -24,11 +24,11 @@ MAKERS = {
     "flat l2": fpq.FlatIndex,
     "flat ip": lambda: fpq.FlatIndex("ip"),
     "pq l2": lambda: fpq.PQIndex(4, keep_vectors=True).fit(X),
-    "pq ip": lambda: fpq.PQIndex(5, 4, metric="ip", keep_vectors=True).fit(X),
-    "pq cosine": lambda: fpq.PQIndex(4, 6, metric="cosine", rotation="pca", keep_vectors=True).fit(X),
+    "pq ip": lambda: fpq.PQIndex(5, nbits=4, metric="ip", keep_vectors=True).fit(X),
+    "pq cosine": lambda: fpq.PQIndex(4, nbits=6, metric="cosine", rotation="pca", keep_vectors=True).fit(X),
     "ivf l2": lambda: fpq.IVFPQIndex(20, 4, keep_vectors=True).fit(X),
-    "ivf ip": lambda: fpq.IVFPQIndex(9, 4, 5, metric="ip", residual=False, keep_vectors=True).fit(X),
-    "ivf cosine": lambda: fpq.IVFPQIndex(9, 4, 4, metric="cosine", keep_vectors=True).fit(X),
+    "ivf ip": lambda: fpq.IVFPQIndex(9, 4, nbits=5, metric="ip", residual=False, keep_vectors=True).fit(X),
+    "ivf cosine": lambda: fpq.IVFPQIndex(9, 4, nbits=4, metric="cosine", keep_vectors=True).fit(X),
 }
 
 
@@ -195,7 +195,7 @@ def test_bad_shards_change_nothing(tmp_path: Path) -> None:
     for index, error, message in (
         (MAKERS["pq l2"]().add(X[:9]), ValueError, "disjoint ranges"),
         (MAKERS["pq l2"](), ValueError, "empty"),
-        (fpq.PQIndex(4, 5).fit(X).add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "codebooks"),
+        (fpq.PQIndex(4, nbits=5).fit(X).add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "codebooks"),
         (fpq.FlatIndex().add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "codebooks"),
         (fpq.KMeans(2).fit(X), fpq.FormatError, "kind"),
     ):

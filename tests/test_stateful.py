@@ -34,7 +34,7 @@ class Model(RuleBasedStateMachine):
             self.index: Any = fpq.FlatIndex(metric)
         else:
             options: dict[str, Any] = {"open_indexing": open_indexing, "keep_vectors": kind == "pq kept"}
-            self.index = fpq.PQIndex(3, 4, metric=metric, **options).fit(FIT)
+            self.index = fpq.PQIndex(3, nbits=4, metric=metric, **options).fit(FIT)
         self.rows: dict[int, Any] = {}  # what the index decodes an id to
         self.next_id = 0
 

@@ -35,11 +35,11 @@ MAKERS = {
     "kmeans": lambda: fpq.KMeans(5, init="k-means++", capacity=2.0, seed=3),
     "kmeans fitted": lambda: fpq.KMeans(5).fit(X),
     "kmeans with init": lambda: fpq.KMeans(2, init=X[:2].tolist()).fit(X),
-    "quantizer": lambda: fpq.ProductQuantizer(4, 6, rotation="opq", rotation_dim=12),
-    "quantizer random": lambda: fpq.ProductQuantizer(5, 4, init="random"),
-    "quantizer fitted": lambda: fpq.ProductQuantizer(3, 5, rotation="pca", rotation_dim=11).fit(X),
+    "quantizer": lambda: fpq.ProductQuantizer(4, nbits=6, rotation="opq", rotation_dim=12),
+    "quantizer random": lambda: fpq.ProductQuantizer(5, nbits=4, init="random"),
+    "quantizer fitted": lambda: fpq.ProductQuantizer(3, nbits=5, rotation="pca", rotation_dim=11).fit(X),
     "quantizer open": lambda: fpq.ProductQuantizer(
-        7, 4, open_indexing=fpq.OpenIndexing(2, candidates=3, scope="shared")
+        7, nbits=4, open_indexing=fpq.OpenIndexing(2, candidates=3, scope="shared")
     ).fit(X),
     "flat": lambda: fpq.FlatIndex("ip"),
     "flat no rows": lambda: fpq.FlatIndex().add(X[:0]),
@@ -47,30 +47,34 @@ MAKERS = {
     "flat uint8": lambda: fpq.FlatIndex("ip").add((X * 40 + 128).astype(np.uint8)),
     "flat ids": lambda: removed(fpq.FlatIndex("cosine").add(X.astype(np.float16), ids=np.arange(700)[::-1] * 5)),
     "flat emptied": lambda: (lambda index: index.remove(index.ids) and index)(fpq.FlatIndex().add(X)),
-    "pq": lambda: fpq.PQIndex(4, 4, open_indexing=1.5, keep_vectors=True),
+    "pq": lambda: fpq.PQIndex(4, nbits=4, open_indexing=1.5, keep_vectors=True),
     "pq fitted": lambda: fpq.PQIndex(4, open_indexing=1.5).fit(X),
     "pq added": lambda: fpq.PQIndex(4, metric="ip").fit(X).add(X),
-    "pq cosine": lambda: fpq.PQIndex(6, 7, metric="cosine", rotation="opq").fit(X).add(X, ids=np.arange(700) + 9),
+    "pq cosine": lambda: fpq.PQIndex(6, nbits=7, metric="cosine", rotation="opq").fit(X).add(X, ids=np.arange(700) + 9),
     "pq kept": lambda: removed(
-        fpq.PQIndex(3, 5, open_indexing=fpq.OpenIndexing(1.2, scope="shared"), keep_vectors=True)
+        fpq.PQIndex(3, nbits=5, open_indexing=fpq.OpenIndexing(1.2, scope="shared"), keep_vectors=True)
         .fit(X)
         .add(X.astype(np.float16))
     ),
-    "ivfpq": lambda: fpq.IVFPQIndex(8, 4, 4, list_capacity=1.5, keep_vectors=True),
-    "ivfpq fitted": lambda: fpq.IVFPQIndex(8, 4, 4, open_indexing=1.5).fit(X),
+    "ivfpq": lambda: fpq.IVFPQIndex(8, 4, nbits=4, list_capacity=1.5, keep_vectors=True),
+    "ivfpq fitted": lambda: fpq.IVFPQIndex(8, 4, nbits=4, open_indexing=1.5).fit(X),
     "ivfpq added": lambda: fpq.IVFPQIndex(8, 4, rotation="pca", keep_vectors=True).fit(X).add(X),
     "ivfpq ip": lambda: removed(
-        fpq.IVFPQIndex(9, 4, 5, residual=False, metric="ip", open_indexing=1.5, list_capacity=1.2).fit(X).add(X)
+        fpq.IVFPQIndex(9, 4, nbits=5, residual=False, metric="ip", open_indexing=1.5, list_capacity=1.2).fit(X).add(X)
     ),
     "e2lsh": lambda: fpq.E2LSHIndex(n_tables=3, memory_limit=1 << 20),
     "e2lsh fitted": lambda: fpq.E2LSHIndex(width=4.0).fit(X),
-    "e2lsh added": lambda: fpq.E2LSHIndex(4, 3).fit(X).add((X * 40 + 128).astype(np.uint8)),
+    "e2lsh added": lambda: fpq.E2LSHIndex(n_tables=4, n_hashes=3).fit(X).add((X * 40 + 128).astype(np.uint8)),
     "e2lsh sketches": lambda: removed(fpq.E2LSHIndex(seed=3, metric="cosine").fit(WIDE).add(WIDE, np.arange(700) * 2)),
-    "e2lsh emptied": lambda: (lambda index: index.remove(index.ids) and index)(fpq.E2LSHIndex(2).fit(WIDE).add(WIDE)),
-    "c2lsh": lambda: fpq.C2LSHIndex(20, 9, width=3.0),
+    "e2lsh emptied": lambda: (lambda index: index.remove(index.ids) and index)(
+        fpq.E2LSHIndex(n_tables=2).fit(WIDE).add(WIDE)
+    ),
+    "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=20, threshold=9, width=3.0),
     "c2lsh fitted": lambda: fpq.C2LSHIndex(beta=0.05).fit(WIDE),
-    "c2lsh added": lambda: removed(fpq.C2LSHIndex(30, ratio=3.0, metric="cosine").fit(X).add(X.astype(np.float16))),
-    "c2lsh sketches": lambda: fpq.C2LSHIndex(30, delta=0.1).fit(WIDE).add(WIDE, np.arange(700) * 2),
+    "c2lsh added": lambda: removed(
+        fpq.C2LSHIndex(n_hashes=30, ratio=3.0, metric="cosine").fit(X).add(X.astype(np.float16))
+    ),
+    "c2lsh sketches": lambda: fpq.C2LSHIndex(n_hashes=30, delta=0.1).fit(WIDE).add(WIDE, np.arange(700) * 2),
 }
 
 
@@ -186,7 +190,7 @@ def test_saving_over_the_file_a_mapped_index_is_in(tmp_path: Path) -> None:
     assert len(fpq.load(path)) == 700
 
 
-@pytest.mark.parametrize("make", [lambda: fpq.PQIndex(4), lambda: fpq.C2LSHIndex(20)])
+@pytest.mark.parametrize("make", [lambda: fpq.PQIndex(4), lambda: fpq.C2LSHIndex(n_hashes=20)])
 def test_removed_vectors_do_not_get_into_files(make: Any) -> None:
     index = make().fit(X).add(X)
     index.remove(np.arange(600, 700))

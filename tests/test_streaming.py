@@ -20,9 +20,9 @@ Q = X[:20] + np.float32(0.1)
 MAKERS: dict[str, Callable[[], Any]] = {
     "flat": fpq.FlatIndex,
     "flat cosine": lambda: fpq.FlatIndex("cosine"),
-    "pq": lambda: fpq.PQIndex(4, 4, keep_vectors=True),
-    "pq cosine": lambda: fpq.PQIndex(4, 4, metric="cosine", rotation="pca", keep_vectors=True),
-    "ivf": lambda: fpq.IVFPQIndex(9, 4, 4, keep_vectors=True),
+    "pq": lambda: fpq.PQIndex(4, nbits=4, keep_vectors=True),
+    "pq cosine": lambda: fpq.PQIndex(4, nbits=4, metric="cosine", rotation="pca", keep_vectors=True),
+    "ivf": lambda: fpq.IVFPQIndex(9, 4, nbits=4, keep_vectors=True),
 }
 
 
@@ -82,13 +82,13 @@ def test_blocks_give_the_same_index(name: str, dtype: str, tmp_path: Path, monke
 
 
 def test_nothing_comes() -> None:
-    index = fpq.PQIndex(4, 4).fit(X)
+    index = fpq.PQIndex(4, nbits=4).fit(X)
     assert len(index.add(iter([]))) == 0
     assert len(index.add(blocks(X[:0]))) == 0
     assert index.search(iter([]), 3).ids.shape == (0, 3)
     assert len(index.add(iter([X[:0], X[:5], X[:0]]))) == 5
     with pytest.raises(ValueError, match="X: expected at least"):
-        fpq.PQIndex(4, 4).fit(iter([]))
+        fpq.PQIndex(4, nbits=4).fit(iter([]))
 
 
 def _nan(block: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ def _fails(block: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", [*MAKERS, "limited"])
 @pytest.mark.parametrize("have", [0, 100])
 def test_a_failed_add_changes_nothing(name: str, have: int, value: Any, error: type, message: str) -> None:
-    make = MAKERS.get(name, lambda: fpq.IVFPQIndex(9, 4, 4, list_capacity=1.5, open_indexing=2.0))
+    make = MAKERS.get(name, lambda: fpq.IVFPQIndex(9, 4, nbits=4, list_capacity=1.5, open_indexing=2.0))
     index = make().fit(X).add(X[:have], ids=np.arange(have) * 2)
     before, found = state(index), index.search(Q, 9)
     with pytest.raises(error, match=message):
@@ -139,7 +139,10 @@ def test_ids_have_to_match() -> None:
 def test_limits_of_a_mapped_array_hold_over_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fpq.indexes.parts.streaming.ROWS", 128)
     x = memmapped(tmp_path, X)
-    for make in (lambda: fpq.PQIndex(4, 4, open_indexing=1.5), lambda: fpq.IVFPQIndex(9, 4, 4, list_capacity=1.2)):
+    for make in (
+        lambda: fpq.PQIndex(4, nbits=4, open_indexing=1.5),
+        lambda: fpq.IVFPQIndex(9, 4, nbits=4, list_capacity=1.2),
+    ):
         same(make().fit(x).add(x).search(Q, 9), make().fit(X).add(X).search(Q, 9))
 
 
@@ -174,7 +177,7 @@ def test_memory_is_that_of_the_index_and_a_block() -> None:
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 def test_tune_with_rows_and_queries_in_blocks(metric: str, tmp_path: Path) -> None:
-    index = fpq.IVFPQIndex(9, 4, 8, metric=metric).fit(X).add(X[::-2], ids=np.arange(N)[::-2])
+    index = fpq.IVFPQIndex(9, 4, nbits=8, metric=metric).fit(X).add(X[::-2], ids=np.arange(N)[::-2])
     expected = index.tune(Q, 5, 0.1, X=X)
     queries = index._queries(Q, 1)[0]
     truth = index._truth(queries, 5, X, None, 1)

@@ -27,9 +27,9 @@ Q = np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32)
 INDEXES = {
     "flat": lambda: fpq.FlatIndex().add(X),
     "pq": lambda: fpq.PQIndex(4, keep_vectors=True).fit(X).add(X, ids=np.arange(4000) * 3),
-    "ivfpq": lambda: fpq.IVFPQIndex(20, 4, 6, keep_vectors=True).fit(X).add(X, ids=np.arange(4000) * 3),
-    "e2lsh": lambda: fpq.E2LSHIndex(4).fit(X).add(X, ids=np.arange(4000) * 3),
-    "c2lsh": lambda: fpq.C2LSHIndex(40).fit(X).add(X),
+    "ivfpq": lambda: fpq.IVFPQIndex(20, 4, nbits=6, keep_vectors=True).fit(X).add(X, ids=np.arange(4000) * 3),
+    "e2lsh": lambda: fpq.E2LSHIndex(n_tables=4).fit(X).add(X, ids=np.arange(4000) * 3),
+    "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=40).fit(X).add(X),
 }
 
 

@@ -26,7 +26,7 @@ IDS = np.arange(3000) * 2 + 5
 
 
 def ivf(**parameters: Any) -> fpq.IVFPQIndex:
-    return fpq.IVFPQIndex(LISTS, 4, 6, **{"keep_vectors": True, **parameters}).fit(X)
+    return fpq.IVFPQIndex(LISTS, 4, nbits=6, **{"keep_vectors": True, **parameters}).fit(X)
 
 
 def truth(queries: Any, metric: str = "l2") -> Any:
@@ -94,7 +94,7 @@ def test_exact_answers_from_rows_or_neighbours() -> None:
 
 
 def test_pq_index() -> None:
-    index = fpq.PQIndex(4, 6, keep_vectors=True).fit(X).add(X, IDS)
+    index = fpq.PQIndex(4, nbits=6, keep_vectors=True).fit(X).add(X, IDS)
     tuned = index.tune(Q[:400], recall=0.95)
     assert index.rerank == tuned.best.setting["rerank"]
     assert index.rerank is not None
@@ -104,7 +104,7 @@ def test_pq_index() -> None:
 
 @pytest.mark.parametrize("mmap", [False, True])
 def test_settings_are_saved(tmp_path: Path, mmap: bool) -> None:
-    for index in (ivf().add(X), fpq.PQIndex(4, 6, keep_vectors=True).fit(X).add(X)):
+    for index in (ivf().add(X), fpq.PQIndex(4, nbits=6, keep_vectors=True).fit(X).add(X)):
         index.tune(Q[:200], recall=0.95)
         index.save(tmp_path / "index.fpq")
         for again in (fpq.load(tmp_path / "index.fpq", mmap=mmap), pickle.loads(pickle.dumps(index))):
@@ -121,7 +121,7 @@ def test_shards_are_not_re_ranked_one_by_one(tmp_path: Path) -> None:
 
 
 def test_few_rows_and_queries() -> None:
-    index = fpq.IVFPQIndex(2, 4, 2, keep_vectors=True).fit(X[:9]).add(X[:3])
+    index = fpq.IVFPQIndex(2, 4, nbits=2, keep_vectors=True).fit(X[:9]).add(X[:3])
     tuned = index.tune(Q[:1], k=10, recall=1.0)
     assert tuned.best.recall == 1.0
     assert index.search(Q[:1], 10).ids[0, 3:].tolist() == [-1] * 7

@@ -77,7 +77,7 @@ def test_an_index_with_grouped_lists(capacity: float | None, monkeypatch: pytest
     monkeypatch.setattr(coarse, "LEAST_LISTS", 300)
     monkeypatch.setattr(coarse, "TWO_LEVEL_PROBES", 300)
     monkeypatch.setattr(two_level, "PROBE_CELLS", 6)
-    index = fpq.IVFPQIndex(300, 4, 4, list_capacity=capacity, keep_vectors=True).fit(X).add(X)
+    index = fpq.IVFPQIndex(300, 4, nbits=4, list_capacity=capacity, keep_vectors=True).fit(X).add(X)
     assert isinstance(index._coarse, CoarseQuantizer)
     assert index._coarse._two_level is not None
     if capacity is not None:

@@ -18,8 +18,8 @@ RNG = np.random.default_rng(0)
 X = (RNG.normal(size=(1200, D)) * 20 + 60).clip(0, 127)
 Q = (RNG.normal(size=(9, D)) * 20 + 60).astype(np.float32)
 KINDS: dict[str, Any] = {
-    "PQIndex": lambda **options: fpq.PQIndex(4, 4, **options),
-    "IVFPQIndex": lambda **options: fpq.IVFPQIndex(12, 4, 4, **options),
+    "PQIndex": lambda **options: fpq.PQIndex(4, nbits=4, **options),
+    "IVFPQIndex": lambda **options: fpq.IVFPQIndex(12, 4, nbits=4, **options),
 }
 BOTH = pytest.mark.parametrize("kind", KINDS)
 

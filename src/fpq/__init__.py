@@ -1,9 +1,9 @@
 """fpq: fast approximate nearest-neighbour search on CPUs."""
 
 import os as _os
-from importlib.metadata import version as _version
 from typing import Any as _Any
 
+from fpq import _install as _install  # first: it explains a broken installation
 from fpq import _native, datasets, metrics
 from fpq import threads as _threads
 from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex, RangeResult, SearchResult
@@ -31,7 +31,7 @@ __all__ = [
     "load",
     "metrics",
 ]
-__version__ = _version("fpq-ann")
+__version__ = "0.1.0"
 
 if _forced := _os.environ.get("FPQ_ISA"):
     _native.use_isa(_forced)

@@ -6,8 +6,10 @@ or counters depend (m, metric, n_lists, ...) are set once, by the constructor. E
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -17,6 +19,15 @@ from fpq import _checks, threads
 T = TypeVar("T")
 R = TypeVar("R")
 
+# What users of faiss, hnswlib, usearch and scikit-learn look for, and what fpq calls it.
+NAMES_ELSEWHERE = {
+    "nprobe": "n_probe", "nlist": "n_lists", "ntotal": "len(index)", "d": "dim", "train": "fit",
+    "add_with_ids": "add(X, ids)", "remove_ids": "remove", "ef": "n_probe or rerank (fpq has no graph index)",
+    "efSearch": "n_probe or rerank (fpq has no graph index)", "set_ef": "n_probe or rerank (fpq has no graph index)",
+    "expansion_search": "n_probe or rerank (fpq has no graph index)", "init_index": "fit", "add_items": "add",
+    "knn_query": "search", "mark_deleted": "remove", "get_items": "reconstruct", "save_index": "save",
+    "load_index": "fpq.load", "get": "reconstruct", "kneighbors": "search", "query": "search", "partial_fit": "add",
+}  # fmt: skip
 MOST_SEED = (1 << 128) - 1  # the entropy of NumPy's generators has 128 bits
 
 
@@ -63,11 +74,36 @@ class Fixed(Setting[T]):
 
 
 class Checked:
-    """A class whose settings are checked on every assignment."""
+    """A class whose settings are checked on every assignment. Public attributes must be declared in the class."""
+
+    _declared: frozenset[str]  # the names of all members and annotated attributes
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Collect the declared names."""
+        super().__init_subclass__(**options)
+        cls._declared = frozenset(dir(cls)).union(*map(inspect.get_annotations, cls.__mro__))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setting = getattr(type(self), name, None)
-        object.__setattr__(self, name, setting.checked(self, value) if isinstance(setting, Setting) else value)
+        known = getattr(type(self), name, None)
+        if isinstance(known, Setting):
+            value = known.checked(self, value)
+        elif not name.startswith("_") and name not in self._declared:
+            raise AttributeError(self._unknown(name))
+        object.__setattr__(self, name, value)
+
+    if not TYPE_CHECKING:  # for a type checker, the attributes are those that the class declares
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for an attribute that does not exist: say what fpq calls it."""
+            error = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(self._unknown(name) if name in NAMES_ELSEWHERE else error, name=name, obj=self)
+
+    def _unknown(self, name: str) -> str:
+        """The message for a public attribute that the class does not have."""
+        settings = [each for each in dir(type(self)) if type(getattr(type(self), each, None)) is Setting]
+        advice = NAMES_ELSEWHERE.get(name) or next(iter(get_close_matches(name, settings, 1)), None)
+        hint = f"did you mean {advice}?" if advice else f"its settings are {', '.join(settings)}"
+        return f"{type(self).__name__} has no attribute {name!r}: {hint}"
 
 
 def checked(name: str, value: T) -> T:

@@ -60,7 +60,7 @@ def from_codebooks(codebooks: Any, *, rotation_matrix: Any = None, metric: str =
         rotation = _rotation(rotation_matrix, m * dsub)
         dim = len(rotation.matrix)
     index = PQIndex(
-        m, nbits, metric=metric, rotation=None if rotation is None else "opq",
+        m, nbits=nbits, metric=metric, rotation=None if rotation is None else "opq",
         rotation_dim=None if dim == m * dsub else m * dsub,
     )  # fmt: skip
     index.quantizer._learned(
@@ -156,7 +156,7 @@ def _from_lists(faiss: Any, part: Any, converted: PQIndex) -> IVFPQIndex:
     centroids = flat.reconstruct_n(0, part.nlist)
     if pq.rotation_matrix is not None:
         centroids = centroids @ pq.rotation_matrix.T  # `_put_in_lists` rotates them back
-    index = IVFPQIndex(part.nlist, pq.m, pq.nbits, residual=part.by_residual, metric=converted.metric)
+    index = IVFPQIndex(part.nlist, pq.m, nbits=pq.nbits, residual=part.by_residual, metric=converted.metric)
     index.quantizer = pq
     index.n_probe = min(part.nprobe, part.nlist)
     lists = part.invlists

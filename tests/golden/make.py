@@ -35,7 +35,9 @@ def changed(index: Any) -> Any:
 
 RECIPES = {
     "kmeans": lambda: fpq.KMeans(3, capacity=1.5).fit(rows(1, 60)),
-    "quantizer": lambda: fpq.ProductQuantizer(3, 4, rotation="pca", rotation_dim=7, open_indexing=1.5).fit(rows(1, 90)),
+    "quantizer": lambda: fpq.ProductQuantizer(3, nbits=4, rotation="pca", rotation_dim=7, open_indexing=1.5).fit(
+        rows(1, 90)
+    ),
     "flat": lambda: fpq.FlatIndex().add((rows(2, 70) * 40 + 128).clip(0, 255).astype(np.uint8)),
     "flat-ids": lambda: changed(fpq.FlatIndex("cosine").add(rows(2, 70), ids=np.arange(70) * 3)),
     "flat-empty": lambda: fpq.FlatIndex("ip"),
@@ -45,16 +47,20 @@ RECIPES = {
             rows(2, 70).astype(np.float16), ids=np.arange(70)[::-1]
         )
     ),
-    "pq-untrained": lambda: fpq.PQIndex(2, 4),
+    "pq-untrained": lambda: fpq.PQIndex(2, nbits=4),
     "ivfpq": lambda: changed(ivfpq(keep_vectors=True).add(rows(2, 200), ids=np.arange(200) * 3)),
     "ivfpq-plain": lambda: ivfpq(residual=False, metric="ip", open_indexing=2.0, list_capacity=1.2).add(rows(2, 200)),
     "ivfpq-4bit": lambda: ivfpq(nbits=4, metric="cosine", rotation="pca").add(rows(2, 200)),
-    "ivfpq-untrained": lambda: fpq.IVFPQIndex(3, 2, 4),
-    "e2lsh": lambda: changed(fpq.E2LSHIndex(3, 4).fit(rows(1, 200)).add(rows(2, 70), ids=np.arange(70)[::-1])),
-    "e2lsh-sketches": lambda: fpq.E2LSHIndex(2, 2, metric="cosine").fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
+    "ivfpq-untrained": lambda: fpq.IVFPQIndex(3, 2, nbits=4),
+    "e2lsh": lambda: changed(
+        fpq.E2LSHIndex(n_tables=3, n_hashes=4).fit(rows(1, 200)).add(rows(2, 70), ids=np.arange(70)[::-1])
+    ),
+    "e2lsh-sketches": lambda: (
+        fpq.E2LSHIndex(n_tables=2, n_hashes=2, metric="cosine").fit(rows(1, 200, 32)).add(rows(2, 70, 32))
+    ),
     "e2lsh-untrained": lambda: fpq.E2LSHIndex(width=2.0),
-    "c2lsh": lambda: changed(fpq.C2LSHIndex(20).fit(rows(1, 200)).add((rows(2, 70) * 40).astype(np.int8))),
-    "c2lsh-sketches": lambda: fpq.C2LSHIndex(20, ratio=3.0).fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
+    "c2lsh": lambda: changed(fpq.C2LSHIndex(n_hashes=20).fit(rows(1, 200)).add((rows(2, 70) * 40).astype(np.int8))),
+    "c2lsh-sketches": lambda: fpq.C2LSHIndex(n_hashes=20, ratio=3.0).fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
 }
 
 

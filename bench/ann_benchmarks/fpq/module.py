@@ -67,7 +67,7 @@ class FPQIVF(_FPQ):
         return fpq.IVFPQIndex(
             min(self._n_lists, n),
             max(1, d // self._dims),
-            self._nbits,
+            nbits=self._nbits,
             residual=self._residual,
             metric=self._metric,
             keep_vectors=True,
@@ -86,7 +86,7 @@ class FPQE2LSH(_FPQ):
         self.name = f"FPQE2LSH(n_tables={n_tables})"
 
     def _make(self, n, d):
-        return fpq.E2LSHIndex(self._n_tables, metric=self._metric)
+        return fpq.E2LSHIndex(n_tables=self._n_tables, metric=self._metric)
 
     def set_query_arguments(self, n_probe):
         self._settings = {"n_probe": n_probe}

@@ -114,10 +114,10 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
 
     def __init__(
         self,
+        *,
         n_hashes: int | None = None,
         threshold: int | None = None,
         width: float | None = None,
-        *,
         ratio: float = 2.0,
         delta: float = 1 / math.e,
         beta: float = 0.01,

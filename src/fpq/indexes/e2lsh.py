@@ -133,10 +133,10 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
     def __init__(
         self,
+        *,
         n_tables: int | None = None,
         n_hashes: int | None = None,
         width: float | None = None,
-        *,
         metric: str = "l2",
         memory_limit: int | None = None,
         seed: int = 0,

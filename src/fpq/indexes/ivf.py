@@ -86,8 +86,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self,
         n_lists: int,
         m: int = 16,
-        nbits: int = 8,
         *,
+        nbits: int = 8,
         residual: bool = True,
         list_capacity: float | None = None,
         rotation: str | None = None,
@@ -103,7 +103,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self.residual = residual
         self.list_capacity = list_capacity
         super().__init__(
-            m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
+            m, nbits=nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
             init="random", keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self.n_probe = min(16, self.n_lists)

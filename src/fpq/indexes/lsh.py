@@ -104,12 +104,14 @@ class LSHIndex(Index):
     _bound_by = "hashed by its present functions"
     _max_rows = MAX_ROWS
 
+    last_stats: LSHStats | None
+
     _vectors: Vectors
 
     def __init__(self, metric: str, seed: int, n_threads: int | None) -> None:
         super().__init__(metric, n_threads)
         self.seed = seed
-        self.last_stats: LSHStats | None = None
+        self.last_stats = None
         self._dim: int | None = None
         self._hashes: _native.LSHHashes | None = None
         self._sketcher: _native.LSHSketcher | None = None

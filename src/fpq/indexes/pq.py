@@ -69,8 +69,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     def __init__(
         self,
         m: int = 16,
-        nbits: int = 8,
         *,
+        nbits: int = 8,
         rotation: str | None = None,
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
@@ -81,7 +81,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         verbose: bool = False,
     ) -> None:
         super().__init__(
-            m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
+            m, nbits=nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
             init="k-means++", keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         vars(self).update(self._no_rows())

@@ -36,11 +36,13 @@ class CodeIndex(Index):
     _state_names: tuple[str, ...] = ("quantizer", "_counts")
     _bound_by = "coded by its present codebooks"
 
+    quantizer: ProductQuantizer
+
     def __init__(
         self,
         m: int,
-        nbits: int,
         *,
+        nbits: int,
         rotation: str | None,
         rotation_dim: int | None,
         open_indexing: OpenIndexing | float | None,
@@ -53,7 +55,7 @@ class CodeIndex(Index):
     ) -> None:
         super().__init__(metric, n_threads, verbose)
         self.quantizer = ProductQuantizer(
-            m, nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing,
+            m, nbits=nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing,
             init=init, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self.rerank = None

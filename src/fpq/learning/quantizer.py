@@ -141,8 +141,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     def __init__(
         self,
         m: int = 16,
-        nbits: int = 8,
         *,
+        nbits: int = 8,
         rotation: str | None = None,
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,

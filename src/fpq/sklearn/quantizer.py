@@ -84,7 +84,7 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         offset = centre(X)
         width = X.shape[1] if self.rotation_dim is None else self.rotation_dim
         self.quantizer_ = ProductQuantizer(
-            min(_checks.integer("m", self.m, 1), width), self.nbits, rotation=self.rotation,
+            min(_checks.integer("m", self.m, 1), width), nbits=self.nbits, rotation=self.rotation,
             rotation_dim=self.rotation_dim, open_indexing=self.open_indexing, n_iter=self.n_iter,
             seed=seed_of(self.random_state), n_threads=threads_of(self.n_jobs),
         ).fit(centred(X, offset))  # fmt: skip

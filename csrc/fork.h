@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT
+ * Parallel regions in a forked child. */
+#ifndef FPQ_FORK_H
+#define FPQ_FORK_H
+
+/* Whether the calling thread is the one that forked: fpq_after_fork was called on it. GNU's OpenMP keeps a pool of
+ * threads per thread that starts regions. Fork copies the record of the pool but not its threads, and the next region
+ * would wait for them for ever. */
+int fpq_is_forked(void);
+
+/* Calls work(argument) on another thread, which OpenMP gives a pool of its own, and waits for the end. Meanwhile
+ * `poll`, unless NULL, is asked every 50 ms; *stop becomes 1 when `poll` returns nonzero. Returns 0, or -1 if there is
+ * no such thread; nothing has happened then. One call at a time. */
+int fpq_call_elsewhere(void (*work)(void *), void *argument, int (*poll)(void), int *stop);
+
+#endif
