@@ -160,7 +160,7 @@ N, D, ROWS = 1_500_000, 64, 50_000
 rng = np.random.default_rng(0)
 blocks = lambda: (rng.integers(0, 256, size=(ROWS, D), dtype=np.uint8) for _ in range(N // ROWS))
 sample = next(blocks())
-index = fpq.PQIndex(4, 4).fit(sample)
+index = fpq.PQIndex(4, nbits=4).fit(sample)
 index.add(sample[:100]).remove(np.arange(100))
 before = peak("VmRSS")
 index.add(blocks())

@@ -192,7 +192,7 @@ print((index.search(X, k=3).ids == expected).all())
 FEW = """
 import os, resource, sys, threading, numpy as np, fpq
 X = np.random.default_rng(0).normal(size=(50_000, 16)).astype(np.float32)
-flat, pq = fpq.FlatIndex().add(X), fpq.PQIndex(4, 6).fit(X).add(X)
+flat, pq = fpq.FlatIndex().add(X), fpq.PQIndex(4, nbits=6).fit(X).add(X)
 near = flat.search(X[:200], 3).ids
 coded = pq.search(X[:200], 3).ids
 with open("/proc/self/statm") as file:
@@ -242,13 +242,13 @@ WIDE = np.hstack([X, X])  # wide enough for sketches
 folder = pathlib.Path(tempfile.mkdtemp())
 flat = fpq.FlatIndex(n_threads=2).add(X)
 flat.save(folder / "there")
-trained = fpq.PQIndex(4, 4, keep_vectors=True, n_threads=2).fit(X)
+trained = fpq.PQIndex(4, nbits=4, keep_vectors=True, n_threads=2).fit(X)
 kinds = [
     fpq.FlatIndex("cosine", n_threads=2),
-    fpq.PQIndex(4, 4, rotation="opq", open_indexing=1.5, keep_vectors=True, n_threads=2),
-    fpq.IVFPQIndex(6, 4, 4, keep_vectors=True, n_threads=2),
-    fpq.E2LSHIndex(3, n_threads=2),
-    fpq.C2LSHIndex(20, n_threads=2),
+    fpq.PQIndex(4, nbits=4, rotation="opq", open_indexing=1.5, keep_vectors=True, n_threads=2),
+    fpq.IVFPQIndex(6, 4, nbits=4, keep_vectors=True, n_threads=2),
+    fpq.E2LSHIndex(n_tables=3, n_threads=2),
+    fpq.C2LSHIndex(n_hashes=20, n_threads=2),
 ]
 
 def everything():
