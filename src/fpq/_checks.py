@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,14 @@ def fraction(name: str, value: Any) -> float:
     return number
 
 
-def choice(name: str, value: Any, options: tuple[Any, ...]) -> Any:
-    """The element of `options` that is equal to `value`."""
+def choice(name: str, value: Any, options: tuple[Any, ...], elsewhere: Mapping[Any, Any] | None = None) -> Any:
+    """The element of `options` that is equal to `value`; `elsewhere` maps names of other libraries to options."""
     try:
         return options[options.index(value)]
     except ValueError:  # no option is equal, or the comparison with an array is ambiguous
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}") from None
+        meant = elsewhere.get(value) if elsewhere and isinstance(value, str) else None
+        hint = f": use {meant!r}" if meant in options else ""
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}{hint}") from None
 
 
 def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_threads: int = 1) -> Array:
@@ -90,7 +93,8 @@ def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_t
     if d == 0:
         raise ValueError(f"{name}: expected at least one dimension, got shape {array.shape}")
     if dim is not None and d != dim:
-        raise ValueError(f"{name}: expected vectors of dimension {dim}, got dimension {d}")
+        hint = f": pass {name}.T, whose rows are the vectors" if n == dim else ""
+        raise ValueError(f"{name}: expected vectors of dimension {dim}, got dimension {d}{hint}")
     if n < min_rows:
         raise ValueError(f"{name}: expected at least {min_rows} row(s), got {n}")
     row = _native.first_nonfinite_row(array, n_threads)
@@ -165,7 +169,8 @@ def numbers(name: str, x: Any) -> Array:
     small = array.dtype.kind == "V" and array.dtype.names is None and np.can_cast(array.dtype, np.float32)  # bfloat16
     if array.dtype.kind not in "fiub" and not small:
         source = "" if isinstance(x, np.ndarray) else f" from {type(x).__name__}"
-        raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}{source}")
+        hint = ": select the columns of numbers" if hasattr(x, "columns") else ""
+        raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}{source}{hint}")
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and array.size:
         low, high = int(array.min()), int(array.max())
         if max(-low, high) > EXACT_INTEGERS:
@@ -202,7 +207,11 @@ def integers(name: str, ids: Any) -> Int64:
     if array.dtype.kind not in "iu":
         exact = exact_integers(ids)
         if exact is None:
-            raise TypeError(f"{name}: expected integer ids, got dtype {array.dtype}")
+            keys = array.dtype.kind in "USTO"
+            hint = (
+                "; for other keys, let ids be row numbers, and look the keys up in an array: keys[ids]" if keys else ""
+            )
+            raise TypeError(f"{name}: expected integer ids, got dtype {array.dtype}{hint}")
         array = exact
     if array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: expected ids below 2**63, got {array.max()}")

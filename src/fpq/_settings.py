@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -131,11 +131,11 @@ def real(low: float) -> Callable[[str, Any], float]:
     return lambda name, value: _checks.real(name, value, low)
 
 
-def choice(*options: R) -> Callable[[str, Any], R]:
-    """The check for one of several values."""
+def choice(*options: R, elsewhere: Mapping[str, R] | None = None) -> Callable[[str, Any], R]:
+    """The check for one of several values; errors suggest the value that other libraries name as in `elsewhere`."""
 
     def check(name: str, value: Any) -> R:
-        chosen: R = _checks.choice(name, value, options)
+        chosen: R = _checks.choice(name, value, options, elsewhere)
         return chosen
 
     return check

@@ -52,4 +52,9 @@ L2 = Metric("l2", _native.L2, inner_product=False, unit_length=False, euclidean=
 INNER_PRODUCT = Metric("ip", _native.IP, inner_product=True, unit_length=False, euclidean=False)
 COSINE = Metric("cosine", _native.IP, inner_product=True, unit_length=True, euclidean=True)
 
+# What other libraries call these metrics.
+NAMES_ELSEWHERE = {
+    "euclidean": "l2", "sqeuclidean": "l2", "squared_l2": "l2", "l2sq": "l2", "L2": "l2", "minkowski": "l2",
+    "inner_product": "ip", "dot": "ip", "dot_product": "ip", "cos": "cosine", "angular": "cosine",
+}  # fmt: skip
 METRICS = {metric.name: metric for metric in (L2, INNER_PRODUCT, COSINE)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +18,7 @@ from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
 from fpq.indexes.parts.lock import Lock, reads, uninterrupted, writes
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
-from fpq.metric import METRICS
+from fpq.metric import METRICS, NAMES_ELSEWHERE
 from fpq.storage import Storable
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
@@ -72,7 +73,7 @@ class Index(Storable, ABC):
     `_add` and `remove` make every change in one order: check the input, prepare (may fail), commit (cannot fail).
     """
 
-    metric = _settings.Fixed(_settings.choice(*METRICS))
+    metric = _settings.Fixed(_settings.choice(*METRICS, elsewhere=NAMES_ELSEWHERE))
 
     _state_names: tuple[str, ...] = ("_ids", "_vectors")  # attributes of the class that fit, add and remove change
     _bound_by = ""  # for the message of `fit` if the index holds rows; empty if `fit` learns nothing
@@ -168,6 +169,8 @@ class Index(Storable, ABC):
         """Carry out `add`."""
         self._require_trained()
         n_threads = threads.resolve(self.n_threads)
+        if getattr(ids, "ndim", 1) == 2 and getattr(X, "ndim", 2) == 1:
+            raise ValueError(f"X: expected add(X, ids), got an array of shape {np.shape(X)} first")
         x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
         given = self._ids.new(ids, len(x))
         first, n = len(self), len(self) + len(x)
@@ -266,6 +269,12 @@ class Index(Storable, ABC):
         queries, single = self._queries(Q, count)
         bits = self._allowed_bits(allowed)
         nearest = min(k, len(self))
+        if not self._ids.next_id:
+            warnings.warn(
+                f"{type(self).__name__}: no vectors were added: fit only learns, add(X) stores what a search finds",
+                UserWarning,
+                stacklevel=4,
+            )
         if len(queries) and nearest:
             found, ids = (find or self._nearest)(queries, nearest, bits, count)
             self._require_finite(found, ids)

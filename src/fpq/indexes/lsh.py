@@ -17,7 +17,7 @@ from fpq.indexes.parts.ids import Commit, Ids, no_op
 from fpq.indexes.parts.lock import writes
 from fpq.indexes.parts.vectors import Vectors
 from fpq.learning import rotation
-from fpq.metric import L2, METRICS
+from fpq.metric import L2, METRICS, NAMES_ELSEWHERE
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
 
 SAMPLE_ROWS = 16_384  # rows for the centre, the principal directions and the sampled pairs
@@ -97,7 +97,9 @@ def _erf(x: Float64) -> Float64:
 class LSHIndex(Index):
     """Kept vectors; hashes select candidates, exact distances rank them."""
 
-    metric = _settings.Fixed(_settings.choice(*(name for name, metric in METRICS.items() if metric.euclidean)))
+    metric = _settings.Fixed(
+        _settings.choice(*(name for name, metric in METRICS.items() if metric.euclidean), elsewhere=NAMES_ELSEWHERE)
+    )
     seed = _settings.Setting(_settings.seed)
 
     _state_names: tuple[str, ...] = ("_dim", "_hashes", "_sketcher")

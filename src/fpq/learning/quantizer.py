@@ -234,7 +234,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     def check_dim(self, d: int) -> None:
         """Raise ValueError if the quantizer cannot be trained on vectors of dimension `d`."""
         if d < self.m:
-            raise ValueError(f"m: expected at most the {d} dimension(s) of X, got {self.m}")
+            raise ValueError(
+                f"m: expected at most the {d} dimension(s) of X, got {self.m}: m is the number of subquantizers, "
+                "and the dimension comes from X"
+            )
         if self.rotation_dim is not None and d < self.rotation_dim:
             raise ValueError(f"rotation_dim: expected at most the {d} dimension(s) of X, got {self.rotation_dim}")
 
