@@ -128,7 +128,7 @@ def load(name: str) -> Dataset:
 
 
 def fetch_mnist(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Download the missing ones of the four MNIST files.
+    """Download those of the four MNIST files that are missing.
 
     Parameters
     ----------
@@ -143,8 +143,8 @@ def fetch_mnist(folder: str | os.PathLike[str] | None = None) -> Path:
     Raises
     ------
     ConnectionError
-        If a download fails or has another content than MNIST, which is not stored. The message explains the
-        download by hand.
+        If a download fails, or its content is not that of MNIST (it is then not stored). The message explains how
+        to download the files by hand.
     OSError
         If the folder cannot be written.
 
@@ -233,9 +233,9 @@ def _download(file: str, md5: str, target: Path) -> bytes:
             continue
         if _unpacked_md5(packed) == md5:
             return packed
-        failures.append(f"  {source}{file}: another content than expected (MD5 differs)")
+        failures.append(f"  {source}{file}: unexpected content (MD5 differs)")
     raise ConnectionError(
         "MNIST could not be downloaded:\n" + "\n".join(failures) + "\n"
         f"To download by hand, put {', '.join(_MNIST_MD5)} into {target}, into a folder mnist inside a folder of "
-        "FPQ_DATA, or into any folder and name that with `fpq demo --data`."
+        "FPQ_DATA, or into any folder, and pass this folder to `fpq demo --data`."
     )

@@ -2,12 +2,12 @@
 
 The literature calls two different numbers "recall":
 
-- `recall_at_k`, "recall@k": the share of the k true neighbours among the k results. This is the measure of
+- `recall_at_k`, ``recall@k``: the share of the k true neighbours among the k results. This is the measure of
   ann-benchmarks, hnswlib and usearch, and of fpq wherever it says "recall".
-- `one_recall_at_k`, "R@k": is the one *nearest* neighbour among the k results? This is the measure of the papers on
-  product quantization. R@100 is easy: 100 results for one answer.
+- `one_recall_at_k`, ``R@k``: the share of queries whose one *nearest* neighbour is among the k results. This is the
+  measure of the papers on product quantization. ``R@100`` is easy to reach: 100 results for one answer.
 
-The two are equal for k = 1. One index may have R@100 = 0.99 and recall@10 = 0.56.
+The two are equal for k = 1. The same index may have ``R@100`` = 0.99 and ``recall@10`` = 0.56.
 
 `accuracy`, `confusion`, `recall`, `precision` and `fallout` judge predicted labels; `vote` predicts a label from the
 labels of k neighbours. `approximation_ratio` compares distances.
@@ -49,7 +49,7 @@ PIECE_VALUES = 1 << 20  # values per call of NumPy: Python handles Ctrl-C betwee
 
 
 def recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> float:
-    """Mean share of the `k` true neighbours among the first `k` results: recall@k, also written k-recall@k.
+    """Mean share of the `k` true neighbours among the first `k` results: ``recall@k``, also ``k-recall@k``.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ intersection_at_k = recall_at_k  # the former name
 
 
 def one_recall_at_k(ids: ArrayLike, true_ids: ArrayLike, k: int | None = None) -> float:
-    """Share of queries whose nearest neighbour is among the first `k` results: R@k, also written 1-recall@k.
+    """Share of queries whose nearest neighbour is among the first `k` results: ``R@k``, also ``1-recall@k``.
 
     Parameters
     ----------

@@ -293,7 +293,7 @@ class Stored:
         return memoryview(self.source)[extent.start : extent.start + extent.nbytes]
 
     def _read(self, name: str, extent: Extent, digests: Digests) -> tuple[memoryview, list[Call[bytes]]]:
-        """The bytes of an array, and their digest in computation."""
+        """The bytes of an array, and the digest that is being computed."""
         data = aligned_empty(extent.nbytes, dtype=np.uint8).data
         if isinstance(self.source, (bytes, mmaps.mmap)):
             data[:] = self._map(extent)

@@ -36,9 +36,9 @@ def resolve(n_threads: int | None) -> int:
     Parameters
     ----------
     n_threads : int or None
-        ``None`` is the default of the environment: OMP_NUM_THREADS or the limit of ``threadpoolctl``, else the CPUs of
-        this process; at most the CPU quota of its control group. Numbers above ``max(32, 4 * CPUs)`` are reduced to
-        that number. If the system provides fewer threads, the call uses those.
+        ``None``: all available cores, or OMP_NUM_THREADS, or the limit of ``threadpoolctl``; at most the CPU quota of
+        the control group of this process. Numbers above ``max(32, 4 * CPUs)`` are reduced to that number. If the system
+        provides fewer threads, the call uses these.
 
     Raises
     ------

@@ -21,7 +21,7 @@ Setting = Mapping[str, int | None]
 
 
 class Trial(NamedTuple):
-    """One setting, its recall@k on the sample queries, and its seconds per query."""
+    """One setting, its ``recall@k`` on the sample queries, and its seconds per query."""
 
     setting: Setting
     recall: float

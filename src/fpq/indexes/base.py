@@ -311,7 +311,7 @@ class Index(Storable, ABC):
         ----------
         Q : array (nq, d) or (d,)
         radius : float
-            "l2": largest squared L2 distance. "ip" and "cosine": least similarity.
+            "l2": largest squared L2 distance. "ip" and "cosine": smallest similarity.
         allowed : array of ids, or boolean mask by id, optional
             Return only these ids.
         n_threads : int, optional

@@ -44,8 +44,8 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     search stops at the end of the first level at which k candidates lie within ``ratio`` times the radius of the level,
     or ``k + beta * n`` candidates are found. The radius of a level is the distance for which its window is optimal,
     ``width * ratio**level / w`` with w = sqrt(8 ratio^2 ln(ratio) / (ratio^2 - 1)). With a probability of at least
-    1/2 - delta over the functions, the distance of the nearest vector found is at most ratio^2 times the true least
-    distance, and at most ratio times if the true least distance is just below the radius of a level.
+    1/2 - delta over the functions, the distance of the nearest vector found is at most ratio^2 times the distance
+    of the true nearest, and at most ratio times if that distance is just below the radius of a level.
 
     FPQ paper, section II.A; Gan et al., SIGMOD 2012 (C2LSH), with the windows of Huang et al., VLDB 2015 (QALSH), which
     need fewer functions than fixed buckets for the same guarantee. A projection is kept as one byte: the number of a
@@ -78,7 +78,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     metric : {"l2", "cosine"}, default "l2"
     seed : int, default 0
     n_threads : int or None, default None
-        Number of threads; None: the number set by the environment.
+        Number of threads. None: all available cores, or OMP_NUM_THREADS.
 
     Attributes
     ----------
@@ -289,7 +289,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
 
     @reads
     def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
-        """Set `n_candidates` to the least number that reaches a recall on sample queries.
+        """Set `n_candidates` to the smallest number that reaches a recall on sample queries.
 
         `tune` compares searches to exact search, with numbers that grow from k to all rows by a quarter per step.
 

@@ -70,8 +70,9 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
     A hash function is ``floor((a . x + b) / width)`` with normal a and uniform b: near vectors get the same value with
     a higher probability than far vectors. The values of ``n_hashes`` functions are the key of a bucket. Each of the
-    ``n_tables`` tables has its own functions. A search probes ``n_probe`` buckets over all tables: first the buckets of
-    the query, then those with the nearest boundaries. FPQ paper, II.A; Datar et al., SoCG 2004; Lv et al., VLDB 2007.
+    ``n_tables`` tables has its own functions. A search probes ``n_probe`` buckets in all tables together: first the
+    buckets of the query, then those with the nearest boundaries. FPQ paper, II.A; Datar et al., SoCG 2004; Lv et al.,
+    VLDB 2007.
 
     Vectors keep their dtype, and candidates are ranked by exact distances. "cosine" scales vectors to length 1, where
     angles and Euclidean distances have the same order. From 32 dimensions on, a table holds a sketch of 16 to 64 bytes
@@ -89,7 +90,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     n_tables : int, optional
         Number of tables, 1 to 1024. Default: 8, or fewer if `memory_limit` requires.
     n_hashes : int, optional
-        Functions per table, 1 to 32. Default: the least number for which the bucket of a row of X holds at most 600
+        Functions per table, 1 to 32. Default: the smallest number for which the bucket of a row of X holds at most 600
         other rows on average, by the collision probability at the distances of sampled pairs.
     width : float, optional
         Width of a bucket, in units of distance (not squared). Default: 3 times the median distance of a row to its 10th
@@ -99,7 +100,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         Maximum bytes of the tables (without the vectors) for the number of rows that `fit` gets.
     seed : int, default 0
     n_threads : int or None, default None
-        Number of threads; None: the number set by the environment.
+        Number of threads. None: all available cores, or OMP_NUM_THREADS.
 
     Attributes
     ----------
@@ -284,7 +285,8 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         Q : array (nq, d) or (d,)
         k : int, default 10
         n_probe : int, optional
-            Number of buckets to probe over all tables; more than 2**20 means 2**20. Default: the attribute `n_probe`.
+            Number of buckets to probe in all tables together; numbers above 2**20 mean 2**20. Default: the attribute
+            `n_probe`.
         allowed : array of ids, or boolean mask by id, optional
             Return only these ids.
         n_threads : int, optional
@@ -322,7 +324,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
     @reads
     def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
-        """Set `n_probe` to the least number of buckets that reaches a recall on sample queries.
+        """Set `n_probe` to the smallest number of buckets that reaches a recall on sample queries.
 
         `tune` compares searches to exact search, with numbers that grow from 1 to 65,536 by a quarter per step.
 
@@ -425,7 +427,7 @@ def directories(entries: Array) -> Array:
 
 
 def hashes_for(n: int, probabilities: Float64) -> int:
-    """The least number of hashes with which a bucket holds at most BUCKET_ROWS of n rows, on average over pairs."""
+    """The smallest number of hashes with which a bucket holds at most BUCKET_ROWS of n rows, on average over pairs."""
     for n_hashes in range(1, MAX_HASHES):
         if n * float((probabilities**n_hashes).mean()) <= BUCKET_ROWS:
             return n_hashes

@@ -29,7 +29,7 @@ class FlatIndex(Index, kind="FlatIndex"):
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared Euclidean distance, inner product, or cosine similarity.
     n_threads : int or None, default None
-        Number of threads; None: the number set by the environment.
+        Number of threads. None: all available cores, or OMP_NUM_THREADS.
 
     Examples
     --------
@@ -93,9 +93,10 @@ class FlatIndex(Index, kind="FlatIndex"):
         Parameters
         ----------
         X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
-            One Dask chunk, one item of the iterable, or 2**18 rows of a memory-mapped array are in memory at a time.
+            Input that is not in memory is read in pieces: one Dask chunk, one item of the iterable, or 2**18 rows of a
+            memory-mapped array.
         ids : int array (n,), optional
-            Unique, not in the index, at least 0. Default: the numbers after the largest id ever used.
+            Unique, not in the index, at least 0. By default, ids continue after the largest id used so far.
 
         Raises
         ------

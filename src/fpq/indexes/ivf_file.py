@@ -51,7 +51,7 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     index._lists = InvertedLists.from_state(stored, index.n_lists, pq.code_size, index._ids)
     if not pq.is_trained:
         if len(index):
-            raise FormatError(f"n: expected 0 of an index that is not trained, got {len(index)}")
+            raise FormatError(f"n: expected 0 for an index that is not trained, got {len(index)}")
         return index
     n_threads = threads.resolve(stored.n_threads)
     centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)

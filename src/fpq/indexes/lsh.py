@@ -43,7 +43,7 @@ class LSHStats(NamedTuple):
     buckets : int64 (nq,)
         E2LSH: non-empty probed buckets. C2LSH: searched levels.
     candidates : int64 (nq,)
-        E2LSH: rows in the probed buckets, counted once per table. C2LSH: rows that reached the threshold of collisions.
+        E2LSH: rows in the probed buckets, counted once per table. C2LSH: rows that reached the collision threshold.
     verified : int64 (nq,)
         Rows whose exact distance was computed; the sketches of the other candidates prove them too far.
     """
@@ -218,7 +218,7 @@ class LSHIndex(Index):
         X : array (n, d)
             The index keeps the dtype (float32, float16, uint8, int8; "cosine" keeps float32 vectors of length 1).
         ids : int array (n,), optional
-            Unique, not in the index, at least 0. Default: the numbers after the largest id ever used.
+            Unique, not in the index, at least 0. By default, ids continue after the largest id used so far.
 
         Raises
         ------
@@ -297,7 +297,7 @@ class LSHIndex(Index):
         dim = stored.optional_count("dim", 1)
         if dim is None:
             if len(self):
-                raise FormatError(f"n: expected 0 of an index that is not trained, got {len(self)}")
+                raise FormatError(f"n: expected 0 for an index that is not trained, got {len(self)}")
             return
         if len(self) > MAX_ROWS:
             raise FormatError(f"n: expected at most {MAX_ROWS}, got {len(self)}")

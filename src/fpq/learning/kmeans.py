@@ -85,8 +85,8 @@ class KMeans(Storable, kind="KMeans"):
     """k-means clustering by squared Euclidean distance.
 
     The same seed gives the same bits for any number of threads. An empty cluster takes the row that is farthest from
-    its centroid in the cluster of the largest squared error. Duplicate rows are fine: when there are fewer distinct
-    rows than clusters, some centroids coincide and the higher-numbered ones stay empty.
+    its centroid in the cluster of the largest squared error. Duplicate rows are allowed: with fewer distinct rows than
+    clusters, some centroids coincide, and the clusters of those with higher numbers stay empty.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class KMeans(Storable, kind="KMeans"):
     seed : int, default 0
         Seed of the sample and of the initial centroids.
     n_threads : int or None, default None
-        Number of threads; None: the number set by the environment.
+        Number of threads. None: all available cores, or OMP_NUM_THREADS.
     verbose : bool, default False
         Show a progress bar if standard error is a terminal.
 

@@ -25,7 +25,7 @@ CHUNK_ROWS, MOST_SUBSPACES = 1 << 16, 1 << 20
 def group_centroids(trained: Training, offsets: Int32) -> Training:
     """Number the 256 centroids of each subspace so that the codes of four near centroids differ in bits 4 and 5 only.
 
-    Kernels without 256-entry look-ups bound the distance of a code group by the least entry of the four codes: the
+    Kernels without 256-entry look-ups bound the distance of a code group by the smallest entry of the four codes: the
     nearer the centroids, the tighter the bound. k-means and OpenIndexing with ``c = 1`` give groups of exactly four.
     """
     m, k, _ = trained.centroids.shape
@@ -86,7 +86,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     seed : int, default 0
         Seed of the sample and of the initial centroids.
     n_threads : int or None, default None
-        Number of threads; None: the number set by the environment.
+        Number of threads. None: all available cores, or OMP_NUM_THREADS.
     verbose : bool, default False
         Show a progress bar if standard error is a terminal.
 

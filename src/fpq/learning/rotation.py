@@ -134,7 +134,7 @@ def balanced_order(variances: Array, offsets: Int32) -> Int64:
 
 
 def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int) -> Rotation:
-    """Optimized product quantization: PCA to `dim` dimensions, then the rotation of the least quantization error.
+    """Optimized product quantization: PCA to `dim` dimensions, then the rotation with the smallest quantization error.
 
     If no dimension is dropped and the identity quantizes better than the PCA, the identity is the initial rotation.
     Codebooks and rotation are improved in turn: one Lloyd iteration from the last codebooks, then the rotation that

@@ -16,7 +16,7 @@ N_ITER = 10
 REFINEMENTS = 2
 POWER_STEPS = 4
 CHUNK_ROWS = 1 << 16  # rows that are assigned at a time
-TWO_LEVEL_PROBES = 1 << 15  # least number of lists for two-level probing; below, exact batches are faster
+TWO_LEVEL_PROBES = 1 << 15  # smallest number of lists for two-level probing; with fewer, exact batches are faster
 
 
 class CoarseQuantizer:

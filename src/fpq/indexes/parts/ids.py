@@ -1,4 +1,4 @@
-"""Ids of the rows of an index: given by the user, or the numbers after the largest id ever used."""
+"""Ids of the rows of an index: given by the user, or continued after the largest id used so far."""
 
 from __future__ import annotations
 

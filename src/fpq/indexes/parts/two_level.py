@@ -11,9 +11,9 @@ from fpq import _native
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.learning.kmeans import KMeans, even_offsets
 
-LEAST_LISTS = 8192  # least number of lists for two-level training and assignment
+LEAST_LISTS = 8192  # smallest number of lists for two-level training and assignment
 ASSIGN_CELLS = 12  # cells that are searched for the nearest centroid of a row
-PROBE_CELLS = 24  # least number of cells that are searched for the lists of a query
+PROBE_CELLS = 24  # smallest number of cells that are searched for the lists of a query
 PROBE_FACTOR = 16  # further cells, in multiples of the cells that hold n_probe lists on average
 N_ITER = 10
 ROWS_PER_CENTROID = 128

@@ -120,7 +120,7 @@ class VectorFile:
 def _mapped(path: str) -> Array:
     """Map a .npy file read-only, and check its dtype and shape."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block
-        raise ValueError(f"keep_vectors: expected a .npy file, {path} is not a regular file")
+        raise ValueError(f"keep_vectors: expected a .npy file, got {path}, which is not a regular file")
     try:
         data = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -18,7 +18,7 @@ KEPT_TYPES = (np.float32, np.float16, np.uint8, np.int8)
 
 
 class Vectors:
-    """Rows that grow at the end. float64 input, and input of different dtypes, is kept as float32."""
+    """An array of rows that grows at its end. float64 input, and input of different dtypes, is kept as float32."""
 
     by_id = False  # vectors are read by row
 
