@@ -322,3 +322,10 @@ def test_there_is_a_golden_file_of_each_kind() -> None:
     assert sorted(make.RECIPES) == GOLDEN
     kinds = {fpq.storage.describe(make.FOLDER / f"{name}.fpq").kind for name in GOLDEN}
     assert kinds == set(fpq.storage.Storable._kinds)
+
+
+def test_the_expected_class(tmp_path: Path) -> None:
+    fpq.FlatIndex().add(X[:9]).save(tmp_path / "flat")
+    assert len(fpq.load(tmp_path / "flat", fpq.FlatIndex)) == 9
+    with pytest.raises(fpq.FormatError, match="flat: expected a saved PQIndex, got a saved FlatIndex"):
+        fpq.load(tmp_path / "flat", fpq.PQIndex, mmap=True)

@@ -208,9 +208,7 @@ def integers(name: str, ids: Any) -> Int64:
         exact = exact_integers(ids)
         if exact is None:
             keys = array.dtype.kind in "USTO"
-            hint = (
-                "; for other keys, let ids be row numbers, and look the keys up in an array: keys[ids]" if keys else ""
-            )
+            hint = "; with other keys, let ids be row numbers and look the keys up: keys[ids]" if keys else ""
             raise TypeError(f"{name}: expected integer ids, got dtype {array.dtype}{hint}")
         array = exact
     if array.max() > np.iinfo(np.int64).max:

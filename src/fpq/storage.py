@@ -8,7 +8,7 @@ import mmap as mmaps
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -23,6 +23,7 @@ from fpq.threads import Call
 __all__ = ["FormatError", "Layout", "State", "Storable", "Stored", "describe", "load"]
 
 S = TypeVar("S", bound="Storable")
+T = TypeVar("T")
 
 
 class State(NamedTuple):
@@ -341,12 +342,19 @@ non_negative = Check("numbers of at least 0", lambda array: array.size == 0 or b
 unique = Check("numbers that are all different", _all_unique)
 
 
-def load(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
+@overload
+def load(path: str | os.PathLike[str], kind: None = None, *, mmap: bool = False) -> Any: ...
+@overload
+def load(path: str | os.PathLike[str], kind: type[T], *, mmap: bool = False) -> T: ...
+def load(path: str | os.PathLike[str], kind: type[Any] | None = None, *, mmap: bool = False) -> Any:
     """Load an object from a file that `save` wrote.
 
     Parameters
     ----------
     path : path
+    kind : class, optional
+        The expected class, such as ``fpq.PQIndex``: other files are refused, and type checkers and editors know what
+        `load` returns.
     mmap : bool, default False
         Map the vectors, codes and ids of an index into memory. Loading then takes milliseconds, processes share the
         memory, and a page is read from the disk when it is first used. A mapped index cannot be changed, and only
@@ -361,7 +369,8 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
     Raises
     ------
     FormatError
-        If the file has another format or version, or is damaged. Loading never runs code from the file.
+        If the file has another format or version, holds an object of another class than `kind`, or is damaged.
+        Loading never runs code from the file.
     OSError
         If the file cannot be read.
 
@@ -370,7 +379,7 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
     >>> import fpq, numpy as np, pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "points.fpq")
     >>> fpq.FlatIndex().add(np.eye(3), ids=[7, 8, 9]).save(path)
-    >>> index = fpq.load(path, mmap=True)
+    >>> index = fpq.load(path, fpq.FlatIndex, mmap=True)
     >>> index.verify()
     >>> index.search(np.array([0.0, 1, 0]), k=1).ids.tolist()
     [8]
@@ -378,6 +387,8 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
     try:
         with _files.open_regular(path) as file:
             layout = _layout(file, os.fstat(file.fileno()).st_size)
+            if kind is not None and not issubclass(Storable._kinds.get(layout.kind, kind), kind):
+                raise FormatError(f"expected a saved {kind.__name__}, got a saved {layout.kind}")
             source = mmaps.mmap(file.fileno(), 0, access=mmaps.ACCESS_READ) if mmap else file
             return _restore(Stored(layout, source, mapped=mmap, checked=not mmap))
     except FormatError as error:
