@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 
@@ -144,6 +144,14 @@ def choice(*options: R, elsewhere: Mapping[str, R] | None = None) -> Callable[[s
 def optional(check: Callable[[str, Any], R]) -> Callable[[str, Any], R | None]:
     """The check for None or a value that passes `check`."""
     return lambda name, value: None if value is None else check(name, value)
+
+
+def flag_or_function(name: str, value: Any) -> bool | Callable[..., Any]:
+    """Check that `value` is True, False or a function."""
+    try:
+        return cast("Callable[..., Any]", value) if callable(value) else flag(name, value)
+    except ValueError:
+        raise ValueError(f"{name}: expected True, False or a function, got {value!r}") from None
 
 
 def flag(name: str, value: Any) -> bool:

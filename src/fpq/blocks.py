@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
-from fpq import _checks, threads
+from fpq import _checks, progress, threads
 from fpq._checks import Array
 from fpq.learning.lloyd import LocalRows, TrainingRows
 
@@ -65,13 +63,13 @@ class Blocks(Protocol):
     sizes: list[int] | None  # rows of each block, if known in advance
     dim: int | None
 
-    def run(self, name: str, task: Task, more: Sequence[Any] | None = None, *, verbose: bool = False) -> list[Any]:
+    def run(self, stage: str, task: Task, more: Sequence[Any] | None = None) -> list[Any]:
         """The results of ``task(block, info, more[i])`` for all blocks i, in order; ``more[i]`` None skips a block.
 
-        `name` is the name of the tasks on a dashboard and, if `verbose`, of the progress bar.
+        `stage` names the stage in `fpq.progress`, and the tasks on a dashboard.
         """
 
-    def sample(self, task: Task, more: Sequence[Any], *, verbose: bool = False) -> TrainingRows:
+    def sample(self, task: Task, more: Sequence[Any]) -> TrainingRows:
         """The results of `run`, rows (n_i, d) of some blocks, as training rows."""
 
 
@@ -123,28 +121,27 @@ class LocalBlocks:
         sizes = None if any(np.isnan(size) for size in x.chunks[0]) else list(map(int, x.chunks[0]))
         return cls((chunk.compute() for chunk in x.blocks.ravel()), sizes, x.shape[1], x.dtype)
 
-    def run(self, name: str, task: Task, more: Sequence[Any] | None = None, *, verbose: bool = False) -> list[Any]:
+    def run(self, stage: str, task: Task, more: Sequence[Any] | None = None) -> list[Any]:
         """As `Blocks.run`."""
         results = []
         start = 0
-        quiet = not (verbose and sys.stderr.isatty())
-        total = None if self.sizes is None else len(self.sizes)
-        bar = tqdm(self._blocks, desc=name, unit="block", total=total, disable=quiet, leave=False)
-        for number, block in enumerate(bar):
-            if self.sizes is None or self._dtype is None:
-                block = _checks.plain(f"partition {number}", block)
-                self.dim = block.shape[1] if self.dim is None and block.ndim == 2 else self.dim
-                self._dtype = block.dtype if self._dtype is None else self._dtype
-            if more is None or more[number] is not None:
-                rows = None if self.sizes is None else self.sizes[number]
-                info = BlockInfo(number, start, rows, self.dim, self._dtype)
-                results.append(task(block, info, *([] if more is None else [more[number]])))
-            start += len(block)
+        with progress.stage(stage, None if self.sizes is None else sum(self.sizes), "rows") as advance:
+            for number, block in enumerate(self._blocks):
+                if self.sizes is None or self._dtype is None:
+                    block = _checks.plain(f"partition {number}", block)
+                    self.dim = block.shape[1] if self.dim is None and block.ndim == 2 else self.dim
+                    self._dtype = block.dtype if self._dtype is None else self._dtype
+                if more is None or more[number] is not None:
+                    rows = None if self.sizes is None else self.sizes[number]
+                    info = BlockInfo(number, start, rows, self.dim, self._dtype)
+                    results.append(task(block, info, *([] if more is None else [more[number]])))
+                start += len(block)
+                advance(len(block))
         return results
 
-    def sample(self, task: Task, more: Sequence[Any], *, verbose: bool = False) -> TrainingRows:
+    def sample(self, task: Task, more: Sequence[Any]) -> TrainingRows:
         """As `Blocks.sample`."""
-        return LocalRows(np.concatenate(self.run("sample", task, more, verbose=verbose)), None, threads.resolve(None))
+        return LocalRows(np.concatenate(self.run("sample", task, more)), None, threads.resolve(None))
 
 
 def on_dask(x: Any) -> bool:

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from fpq import FlatIndex, PQIndex, __version__, _files, cpu_info, datasets, metrics
+from fpq import FlatIndex, PQIndex, __version__, _files, cpu_info, datasets, metrics, progress
 
 K = 100
 N_ROWS, N_NEIGHBOURS = 12, 10
@@ -149,24 +148,22 @@ def _measure(digits: Digits, n_threads: int | None) -> tuple[list[Row], NDArray[
     ]
     rows: list[Row] = []
     found: list[NDArray[np.int64]] = []
-    silent = True if n * len(digits.query) < 10**7 else None  # None: silent except on a terminal
-    bar_format = "{n}/{total} {bar:16} {desc}"
-    with tqdm(total=8, disable=silent, delay=1, leave=False, bar_format=bar_format) as bar:
+    long = n * len(digits.query) >= 10**7
+    with progress.call("fpq demo", long), progress.stage("measurements", 8, "steps") as advance:
 
-        def timed(step: str, call: Callable[..., Any], *args: Any, **kw: Any) -> tuple[float, Any]:
-            bar.set_description_str(step)
+        def timed(call: Callable[..., Any], *args: Any, **kw: Any) -> tuple[float, Any]:
             start = time.perf_counter()
             result = call(*args, **kw)
             seconds = time.perf_counter() - start
-            bar.update()
+            advance(1)
             return seconds, result
 
         for name, size, index in methods:
             fit_s = None
             if isinstance(index, PQIndex):
-                fit_s, _ = timed(f"{name}, fit", index.fit, digits.base)
-            add_s, _ = timed(f"{name}, add", index.add, digits.base)
-            search_s, (_, ids) = timed(f"{name}, search", index.search, digits.query, min(K, n), n_threads=n_threads)
+                fit_s, _ = timed(index.fit, digits.base)
+            add_s, _ = timed(index.add, digits.base)
+            search_s, (_, ids) = timed(index.search, digits.query, min(K, n), n_threads=n_threads)
             found.append(ids)
             quality = _judge(digits, ids, found[0])
             rows.append(Row(name, fit_s, add_s, search_s, size, index.nbytes, *quality))

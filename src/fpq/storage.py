@@ -13,11 +13,12 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fpq import _files, _format, _settings, threads
+from fpq import _files, _format, _settings, progress, threads
 from fpq._arrays import aligned_empty
 from fpq._checks import Array
 from fpq._files import PIECE_BYTES
 from fpq._format import Digests, Extent, FormatError, Layout
+from fpq.progress import Progress
 from fpq.threads import Call
 
 __all__ = ["FormatError", "Layout", "State", "Storable", "Stored", "describe", "load"]
@@ -52,7 +53,7 @@ class Storable(_settings.Checked):
     _file: Stored | None = None  # the file of an object with mapped arrays
 
     n_threads = _settings.Setting(_settings.thread_count)
-    verbose = _settings.Setting(_settings.flag)
+    verbose = _settings.Setting[bool | Callable[[Progress], None]](_settings.flag_or_function)
 
     def __init_subclass__(cls, *, kind: str | None = None, **options: Any) -> None:
         """Register the class under `kind`, its name in files."""
@@ -112,8 +113,10 @@ class Storable(_settings.Checked):
             with _files.replacing(Path(path)) as file, _format.Digests(threads.resolve(None)) as digests:
                 begun = {name: digests.begin(buffer) for name, buffer in buffers.items()}
                 blank = dict.fromkeys(buffers, _format.BLANK)
-                for piece in _files.pieces([_format.header(self._kind, params, arrays, blank), *buffers.values()]):
-                    _files.write_through(file, piece)
+                with progress.saving(self, sum(map(len, buffers.values()))) as advance:
+                    for piece in _files.pieces([_format.header(self._kind, params, arrays, blank), *buffers.values()]):
+                        _files.write_through(file, piece)
+                        advance(len(piece))
                 file.seek(0)
                 finished = {name: digests.end(chunks) for name, chunks in begun.items()}
                 file.write(_format.header(self._kind, params, arrays, finished))
@@ -147,11 +150,11 @@ class Storable(_settings.Checked):
         return _format.encode(self._kind, params, arrays, threads.resolve(None))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle goes through the bytes of a file."""
+        """Pickles and copies go through the bytes of a file. They leave out a function in `verbose`."""
         with self._reading():
             params, arrays = self._loadable_state()
             data = b"".join(_format.encode(self._kind, params, arrays, threads.resolve(None)))
-        return _from_bytes, (data, self.n_threads, self.verbose)
+        return _from_bytes, (data, self.n_threads, self.verbose is True)
 
 
 class Check(NamedTuple):
@@ -172,7 +175,6 @@ class Stored:
         mapped: bool,
         checked: bool,
         n_threads: int | None = None,
-        verbose: bool = False,
     ) -> None:
         self.layout = layout
         self.params = layout.params
@@ -180,7 +182,6 @@ class Stored:
         self.mapped = mapped
         self.checked = checked
         self.n_threads = n_threads
-        self.verbose = verbose
         self._taken: set[str] = set()
         self._parts: list[Stored] = []
         self._arrays = set(layout.arrays)
@@ -225,7 +226,7 @@ class Stored:
             raise FormatError(f"{name}: expected a JSON object, got {params!r}")
         part = Stored(
             self.layout._replace(params=params), self.source,
-            mapped=self.mapped, checked=self.checked, n_threads=self.n_threads, verbose=self.verbose,
+            mapped=self.mapped, checked=self.checked, n_threads=self.n_threads,
         )  # fmt: skip
         part._arrays = self._arrays
         self._parts.append(part)
@@ -420,7 +421,9 @@ def _from_bytes(data: bytes, n_threads: int | None, verbose: bool) -> Storable:
     head = data[:8]
     text = data[8 : 8 + _format.header_size(head, len(data))]
     layout = _format.parse(head, text, len(data))
-    return _restore(Stored(layout, data, mapped=False, checked=True, n_threads=n_threads, verbose=verbose))
+    restored = _restore(Stored(layout, data, mapped=False, checked=True, n_threads=n_threads))
+    restored.verbose = verbose
+    return restored
 
 
 def _restore(stored: Stored) -> Storable:

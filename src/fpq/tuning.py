@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks, _native, metrics, scaling
+from fpq import _checks, _native, metrics, progress, scaling
 from fpq._checks import Array, Float32, Int64
 from fpq.blocks import BlockInfo, Blocks
 from fpq.learning.lloyd import Change
@@ -64,13 +64,15 @@ def exact(
     rows: Array, queries: Float32, k: int, ids: Int64 | None, metric: Metric, n_threads: int
 ) -> tuple[Float32, Int64]:
     """The exact k <= n nearest stored rows: (nq, k) distances (inner products negated) and ids."""
-    norms = np.empty(len(rows), dtype=np.float32)
-    _native.flat_norms(rows, norms, n_threads)
-    power = scaling.for_search(metric.inner_product, scaling.largest(rows, norms, n_threads), queries)
-    queries, own = scaling.scaled(queries, power), 0 if metric.inner_product else power
     distances = np.empty((len(queries), k), dtype=np.float32)
     found = np.empty((len(queries), k), dtype=np.int64)
-    _native.flat_search(rows, norms, queries, ids, None, metric.kernel, _native.TopK(distances, found), n_threads, own)
+    with progress.stage("exact neighbours", len(queries), "queries", f"{len(queries):,} queries, {len(rows):,} rows"):
+        norms = np.empty(len(rows), dtype=np.float32)
+        _native.flat_norms(rows, norms, n_threads)
+        power = scaling.for_search(metric.inner_product, scaling.largest(rows, norms, n_threads), queries)
+        queries, own = scaling.scaled(queries, power), 0 if metric.inner_product else power
+        answers = _native.TopK(distances, found)
+        _native.flat_search(rows, norms, queries, ids, None, metric.kernel, answers, n_threads, own)
     return scaling.unscaled(distances, power, metric.inner_product), found
 
 
@@ -96,7 +98,7 @@ def exact_in_blocks(
         distances, found = np.take_along_axis(distances, order, -1), np.take_along_axis(found, order, -1)
         n_searched += len(block_ids)
 
-    source.run("exact", search_block)
+    source.run("exact neighbours", search_block)
     if n_searched < len(ascending_ids):
         raise ValueError(f"X: expected a row for each id up to {ascending_ids[-1]}, got fewer rows")
     return found
@@ -128,16 +130,18 @@ def tune(
         If no setting reaches the target; the message gives the best recall.
     """
     trials = []
-    for setting in settings:
-        seconds = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            ids = search(setting)
-            seconds.append(time.perf_counter() - start)
-        trial = Trial(setting, metrics.recall_at_k(ids, truth), min(seconds) / len(truth))
-        trials.append(trial)
-        if trial.recall >= recall:
-            return Tuning(tuple(trials), trial)
+    with progress.stage("settings", None, "settings") as advance:
+        for setting in settings:
+            seconds = []
+            for _ in range(REPEATS):
+                start = time.perf_counter()
+                ids = search(setting)
+                seconds.append(time.perf_counter() - start)
+            trial = Trial(setting, metrics.recall_at_k(ids, truth), min(seconds) / len(truth))
+            trials.append(trial)
+            advance(1)
+            if trial.recall >= recall:
+                return Tuning(tuple(trials), trial)
     best = max(trials, key=lambda trial: trial.recall)
     raise ValueError(f"recall: {recall} is not reached, the best is {best.recall:.4f} at {best.setting}")
 
@@ -181,25 +185,28 @@ def fastest(
     trials: list[Trial] = []
     corners: list[Trial] = []
     effort, level = 0, len(reranks) - 1
-    while effort < len(efforts) and level >= 0:
-        trial = measured(search, {**efforts[effort], "rerank": reranks[level]}, truth)
-        trials.append(trial)
-        if trial.recall >= recall:
-            corners.append(trial)
-            level -= 1
-        elif corners and trial.seconds > SLOWER * min(corner.seconds for corner in corners):
-            break
-        else:
-            effort += 1
-    if not corners:
-        best = max(trials, key=lambda trial: trial.recall)
-        raise ValueError(f"recall: {recall} is not reached, the best is {best.recall:.4f} at {dict(best.setting)}")
-    limit = SLOWER * min(corner.seconds for corner in corners)
-    for _ in range(REPEATS - 1):
-        for i, trial in enumerate(trials):
-            if trial.recall >= recall and trial.seconds <= limit:
-                again = measured(search, trial.setting, truth)
-                trials[i] = trial._replace(seconds=min(trial.seconds, again.seconds))
+    with progress.stage("settings", None, "settings") as advance:
+        while effort < len(efforts) and level >= 0:
+            trial = measured(search, {**efforts[effort], "rerank": reranks[level]}, truth)
+            trials.append(trial)
+            advance(1)
+            if trial.recall >= recall:
+                corners.append(trial)
+                level -= 1
+            elif corners and trial.seconds > SLOWER * min(corner.seconds for corner in corners):
+                break
+            else:
+                effort += 1
+        if not corners:
+            best = max(trials, key=lambda trial: trial.recall)
+            raise ValueError(f"recall: {recall} is not reached, the best is {best.recall:.4f} at {dict(best.setting)}")
+        limit = SLOWER * min(corner.seconds for corner in corners)
+        for _ in range(REPEATS - 1):
+            for i, trial in enumerate(trials):
+                if trial.recall >= recall and trial.seconds <= limit:
+                    again = measured(search, trial.setting, truth)
+                    trials[i] = trial._replace(seconds=min(trial.seconds, again.seconds))
+                    advance(0)
     best = min((trial for trial in trials if trial.recall >= recall), key=lambda trial: trial.seconds)
     return Tuning(tuple(sorted(trials, key=lambda trial: trial.seconds)), best)
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 import fpq
-from fpq import _files, metrics
+from fpq import _files, metrics, progress
 from fpq._checks import Float32, Int64
 from fpq.cli import files, outputs
-from fpq.cli.report import Commands, Progress, UsageError, add_command, facts, positive, print_json
+from fpq.cli.report import Commands, UsageError, add_command, facts, positive, print_json
 from fpq.metric import L2, METRICS
 
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {}
@@ -132,37 +132,34 @@ def _build(args: argparse.Namespace) -> None:
     _refuse(set(given) - set(names), f"--kind {args.kind}")
     if hasattr(args, "train_rows") and "m" not in names:
         _refuse({"train_rows"}, f"--kind {args.kind}")
-    progress = Progress(args.quiet)
     outputs.check(args.index, [files.split(args.vectors)[0]], outputs.is_saved, force=args.force)
-    with files.opened(args.vectors, files.BASE) as rows:
+    with files.opened(args.vectors, files.BASE) as rows, progress.call("fpq build", not args.quiet):
         if not len(rows):
             raise ValueError(f"{args.vectors}: expected at least one vector, got none")
         if args.kind == "ivfpq":
             given.setdefault("n_lists", max(1, min(len(rows), int(4 * len(rows) ** 0.5))))
         index = cls(**given, metric=args.metric, n_threads=args.threads)
         start = time.perf_counter()
-        _fill(index, rows, args, given, progress)
+        _fill(index, rows, args, given)
         seconds = time.perf_counter() - start
-    with progress.step("save"):
         index.save(args.index)
     report = {"index": args.index, "kind": type(index).__name__, "n": len(index), "dim": index.dim,
               "seconds": round(seconds, 3), "bytes": os.path.getsize(args.index)}  # fmt: skip
     print_json(report) if args.json else facts(report)
 
 
-def _fill(index: Any, rows: files.Rows, args: argparse.Namespace, given: dict[str, Any], progress: Progress) -> None:
+def _fill(index: Any, rows: files.Rows, args: argparse.Namespace, given: dict[str, Any]) -> None:
     if args.kind in ("e2lsh", "c2lsh"):  # these keep all vectors in memory, and `fit` chooses settings for all rows
-        x = rows.all()
-        with progress.step(f"fit {len(rows):,} rows"):
-            index.fit(x)
-        with progress.step(f"add {len(rows):,} rows"):
-            index.add(x)
+        with progress.stage("read", len(rows), "rows"):
+            x = rows.all()
+        index.fit(x).add(x)
         return
     if args.kind != "flat":
         size = getattr(args, "train_rows", max(TRAIN_ROWS, ROWS_PER_LIST * given.get("n_lists", 0)))
-        with progress.step(f"fit {min(size, len(rows)):,} of {len(rows):,} rows"):
-            index.fit(rows.sample(size, given.get("seed", 0)))
-    with progress.bar("add", len(rows)) as advance:
+        with progress.stage("read", min(size, len(rows)), "rows"):
+            x = rows.sample(size, given.get("seed", 0))
+        index.fit(x)
+    with progress.stage("rows", len(rows), "rows") as advance:
         for block in rows.blocks():
             index.add(block)
             advance(len(block))
@@ -218,7 +215,7 @@ def _tune(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.index}: expected an index with settings to tune, got a {type(index).__name__}")
     with files.opened(args.queries, files.QUERIES) as rows:
         queries = rows.all()
-    with Progress(args.quiet).step(f"tune on {len(queries):,} queries"):
+    with progress.call("fpq tune", not args.quiet):
         tuned = index.tune(queries, k=args.k, recall=args.recall, n_threads=args.threads)
     if args.save:
         index.save(args.index)
@@ -244,7 +241,7 @@ def _find(
     nq = len(queries) if most is None else min(most, len(queries))
     distances, ids = np.empty((nq, args.k), np.float32), np.empty((nq, args.k), np.int64)
     seconds, step = 0.0, max(1, min(QUERY_BLOCK, (1 << 24) // args.k))
-    with Progress(args.quiet).bar("search", nq) as advance:
+    with progress.call("fpq", not args.quiet), progress.stage("search", nq, "queries") as advance:
         for first in range(0, nq, step):
             rows = slice(first, min(nq, first + step))
             block = queries.read(rows.start, rows.stop)

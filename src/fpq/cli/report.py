@@ -1,17 +1,12 @@
-"""Parsers with examples, progress and output, shared by the commands."""
+"""Parsers with examples, and output, shared by the commands."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -61,33 +56,3 @@ def _readable(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
     return str(value)
-
-
-class Progress:
-    """Progress on standard error: bars on a terminal, plain lines elsewhere."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-
-    @contextmanager
-    def bar(self, name: str, total: int) -> Iterator[Callable[[int], Any]]:
-        """A context whose value is a function that adds finished rows to the bar."""
-        start = time.perf_counter()
-        with tqdm(
-            total=total, desc=name, unit=" rows", unit_scale=True, disable=self.quiet or None, leave=False
-        ) as bar:
-            yield bar.update
-        self._line(f"{name} {total:,} rows", start)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """A context for a step without a bar."""
-        start = time.perf_counter()
-        if sys.stderr.isatty() and not self.quiet:
-            print(f"{name} ...", end="\r", file=sys.stderr, flush=True)
-        yield
-        self._line(name, start)
-
-    def _line(self, name: str, start: float) -> None:
-        if not self.quiet:
-            print(f"{name}: {time.perf_counter() - start:.2f} s", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import threads
+from fpq import progress, threads
 from fpq._checks import Array
 from fpq.blocks import BlockInfo, Blocks, LocalBlocks, Task, dask_array, from_xarray, on_dask
 from fpq.dask.client import answering, default_client
@@ -91,16 +91,16 @@ class OnCluster:
         pieces = [FilePiece(str(x.filename), x.dtype, x.shape, x.offset, start, start + rows) for start in starts]
         return cls(pieces, [min(rows, len(x) - start) for start in starts], x.shape[1], x.dtype, client)
 
-    def run(self, name: str, task: Task, more: Sequence[Any] | None = None, *, verbose: bool = False) -> list[Any]:
+    def run(self, stage: str, task: Task, more: Sequence[Any] | None = None) -> list[Any]:
         """As `Blocks.run`."""
         import dask
 
         client = self._client
-        with answering(client):
-            tasks = self._tasks(name, task, more)
+        with progress.stage(stage, sum(self.sizes or []), "rows"), answering(client):
+            tasks = self._tasks(stage, task, more)
             return list(dask.compute(*tasks, **({} if client is None else {"scheduler": client})))
 
-    def sample(self, task: Task, more: Sequence[Any], *, verbose: bool = False) -> TrainingRows:
+    def sample(self, task: Task, more: Sequence[Any]) -> TrainingRows:
         """As `Blocks.sample`; the rows stay with the workers of a cluster."""
         client = self._client
         if client is None:

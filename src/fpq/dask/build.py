@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _format, storage, threads
+from fpq import _checks, _format, progress, storage, threads
 from fpq._checks import Array
 from fpq.blocks import BlockInfo
 from fpq.dask import blocks
@@ -81,7 +81,8 @@ def build(index: Any, X: Any, folder: str | os.PathLike[str], *, client: Any = N
     target = Path(os.path.abspath(folder))
     target.mkdir(parents=True, exist_ok=True)
     task = functools.partial(encode, index, _digest_of(index), target)
-    encoded = source.run("encode", task, verbose=getattr(index, "verbose", False))
+    with progress.call("dask.build", index.verbose):
+        encoded = source.run("encode", task)
     encoded = [result for result in encoded if result is not None]
     if not encoded:
         raise ValueError("X: expected at least one row, got none")
@@ -100,6 +101,7 @@ def encode(index: Index, digest: bytes, folder: Path, block: Any, info: BlockInf
         storage.load(path, mmap=True).verify()
     except (FileNotFoundError, FormatError):
         shard: Any = copy.copy(index)
+        shard.verbose = False
         shard.add(x).save(path)
     return manifest.describe(path, folder, info.start)
 

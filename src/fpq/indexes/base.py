@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, scaling, threads
+from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
@@ -19,6 +19,7 @@ from fpq.indexes.parts.lock import Lock, reads, uninterrupted, writes
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
 from fpq.metric import METRICS, NAMES_ELSEWHERE
+from fpq.progress import Progress
 from fpq.storage import Storable
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
@@ -58,11 +59,15 @@ class RangeResult(NamedTuple):
     ids: Int64
 
 
+def write_nothing(advance: progress.Advance) -> None:
+    """Write no rows."""
+
+
 class Addition(NamedTuple):
     """New rows of an index. `write` may fail; `commit` and `clear` cannot."""
 
     commit: Commit  # makes the written rows visible
-    write: Callable[[], None] = no_op  # writes the rows behind the visible rows
+    write: Callable[[progress.Advance], None] = write_nothing  # writes and counts the rows behind the visible rows
     clear: Commit = no_op  # zeroes the written rows
 
 
@@ -81,7 +86,7 @@ class Index(Storable, ABC):
 
     _vectors: Vectors | VectorFile
 
-    def __init__(self, metric: str, n_threads: int | None, verbose: bool = False) -> None:
+    def __init__(self, metric: str, n_threads: int | None, verbose: bool | Callable[[Progress], None] = False) -> None:
         self.metric = metric
         self._metric = METRICS[self.metric]
         self.n_threads = n_threads
@@ -172,6 +177,10 @@ class Index(Storable, ABC):
         if getattr(ids, "ndim", 1) == 2 and getattr(X, "ndim", 2) == 1:
             raise ValueError(f"X: expected add(X, ids), got an array of shape {np.shape(X)} first")
         x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
+        with progress.method(self, "add", len(x)):
+            self._add_checked(x, ids, n_threads)
+
+    def _add_checked(self, x: Array, ids: Any, n_threads: int) -> None:
         given = self._ids.new(ids, len(x))
         first, n = len(self), len(self) + len(x)
         if n > self._max_rows:
@@ -180,7 +189,8 @@ class Index(Storable, ABC):
         vectors = self._write_vectors(x, new_ids, n_threads)
         addition = self._adding(x, new_ids, None if vectors is None else vectors.data[first:n], n_threads)
         try:
-            addition.write()
+            with progress.stage("rows", len(x), "rows") as advance:
+                addition.write(advance)
             commit_ids = self._ids.adding(given, len(x))
             with uninterrupted():
                 commit_ids()

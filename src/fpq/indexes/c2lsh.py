@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, tuning
+from fpq import _checks, _native, _settings, progress, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Bits, Nearest, SearchResult
@@ -288,6 +288,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         return find
 
     @reads
+    @progress.reported
     def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_candidates` to the smallest number that reaches a recall on sample queries.
 

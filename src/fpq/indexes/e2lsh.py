@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, threads, tuning
+from fpq import _checks, _native, _settings, progress, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt32, UInt64
 from fpq.indexes.base import Bits, Nearest, SearchResult
@@ -323,6 +323,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         return find
 
     @reads
+    @progress.reported
     def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_probe` to the smallest number of buckets that reaches a recall on sample queries.
 

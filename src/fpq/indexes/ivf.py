@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, scaling, threads, tuning
+from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._checks import Array, Float32, Int64, UInt8, UInt64
 from fpq.indexes import ivf_file
 from fpq.indexes.base import Addition, Bits, Nearest, RangeResult, SearchResult
@@ -20,6 +21,7 @@ from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_block
 from fpq.indexes.pq_base import CodeIndex
 from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
+from fpq.progress import Progress
 from fpq.storage import State, Stored
 
 PROBES = 1 << 22  # probes of a query batch, 12 bytes each
@@ -97,7 +99,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         keep_vectors: bool | str | os.PathLike[str] = False,
         seed: int = 0,
         n_threads: int | None = None,
-        verbose: bool = False,
+        verbose: bool | Callable[[Progress], None] = False,
     ) -> None:
         self.n_lists = n_lists
         self.residual = residual
@@ -149,6 +151,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return self._lists.lists_of(self._lists.find(self._ids.present(ids)[0]))
 
     @writes
+    @progress.reported
     @fits_blocks
     def fit(self, X: Any) -> IVFPQIndex:
         """Learn the centroids, the rotation and the codebooks from (a sample of) the rows of X. X is not kept.
@@ -178,7 +181,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             rows = rows.changed(self._metric.prepare)
         coarse = CoarseQuantizer.train(
             rows, self.n_lists, capacity=self.list_capacity, inner_product=not self._metric.euclidean, seed=pq.seed,
-            n_threads=n_threads, verbose=pq.verbose,
+            n_threads=n_threads,
         )  # fmt: skip
         rows = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:
@@ -234,7 +237,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         prepare = self._metric.prepare
         change = self._coarse.subtracting(labels, prepare) if self.residual else prepare
 
-        def write() -> None:
+        def write(advance: progress.Advance) -> None:
             row = 0
             for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, change):
                 chunk = slice(row, row + len(codes))
@@ -242,6 +245,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
                 if self.residual:
                     np.maximum.at(max_residual, labels[chunk], self.quantizer.lengths(codes))
                 row = chunk.stop
+                advance(len(codes))
 
         def commit() -> None:
             place()
@@ -290,6 +294,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         )
 
     @reads
+    @progress.reported
     def tune(
         self,
         Q: Any,

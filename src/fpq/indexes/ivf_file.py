@@ -42,7 +42,7 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     if stored.shape("list_sizes") != (n_lists,):  # checked before memory is allocated for n_lists lists
         raise FormatError(f"list_sizes: expected shape ({n_lists},), got {stored.shape('list_sizes')}")
     options = stored_options(stored, "n_lists", "residual", "list_capacity")
-    index = kind(**options, n_threads=stored.n_threads, verbose=stored.verbose)
+    index = kind(**options, n_threads=stored.n_threads)
     index.n_probe = min(stored.count("n_probe", 1), index.n_lists)
     index.rerank = stored_rerank(stored)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, scaling, threads, tuning
+from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes.base import Addition, Bits, Index, Nearest
@@ -133,6 +133,7 @@ class LSHIndex(Index):
         return sketch_size(self._dim or 0)
 
     @writes
+    @progress.reported
     def fit(self: Self, X: Any) -> Self:
         """Choose the parameters that were not given, and draw the hash functions. X is not kept.
 
@@ -154,9 +155,10 @@ class LSHIndex(Index):
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
         rng = np.random.default_rng(self.seed)
-        sample = self._metric.prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
-        sketches = sketcher(sample, n_threads) if sketch_size(x.shape[1]) else None
-        hashes, chosen = self._choose(x, sample, rng, n_threads)
+        with progress.stage("hashes", len(x), "rows"):
+            sample = self._metric.prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
+            sketches = sketcher(sample, n_threads) if sketch_size(x.shape[1]) else None
+            hashes, chosen = self._choose(x, sample, rng, n_threads)
         learned = {"_hashes": hashes, "_sketcher": sketches, "_dim": x.shape[1], "_vectors": Vectors(), **chosen}
         return lambda: vars(self).update(learned)
 
@@ -230,7 +232,8 @@ class LSHIndex(Index):
 
     def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
         prepared = x if kept is None or not self._metric.unit_length else kept
-        return Addition(self._hashing(prepared, n_threads) if len(x) else no_op)
+        with progress.stage("hashes", len(x), "rows"):
+            return Addition(self._hashing(prepared, n_threads) if len(x) else no_op)
 
     @abstractmethod
     def _hashing(self, x: Array, n_threads: int) -> Commit:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fpq import _native, tuning
+from fpq import _native, progress, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.indexes.base import Addition, Bits, Nearest, SearchResult
@@ -18,6 +19,7 @@ from fpq.indexes.pq_base import CodeIndex, stored_counts, stored_options, stored
 from fpq.learning.lloyd import TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer
+from fpq.progress import Progress
 from fpq.storage import FormatError, State, Stored
 
 BLOCK_ROWS = 64
@@ -78,7 +80,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         keep_vectors: bool | str | os.PathLike[str] = False,
         seed: int = 0,
         n_threads: int | None = None,
-        verbose: bool = False,
+        verbose: bool | Callable[[Progress], None] = False,
     ) -> None:
         super().__init__(
             m, nbits=nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
@@ -103,6 +105,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return self._codes(np.arange(len(self), dtype=np.int64))
 
     @writes
+    @progress.reported
     @fits_blocks
     def fit(self, X: Any) -> PQIndex:
         """Learn the rotation and the codebooks from (a sample of) the rows of X. X is not kept.
@@ -162,11 +165,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self._blocks.reserve(-(-n // BLOCK_ROWS))
         counts = self._next_counts()
 
-        def write() -> None:
+        def write(advance: progress.Advance) -> None:
             row = first
             for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._metric.prepare):
                 _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
                 row += len(codes)
+                advance(len(codes))
 
         def commit() -> None:
             self._counts = counts
@@ -206,6 +210,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return self._search_codes(Q, k, rerank, allowed, n_threads)
 
     @reads
+    @progress.reported
     def tune(
         self,
         Q: Any,
@@ -301,7 +306,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     @classmethod
     def _from_state(cls, stored: Stored) -> PQIndex:
-        index = cls(**stored_options(stored), n_threads=stored.n_threads, verbose=stored.verbose)
+        index = cls(**stored_options(stored), n_threads=stored.n_threads)
         index.rerank = stored_rerank(stored)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
         vars(index).update(index._no_rows())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, scaling, threads, tuning
+from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.blocks import LocalBlocks
@@ -22,6 +22,7 @@ from fpq.indexes.parts.vectors import Vectors
 from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer
+from fpq.progress import Progress
 from fpq.storage import Check, Stored
 
 MAX_RERANK = 128  # the largest `rerank` that `tune` measures
@@ -51,7 +52,7 @@ class CodeIndex(Index):
         keep_vectors: bool | str | os.PathLike[str],
         seed: int,
         n_threads: int | None,
-        verbose: bool,
+        verbose: bool | Callable[[Progress], None],
     ) -> None:
         super().__init__(metric, n_threads, verbose)
         self.quantizer = ProductQuantizer(
@@ -79,8 +80,11 @@ class CodeIndex(Index):
 
     def _fitting(self, X: Any) -> Commit:
         n_threads = threads.resolve(self.n_threads)
-        x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
-        return self._learning(LocalRows(x, self._drawn(len(x)), n_threads), len(x))
+        with progress.stage("sample", None, "rows") as advance:
+            x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
+            rows = LocalRows(x, self._drawn(len(x)), n_threads)
+            advance(rows.n)
+        return self._learning(rows, len(x))
 
     def _choose(self, n: int, size: int) -> Int64 | None:
         """A random sample of `size` of `n` row numbers, ascending; None if `n` <= `size`: all rows."""

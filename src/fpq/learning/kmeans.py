@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, scaling, threads
+from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.learning.lloyd import LocalRows, TrainingRows, iterate, train_codebooks
+from fpq.progress import Progress
 from fpq.storage import FormatError, State, Storable, Stored, as_number, finite
 
 MOST_CLUSTERS = 1 << 24
@@ -49,7 +51,7 @@ def random_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.
 
 def learn_centroids(
     rows: TrainingRows, k: int, *, n_iter: int, rows_per_centroid: int, capacity: float | None, seed: int,
-    n_threads: int, verbose: bool = False,
+    n_threads: int, advance: progress.Advance = progress.silent,
 ) -> Float32:  # fmt: skip
     """The centroids (k, d) that `KMeans` would learn from the rows."""
     rng = np.random.default_rng(seed)
@@ -57,7 +59,7 @@ def learn_centroids(
     offsets = even_offsets(rows.dim, 1)
     start = random_centroids(rows, offsets, k, rng)
     done = iterate(
-        rows, offsets, start, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, verbose=verbose
+        rows, offsets, start, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, advance=advance
     )
     return scaling.scaled(done.centroids[0], -power)
 
@@ -107,8 +109,8 @@ class KMeans(Storable, kind="KMeans"):
         Seed of the sample and of the initial centroids.
     n_threads : int or None, default None
         Number of threads. None: all available cores, or OMP_NUM_THREADS.
-    verbose : bool, default False
-        Show a progress bar if standard error is a terminal.
+    verbose : bool or function, default False
+        True: show the progress of long calls. A function: call it with a `fpq.progress.Progress`. See `fpq.progress`.
 
     Attributes
     ----------
@@ -150,7 +152,7 @@ class KMeans(Storable, kind="KMeans"):
         capacity: float | None = None,
         seed: int = 0,
         n_threads: int | None = None,
-        verbose: bool = False,
+        verbose: bool | Callable[[Progress], None] = False,
     ) -> None:
         self.n_clusters = n_clusters
         self.n_iter = n_iter
@@ -181,31 +183,39 @@ class KMeans(Storable, kind="KMeans"):
         """
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
-        k, d = self.n_clusters, x.shape[1]
+        k = self.n_clusters
+        if not isinstance(self.init, str):
+            given = _checks.vectors("init", self.init, dim=x.shape[1], min_rows=k)
+            if len(given) != k:
+                raise ValueError(f"init: expected {k} centroids, got {len(given)}")
         warn_of_few_rows(len(x), k)
+        with progress.method(self, "fit"):
+            self._learn(x, n_threads)
+        return self
+
+    def _learn(self, x: Array, n_threads: int) -> None:
+        """Learn the centroids of checked rows, as a part of a reported call or without a report."""
+        k, offsets = self.n_clusters, even_offsets(x.shape[1], 1)
         rng = np.random.default_rng(self.seed)
         sample = LocalRows(x, sample_rows(len(x), k * self.max_points_per_centroid, rng), n_threads)
         rows, power = scaling.training(sample)
-        offsets = even_offsets(d, 1)
-        if isinstance(self.init, str) and self.init == "random":
-            start = random_centroids(rows, offsets, k, rng)
-        elif isinstance(self.init, str):
-            start = spread_centroids(rows, offsets, k, rng, n_threads)
-        else:
-            given = _checks.vectors("init", self.init, dim=d, min_rows=k)
-            if len(given) != k:
-                raise ValueError(f"init: expected {k} centroids, got {len(given)}")
-            start = scaling.scaled(given, power)[None]
-        trained = train_codebooks(
-            rows, offsets, start, n_iter=self.n_iter, rng=rng, capacity=self.capacity, n_threads=n_threads,
-            verbose=self.verbose,
-        )  # fmt: skip
+        about = f"{k:,} centroids from {rows.n:,} rows"
+        with progress.stage("centroids", self.n_iter, "iterations", about) as advance:
+            if not isinstance(self.init, str):
+                start = scaling.scaled(self.init, power)[None]
+            elif self.init == "random":
+                start = random_centroids(rows, offsets, k, rng)
+            else:
+                start = spread_centroids(rows, offsets, k, rng, n_threads)
+            trained = train_codebooks(
+                rows, offsets, start, n_iter=self.n_iter, rng=rng, capacity=self.capacity, n_threads=n_threads,
+                advance=advance,
+            )  # fmt: skip
         vars(self).update(
             centroids=scaling.scaled(trained.centroids[0], -power),
             inertia=math.ldexp(float(trained.errors.sum(dtype=np.float64)), -2 * power),
             n_iter_run=trained.n_iter_run,
         )
-        return self
 
     def _state(self) -> State:
         names = ("n_clusters", "n_iter", "init", "max_points_per_centroid", "capacity", "seed")
@@ -228,7 +238,7 @@ class KMeans(Storable, kind="KMeans"):
             params["init"] = stored.array("init", np.float32, stored.shape("init"))
         elif not isinstance(params["init"], str):
             raise FormatError(f"init: expected a string or null, got {params['init']!r}")
-        kmeans = cls(**params, n_threads=stored.n_threads, verbose=stored.verbose)
+        kmeans = cls(**params, n_threads=stored.n_threads)
         dim = stored.optional_count("dim", 1)
         if dim is not None:
             kmeans.centroids = stored.array("centroids", np.float32, (kmeans.n_clusters, dim), finite)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
-from fpq import _native
+from fpq import _native, progress
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 
 LONG, SHORT = 16, 8  # iterations; a training of fewer than SHORT uses all rows in every iteration
@@ -185,11 +183,11 @@ def train_codebooks(
     rng: np.random.Generator,
     capacity: float | None = None,
     n_threads: int,
-    verbose: bool = False,
+    advance: progress.Advance = progress.silent,
 ) -> Training:
     """As `iterate`, followed by the assignment of all rows to the final centroids."""
     done = iterate(
-        rows, offsets, centroids, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, verbose=verbose
+        rows, offsets, centroids, n_iter=n_iter, rng=rng, capacity=capacity, n_threads=n_threads, advance=advance
     )
     ids, errors = done.steps.assigned(done.centroids)
     if done.order is not None:
@@ -206,13 +204,13 @@ def iterate(
     rng: np.random.Generator,
     capacity: float | None = None,
     n_threads: int,
-    verbose: bool = False,
+    advance: progress.Advance = progress.silent,
 ) -> Iterated:
     """Run Lloyd iterations on all subspaces at once, until no row changes its centroid or `n_iter` is reached.
 
     With many rows, the first iterations use random parts of the rows, drawn from `rng`. `centroids` (m, k, dsub) are
     the initial centroids and are not changed. An empty cluster takes the row farthest from its centroid in the cluster
-    of the largest squared error.
+    of the largest squared error. `advance` counts iterations.
     """
     m, k, dsub = centroids.shape
     if capacity is not None:
@@ -224,21 +222,19 @@ def iterate(
     centroids = centroids.copy()
     counts = np.zeros((m, k), np.int64)
     n_iter_run = 0
-    quiet = not (verbose and sys.stderr.isatty())
-    with tqdm(total=n_iter, desc="k-means", unit="iteration", disable=quiet, leave=False, delay=1) as bar:
-        for size, iterations in parts:
-            active = np.ones(m, np.uint8)
-            chunk_rows = _native.kmeans_chunk_rows(m, k, dsub, size)
-            limit = 0.0 if capacity is None else capacity * size / k
-            while iterations and active.any():
-                sums, changed = steps.sums(centroids, active, size, chunk_rows, limit)
-                _native.kmeans_means(centroids, offsets, active, sums, counts, n_threads)
-                for j in np.flatnonzero(active & (counts == 0).any(axis=1)):
-                    _refill(centroids[j], rows, slice(*offsets[j : j + 2]), steps.assignment(int(j), size), counts[j])
-                active &= changed > 0
-                iterations -= 1
-                n_iter_run += 1
-                bar.update()
+    for size, iterations in parts:
+        active = np.ones(m, np.uint8)
+        chunk_rows = _native.kmeans_chunk_rows(m, k, dsub, size)
+        limit = 0.0 if capacity is None else capacity * size / k
+        while iterations and active.any():
+            sums, changed = steps.sums(centroids, active, size, chunk_rows, limit)
+            _native.kmeans_means(centroids, offsets, active, sums, counts, n_threads)
+            for j in np.flatnonzero(active & (counts == 0).any(axis=1)):
+                _refill(centroids[j], rows, slice(*offsets[j : j + 2]), steps.assignment(int(j), size), counts[j])
+            active &= changed > 0
+            iterations -= 1
+            n_iter_run += 1
+            advance(1)
     return Iterated(centroids, steps, order, n_iter_run)
 
 

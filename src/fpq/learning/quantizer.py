@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from fpq import _checks, _native, _settings, scaling, threads
+from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.learning import rotation as rotations
@@ -17,6 +17,7 @@ from fpq.learning.kmeans import even_offsets, random_centroids, sample_rows, spr
 from fpq.learning.lloyd import Change, LocalRows, Training, TrainingRows, train_codebooks
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.metric import L2, Metric
+from fpq.progress import Progress
 from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 
 CHUNK_ROWS, MOST_SUBSPACES = 1 << 16, 1 << 20
@@ -87,8 +88,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         Seed of the sample and of the initial centroids.
     n_threads : int or None, default None
         Number of threads. None: all available cores, or OMP_NUM_THREADS.
-    verbose : bool, default False
-        Show a progress bar if standard error is a terminal.
+    verbose : bool or function, default False
+        True: show the progress of long calls. A function: call it with a `fpq.progress.Progress`. See `fpq.progress`.
 
     Attributes
     ----------
@@ -151,7 +152,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         max_points_per_centroid: int = 256,
         seed: int = 0,
         n_threads: int | None = None,
-        verbose: bool = False,
+        verbose: bool | Callable[[Progress], None] = False,
     ) -> None:
         self.m = m
         self.nbits = nbits
@@ -216,7 +217,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         self.check_dim(x.shape[1])
         warn_of_few_rows(len(x), 1 << self.nbits)
         rng = np.random.default_rng(self.seed)
-        self._train(LocalRows(x, sample_rows(len(x), self.max_training_rows, rng), n_threads), rng, n_threads)
+        with progress.method(self, "fit"):
+            self._train(LocalRows(x, sample_rows(len(x), self.max_training_rows, rng), n_threads), rng, n_threads)
         return self
 
     def drawn(self, n: int) -> Int64 | None:
@@ -247,33 +249,31 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         return self.max_points_per_centroid << self.nbits
 
     def _train(self, rows: TrainingRows, rng: np.random.Generator, n_threads: int) -> None:
-        k = 1 << self.nbits
-        dim, width = rows.dim, self.rotation_dim or rows.dim
+        k, dim, width = 1 << self.nbits, rows.dim, self.rotation_dim or rows.dim
         rows, power = scaling.training(rows)
         rotation = local = None
         if self.rotation or self.open_indexing:
             rows = local = rows.local()
         if local is not None and self.rotation:
-            if self.rotation == "pca":
-                rotation = rotations.pca(local.x, local.rows, self.m, width, n_threads)
-            else:
-                rotation = rotations.opq(local.x, local.rows, self.m, k, width, rng, n_threads)
+            rotation = rotations.learned(self.rotation, local.x, local.rows, self.m, k, width, rng, n_threads)
             rows = local = LocalRows(rotation.apply(local.x, n_threads, local.rows), None, n_threads)
         offsets = even_offsets(rows.dim, self.m)
-        if self.init == "random":
-            start = random_centroids(rows, offsets, k, rng)
-        else:
-            start = spread_centroids(rows, offsets, k, rng, n_threads)
-        trained = train_codebooks(
-            rows, offsets, start, n_iter=self.n_iter, rng=rng, n_threads=n_threads, verbose=self.verbose
-        )
-        if k == 256:
-            trained = group_centroids(trained, offsets)
-        if self.open_indexing and local is not None:
-            self.open_indexing.apply(
-                trained.centroids, offsets, local.x, trained.ids, self.open_indexing.new_counts(self.m, k),
-                local.n, n_threads, local.rows,
-            )  # fmt: skip
+        about = f"{self.m:,} x {k} centroids from {rows.n:,} rows"
+        with progress.stage("codebooks", self.n_iter, "iterations", about) as advance:
+            if self.init == "random":
+                start = random_centroids(rows, offsets, k, rng)
+            else:
+                start = spread_centroids(rows, offsets, k, rng, n_threads)
+            trained = train_codebooks(
+                rows, offsets, start, n_iter=self.n_iter, rng=rng, n_threads=n_threads, advance=advance
+            )
+            if k == 256:
+                trained = group_centroids(trained, offsets)
+            if self.open_indexing and local is not None:
+                self.open_indexing.apply(
+                    trained.centroids, offsets, local.x, trained.ids, self.open_indexing.new_counts(self.m, k),
+                    local.n, n_threads, local.rows,
+                )  # fmt: skip
         if rotation and power:
             rotation = rotations.Rotation(rotation.matrix, scaling.scaled(rotation.mean, -power))
         self._learned(
@@ -319,7 +319,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             params |= stored.take("init")
         policy = stored.take("open_indexing")["open_indexing"]
         params["open_indexing"] = None if policy is None else OpenIndexing(**policy)
-        pq = cls(**params, n_threads=stored.n_threads, verbose=stored.verbose)
+        pq = cls(**params, n_threads=stored.n_threads)
         dim = stored.optional_count("dim", 1)
         if dim is None:
             return pq

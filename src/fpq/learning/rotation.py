@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpq import _native, threads
+from fpq import _native, progress, threads
 from fpq._arrays import pack
 from fpq._checks import Array, Float32, Float64, Int32, Int64
 from fpq.learning.kmeans import even_offsets, sample_rows, spread_centroids
@@ -133,7 +133,21 @@ def balanced_order(variances: Array, offsets: Int32) -> Int64:
     return np.array([dimension for subspace in allocated for dimension in subspace], dtype=np.int64)
 
 
-def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int) -> Rotation:
+def learned(
+    kind: str, x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int
+) -> Rotation:
+    """The rotation "pca" or "opq" from (n, d) rows to `dim` dimensions, for `m` codebooks of `k` centroids."""
+    about = f"{kind}, {x.shape[1]:,} to {dim:,} dimensions, from {_count(x, rows):,} rows"
+    with progress.stage("rotation", OPQ_ROUNDS if kind == "opq" else 1, "iterations", about) as advance:
+        if kind == "pca":
+            return pca(x, rows, m, dim, n_threads)
+        return opq(x, rows, m, k, dim, rng, n_threads, advance)
+
+
+def opq(
+    x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int,
+    advance: progress.Advance = progress.silent,
+) -> Rotation:  # fmt: skip
     """Optimized product quantization: PCA to `dim` dimensions, then the rotation with the smallest quantization error.
 
     If no dimension is dropped and the identity quantizes better than the PCA, the identity is the initial rotation.
@@ -155,6 +169,7 @@ def opq(x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.G
     codebooks = spread_centroids(LocalRows(y, None, n_threads), offsets, k, rng, n_threads)
     for _ in range(OPQ_ROUNDS):
         rotation, codebooks = _opq_round(y, rotation, codebooks, offsets, rng, n_threads)
+        advance(1)
     return Rotation(Rotation(rotation, start.mean).apply(start.matrix, n_threads), start.mean)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from fpq import progress, threads
 from fpq._checks import Array, Int64
 from fpq.blocks import BlockInfo, Blocks
-from fpq.learning.lloyd import TrainingRows
+from fpq.learning.lloyd import LocalRows, TrainingRows
 
 
 def learn(index: Any, source: Blocks) -> None:
@@ -22,10 +23,9 @@ def learn(index: Any, source: Blocks) -> None:
         As ``index.fit``; an error in a block names the partition. The index is then unchanged.
     """
     index._require_empty()
-    if source.sizes is None:
-        index.fit(_from_stream(index, source))
-    else:
-        index._fit_drawn(*_from_known(index, source, source.sizes))
+    with progress.method(index, "fit"):
+        drawn = _from_stream(index, source) if source.sizes is None else _from_known(index, source, source.sizes)
+        index._fit_drawn(*drawn)
 
 
 def _from_known(index: Any, source: Blocks, sizes: list[int]) -> tuple[TrainingRows, int]:
@@ -40,7 +40,7 @@ def _from_known(index: Any, source: Blocks, sizes: list[int]) -> tuple[TrainingR
     pieces = np.split(rows, np.searchsorted(rows, ends[:-1]))
     starts = ends - np.asarray(sizes)
     wanted = [piece - start if len(piece) else None for piece, start in zip(pieces, starts, strict=True)]
-    return source.sample(take, wanted, verbose=index.verbose), n
+    return source.sample(take, wanted), n
 
 
 def take(block: Any, info: BlockInfo, rows: Int64) -> Array:
@@ -81,9 +81,11 @@ class _Reservoir:
         return self._smallest()[2]
 
 
-def _from_stream(index: Any, source: Blocks) -> Array:
+def _from_stream(index: Any, source: Blocks) -> tuple[TrainingRows, int]:
+    """The training rows that the index draws from a reservoir, and the number of rows in the reservoir."""
     reservoir = _Reservoir(index._training_size, index.quantizer.seed)
-    source.run("sample", reservoir.add, verbose=index.verbose)
+    source.run("sample", reservoir.add)
     if reservoir.n == 0:
         raise ValueError("X: expected at least 1 row(s), got 0")
-    return reservoir.rows()
+    x = reservoir.rows()
+    return LocalRows(x, index._drawn(len(x)), threads.resolve(index.n_threads)), len(x)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from fpq import _native
+from fpq import _native, progress
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.indexes.parts.two_level import LEAST_LISTS, ROWS_PER_CENTROID, TwoLevel, learn, refined
 from fpq.learning.kmeans import even_offsets, learn_centroids
@@ -53,22 +53,24 @@ class CoarseQuantizer:
         inner_product: bool,
         seed: int,
         n_threads: int,
-        verbose: bool,
     ) -> CoarseQuantizer:
         """Learn the centroids of `n_lists` <= n lists."""
+        about = f"{n_lists:,} centroids from {min(rows.n, n_lists * rows_per_list(n_lists)):,} rows"
         if n_lists >= LEAST_LISTS:
-            x = rows.local().take(None)
-            centroids = learn(x, n_lists, capacity=capacity, seed=seed, n_threads=n_threads)
-            coarse = cls(centroids, inner_product, n_threads)
-            for _ in range(REFINEMENTS if capacity is None else 0):  # a refinement ignores the capacity
-                assert coarse._two_level is not None
-                coarse = cls(refined(x, coarse._two_level, n_threads), inner_product, n_threads)
-            return coarse
-        centroids = learn_centroids(
-            rows, n_lists, n_iter=N_ITER, rows_per_centroid=rows_per_list(n_lists), capacity=capacity,
-            seed=seed, n_threads=n_threads, verbose=verbose,
-        )  # fmt: skip
-        return cls(centroids[by_halves(centroids)], inner_product, n_threads)
+            with progress.stage("lists", n_lists, "centroids", about) as advance:
+                x = rows.local().take(None)
+                centroids = learn(x, n_lists, capacity=capacity, seed=seed, n_threads=n_threads, advance=advance)
+                coarse = cls(centroids, inner_product, n_threads)
+                for _ in range(REFINEMENTS if capacity is None else 0):  # a refinement ignores the capacity
+                    assert coarse._two_level is not None
+                    coarse = cls(refined(x, coarse._two_level, n_threads), inner_product, n_threads)
+                return coarse
+        with progress.stage("lists", N_ITER, "iterations", about) as advance:
+            centroids = learn_centroids(
+                rows, n_lists, n_iter=N_ITER, rows_per_centroid=rows_per_list(n_lists), capacity=capacity,
+                seed=seed, n_threads=n_threads, advance=advance,
+            )  # fmt: skip
+            return cls(centroids[by_halves(centroids)], inner_product, n_threads)
 
     @property
     def nbytes(self) -> int:
@@ -96,13 +98,15 @@ class CoarseQuantizer:
     def labels(self, x: Array, prepare: Change, sizes: Int64, limit: int | None, n_threads: int) -> Int32:
         """Prepare x in chunks and assign each row to a list; lists of these sizes grow to at most `limit` rows."""
         labels, counts = np.empty(len(x), dtype=np.int32), sizes.copy()
-        for start in range(0, len(x), CHUNK_ROWS):
-            chunk = prepare(x[start : start + CHUNK_ROWS], n_threads)
-            if limit is None:
-                found = self.nearest(chunk, n_threads)
-            else:
-                found = self.nearest_with_room(chunk, counts, limit, n_threads)
-            labels[start : start + len(found)] = found
+        with progress.stage("assignment", len(x), "rows") as advance:
+            for start in range(0, len(x), CHUNK_ROWS):
+                chunk = prepare(x[start : start + CHUNK_ROWS], n_threads)
+                if limit is None:
+                    found = self.nearest(chunk, n_threads)
+                else:
+                    found = self.nearest_with_room(chunk, counts, limit, n_threads)
+                labels[start : start + len(found)] = found
+                advance(len(found))
         return labels
 
     def subtracting(self, labels: Int32, prepare: Change) -> Change:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from fpq import _checks
+from fpq import _checks, progress
 from fpq._checks import KERNEL_TYPES
 from fpq.blocks import BlockInfo, LocalBlocks, on_dask
 from fpq.indexes.base import SearchResult
@@ -81,7 +81,8 @@ def adds_blocks(method: F) -> F:
                 if source.sizes is not None and info.number == 0:
                     self._reserve(n + sum(source.sizes))
 
-            source.run("add", add_one, verbose=getattr(self, "verbose", False))
+            with progress.method(self, "add"):
+                source.run("rows", add_one)
             if given is not None and len(given) != len(self) - n:
                 raise ValueError(f"ids: expected {len(self) - n} ids, one per row, got {len(given)}")
         except BaseException:
@@ -104,7 +105,8 @@ def searches_blocks(method: F) -> F:
         def search_one(block: Any, info: BlockInfo) -> Any:
             return method(self, info.finite(info.shaped(block)), k, **options)
 
-        found = LocalBlocks.of(Q, ROWS).run("search", search_one, verbose=getattr(self, "verbose", False))
+        with progress.method(self, "search"):
+            found = LocalBlocks.of(Q, ROWS).run("search", search_one)
         if not found:
             return method(self, np.empty((0, self.dim or 1), np.float32), k, **options)
         return SearchResult(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))

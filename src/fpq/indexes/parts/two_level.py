@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from fpq import _native
+from fpq import _native, progress
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.learning.kmeans import KMeans, even_offsets
 
@@ -27,7 +27,8 @@ class TwoLevel:
     def __init__(self, centroids: Float32, n_threads: int) -> None:
         self.centroids = centroids
         n = math.isqrt(len(centroids))
-        kmeans = KMeans(n, n_iter=N_ITER, capacity=1.5, n_threads=n_threads).fit(centroids)
+        kmeans = KMeans(n, n_iter=N_ITER, capacity=1.5, n_threads=n_threads)
+        kmeans._learn(centroids, n_threads)
         self.centres = kmeans.centroids
         self._norms = np.empty(n, dtype=np.float32)
         _native.flat_norms(self.centres, self._norms, n_threads)
@@ -108,21 +109,27 @@ class TwoLevel:
         return lists
 
 
-def learn(x: Array, k: int, *, capacity: float | None, seed: int, n_threads: int) -> Float32:
+def learn(
+    x: Array, k: int, *, capacity: float | None, seed: int, n_threads: int,
+    advance: progress.Advance = progress.silent,
+) -> Float32:  # fmt: skip
     """Learn k <= n centroids of the rows of x: k-means into sqrt(k) cells, then within each cell.
 
     The number of centroids of a cell is proportional to the number of rows of the cell.
     """
     make = partial(KMeans, n_iter=N_ITER, seed=seed, capacity=capacity, n_threads=n_threads)
-    top = make(math.isqrt(k), max_points_per_centroid=ROWS_PER_CENTROID * 16).fit(x)
+    top = make(math.isqrt(k), max_points_per_centroid=ROWS_PER_CENTROID * 16)
+    top._learn(x, n_threads)
     labels = top.predict(x)
     sizes = np.bincount(labels, minlength=top.n_clusters)
     rows_of = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-    centroids = [
-        make(int(count), max_points_per_centroid=ROWS_PER_CENTROID).fit(x[rows]).centroids
-        for rows, count in zip(rows_of, shares(sizes, k), strict=True)
-        if count
-    ]
+    centroids = []
+    for rows, count in zip(rows_of, shares(sizes, k), strict=True):
+        if count:
+            cell = make(int(count), max_points_per_centroid=ROWS_PER_CENTROID)
+            cell._learn(x[rows], n_threads)
+            centroids.append(cell.centroids)
+            advance(int(count))
     return np.concatenate(centroids)
 
 
