@@ -73,28 +73,28 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 KINDS: dict[str, tuple[Callable[..., Any], list[tuple[str, int, str]], list[tuple[str, int, str]]]] = {
     "kmeans": (lambda: fpq.KMeans(5, n_iter=7), [("centroids", 7, "iterations")], []),
     "quantizer": (
-        lambda: fpq.ProductQuantizer(3, 4, rotation="pca", n_iter=7),
+        lambda: fpq.ProductQuantizer(3, nbits=4, rotation="pca", n_iter=7),
         [("rotation", 1, "iterations"), ("codebooks", 7, "iterations")],
         [],
     ),
     "flat": (fpq.FlatIndex, [], [("rows", N, "rows")]),
     "pq": (
-        lambda: fpq.PQIndex(3, 4, rotation="opq", keep_vectors=True),
+        lambda: fpq.PQIndex(3, nbits=4, rotation="opq", keep_vectors=True),
         [("sample", N, "rows"), ("rotation", 16, "iterations"), ("codebooks", 25, "iterations")],
         [("rows", N, "rows")],
     ),
     "ivfpq": (
-        lambda: fpq.IVFPQIndex(6, 3, 4, keep_vectors=True),
+        lambda: fpq.IVFPQIndex(6, 3, nbits=4, keep_vectors=True),
         [("sample", N, "rows"), ("lists", 10, "iterations"), ("codebooks", 25, "iterations")],
         [("assignment", N, "rows"), ("rows", N, "rows")],
     ),
     "e2lsh": (
-        lambda: fpq.E2LSHIndex(2, 2),
+        lambda: fpq.E2LSHIndex(n_tables=2, n_hashes=2),
         [("hashes", N, "rows")],
         [("hashes", N, "rows"), ("rows", N, "rows")],
     ),
     "c2lsh": (
-        lambda: fpq.C2LSHIndex(20),
+        lambda: fpq.C2LSHIndex(n_hashes=20),
         [("hashes", N, "rows")],
         [("hashes", N, "rows"), ("rows", N, "rows")],
     ),
@@ -132,7 +132,7 @@ def test_stages(kind: str, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_log_line(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
     with caplog.at_level(logging.INFO, "fpq"):
-        fpq.IVFPQIndex(6, 3, 4).fit(X)
+        fpq.IVFPQIndex(6, 3, nbits=4).fit(X)
     assert [record.levelname for record in caplog.records] == ["INFO"] * 3
     assert caplog.messages[1].startswith("IVFPQIndex.fit: lists: 6 centroids from 1,200 rows, ")
     assert caplog.messages[2].startswith("IVFPQIndex.fit: codebooks: 3 x 16 centroids from 1,200 rows, ")
@@ -159,7 +159,7 @@ def blocks() -> Iterator[Any]:
 @pytest.mark.parametrize("sized", [True, False])
 def test_blocks(sized: bool) -> None:
     recorder = Recorder()
-    index = fpq.IVFPQIndex(6, 3, 4, verbose=recorder)
+    index = fpq.IVFPQIndex(6, 3, nbits=4, verbose=recorder)
     if sized:
         array = pytest.importorskip("dask.array").from_array(X, chunks=(300, -1))
     index.fit(array if sized else blocks())
@@ -177,7 +177,7 @@ def test_two_levels_of_lists(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Log
     monkeypatch.setattr(two_level, "LEAST_LISTS", 16)
     recorder = Recorder()
     with caplog.at_level(logging.INFO, "fpq"):
-        fpq.IVFPQIndex(30, 3, 4, verbose=recorder).fit(X)
+        fpq.IVFPQIndex(30, 3, nbits=4, verbose=recorder).fit(X)
     assert recorder.taken()[1] == ("lists", 30, "centroids")
     assert len(caplog.messages) == 3  # the clusterings within the stage have no lines
 
@@ -208,7 +208,7 @@ def test_dask_build(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
     recorder = Recorder()
     for rows in (blocks, lambda: array.from_array(X, chunks=(300, -1))):
-        index = fpq.PQIndex(3, 4, verbose=recorder)
+        index = fpq.PQIndex(3, nbits=4, verbose=recorder)
         fpq.dask.fit(index, rows())
         assert [stage for stage, _, _ in recorder.taken()] == ["sample", "codebooks"]
         with caplog.at_level(logging.INFO, "fpq"):
@@ -253,7 +253,7 @@ def test_a_callback_cancels_add(kind: str, in_blocks: bool) -> None:
 
 
 def test_a_callback_cancels_tune() -> None:
-    index = fpq.IVFPQIndex(6, 3, 4, keep_vectors=True, verbose=Recorder("settings")).fit(X).add(X)
+    index = fpq.IVFPQIndex(6, 3, nbits=4, keep_vectors=True, verbose=Recorder("settings")).fit(X).add(X)
     with pytest.raises(InterruptedError):
         index.tune(Q, 3, 0.1)
     assert (index.n_probe, index.rerank) == (6, None)
@@ -303,7 +303,7 @@ assert "tqdm" not in sys.modules and "logging" in sys.modules
 progress.LINE_SECONDS = float(sys.argv[1])
 progress.SECONDS = 0.0
 X = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
-fpq.IVFPQIndex(6, 2, 4, verbose=True).fit(X).add(X)
+fpq.IVFPQIndex(6, 2, nbits=4, verbose=True).fit(X).add(X)
 print({"IPython", "ipywidgets"} & set(sys.modules))
 """
 
