@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fpq import _native
 
+Rows: TypeAlias = ArrayLike | Iterable[ArrayLike]  # vectors (n, d), or blocks of vectors
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]

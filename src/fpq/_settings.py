@@ -83,15 +83,15 @@ class Checked:
         super().__init_subclass__(**options)
         cls._declared = frozenset(dir(cls)).union(*map(inspect.get_annotations, cls.__mro__))
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        known = getattr(type(self), name, None)
-        if isinstance(known, Setting):
-            value = known.checked(self, value)
-        elif not name.startswith("_") and name not in self._declared:
-            raise AttributeError(self._unknown(name))
-        object.__setattr__(self, name, value)
-
     if not TYPE_CHECKING:  # for a type checker, the attributes are those that the class declares
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            known = getattr(type(self), name, None)
+            if isinstance(known, Setting):
+                value = known.checked(self, value)
+            elif not name.startswith("_") and name not in self._declared:
+                raise AttributeError(self._unknown(name))
+            object.__setattr__(self, name, value)
 
         def __getattr__(self, name: str) -> Any:
             """Called for an attribute that does not exist: say what fpq calls it."""

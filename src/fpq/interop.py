@@ -13,14 +13,14 @@ from fpq.indexes import IVFPQIndex, PQIndex
 from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.pq import BLOCK_ROWS
 from fpq.learning import rotation as rotations
-from fpq.metric import INNER_PRODUCT, L2
+from fpq.metric import INNER_PRODUCT, L2, MetricName
 
 ORTHONORMAL = 1e-3  # tolerance of the entries of R^T R - I
 
 __all__ = ["from_codebooks", "from_faiss", "to_faiss"]
 
 
-def from_codebooks(codebooks: Any, *, rotation_matrix: Any = None, metric: str = "l2") -> PQIndex:
+def from_codebooks(codebooks: Any, *, rotation_matrix: Any = None, metric: MetricName = "l2") -> PQIndex:
     """Make a trained, empty index with given codebooks, such as ``nanopq.PQ.codewords``.
 
     Parameters

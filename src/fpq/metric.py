@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from fpq import _native
 from fpq._checks import Array, Float32
+
+MetricName = Literal["l2", "ip", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Metric:
         The L2 distances of prepared vectors give the same neighbours, so hash functions and lists for L2 can be used.
     """
 
-    name: str
+    name: MetricName
     kernel: int
     inner_product: bool
     unit_length: bool
@@ -53,8 +56,8 @@ INNER_PRODUCT = Metric("ip", _native.IP, inner_product=True, unit_length=False, 
 COSINE = Metric("cosine", _native.IP, inner_product=True, unit_length=True, euclidean=True)
 
 # What other libraries call these metrics.
-NAMES_ELSEWHERE = {
+NAMES_ELSEWHERE: dict[str, MetricName] = {
     "euclidean": "l2", "sqeuclidean": "l2", "squared_l2": "l2", "l2sq": "l2", "L2": "l2", "minkowski": "l2",
     "inner_product": "ip", "dot": "ip", "dot_product": "ip", "cos": "cosine", "angular": "cosine",
 }  # fmt: skip
-METRICS = {metric.name: metric for metric in (L2, INNER_PRODUCT, COSINE)}
+METRICS: dict[str, Metric] = {metric.name: metric for metric in (L2, INNER_PRODUCT, COSINE)}

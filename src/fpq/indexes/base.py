@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._arrays import GrowingArray
@@ -18,7 +19,7 @@ from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
 from fpq.indexes.parts.lock import Lock, reads, uninterrupted, writes
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
-from fpq.metric import METRICS, NAMES_ELSEWHERE
+from fpq.metric import METRICS, NAMES_ELSEWHERE, MetricName
 from fpq.progress import Progress
 from fpq.storage import Storable
 
@@ -78,7 +79,7 @@ class Index(Storable, ABC):
     `_add` and `remove` make every change in one order: check the input, prepare (may fail), commit (cannot fail).
     """
 
-    metric = _settings.Fixed(_settings.choice(*METRICS, elsewhere=NAMES_ELSEWHERE))
+    metric = _settings.Fixed(_settings.choice(*(each.name for each in METRICS.values()), elsewhere=NAMES_ELSEWHERE))
 
     _state_names: tuple[str, ...] = ("_ids", "_vectors")  # attributes of the class that fit, add and remove change
     _bound_by = ""  # for the message of `fit` if the index holds rows; empty if `fit` learns nothing
@@ -86,7 +87,9 @@ class Index(Storable, ABC):
 
     _vectors: Vectors | VectorFile
 
-    def __init__(self, metric: str, n_threads: int | None, verbose: bool | Callable[[Progress], None] = False) -> None:
+    def __init__(
+        self, metric: MetricName, n_threads: int | None, verbose: bool | Callable[[Progress], None] = False
+    ) -> None:
         self.metric = metric
         self._metric = METRICS[self.metric]
         self.n_threads = n_threads
@@ -212,7 +215,7 @@ class Index(Storable, ABC):
         """Prepare checked rows with new ids; `kept` are these rows as kept in the index, or None."""
 
     @writes
-    def remove(self, ids: Any) -> int:
+    def remove(self, ids: ArrayLike) -> int:
         """Remove the vectors with these ids. Ids that are not in the index are ignored; other ids do not change.
 
         An E2LSHIndex rewrites all its tables: removing many ids in one call takes about as long as removing one.
@@ -314,7 +317,9 @@ class Index(Storable, ABC):
             )
 
     @reads
-    def range_search(self, Q: Any, radius: float, *, allowed: Any = None, n_threads: int | None = None) -> RangeResult:
+    def range_search(
+        self, Q: ArrayLike, radius: float, *, allowed: ArrayLike | None = None, n_threads: int | None = None
+    ) -> RangeResult:
         """All vectors within a radius of each query.
 
         Parameters
@@ -364,7 +369,7 @@ class Index(Storable, ABC):
         return RangeResult(lims, -distances if self._metric.inner_product else distances, ids)
 
     @reads
-    def reconstruct(self, ids: Any) -> Float32:
+    def reconstruct(self, ids: ArrayLike) -> Float32:
         """The vectors with these ids, float32 (len(ids), d); of length 1 for "cosine".
 
         Raises

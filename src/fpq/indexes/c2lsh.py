@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, tuning
 from fpq._arrays import GrowingArray
@@ -14,6 +15,7 @@ from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
 from fpq.indexes.parts.ids import Commit, Removal
 from fpq.indexes.parts.lock import reads
+from fpq.metric import MetricName
 from fpq.storage import State, Stored
 
 BLOCK_ROWS = 64
@@ -121,7 +123,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         ratio: float = 2.0,
         delta: float = 1 / math.e,
         beta: float = 0.01,
-        metric: str = "l2",
+        metric: MetricName = "l2",
         seed: int = 0,
         n_threads: int | None = None,
     ) -> None:
@@ -232,11 +234,11 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     @reads
     def search(
         self,
-        Q: Any,
+        Q: ArrayLike,
         k: int = 10,
         *,
         n_candidates: int | None = None,
-        allowed: Any = None,
+        allowed: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
         """The k nearest vectors of each query among the candidates; the lower id wins ties.
@@ -289,7 +291,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
 
     @reads
     @progress.reported
-    def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
+    def tune(self, Q: ArrayLike, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_candidates` to the smallest number that reaches a recall on sample queries.
 
         `tune` compares searches to exact search, with numbers that grow from k to all rows by a quarter per step.
@@ -297,7 +299,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         Parameters
         ----------
         Q : array (nq, d)
-            Queries like those of the application. Rows of the index would find themselves.
+            Queries like those of the application. ArrayLike of the index would find themselves.
         k : int, default 10
         recall : float, default 0.95
             Required share of the k true neighbours among the k neighbours found.

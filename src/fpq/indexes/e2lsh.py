@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, threads, tuning
 from fpq._arrays import GrowingArray
@@ -21,6 +22,7 @@ from fpq.indexes.lsh import (
 )
 from fpq.indexes.parts.ids import Commit, Removal, no_op
 from fpq.indexes.parts.lock import reads
+from fpq.metric import MetricName
 from fpq.storage import Check, FormatError, State, Stored
 
 WIDTH = 3.0  # default width, in median distances to the 10th neighbour
@@ -138,7 +140,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         n_tables: int | None = None,
         n_hashes: int | None = None,
         width: float | None = None,
-        metric: str = "l2",
+        metric: MetricName = "l2",
         memory_limit: int | None = None,
         seed: int = 0,
         n_threads: int | None = None,
@@ -271,11 +273,11 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     @reads
     def search(
         self,
-        Q: Any,
+        Q: ArrayLike,
         k: int = 10,
         *,
         n_probe: int | None = None,
-        allowed: Any = None,
+        allowed: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
         """The k nearest vectors of each query in the probed buckets; the lower id wins ties.
@@ -324,7 +326,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
     @reads
     @progress.reported
-    def tune(self, Q: Any, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
+    def tune(self, Q: ArrayLike, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_probe` to the smallest number of buckets that reaches a recall on sample queries.
 
         `tune` compares searches to exact search, with numbers that grow from 1 to 65,536 by a quarter per step.
@@ -332,7 +334,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         Parameters
         ----------
         Q : array (nq, d)
-            Queries like those of the application. Rows of the index would find themselves.
+            Queries like those of the application. ArrayLike of the index would find themselves.
         k : int, default 10
         recall : float, default 0.95
             Required share of the k true neighbours among the k neighbours found.

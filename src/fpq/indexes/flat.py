@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, scaling
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64
+from fpq._checks import Array, Float32, Int64, Rows
 from fpq.indexes.base import Addition, Bits, Index, SearchResult
 from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.streaming import adds_blocks, in_blocks, searches_blocks
 from fpq.indexes.parts.vectors import Vectors
+from fpq.metric import MetricName
 from fpq.storage import State, Stored, non_negative
 
 
@@ -44,7 +46,7 @@ class FlatIndex(Index, kind="FlatIndex"):
 
     _vectors: Vectors
 
-    def __init__(self, metric: str = "l2", *, n_threads: int | None = None) -> None:
+    def __init__(self, metric: MetricName = "l2", *, n_threads: int | None = None) -> None:
         super().__init__(metric, n_threads)
         self._norms = GrowingArray((), np.float32)
         self._longest: float | None = None  # the cached value of `_largest`
@@ -65,7 +67,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         return self._vectors.nbytes + self._norms.data.nbytes + self._ids.nbytes
 
     @writes
-    def fit(self, X: Any) -> FlatIndex:
+    def fit(self, X: Rows) -> FlatIndex:
         """Check X and learn nothing. The method exists because all indexes have a `fit`.
 
         Raises
@@ -87,7 +89,7 @@ class FlatIndex(Index, kind="FlatIndex"):
 
     @writes
     @adds_blocks
-    def add(self, X: Any, ids: Any = None) -> FlatIndex:
+    def add(self, X: Rows, ids: ArrayLike | None = None) -> FlatIndex:
         """Add vectors.
 
         Parameters
@@ -119,7 +121,9 @@ class FlatIndex(Index, kind="FlatIndex"):
 
     @reads
     @searches_blocks
-    def search(self, Q: Any, k: int = 10, *, allowed: Any = None, n_threads: int | None = None) -> SearchResult:
+    def search(
+        self, Q: Rows, k: int = 10, *, allowed: ArrayLike | None = None, n_threads: int | None = None
+    ) -> SearchResult:
         """The k nearest vectors of each query, exact; the lower id wins ties.
 
         Parameters

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
-from fpq._checks import Array, Float32, Int64, UInt8, UInt64
+from fpq._checks import Array, Float32, Int64, Rows, UInt8, UInt64
 from fpq.indexes import ivf_file
 from fpq.indexes.base import Addition, Bits, Nearest, RangeResult, SearchResult
 from fpq.indexes.parts.coarse import CoarseQuantizer, list_limit, residuals, rows_per_list
@@ -21,6 +22,8 @@ from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_block
 from fpq.indexes.pq_base import CodeIndex
 from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
+from fpq.learning.quantizer import RotationName
+from fpq.metric import MetricName
 from fpq.progress import Progress
 from fpq.storage import State, Stored
 
@@ -92,10 +95,10 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         nbits: int = 8,
         residual: bool = True,
         list_capacity: float | None = None,
-        rotation: str | None = None,
+        rotation: RotationName | None = None,
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
-        metric: str = "l2",
+        metric: MetricName = "l2",
         keep_vectors: bool | str | os.PathLike[str] = False,
         seed: int = 0,
         n_threads: int | None = None,
@@ -140,7 +143,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return self._lists.layout.sizes.copy()
 
     @reads
-    def lists_of(self, ids: Any) -> Int64:
+    def lists_of(self, ids: ArrayLike) -> Int64:
         """The list of each of the vectors with these ids, int64 (len(ids),).
 
         Raises
@@ -153,7 +156,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     @writes
     @progress.reported
     @fits_blocks
-    def fit(self, X: Any) -> IVFPQIndex:
+    def fit(self, X: Rows) -> IVFPQIndex:
         """Learn the centroids, the rotation and the codebooks from (a sample of) the rows of X. X is not kept.
 
         Parameters
@@ -207,7 +210,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     @writes
     @adds_blocks
-    def add(self, X: Any, ids: Any = None) -> IVFPQIndex:
+    def add(self, X: Rows, ids: ArrayLike | None = None) -> IVFPQIndex:
         """Encode and add vectors.
 
         Parameters
@@ -260,12 +263,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     @searches_blocks
     def search(
         self,
-        Q: Any,
+        Q: Rows,
         k: int = 10,
         *,
         n_probe: int | None = None,
         rerank: int | None = None,
-        allowed: Any = None,
+        allowed: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
         """The k nearest codes in the probed lists of each query; the lower id wins ties.
@@ -297,12 +300,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     @progress.reported
     def tune(
         self,
-        Q: Any,
+        Q: Rows,
         k: int = 10,
         recall: float = 0.95,
         *,
-        X: Any = None,
-        neighbors: Any = None,
+        X: Rows | None = None,
+        neighbors: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuning.Tuning:
         """Set `n_probe` and `rerank` to the fastest setting that reaches a recall on sample queries.
@@ -385,7 +388,13 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     @reads
     def range_search(
-        self, Q: Any, radius: float, *, n_probe: int | None = None, allowed: Any = None, n_threads: int | None = None
+        self,
+        Q: Rows,
+        radius: float,
+        *,
+        n_probe: int | None = None,
+        allowed: ArrayLike | None = None,
+        n_threads: int | None = None,
     ) -> RangeResult:
         """All vectors of the probed lists within a radius of each query.
 

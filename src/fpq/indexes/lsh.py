@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import pack, unpack
@@ -17,7 +18,7 @@ from fpq.indexes.parts.ids import Commit, Ids, no_op
 from fpq.indexes.parts.lock import writes
 from fpq.indexes.parts.vectors import Vectors
 from fpq.learning import rotation
-from fpq.metric import L2, METRICS, NAMES_ELSEWHERE
+from fpq.metric import L2, METRICS, NAMES_ELSEWHERE, MetricName
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
 
 SAMPLE_ROWS = 16_384  # rows for the centre, the principal directions and the sampled pairs
@@ -45,7 +46,7 @@ class LSHStats(NamedTuple):
     candidates : int64 (nq,)
         E2LSH: rows in the probed buckets, counted once per table. C2LSH: rows that reached the collision threshold.
     verified : int64 (nq,)
-        Rows whose exact distance was computed; the sketches of the other candidates prove them too far.
+        ArrayLike whose exact distance was computed; the sketches of the other candidates prove them too far.
     """
 
     buckets: Int64
@@ -98,7 +99,7 @@ class LSHIndex(Index):
     """Kept vectors; hashes select candidates, exact distances rank them."""
 
     metric = _settings.Fixed(
-        _settings.choice(*(name for name, metric in METRICS.items() if metric.euclidean), elsewhere=NAMES_ELSEWHERE)
+        _settings.choice(*(each.name for each in METRICS.values() if each.euclidean), elsewhere=NAMES_ELSEWHERE)
     )
     seed = _settings.Setting(_settings.seed)
 
@@ -110,7 +111,7 @@ class LSHIndex(Index):
 
     _vectors: Vectors
 
-    def __init__(self, metric: str, seed: int, n_threads: int | None) -> None:
+    def __init__(self, metric: MetricName, seed: int, n_threads: int | None) -> None:
         super().__init__(metric, n_threads)
         self.seed = seed
         self.last_stats = None
@@ -134,7 +135,7 @@ class LSHIndex(Index):
 
     @writes
     @progress.reported
-    def fit(self: Self, X: Any) -> Self:
+    def fit(self: Self, X: ArrayLike) -> Self:
         """Choose the parameters that were not given, and draw the hash functions. X is not kept.
 
         Parameters
@@ -212,7 +213,7 @@ class LSHIndex(Index):
         return out
 
     @writes
-    def add(self: Self, X: Any, ids: Any = None) -> Self:
+    def add(self: Self, X: ArrayLike, ids: ArrayLike | None = None) -> Self:
         """Hash and add vectors.
 
         Parameters

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _native, progress, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64, UInt8
+from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Addition, Bits, Nearest, SearchResult
 from fpq.indexes.parts.ids import Commit, Ids, Removal
 from fpq.indexes.parts.lock import reads, writes
@@ -18,7 +19,8 @@ from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_block
 from fpq.indexes.pq_base import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.learning.lloyd import TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
-from fpq.learning.quantizer import ProductQuantizer
+from fpq.learning.quantizer import ProductQuantizer, RotationName
+from fpq.metric import MetricName
 from fpq.progress import Progress
 from fpq.storage import FormatError, State, Stored
 
@@ -73,10 +75,10 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         m: int = 16,
         *,
         nbits: int = 8,
-        rotation: str | None = None,
+        rotation: RotationName | None = None,
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
-        metric: str = "l2",
+        metric: MetricName = "l2",
         keep_vectors: bool | str | os.PathLike[str] = False,
         seed: int = 0,
         n_threads: int | None = None,
@@ -107,7 +109,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     @writes
     @progress.reported
     @fits_blocks
-    def fit(self, X: Any) -> PQIndex:
+    def fit(self, X: Rows) -> PQIndex:
         """Learn the rotation and the codebooks from (a sample of) the rows of X. X is not kept.
 
         Parameters
@@ -140,7 +142,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     @writes
     @adds_blocks
-    def add(self, X: Any, ids: Any = None) -> PQIndex:
+    def add(self, X: Rows, ids: ArrayLike | None = None) -> PQIndex:
         """Encode and add vectors.
 
         Parameters
@@ -186,7 +188,13 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     @reads
     @searches_blocks
     def search(
-        self, Q: Any, k: int = 10, *, rerank: int | None = None, allowed: Any = None, n_threads: int | None = None
+        self,
+        Q: Rows,
+        k: int = 10,
+        *,
+        rerank: int | None = None,
+        allowed: ArrayLike | None = None,
+        n_threads: int | None = None,
     ) -> SearchResult:
         """The k nearest codes of each query; the lower id wins ties.
 
@@ -213,12 +221,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     @progress.reported
     def tune(
         self,
-        Q: Any,
+        Q: Rows,
         k: int = 10,
         recall: float = 0.95,
         *,
-        X: Any = None,
-        neighbors: Any = None,
+        X: Rows | None = None,
+        neighbors: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuning.Tuning:
         """Set `rerank` to the fastest setting that reaches a recall on sample queries.
@@ -294,7 +302,11 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _state(self) -> State:
         quantizer = self.quantizer._state()
-        params = {"metric": self.metric, "keep_vectors": bool(self.keep_vectors), "quantizer": quantizer.params}
+        params: dict[str, Any] = {
+            "metric": self.metric,
+            "keep_vectors": bool(self.keep_vectors),
+            "quantizer": quantizer.params,
+        }
         if self.rerank is not None:
             params["rerank"] = self.rerank
         state = State(params, quantizer.arrays)

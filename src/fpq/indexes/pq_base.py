@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
 from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
-from fpq.learning.quantizer import ProductQuantizer
+from fpq.learning.quantizer import ProductQuantizer, RotationName
+from fpq.metric import MetricName
 from fpq.progress import Progress
 from fpq.storage import Check, Stored
 
@@ -44,11 +45,11 @@ class CodeIndex(Index):
         m: int,
         *,
         nbits: int,
-        rotation: str | None,
+        rotation: RotationName | None,
         rotation_dim: int | None,
         open_indexing: OpenIndexing | float | None,
-        metric: str,
-        init: str,
+        metric: MetricName,
+        init: Literal["k-means++", "random"],
         keep_vectors: bool | str | os.PathLike[str],
         seed: int,
         n_threads: int | None,

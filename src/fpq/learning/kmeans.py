@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._checks import Array, Float32, Int32, Int64
@@ -163,7 +164,7 @@ class KMeans(Storable, kind="KMeans"):
         self.n_threads = n_threads
         self.verbose = verbose
 
-    def fit(self, X: Any) -> KMeans:
+    def fit(self, X: ArrayLike) -> KMeans:
         """Learn the centroids.
 
         Parameters
@@ -246,7 +247,7 @@ class KMeans(Storable, kind="KMeans"):
             kmeans.n_iter_run = stored.count("n_iter_run")
         return kmeans
 
-    def predict(self, X: Any) -> Int32:
+    def predict(self, X: ArrayLike) -> Int32:
         """The number of the nearest centroid of each row, int32 (n,); the lower number wins ties.
 
         Raises

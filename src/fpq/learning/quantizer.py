@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._arrays import aligned_empty, pack
@@ -54,6 +55,9 @@ def _packed(codebooks: Float32, offsets: Int32) -> Float32:
         packed[j, : len(piece)] = piece
         packed[j, len(piece) :] = 0
     return packed
+
+
+RotationName = Literal["pca", "opq"]
 
 
 class ProductQuantizer(Storable, kind="ProductQuantizer"):
@@ -144,11 +148,11 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         m: int = 16,
         *,
         nbits: int = 8,
-        rotation: str | None = None,
+        rotation: RotationName | None = None,
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
         n_iter: int = 25,
-        init: str = "k-means++",
+        init: Literal["k-means++", "random"] = "k-means++",
         max_points_per_centroid: int = 256,
         seed: int = 0,
         n_threads: int | None = None,
@@ -193,7 +197,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         rotation = 2 * self._rotation.matrix.nbytes + self._rotation.mean.nbytes if self._rotation else 0
         return self.codebooks.nbytes + self._packed.nbytes + self.code_counts.nbytes + rotation
 
-    def fit(self, X: Any) -> ProductQuantizer:
+    def fit(self, X: ArrayLike) -> ProductQuantizer:
         """Learn the rotation and the codebooks from (a sample of) the rows of X. X is not kept.
 
         Parameters
@@ -343,7 +347,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         if not self.is_trained:
             raise ValueError(f"{type(self).__name__} is not trained: call fit first")
 
-    def encode(self, X: Any) -> UInt8:
+    def encode(self, X: ArrayLike) -> UInt8:
         """Codes of the rows of X, uint8 (n, code_size).
 
         Sub-code j takes bits ``j * nbits`` to ``(j + 1) * nbits - 1`` of a code, low bits first: with 8 bits, byte j is
@@ -377,7 +381,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             _native.pack_codes(ids, self.nbits, codes)
             yield codes
 
-    def decode(self, codes: Any) -> Float32:
+    def decode(self, codes: ArrayLike) -> Float32:
         """Reconstruct vectors from codes (n, code_size): float32 (n, d).
 
         Raises
@@ -415,7 +419,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             total += square[ids]
         return (np.sqrt(total) * (1 + 1e-6)).astype(np.float32)  # 1e-6 covers the rounding to float32
 
-    def distance_table(self, Q: Any) -> Float32:
+    def distance_table(self, Q: ArrayLike) -> Float32:
         """Look-up tables: squared L2 distances of sub-vectors of queries to all centroids, float32 (nq, m, 2**nbits).
 
         The asymmetric distance (ADC) of a query to a code is the sum of m entries. A 1-d query gives (m, 2**nbits).

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _files, _settings, threads
 from fpq.indexes.base import RangeResult, SearchResult
@@ -198,12 +199,12 @@ class ShardedIndex(_settings.Checked):
 
     def search(
         self,
-        Q: Any,
+        Q: ArrayLike,
         k: int = 10,
         *,
         n_probe: int | None = None,
         rerank: int | None = None,
-        allowed: Any = None,
+        allowed: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> ShardedResult:
         """The k nearest vectors of each query in all shards; ties are ordered by id.
@@ -257,7 +258,13 @@ class ShardedIndex(_settings.Checked):
         return result
 
     def range_search(
-        self, Q: Any, radius: float, *, n_probe: int | None = None, allowed: Any = None, n_threads: int | None = None
+        self,
+        Q: ArrayLike,
+        radius: float,
+        *,
+        n_probe: int | None = None,
+        allowed: ArrayLike | None = None,
+        n_threads: int | None = None,
     ) -> ShardedRangeResult:
         """All vectors within a radius of each query in all shards, nearest first; ties are ordered by id.
 

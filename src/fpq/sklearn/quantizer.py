@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fpq import _checks
 from fpq._checks import Float32, Float64, UInt8
-from fpq.learning.quantizer import ProductQuantizer
+from fpq.learning.quantizer import ProductQuantizer, RotationName
 from fpq.sklearn._base import centre, centred, checked, seed_of, threads_of
 
 
@@ -56,7 +56,7 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         m: int = 16,
         *,
         nbits: int = 8,
-        rotation: str | None = None,
+        rotation: RotationName | None = None,
         rotation_dim: int | None = None,
         open_indexing: Any = None,
         n_iter: int = 25,
