@@ -1,22 +1,37 @@
-"""Find the pictures of a folder that are most similar to a given one, and draw a contact sheet.
+"""Find near-duplicates of a picture in a folder, and draw a contact sheet.
 
-    pip install 'fpq-ann[examples]'
+    pip install '.[examples]'               # in a checkout of fpq
     python examples/image_search.py ~/Pictures --query holiday.jpg --out sheet.png
+    python examples/image_search.py ~/Pictures --query holiday.jpg --keep descriptions.npz
     python examples/image_search.py ~/Pictures --evaluate
 
-A picture is a bag of SIFT descriptors (Lowe 2004; their square roots, Arandjelovic and Zisserman 2012). Two methods:
+The search compares SIFT descriptors of small patches (Lowe 2004; their square roots, Arandjelovic and Zisserman 2012).
+It finds pictures of the same thing: copies, crops, scaled and recompressed versions, other views of one building. It
+does not find pictures of the same kind, such as other beaches; see below. Two methods:
 
-votes   every descriptor of all pictures is a 16-byte code in an fpq.PQIndex; each descriptor of the query votes for the
-        pictures of its nearest codes, as in Jegou, Douze, Schmid 2011. Finds parts of pictures, too.
-vlad    one vector a picture: sums of residuals to the words of an fpq.KMeans (Jegou et al. 2010), 4 kB here, compared
-        by an fpq.FlatIndex. Less accurate, but millions of pictures fit.
+votes   Each descriptor of all pictures is a 16-byte code in an fpq.PQIndex. Each descriptor of the query votes for the
+        pictures of its nearest codes, as in Jegou, Douze, Schmid 2011. Also finds parts of pictures.
+vlad    Each picture is one vector: sums of residuals to the words of an fpq.KMeans (Jegou et al. 2010), 4 kB here, in
+        an fpq.FlatIndex. Less accurate, but suited to millions of pictures.
 
---evaluate adds near-duplicates of every picture (cropped, scaled, recompressed) and asks for each picture's own four.
+A copy has a score of about 0.8 (votes) or 1 (vlad). Pictures below --threshold are not shown, nor is the query itself.
+--keep stores the descriptors, so that the next run describes only new pictures. --evaluate adds near-duplicates of each
+picture (cropped, scaled, recompressed) and measures whether a search finds them.
+
+To search some hundred photos by content, compare embeddings of a neural network such as CLIP instead, exactly and by
+cosine similarity. With sentence-transformers, which also embeds words:
+
+    model = SentenceTransformer("clip-ViT-B-32")
+    photos = sorted(Path("photos").glob("*.jpg"))
+    index = fpq.FlatIndex("cosine").add(model.encode([Image.open(photo) for photo in photos]))
+    similarities, ids = index.search(model.encode(["a dog on a beach"]), k=10)
+    found = [photos[i] for i in ids[0] if i >= 0]
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,32 +49,61 @@ SIDE, FEATURES = 480, 400  # longest side in pixels, descriptors of a picture
 WORDS, TRAIN_ROWS = 64, 100_000
 NEIGHBOURS = 20  # codes that a descriptor votes for
 SHOWN = 11
+# In a folder of 55 pictures of all kinds, 90 % of the scores of other pictures are below 0.01 (votes) and 0.09 (vlad).
+THRESHOLDS = {"votes": 0.1, "vlad": 0.2}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("folder", type=Path, help="searched with its subfolders")
-    arguments.add_argument("--query", type=Path, help="picture to look for")
-    arguments.add_argument("--method", choices=["votes", "vlad"], default="votes", help="default: %(default)s")
+    arguments.add_argument("--query", type=Path, help="picture to look for (default: the first one of the folder)")
+    arguments.add_argument("--method", choices=list(METHODS), default="votes", help="default: %(default)s")
+    arguments.add_argument("--threshold", type=float, help=f"least score of a match (default: {THRESHOLDS})")
     arguments.add_argument("--out", default="contact-sheet.png", help="picture to write (default: %(default)s)")
+    arguments.add_argument("--keep", type=Path, metavar="FILE", help="npz file that keeps descriptors between runs")
     arguments.add_argument(
         "--evaluate", action="store_true", help="print the mean average precision on near-duplicates"
     )
     args = arguments.parse_args()
     files = sorted(path for path in args.folder.rglob("*") if path.suffix.lower() in ENDINGS)
-    pictures = {path: picture for path in files if (picture := read(path)) is not None}
-    if not pictures:
-        sys.exit(f"{args.folder}: no pictures")
     if args.evaluate:
-        evaluate(list(pictures.values()))
+        evaluate([picture for path in files if (picture := read(path)) is not None])
         return
-    query = read(args.query) if args.query else next(iter(pictures.values()))
+    described = described_files(files, args.keep)
+    if not described:
+        sys.exit(f"{args.folder}: no pictures")
+    wanted = args.query or next(iter(described))
+    query = read(wanted)
     if query is None:
-        sys.exit(f"{args.query}: not a picture")
-    search = METHODS[args.method](describe(list(pictures.values())))
-    order, scores = search(describe([query])[0])
-    draw(query, [(path, pictures[path]) for path in np.array(list(pictures))[order[:SHOWN]]], scores[order], args.out)
-    print(f"{len(pictures)} pictures; the most similar ones are in {args.out}")
+        sys.exit(f"{wanted}: not a picture")
+    paths = list(described)
+    order, scores = METHODS[args.method](list(described.values()))(describe([query])[0])
+    order = [i for i in order if not paths[i].samefile(wanted)]
+    threshold = THRESHOLDS[args.method] if args.threshold is None else args.threshold
+    matches = [(paths[i], scores[i]) for i in order if scores[i] >= threshold]
+    print(f"{wanted}: {len(matches)} of {len(order)} pictures have a score of at least {threshold:g}")
+    for path, score in matches[:SHOWN]:
+        print(f"{score:.2f}  {path}")
+    if matches:
+        draw(query, matches[:SHOWN], args.out)
+        print(f"Contact sheet: {args.out}")
+    elif order:
+        print(f"The best score is {scores[order[0]]:.2f}, of {paths[order[0]]}")
+
+
+def described_files(files: list[Path], keep: Path | None) -> dict[Path, Array]:
+    """The descriptors of the pictures among the files; those in the file `keep` are not computed again."""
+    kept = dict(np.load(keep)) if keep is not None and keep.exists() else {}
+    names = {}
+    for path in files:
+        stat = path.stat()
+        names[path] = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+    new = {path: picture for path in files if names[path] not in kept and (picture := read(path)) is not None}
+    for path, found in zip(new, describe(list(new.values())), strict=True):
+        kept[names[path]] = found
+    if keep is not None and new:
+        np.savez(keep, **{name: kept[name] for name in names.values() if name in kept})
+    return {path: kept[name] for path, name in names.items() if name in kept}
 
 
 def read(path: Path) -> Array | None:
@@ -96,7 +140,7 @@ def describe(pictures: list[Array]) -> list[Array]:
 
 
 def votes(described: list[Array]) -> Any:
-    """A function from descriptors to the order of the pictures and their scores."""
+    """A function from the descriptors of a query to the order of the pictures and their scores, at most about 1."""
     picture_of = np.repeat(np.arange(len(described)), [len(found) for found in described])
     index = fpq.PQIndex(m=16, rotation="opq").fit(np.concatenate(described)).add(np.concatenate(described))
     norms = np.sqrt([len(found) for found in described])
@@ -106,7 +150,8 @@ def votes(described: list[Array]) -> Any:
         weights = np.maximum(distances[:, -1:] - distances, 0)  # nothing for the farthest
         best = np.zeros((len(query), len(described)))  # a descriptor has one vote a picture
         np.maximum.at(best, (np.arange(len(query))[:, None], picture_of[rows]), weights)
-        scores = best.sum(axis=0) / norms
+        full = np.maximum(distances[:, -1], 1e-9).sum() / np.sqrt(len(query))  # if all distances to a picture are 0
+        scores = best.sum(axis=0) / norms / full
         return np.argsort(-scores, kind="stable"), scores
 
     return search
@@ -177,22 +222,16 @@ def ranks_of(order: Array, query: int, each: int) -> Array:
     return rank[query + 1 : query + each]
 
 
-def draw(query: Array, found: list[tuple[Path, Array]], scores: Array, out: str) -> None:
-    """The query and what was found, best first."""
+def draw(query: Array, matches: list[tuple[Path, float]], out: str) -> None:
+    """The query and the matches, best first."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 8), layout="constrained", facecolor="white")
     grid = figure.subplots(3, 4).ravel()
-    titles = [
-        "query",
-        *(
-            f"{i}. {name(path)}\nscore {score:.3g}"
-            for i, ((path, _), score) in enumerate(zip(found, scores, strict=False), 1)
-        ),
-    ]
+    titles = ["query", *(f"{i}. {name(path)}\nscore {score:.2f}" for i, (path, score) in enumerate(matches, 1))]
     for axes in grid:
         axes.set_axis_off()
-    for axes, picture, title in zip(grid, [query, *(picture for _, picture in found)], titles, strict=False):
+    for axes, picture, title in zip(grid, [query, *(read(path) for path, _ in matches)], titles, strict=False):
         axes.imshow(picture[:, :, ::-1])
         axes.set_title(title, fontsize=11, weight="bold" if title == "query" else "normal")
     figure.savefig(out, dpi=110)

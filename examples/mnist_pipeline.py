@@ -1,6 +1,6 @@
 """Handwritten digits in a scikit-learn pipeline: KNeighborsClassifier beside fpq's ANNClassifier.
 
-    pip install 'fpq-ann[sklearn]'
+    pip install '.[sklearn]'                # in a checkout of fpq
     python examples/mnist_pipeline.py
 
 Each model is fitted and asked in a process of its own. Time is that of fit and predict together; memory is the peak of

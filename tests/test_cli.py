@@ -26,6 +26,12 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fpq demo --json" in capsys.readouterr().out
 
 
+def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "fpq demo --json" in err and "build an index" in err
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info"]) == 0
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
@@ -46,7 +52,7 @@ def test_demo_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["nonsense"], ["demo", "--threads", "0"], ["demo", "--threads", "x"], ["info", "x", "y"]],
+    [["nonsense"], ["demo", "--threads", "0"], ["demo", "--threads", "x"], ["info", "x", "y"]],
 )
 def test_usage_errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fpq
+import fpq.dask
 from fpq import cli
 from fpq.cli import files
 
@@ -146,6 +147,72 @@ def test_tune_and_save(data: Path, tmp_path: Path, capsys: Any) -> None:
     assert fpq.load(file).n_probe == best["setting"]["n_probe"]
 
 
+def test_tune_with_vectors_or_neighbours_from_a_file(data: Path, tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "i.fpq"
+    run(capsys, "build", data / "base.npy", file, "--m", 8)
+    tune = ["tune", file, data / "query.npy", "-k", 5, "--recall", 0.2, "--json", "--quiet"]
+    found = [json.loads(run(capsys, *tune, *known)[0])["best"] for known in (
+        ["--base", data / "base.fvecs"], ["--base", data / "all.npz"], ["--truth", data / "truth.ivecs"],
+        ["--truth", data / "all.npz"],
+    )]  # fmt: skip
+    index = fpq.load(file)
+    best = index.tune(np.load(data / "query.npy"), 5, 0.2, X=np.load(data / "base.npy")).best
+    assert {each["recall"] for each in found} == {best.recall}
+    _, err = run(capsys, *tune, code=2)
+    assert "i.fpq keeps no vectors: give the vectors" in err and "--base FILE" in err and "--truth FILE" in err
+    _, err = run(capsys, *tune, "--truth", data / "query.npy", code=1)
+    assert f"{data / 'query.npy'}: expected integer ids" in err
+    _, err = run(capsys, *tune, "--base", data / "query.npy", code=1)
+    assert f"{data / 'query.npy'}: expected the {N} vectors of the index, got {NQ}" in err
+    with pytest.raises(SystemExit):
+        cli.main([str(arg) for arg in [*tune, "--base", data / "base.npy", "--truth", data / "truth.npy"]])
+    run(capsys, "build", data / "base.npy", file, "--kind", "c2lsh")
+    _, err = run(capsys, *tune, "--base", data / "base.npy", code=2)
+    assert "is a C2LSHIndex, which keeps its vectors" in err
+    _, err = run(capsys, "tune", file, data / "query.npy", "--save", "--base", file, code=1)
+    assert "expected another file to write to" in err
+
+
+def test_more_neighbours_than_known(data: Path, tmp_path: Path, capsys: Any) -> None:
+    run(capsys, "build", data / "base.npy", tmp_path / "i.fpq", "--kind", "flat")
+    evaluate = ["eval", tmp_path / "i.fpq", data / "query.npy", data / "truth.npy", "-k", 200]
+    out, err = run(capsys, *evaluate)
+    shown = dict(line.split() for line in out.splitlines())
+    assert (shown["true_neighbours"], shown["recall@100"], shown["R@200"]) == ("100", "1.0", "1.0")
+    assert "recall@200" not in shown
+    assert "has 100 true neighbours per query, fewer than -k 200" in err
+    assert run(capsys, *evaluate, "--quiet")[1] == ""
+
+
+def test_manifest(data: Path, tmp_path: Path, capsys: Any) -> None:
+    base = np.load(data / "base.npy")
+    manifest = fpq.dask.build(fpq.FlatIndex(), base, tmp_path, shard_rows=500)
+    shown = json.loads(run(capsys, "info", manifest, "--json", "--verify")[0])
+    assert (shown["kind"], shown["n"], shown["dim"]) == ("manifest of shards of FlatIndex", N, D)
+    assert len(shown["files"]) == shown["shards"] == 4
+    assert "metric" in run(capsys, "info", manifest)[0]
+    _, err = run(capsys, "tune", manifest, data / "query.npy", code=1)
+    assert "expected an index of one file, got a manifest of shards" in err
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    for argv in (["info", other], ["tune", other, data / "query.npy"], ["search", other, data / "query.npy"]):
+        assert "other.json: not a manifest of shards" in run(capsys, *argv, code=1)[1]
+    assert "base.npy: not an fpq file (it looks like a .npy file)" in run(capsys, "info", data / "base.npy", code=1)[1]
+
+
+def test_rows_that_are_not_finite_are_counted_in_the_file(
+    data: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    base = np.load(data / "base.npy").astype(np.float64)
+    base[1234, 5] = np.nan
+    np.save(tmp_path / "nan.npy", base)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 100 * D)
+    message = "expected numbers that are finite as float32, got NaN or infinity in row 1234"
+    for options in ([], ["--kind", "flat"], ["--train-rows", 500], ["--kind", "e2lsh"]):
+        _, err = run(capsys, "build", tmp_path / "nan.npy", tmp_path / "i.fpq", *options, "--quiet", code=1)
+        assert err == f"fpq: {tmp_path / 'nan.npy'}: {message}\n"
+
+
 def test_info_as_json(data: Path, tmp_path: Path, capsys: Any) -> None:
     run(capsys, "build", data / "base.npy", tmp_path / "i.fpq", "--kind", "flat")
     out, _ = run(capsys, "info", tmp_path / "i.fpq", "--json", "--verify")
@@ -189,11 +256,19 @@ def test_codes_do_not_depend_on_blocks(
         (["build", "{}/base.npy:train", "{}/x.fpq"], 1, "expected a name that ends in"),
         (["build", "{}/all.npz:what", "{}/x.fpq"], 1, "expected an array 'what', got neighbors, test, train"),
         (["build", "{}/base.txt", "{}/x.fpq"], 1, "expected a name that ends in"),
-        (["build", "{}/base.npy", "{}/x.fpq", "--m", "99"], 1, "m: expected at most the 16 dimension(s)"),
+        (
+            ["build", "{}/base.npy", "{}/x.fpq", "--m", "99"],
+            1,
+            "--m: expected at most the 16 dimension(s) of {}/base.npy",
+        ),
+        (["build", "{}/x.parquet", "{}/x.fpq"], 1, ".npz, .hdf5, .h5; convert other formats to .npy"),
+        (["build", "{}/base.npy", "{}/x.fpq", "--nbits", "9"], 1, "fpq: --nbits: expected 1 to 8"),
+        (["tune", "{}/base.npy", "{}/query.npy"], 1, "base.npy: not an fpq file"),
+        (["search", "{}/pq.fpq", "{}/query.npy", "--rerank", "3"], 2, "build the index with --keep-vectors"),
         (["search", "{}/base.npy", "{}/query.npy"], 1, "base.npy: not an fpq file (it looks like a .npy file)"),
         (["search", "{}/flat.fpq", "{}/query.npy", "-o", "found.npy"], 2, "ending in .npz"),
         (["search", "{}/flat.fpq", "{}/query.npy", "--n-probe", "4"], 2, "--n-probe: not an option of FlatIndex"),
-        (["search", "{}/flat.fpq", "{}/truth.npy"], 1, "expected vectors of dimension 16, got dimension 100"),
+        (["search", "{}/flat.fpq", "{}/truth.npy"], 1, "fpq: {}/truth.npy: expected vectors of dimension 16, got"),
         (["eval", "{}/flat.fpq", "{}/query.npy", "{}/base.npy"], 1, "expected 20 rows, one per query, got 2000"),
         (["tune", "{}/flat.fpq", "{}/query.npy"], 1, "expected an index with settings to tune, got a FlatIndex"),
         (["search", "{}/kmeans.fpq", "{}/query.npy"], 1, "expected an index, got a KMeans"),
@@ -203,9 +278,10 @@ def test_errors_are_one_line(data: Path, capsys: Any, argv: list[str], code: int
     base = np.load(data / "base.npy")
     fpq.FlatIndex().add(base).save(data / "flat.fpq")
     fpq.KMeans(2).fit(base).save(data / "kmeans.fpq")
+    fpq.PQIndex(4, nbits=4).fit(base).add(base).save(data / "pq.fpq")
     out, err = run(capsys, *(arg.format(data) for arg in argv), "--quiet", code=code)
     assert out == "" and err.startswith("fpq: ") and err.count("\n") == 1
-    assert message in err
+    assert message.format(data) in err
 
 
 @pytest.mark.parametrize("command", ["build", "search", "eval", "tune"])

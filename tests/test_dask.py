@@ -483,3 +483,15 @@ def test_bad_arguments(tmp_path: Path) -> None:
         fpq.dask.build(pq().fit(X), X, tmp_path, shard_rows=0)
     with pytest.raises(ValueError, match="holds 3000 vectors"):
         fpq.dask.fit(pq().fit(X).add(X), X)
+
+
+def test_table_of_dask_is_refused_in_one_line(tmp_path: Path) -> None:
+    dataframe = pytest.importorskip("dask.dataframe")
+    pandas = pytest.importorskip("pandas")
+    table = dataframe.from_pandas(pandas.DataFrame(np.eye(8)), npartitions=2)
+    message = r"^X: expected a Dask array, got a Dask DataFrame: pass X\.to_dask_array\(lengths=True\)$"
+    with pytest.raises(TypeError, match=message):
+        fpq.dask.build(fpq.FlatIndex(), table, tmp_path)
+    with pytest.raises(TypeError, match=message):
+        fpq.dask.fit(fpq.PQIndex(2, nbits=1), table)
+    assert fpq.dask.build(fpq.FlatIndex(), table.to_dask_array(lengths=True), tmp_path).exists()

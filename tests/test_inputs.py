@@ -425,3 +425,19 @@ def test_neighbors_do_not_wrap() -> None:
     index = fpq.PQIndex(4, nbits=4, keep_vectors=True).fit(X).add(X)
     with pytest.raises(ValueError, match=r"^neighbors: expected ids below 2\*\*63"):
         index.tune(X[:2], k=1, neighbors=np.array([[2**63], [1]], np.uint64))
+
+
+def test_sparse_matrices_and_bfloat16_tensors_get_a_hint() -> None:
+    class Sparse:
+        def toarray(self) -> None: ...
+
+    class Tensor:
+        dtype = "torch.bfloat16"
+
+        def __array__(self, dtype: object = None, copy: object = None) -> None:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+
+    with pytest.raises(TypeError, match=r"^X: expected .* got dtype object from Sparse; convert it by \.toarray\(\)$"):
+        fpq.FlatIndex().add(Sparse())
+    with pytest.raises(TypeError, match=r"^X: expected .* got Tensor: .*BFloat16; convert it by \.float\(\)$"):
+        fpq.FlatIndex().add(Tensor())

@@ -269,3 +269,15 @@ def test_seeds_are_spread_whatever_the_scale(isa: str, change: str) -> None:
         centroids = fpq.KMeans(40, init="k-means++", seed=3).fit(rows).centroids.astype(np.float64)
         squared.append(((rows[:, None].astype(np.float64) - centroids) ** 2).sum(-1).min(1).sum())
     assert squared[1] < 1.5 * squared[0] * scale**2
+
+
+def test_warning_names_the_line_of_the_caller() -> None:
+    for fit in (
+        lambda x: fpq.KMeans(9).fit(x),
+        lambda x: fpq.ProductQuantizer(2).fit(x),
+        lambda x: fpq.PQIndex(2).fit(x),
+        lambda x: fpq.IVFPQIndex(2, 2).fit([x]),
+    ):
+        with pytest.warns(RuntimeWarning, match="^5 training rows") as caught:
+            fit(np.random.default_rng(0).normal(size=(5, 4)))
+        assert {warning.filename for warning in caught} == {__file__}

@@ -17,23 +17,30 @@ import pytest
 pytest.importorskip("sklearn", reason="needs scikit-learn")
 
 from sklearn.base import clone
+from sklearn.cluster import DBSCAN
 from sklearn.datasets import make_blobs
 from sklearn.manifold import Isomap
 from sklearn.model_selection import GridSearchCV
-from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, KNeighborsTransformer
+from sklearn.neighbors import (
+    KNeighborsClassifier,
+    KNeighborsRegressor,
+    KNeighborsTransformer,
+    RadiusNeighborsTransformer,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fpq
-from fpq.sklearn import ANNClassifier, ANNRegressor, ANNTransformer, PQTransformer
+from fpq.sklearn import ANNClassifier, ANNRadiusTransformer, ANNRegressor, ANNTransformer, PQTransformer
 
 CODED: list[dict[str, Any]] = [
     {"algorithm": "pq", "nbits": 4},
     {"algorithm": "ivfpq", "nbits": 4, "n_lists": 3, "n_probe": 1},
 ]
 ESTIMATORS = [cls(**options) for cls in (ANNTransformer, ANNClassifier, ANNRegressor) for options in ({}, *CODED)] + [
-    PQTransformer(nbits=4)
+    PQTransformer(nbits=4),
+    ANNRadiusTransformer(),
 ]
 
 
@@ -48,7 +55,7 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
     return make_blobs(n_samples=600, centers=6, n_features=12, random_state=0)
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("metric", ["euclidean", "minkowski", "sqeuclidean", "cosine"])
 @pytest.mark.parametrize("mode", ["distance", "connectivity"])
 def test_flat_graph_equals_scikit_learns(blobs: Any, metric: str, mode: str) -> None:
     X = blobs[0]
@@ -59,6 +66,81 @@ def test_flat_graph_equals_scikit_learns(blobs: Any, metric: str, mode: str) -> 
         assert a.shape == b.shape and a.nnz == b.nnz
         np.testing.assert_allclose(a.toarray(), b.toarray(), rtol=1e-3, atol=5e-3)
     assert list(ours.get_feature_names_out()[:2]) == ["anntransformer0", "anntransformer1"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "radius"), [("euclidean", 5.0), ("minkowski", 5.0), ("sqeuclidean", 25.0), ("cosine", 0.2)]
+)
+@pytest.mark.parametrize("mode", ["distance", "connectivity"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_radius_graph_equals_scikit_learns(blobs: Any, metric: str, radius: float, mode: str, dtype: Any) -> None:
+    X = blobs[0].astype(dtype)
+    theirs = RadiusNeighborsTransformer(radius=radius, metric=metric, mode=mode).fit(X[:500])
+    ours = ANNRadiusTransformer(radius, metric=metric, mode=mode).fit(X[:500])
+    for rows in (X[:500], X[500:]):
+        a, b = theirs.transform(rows), ours.transform(rows)
+        assert a.shape == b.shape and b.dtype == np.float64
+        assert (a.indptr == b.indptr).all()
+        np.testing.assert_allclose(a.toarray(), b.toarray(), rtol=1e-3, atol=5e-3)
+        for start, end in zip(b.indptr, b.indptr[1:], strict=False):
+            assert (np.diff(b.data[start:end]) >= 0).all()
+    if mode == "distance":
+        graph = ours.transform(X[:500])
+        own = graph.indices == np.repeat(np.arange(500), np.diff(graph.indptr))
+        assert own.sum() == 500 and (graph.data[own] == 0).all()
+    without = ours.radius_neighbors_graph(mode=mode)
+    assert without.nnz == ours.transform(X[:500]).nnz - 500
+    assert without.diagonal().sum() == 0
+    assert list(ours.get_feature_names_out()[:1]) == ["annradiustransformer0"]
+
+
+@pytest.mark.parametrize("min_samples", [1, 5])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_clusters_of_the_radius_graph(dtype: Any, min_samples: int) -> None:
+    X = make_blobs(n_samples=1500, centers=25, n_features=4, cluster_std=0.6, random_state=1)[0].astype(dtype)
+    expected = DBSCAN(eps=0.7, min_samples=min_samples, algorithm="brute").fit(X.astype(np.float64))
+    cluster = DBSCAN(eps=0.7, min_samples=min_samples, metric="precomputed")
+    for radius in (0.7, 1.5):
+        model = make_pipeline(ANNRadiusTransformer(radius), clone(cluster))
+        assert (model.fit_predict(X) == expected.labels_).all()
+
+
+@pytest.mark.parametrize("step", [0.1, 1.1, 1 / 3, 1e-5, 12.5])
+def test_neighbours_at_the_radius_belong_to_it(step: float) -> None:
+    X = np.arange(5.0)[:, None] * step
+    assert ANNRadiusTransformer(step).fit_transform(X).nnz == 13
+    assert (
+        DBSCAN(eps=step, min_samples=2, metric="precomputed")
+        .fit_predict(ANNRadiusTransformer(step).fit_transform(X))
+        .tolist()
+        == [0] * 5
+    )
+    assert ANNRadiusTransformer(step * 0.999).fit_transform(X).nnz == 5
+
+
+def test_radius_of_nothing_and_of_everything(blobs: Any) -> None:
+    X = np.vstack([blobs[0][:50], blobs[0][:10]])
+    for metric in ("euclidean", "sqeuclidean", "cosine"):
+        assert ANNRadiusTransformer(0, metric=metric).fit_transform(X).nnz == 80
+        assert ANNRadiusTransformer(1e300, metric=metric).fit_transform(X).nnz == 3600
+    model = ANNRadiusTransformer(0.5).fit(X)
+    assert model.radius_neighbors_graph(X, 1e6).nnz == 3600
+    again = pickle.loads(pickle.dumps(model))
+    assert (again.transform(X) != model.transform(X)).nnz == 0
+    assert clone(model).get_params() == {"radius": 0.5, "mode": "distance", "metric": "euclidean", "n_jobs": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radius": -1}, "radius: expected a finite number of at least 0"),
+        ({"mode": "graph"}, "mode: expected one of 'distance', 'connectivity'"),
+        ({"metric": "manhattan"}, "metric: expected one of 'euclidean', 'minkowski'"),
+    ],
+)
+def test_bad_parameters_of_the_radius_graph(blobs: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ANNRadiusTransformer(**options).fit(blobs[0])
 
 
 @pytest.mark.parametrize("options", CODED)
@@ -251,7 +333,9 @@ def test_equal_rows_are_no_reason_to_warn(blobs: Any) -> None:
         ANNTransformer(3).fit(x)
 
 
-@pytest.mark.parametrize("estimator", [ANNTransformer(), ANNClassifier(), ANNRegressor(), PQTransformer(nbits=2)])
+@pytest.mark.parametrize(
+    "estimator", [ANNTransformer(), ANNClassifier(), ANNRegressor(), ANNRadiusTransformer(), PQTransformer(nbits=2)]
+)
 def test_masked_entries_are_refused(estimator: Any, blobs: Any) -> None:
     X, y = blobs
     masked = np.ma.masked_array(X, mask=X > 5)

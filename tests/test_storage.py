@@ -329,3 +329,10 @@ def test_the_expected_class(tmp_path: Path) -> None:
     assert len(fpq.load(tmp_path / "flat", fpq.FlatIndex)) == 9
     with pytest.raises(fpq.FormatError, match="flat: expected a saved PQIndex, got a saved FlatIndex"):
         fpq.load(tmp_path / "flat", fpq.PQIndex, mmap=True)
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "none"
+    with pytest.raises(FileNotFoundError) as caught:
+        fpq.FlatIndex().save(folder / "i.fpq")
+    assert str(caught.value) == f"{folder / 'i.fpq'}: expected an existing folder, got {folder}"

@@ -53,7 +53,18 @@ def test_the_fastest_of_all_that_were_measured_and_serve() -> None:
     lines = str(tuned).splitlines()
     assert lines[0].split() == ["n_probe", "rerank", "recall", "us/query"]
     assert sum("chosen" in line for line in lines) == 1
-    assert len(lines) == len(tuned.trials) + 1
+
+
+def test_table_leaves_out_what_is_slower_and_no_better() -> None:
+    figures = [(0.50, 1), (0.40, 2), (0.70, 3), (0.70, 4), (0.95, 5), (0.90, 6), (0.99, 7), (0.99, 7)]
+    trials = [tuning.Trial({"n_probe": i + 1, "rerank": None}, *each) for i, each in enumerate(figures)]
+    lines = str(tuning.Tuning(tuple(trials), trials[4])).splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [
+        [str(i + 1), "-", f"{figures[i][0]:.4f}"] for i in (0, 2, 4, 6)
+    ]  # fmt: skip
+    assert [line for line in lines if "chosen" in line] == [lines[3]]
+    slow = str(tuning.Tuning(tuple(trials), trials[5])).splitlines()
+    assert len(slow) == 6 and "chosen" in slow[4]
 
 
 def test_staircase_of_a_made_up_search(monkeypatch: pytest.MonkeyPatch) -> None:

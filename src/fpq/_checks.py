@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -25,6 +27,7 @@ Float64 = NDArray[np.float64]
 
 KERNEL_TYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, np.uint8, np.int8))
 MOST = (1 << 63) - 1  # the largest integer of files and kernels
+PACKAGE = os.path.dirname(__file__) + os.sep
 EXACT_INTEGERS = 1 << 24  # float32 represents every integer up to this one
 
 
@@ -129,7 +132,10 @@ def plain(name: str, x: Any) -> Array:
     except ValueError as error:  # lists of unequal length, missing integers
         raise ValueError(f"{name}: expected a rectangular array without missing entries: {error}") from None
     except (TypeError, RuntimeError, BufferError) as error:  # tensors on other devices or with gradients
-        raise TypeError(f"{name}: expected an array or a list of numbers, got {type(x).__name__}: {error}") from None
+        hint = "; convert it by .float()" if "bfloat16" in str(getattr(x, "dtype", "")) else ""
+        raise TypeError(
+            f"{name}: expected an array or a list of numbers, got {type(x).__name__}: {error}{hint}"
+        ) from None
     if array.dtype.isnative and array.dtype.byteorder in "<>":
         array = array.view(array.dtype.newbyteorder("="))
     return array
@@ -171,13 +177,12 @@ def numbers(name: str, x: Any) -> Array:
     if array.dtype.kind not in "fiub" and not small:
         source = "" if isinstance(x, np.ndarray) else f" from {type(x).__name__}"
         hint = ": select the columns of numbers" if hasattr(x, "columns") else ""
+        hint = "; convert it by .toarray()" if hasattr(x, "toarray") else hint
         raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}{source}{hint}")
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and array.size:
         low, high = int(array.min()), int(array.max())
         if max(-low, high) > EXACT_INTEGERS:
-            warnings.warn(
-                f"{name}: integers beyond 2**24 are rounded to float32, got {low} to {high}", UserWarning, stacklevel=2
-            )
+            warn(f"{name}: integers beyond 2**24 are rounded to float32, got {low} to {high}", UserWarning)
     if array.dtype not in KERNEL_TYPES:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
@@ -232,3 +237,11 @@ def mask_or_ids(name: str, allowed: Any) -> Array:
     """A boolean array unchanged, or ids as from `id_array`."""
     array = plain(name, allowed)
     return array if array.dtype == np.bool_ else id_array(name, allowed)
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside of fpq that led to the call."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

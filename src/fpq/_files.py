@@ -41,7 +41,9 @@ def replacing(path: Path) -> Iterator[Any]:
 
     The replacement is atomic, also when the machine loses power: `path` holds either the old or the whole new content.
     """
-    path = Path(os.path.realpath(path))
+    given, path = path, Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{given}: expected an existing folder, got {given.parent}")
     if path.exists() and not path.is_file():
         raise FileExistsError(f"{path} is not a regular file")
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")

@@ -53,8 +53,7 @@ def read_vectors(path: str | os.PathLike[str]) -> NDArray[Any]:
             array = reader(path)
             break
     else:
-        known = ", ".join(ending for endings in _READERS for ending in endings)
-        raise ValueError(f"{path}: expected a name that ends in {known}")
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(ENDINGS)}")
     if array.ndim == 0:
         raise ValueError(f"{path}: expected vectors, got a single number")
     if array.ndim > 2:
@@ -232,3 +231,4 @@ _READERS = {
     (".ivecs",): read_ivecs,
     ("-ubyte", ".idx", ".gz"): read_idx,
 }
+ENDINGS = tuple(ending for endings in _READERS for ending in endings)

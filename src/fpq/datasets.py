@@ -236,6 +236,8 @@ def _download(file: str, md5: str, target: Path) -> bytes:
         failures.append(f"  {source}{file}: unexpected content (MD5 differs)")
     raise ConnectionError(
         "MNIST could not be downloaded:\n" + "\n".join(failures) + "\n"
-        f"To download by hand, put {', '.join(_MNIST_MD5)} into {target}, into a folder mnist inside a folder of "
-        "FPQ_DATA, or into any folder, and pass this folder to `fpq demo --data`."
+        "Download these four files by hand, from the addresses above or from a copy of MNIST:\n"
+        + "".join(f"  {name}\n" for name in _MNIST_MD5)
+        + "Put them into one folder and run: fpq demo --data DIR\n"
+        f"Without --data, fpq looks for them in {target} and in the folder mnist inside the folders of FPQ_DATA"
     )

@@ -19,7 +19,8 @@ from fpq import FlatIndex, PQIndex, __version__, _files, cpu_info, datasets, met
 
 K = 100
 N_ROWS, N_NEIGHBOURS = 12, 10
-NO_PICTURE = "No picture: matplotlib is missing; install it with pip install 'fpq-ann[demo]'."
+RECALL = "recall@k: the share of the k nearest images that are among the k images found."
+NO_PICTURE = "No picture: matplotlib is missing; install it with pip install matplotlib."
 NPY_FILES = ("base.npy", "base_labels.npy", "query.npy", "query_labels.npy")
 IDX_FILES = tuple(datasets._MNIST_MD5)
 
@@ -35,7 +36,11 @@ class Digits(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """The cost and quality of one method; recalls (shares of the k true neighbours) and accuracies are 0 to 1."""
+    """The cost and quality of one method. Recalls and accuracies are from 0 to 1.
+
+    `bytes_per_image` is the size of a code, or of the pixels of an image for exact search. `index_bytes` is the size of
+    the whole index, with codebooks and rotation.
+    """
 
     name: str
     fit_s: float | None
@@ -198,11 +203,13 @@ def _words(rows: list[Row]) -> str:
     ratio = exact.search_s / fpq.search_s
     speed = f"{ratio:.1f}x faster" if ratio >= 1 else f"{1 / ratio:.1f}x slower"
     return (
+        f"{RECALL}\n"
+        "1-NN, 5-NN: the share of digits classified correctly by the nearest image, by a vote of the 5 nearest.\n\n"
         f"FPQ: {fpq.bytes_per_image} bytes per image instead of {exact.bytes_per_image} "
         f"({exact.bytes_per_image / fpq.bytes_per_image:.0f}x smaller); "
         f"once fitted, {speed} than exact search.\n"
-        f"A vote of the 5 nearest images (5-NN) is right for {fpq.accuracy_5nn:.2%} of the digits with FPQ, "
-        f"for {exact.accuracy_5nn:.2%} with exact search."
+        f"The vote of 5 is right for {fpq.accuracy_5nn:.2%} of the digits with FPQ, "
+        f"and for {exact.accuracy_5nn:.2%} with exact search."
     )
 
 
@@ -247,16 +254,17 @@ def _draw(digits: Digits, ids: NDArray[np.int64], rows: list[Row], out: Path) ->
     title = f"The nearest of {len(digits.base):,} handwritten digits, found by FPQ"
     figures = (
         f"{fpq.bytes_per_image} bytes per image instead of {exact.bytes_per_image}; recall@10 "
-        f"{fpq.recall_at_10:.3f}; 5-NN vote {fpq.accuracy_5nn:.2%} right "
-        f"(exact search {exact.accuracy_5nn:.2%})"
+        f"{fpq.recall_at_10:.2f}: {fpq.recall_at_10:.0%} of the 10 nearest images are among the 10 found.\n"
+        f"A vote of the 5 nearest is right for {fpq.accuracy_5nn:.2%} of the digits "
+        f"(exact search: {exact.accuracy_5nn:.2%})."
     )
     caption = (
         "Queries: the first test image of each digit, then the first others with a wrong "
         f"neighbour.\nRed: a neighbour with another label, {wrong.mean():.1%} of the "
         f"{ids.shape[1]} nearest of all {len(ids):,} test images."
     )
-    figure.text(0.5, 0.965, title, ha="center", fontsize=14, weight="bold")
-    figure.text(0.5, 0.938, figures, ha="center", fontsize=10)
+    figure.text(0.5, 0.97, title, ha="center", fontsize=14, weight="bold")
+    figure.text(0.5, 0.923, figures, ha="center", fontsize=10, linespacing=1.4)
     figure.text(0.5, 0.02, caption, ha="center", fontsize=9.5, color="0.25", linespacing=1.4)
     with _files.replacing(out) as file:
         figure.savefig(file, format="png", dpi=150, metadata={"Software": f"fpq {__version__}"})

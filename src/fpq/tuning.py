@@ -29,14 +29,17 @@ class Trial(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """The measurements of `tune`; `print` shows them as a table.
+    """The measurements of `tune`; `print` shows a table.
+
+    The table leaves out settings that are slower than another setting and reach no higher recall. Recall therefore
+    grows with time from line to line.
 
     Attributes
     ----------
     trials : tuple of Trial
-        In ascending order of cost.
+        All measured settings, in ascending order of cost.
     best : Trial
-        The chosen one.
+        The chosen setting.
     """
 
     trials: tuple[Trial, ...]
@@ -45,11 +48,21 @@ class Tuning(NamedTuple):
     def __str__(self) -> str:
         names = list(self.best.setting)
         lines = ["".join(f"{name:>14}" for name in [*names, "recall", "us/query"])]
-        for trial in self.trials:
+        for trial in self._undominated():
             values = "".join(f"{trial.setting[name] or '-':>14}" for name in names)
             chosen = "  <- chosen" if trial is self.best else ""
             lines.append(f"{values}{trial.recall:>14.4f}{trial.seconds * 1e6:>14.1f}{chosen}")
         return "\n".join(lines)
+
+    def _undominated(self) -> list[Trial]:
+        """The chosen trial, and all trials with a higher recall than every faster one, fastest first."""
+        shown: list[Trial] = []
+        highest = -1.0
+        for trial in sorted(self.trials, key=lambda trial: (trial.seconds, -trial.recall)):
+            if trial is self.best or trial.recall > highest:
+                shown.append(trial)
+            highest = max(highest, trial.recall)
+        return shown
 
 
 def recall_target(recall: float) -> float:

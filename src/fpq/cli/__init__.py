@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fpq import __version__, _format, cpu_info, datasets, demo, load, storage
-from fpq.cli import index, outputs
+from fpq import ShardedIndex, __version__, _format, cpu_info, datasets, demo, load, storage
+from fpq.cli import files, index, outputs, words
 from fpq.cli.report import Commands, UsageError, facts, positive, print_json
+from fpq.sharding import manifest
 
 EXAMPLES = """\
 examples:
@@ -28,6 +29,7 @@ fpq COMMAND --help describes each command.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 (error), 2 (usage), 130 (Ctrl-C)."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="fpq",
         description="Fast approximate nearest-neighbour search by product quantization.",
@@ -39,25 +41,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_demo(commands)
     index.add_commands(commands)
     _add_info(commands)
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
     args = parser.parse_args(argv)
     try:
         args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail(["interrupted"], 130)
     except BrokenPipeError:
         # The rest of the buffer has no reader: the interpreter flushes it to the null device at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UsageError as error:
-        return _fail(str(error), 2)
+        return _fail([str(error)], 2)
+    except ConnectionError as error:  # its lines say what can be done without a network
+        return _fail(str(error).splitlines(), 1)
     except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
-        return _fail(str(error) or type(error).__name__, 1)
+        message = words.translated(str(error), args) or type(error).__name__
+        return _fail([" ".join(message.split())], 1)
     return 0
 
 
-def _fail(message: str, code: int) -> int:
-    print("fpq:", " ".join(message.split()), file=sys.stderr)
+def _fail(lines: Sequence[str], code: int) -> int:
+    print("fpq:", "\n".join(lines), file=sys.stderr)
     return code
 
 
@@ -89,11 +97,12 @@ def _demo(args: argparse.Namespace) -> None:
 def _add_info(commands: Commands) -> None:
     parser = commands.add_parser(
         "info",
-        help="show the version and the instruction set and threads in use, or the content of a file",
-        description="Show the version and the instruction set and threads in use, or the content of a file of fpq.",
+        help="show the version, instruction set and threads, or the content of a file",
+        description="Without FILE, show the version of fpq and the instruction set and threads in use. With FILE, show "
+        "the content of a file that fpq has saved, or of a manifest of shards.",
     )
     parser.add_argument("file", metavar="FILE", nargs="?", help="file to describe")
-    parser.add_argument("--verify", action="store_true", help="read all of FILE and check it as on loading")
+    parser.add_argument("--verify", action="store_true", help="read all data of FILE, or of its shards, and check them")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_info)
 
@@ -107,6 +116,9 @@ def _info(args: argparse.Namespace) -> None:
 
 def _file_info(args: argparse.Namespace) -> None:
     file, verify = args.file, args.verify
+    if files.is_manifest(file):
+        _print(args.json, _manifest_info(file, verify))
+        return
     layout = storage.describe(file)
     if verify:
         load(file, mmap=True).verify()
@@ -120,6 +132,22 @@ def _file_info(args: argparse.Namespace) -> None:
         found[name] = f"{extent.dtype} {'x'.join(map(str, extent.shape))}, {extent.nbytes} bytes"
     found["checked"] = "all data" if verify else "the header only (--verify checks the data)"
     _print(args.json, found)
+
+
+def _manifest_info(file: str, verify: bool) -> dict[str, object]:
+    content = manifest.read(file)
+    if verify:
+        ShardedIndex(file).verify()
+    return {
+        "kind": f"manifest of shards of {content.kind}",
+        "format": manifest.VERSION,
+        "metric": content.metric,
+        "dim": content.dim,
+        "n": sum(shard.n for shard in content.shards),
+        "shards": len(content.shards),
+        "files": [shard.file for shard in content.shards],
+        "checked": "all data of all shards" if verify else "the manifest only (--verify checks the shards)",
+    }
 
 
 def _print(as_json: bool, found: dict[str, object]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fpq import datasets
-from fpq._checks import Array, Int64
+from fpq import _native, _readers, datasets
+from fpq._checks import KERNEL_TYPES, Array, Int64
 
 BLOCK_BYTES = 1 << 26
 # Names of arrays in npz and HDF5 files, in the order of preference.
@@ -22,6 +22,7 @@ QUERIES = ("test", "query", "queries", "Q")
 TRUTH = ("neighbors", "groundtruth", "ids")
 HDF5 = (".hdf5", ".h5")
 FORMATS = "npy, npz, fvecs, bvecs, ivecs, idx(.gz), hdf5"
+ENDINGS = (*_readers.ENDINGS, ".npz", *HDF5)
 
 
 class Rows:
@@ -51,9 +52,15 @@ class Rows:
         return max(1, BLOCK_BYTES // max(1, row))
 
     def read(self, start: int, stop: int) -> Array:
-        """Rows `start` to `stop` - 1 as an ordinary array."""
+        """Rows `start` to `stop` - 1 as an ordinary array; ValueError for NaN or infinity."""
         block = np.array(self._source[start:stop])
-        return block.reshape(len(block), self.shape[1])
+        block = block.reshape(len(block), self.shape[1])
+        row = _native.first_nonfinite_row(block, 1) if block.dtype in KERNEL_TYPES else -1
+        if row >= 0:  # the index would count rows from the start of the block
+            raise ValueError(
+                f"{self.name}: expected numbers that are finite as float32, got NaN or infinity in row {start + row}"
+            )
+        return block
 
     def all(self) -> Array:
         """All rows as an ordinary array."""
@@ -92,6 +99,10 @@ def opened(file: str, names: Sequence[str]) -> Iterator[Rows]:
     elif ending == ".npz":
         yield Rows(_from_npz(path, wanted, names), str(path))
     else:
+        if not path.name.lower().endswith(ENDINGS):
+            raise ValueError(
+                f"{path}: expected a name that ends in {', '.join(ENDINGS)}; convert other formats to .npy (numpy.save)"
+            )
         yield Rows(datasets.read_vectors(path), str(path))
 
 
@@ -101,6 +112,11 @@ def split(file: str) -> tuple[Path, str | None]:
     if named and not Path(file).exists():
         return Path(named[1]), named[2]
     return Path(file), None
+
+
+def is_manifest(file: str) -> bool:
+    """Whether a file is taken for a manifest of shards."""
+    return file.lower().endswith(".json")
 
 
 def _choose(path: Path, available: list[str], wanted: str | None, names: Sequence[str]) -> str:
@@ -129,5 +145,5 @@ def _h5py(path: Path) -> Any:
     try:
         import h5py
     except ImportError:
-        raise ImportError(f"{path}: HDF5 files need h5py: pip install 'fpq-ann[hdf5]'") from None
+        raise ImportError(f"{path}: HDF5 files need h5py: pip install h5py") from None
     return h5py

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import numpy as np
 import fpq
 from fpq import _files, metrics, progress
 from fpq._checks import Float32, Int64
-from fpq.cli import files, outputs
+from fpq.cli import files, outputs, words
 from fpq.cli.report import Commands, UsageError, add_command, facts, positive, print_json
 from fpq.metric import L2, METRICS
+from fpq.sharding import manifest
 
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {}
 _CODES = ("m", "nbits", "rotation", "rotation_dim", "open_indexing", "keep_vectors", "seed")
@@ -88,7 +91,8 @@ def add_commands(commands: Commands) -> None:
     evaluate = add_command(
         commands, "eval", _eval, "measure recall and speed on queries with known neighbours",
         "Search and compare the results with the true neighbours. recall@r: the share of the r true neighbours "
-        "among the first r results; R@r: the share of queries whose nearest neighbour is among the first r results.",
+        "among the first r results. R@r: the share of queries whose nearest neighbour is among the first r results. "
+        "r is 1, 10, 100 and K, as far as K and the number of true neighbours allow.",
         "fpq eval sift.fpq sift.hdf5 sift.hdf5 -k 100",
         "fpq eval base.fpq queries.fvecs groundtruth.ivecs -k 10 --n-probe 64",
     )  # fmt: skip
@@ -99,13 +103,20 @@ def add_commands(commands: Commands) -> None:
 
     tune = add_command(
         commands, "tune", _tune, "find the cheapest search setting that reaches a recall",
-        "Measure settings of the index against exact search, cheapest first. Sample queries must not be in the index.",
+        "Measure search settings of the index against the true neighbours, and choose the fastest setting that reaches "
+        "the recall. The queries must not be in the index. By default the true neighbours come from the vectors that "
+        "the index keeps. For an index built without --keep-vectors, give --base or --truth.",
         "fpq tune base.fpq queries.fvecs -k 10 --recall 0.9 --save",
+        "fpq tune base.fpq queries.fvecs --base base.fvecs",
+        "fpq tune sift.fpq sift.hdf5 --truth sift.hdf5 --recall 0.8",
     )  # fmt: skip
     tune.add_argument("index", metavar="INDEX", help="file of an index")
     tune.add_argument("queries", metavar="QUERIES", help="file of vectors")
     tune.add_argument("-k", type=positive, default=10, metavar="K", help="neighbours (default: %(default)s)")
     tune.add_argument("--recall", type=float, default=0.95, metavar="R", help="recall@K (default: %(default)s)")
+    known = tune.add_mutually_exclusive_group()
+    known.add_argument("--base", metavar="FILE", help="pq, ivfpq: the vectors from which the index was built")
+    known.add_argument("--truth", metavar="FILE", help="pq, ivfpq: true neighbours (ids) of QUERIES, nearest first")
     tune.add_argument("--save", action="store_true", help="store the setting in INDEX as the default of searches")
     _add_shared(tune)
 
@@ -198,25 +209,41 @@ def _eval(args: argparse.Namespace) -> None:
         warm_up = argparse.Namespace(**{**vars(args), "quiet": True})  # starts threads and fills caches
         _find(index, queries, warm_up, most=256)
         _, ids, seconds = _find(index, queries, args)
-    report: dict[str, Any] = {"queries": len(ids), "k": args.k, "queries_per_second": round(len(ids) / seconds, 1)}
+    report: dict[str, Any] = {"queries": len(ids), "k": args.k, "true_neighbours": truth.shape[1],
+                              "queries_per_second": round(len(ids) / seconds, 1)}  # fmt: skip
     ranks = sorted({1, 10, 100, args.k})
     for name, measure, most in ("recall", metrics.recall_at_k, truth.shape[1]), ("R", metrics.one_recall_at_k, args.k):
         for r in ranks:
             if r <= min(args.k, most):
                 report[f"{name}@{r}"] = round(measure(ids, truth, r), 4)
     print_json(report) if args.json else facts(report)
+    if args.k > truth.shape[1] and not args.quiet:
+        print(
+            f"fpq: {args.groundtruth} has {truth.shape[1]} true neighbours per query, fewer than -k {args.k}: recall@r "
+            f"compares the first r results with the first r true neighbours, for r up to {truth.shape[1]}",
+            file=sys.stderr,
+        )
 
 
 def _tune(args: argparse.Namespace) -> None:
+    known = {"X": args.base, "neighbors": args.truth}
+    inputs = [file for file in (args.queries, args.base, args.truth) if file is not None]
     if args.save:
-        _files.refuse_input(args.index, [files.split(args.queries)[0]])
-    index = fpq.load(args.index)
-    if not hasattr(index, "tune"):
-        raise ValueError(f"{args.index}: expected an index with settings to tune, got a {type(index).__name__}")
+        _files.refuse_input(args.index, [files.split(file)[0] for file in inputs])
+    index = _tunable(args, {name for name, file in known.items() if file is not None})
     with files.opened(args.queries, files.QUERIES) as rows:
         queries = rows.all()
-    with progress.call("fpq tune", not args.quiet):
-        tuned = index.tune(queries, k=args.k, recall=args.recall, n_threads=args.threads)
+    with contextlib.ExitStack() as stack:
+        given: dict[str, Any] = {}
+        if args.base is not None:
+            base = stack.enter_context(files.opened(args.base, files.BASE))
+            if len(base) < len(index):
+                raise ValueError(f"{args.base}: expected the {len(index)} vectors of the index, got {len(base)}")
+            given["X"] = base.blocks()
+        if args.truth is not None:
+            given["neighbors"] = stack.enter_context(files.opened(args.truth, files.TRUTH)).all()
+        with progress.call("fpq tune", not args.quiet):
+            tuned = index.tune(queries, k=args.k, recall=args.recall, n_threads=args.threads, **given)
     if args.save:
         index.save(args.index)
     if args.json:
@@ -225,8 +252,30 @@ def _tune(args: argparse.Namespace) -> None:
         print(tuned)
 
 
+def _tunable(args: argparse.Namespace, given: set[str]) -> Any:
+    """The index to tune; an error if it has no settings, or if the true neighbours are unknown."""
+    if files.is_manifest(args.index):
+        manifest.read(args.index)
+        raise ValueError(
+            f"{args.index}: expected an index of one file, got a manifest of shards: tune one of the shards, and give "
+            "its setting to the search (--n-probe, --rerank)"
+        )
+    index = _load(args.index, mmap=False)
+    if not hasattr(index, "tune"):
+        raise ValueError(f"{args.index}: expected an index with settings to tune, got a {type(index).__name__}")
+    if "X" not in inspect.signature(index.tune).parameters:
+        if given:
+            raise UsageError(f"--base, --truth: {args.index} is a {type(index).__name__}, which keeps its vectors")
+    elif not index.keep_vectors and not given:
+        raise UsageError(
+            f"{args.index} keeps no vectors: give the vectors from which the index was built (--base FILE) or the true "
+            "neighbours of the queries (--truth FILE), or build the index with --keep-vectors"
+        )
+    return index
+
+
 def _load(file: str, mmap: bool) -> Any:
-    index = fpq.ShardedIndex(file) if file.endswith(".json") else fpq.load(file, mmap=mmap)
+    index = fpq.ShardedIndex(file) if files.is_manifest(file) else fpq.load(file, mmap=mmap)
     if not hasattr(index, "search"):
         raise ValueError(f"{file}: expected an index, got a {type(index).__name__}")
     return index
@@ -238,6 +287,8 @@ def _find(
     """Distances and ids of the first `most` queries (default: all), and the seconds of the search."""
     given = {name: getattr(args, name) for name in SEARCH_OPTIONS if hasattr(args, name)}
     _refuse(set(given) - set(inspect.signature(index.search).parameters), type(index).__name__)
+    if "rerank" in given and not getattr(index, "keep_vectors", True):
+        raise UsageError(f"--rerank: {args.index} keeps no vectors; build the index with --keep-vectors")
     nq = len(queries) if most is None else min(most, len(queries))
     distances, ids = np.empty((nq, args.k), np.float32), np.empty((nq, args.k), np.int64)
     seconds, step = 0.0, max(1, min(QUERY_BLOCK, (1 << 24) // args.k))
@@ -254,6 +305,4 @@ def _find(
 
 def _refuse(options: set[str], of: str) -> None:
     if options:
-        names = {"n_lists": "lists", "n_tables": "tables", "n_hashes": "hashes", "residual": "no-residual"}
-        flags = ", ".join("--" + names.get(name, name).replace("_", "-") for name in sorted(options))
-        raise UsageError(f"{flags}: not an option of {of}")
+        raise UsageError(f"{', '.join(map(words.flag, sorted(options)))}: not an option of {of}")

@@ -1,6 +1,6 @@
 """Training and building on a Dask cluster, or block by block on one machine: ``import fpq.dask``.
 
-Only Dask arrays and clusters require Dask (``pip install 'fpq-ann[dask]'``).
+Only Dask arrays and clusters require Dask (``pip install 'dask[array,distributed]'``).
 """
 
 from fpq.dask.build import build

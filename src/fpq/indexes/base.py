@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -282,16 +281,15 @@ class Index(Storable, ABC):
         queries, single = self._queries(Q, count)
         bits = self._allowed_bits(allowed)
         nearest = min(k, len(self))
-        if not self._ids.next_id:
-            warnings.warn(
-                f"{type(self).__name__}: no vectors were added: fit only learns, add(X) stores what a search finds",
-                UserWarning,
-                stacklevel=4,
-            )
         if len(queries) and nearest:
             found, ids = (find or self._nearest)(queries, nearest, bits, count)
             self._require_finite(found, ids)
         else:
+            if not self._ids.next_id:
+                _checks.warn(
+                    f"{type(self).__name__}: no vectors were added: fit only learns, add(X) stores what a search finds",
+                    UserWarning,
+                )
             found, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         if found.shape[1] < k:
             missing = ((0, 0), (0, k - found.shape[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -68,11 +67,10 @@ def learn_centroids(
 def warn_of_few_rows(n: int, k: int) -> None:
     """Warn if there are fewer training rows than centroids."""
     if n < k:
-        warnings.warn(
+        _checks.warn(
             f"{n} training rows for {k} centroids: every row becomes a centroid, the other {k - n} repeat rows and are "
             "never chosen; pass more rows or ask for fewer centroids (nbits, n_clusters)",
             RuntimeWarning,
-            stacklevel=3,
         )
 
 

@@ -110,7 +110,7 @@ def read(path: str | os.PathLike[str]) -> Manifest:
 
 def _parse(content: Any) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FormatError(f"format: expected a JSON object with format {FORMAT!r}")
+        raise FormatError(f"not a manifest of shards: expected a JSON object with format {FORMAT!r}")
     if content.get("version") != VERSION:
         raise FormatError(f"version: expected {VERSION}, got {content.get('version')!r}")
     types: dict[str, type] = {"kind": str, "metric": str, "dim": int, "learned": str, "shards": list}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +16,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from fpq import _checks
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
-from fpq.metric import COSINE, L2
+from fpq.metric import COSINE, L2, MetricName
 
 ALGORITHMS = ("auto", "flat", "pq", "ivfpq")
-METRICS = {"euclidean": L2, "sqeuclidean": L2, "cosine": COSINE}
+METRICS = {"euclidean": L2, "minkowski": L2, "sqeuclidean": L2, "cosine": COSINE}
+ROOTS = ("euclidean", "minkowski")  # metrics whose distances are the roots of the index's
 FLAT_ROWS = 10_000  # "auto" searches exactly in at most this many rows
 PQ_ROWS = 200_000  # "auto" scans all codes of at most this many rows
 # Types that are read without a copy; all others, such as large integers, become float64.
@@ -100,11 +100,10 @@ def warn_of_equal_rows(X: Array, x: Array) -> None:
     merged, variants = np.unique(pairs[:, 0], return_counts=True)
     lost = int(sizes[merged[variants > 1]].sum())
     if lost:
-        warnings.warn(
+        _checks.warn(
             f"X: {lost / len(X):.2%} of the rows ({lost}) differ from others in float64 but not in float32, the type "
             "of the index: subtract the common part of the features, or scale the features",
             UserWarning,
-            stacklevel=4,
         )
 
 
@@ -118,12 +117,41 @@ def _hashes(x: Array) -> NDArray[np.uint64]:
     return hashes
 
 
-class NeighborsBase(BaseEstimator):
+class IndexBase(BaseEstimator):
     """Base of estimators with an index of the training rows. Subclasses define the parameters."""
+
+    metric: str
+    n_jobs: int | None
+
+    index_: FlatIndex | PQIndex | IVFPQIndex
+    n_samples_fit_: int
+    offset_: Float64 | None
+
+    def _index_metric(self) -> MetricName:
+        """The metric of the index for the parameter `metric`."""
+        return METRICS[_checks.choice("metric", self.metric, tuple(METRICS))].name
+
+    def _fill(self, index: FlatIndex | PQIndex | IVFPQIndex, X: Array) -> None:
+        """Train the index on the rows of X, add them, and store the index."""
+        offset = centre(X) if not index._metric.inner_product else None  # angles depend on the origin
+        x = centred(X, offset)
+        self.index_ = index.fit(x).add(x)
+        self.offset_ = offset
+        self.n_samples_fit_ = len(X)
+        warn_of_equal_rows(X, x)
+
+    def _distances(self, found: Float32) -> Float32:
+        """Distances by `metric` from the distances or similarities of the index."""
+        distances = 1 - found if self.index_._metric.inner_product else found
+        np.maximum(distances, 0, out=distances)
+        return np.sqrt(distances) if self.metric in ROOTS else distances
+
+
+class NeighborsBase(IndexBase):
+    """Base of estimators that search for a number of neighbours."""
 
     n_neighbors: int
     algorithm: str
-    metric: str
     m: int
     nbits: int
     rotation: str | None
@@ -133,11 +161,6 @@ class NeighborsBase(BaseEstimator):
     n_probe: int | None
     rerank: int | None
     random_state: Any
-    n_jobs: int | None
-
-    index_: FlatIndex | PQIndex | IVFPQIndex
-    n_samples_fit_: int
-    offset_: Float64 | None
 
     def _fit_index(self, X: Array) -> None:
         _checks.integer("n_neighbors", self.n_neighbors, 1)
@@ -145,16 +168,10 @@ class NeighborsBase(BaseEstimator):
             _checks.integer("rerank", self.rerank, 1)
         if self.n_probe is not None:
             _checks.integer("n_probe", self.n_probe, 1)
-        index = self._new_index(*X.shape)
-        offset = centre(X) if not index._metric.inner_product else None  # angles depend on the origin
-        x = centred(X, offset)
-        self.index_ = index.fit(x).add(x)
-        self.offset_ = offset
-        self.n_samples_fit_ = len(X)
-        warn_of_equal_rows(X, x)
+        self._fill(self._new_index(*X.shape), X)
 
     def _new_index(self, n: int, d: int) -> FlatIndex | PQIndex | IVFPQIndex:
-        metric = METRICS[_checks.choice("metric", self.metric, tuple(METRICS))].name
+        metric = self._index_metric()
         n_threads = threads_of(self.n_jobs)
         algorithm = _checks.choice("algorithm", self.algorithm, ALGORITHMS)
         if algorithm == "auto":
@@ -218,10 +235,7 @@ class NeighborsBase(BaseEstimator):
 
     def _nearest(self, queries: Array, k: int) -> tuple[Float32, Int64]:
         distances, rows = self._search(queries, k)
-        if self.index_._metric.inner_product:
-            distances = 1 - distances
-        np.maximum(distances, 0, out=distances)
-        return (np.sqrt(distances) if self.metric == "euclidean" else distances), rows
+        return self._distances(distances), rows
 
     def _search(self, queries: Array, k: int) -> tuple[Float32, Int64]:
         n_threads = threads_of(self.n_jobs)

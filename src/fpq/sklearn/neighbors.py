@@ -21,17 +21,23 @@ Weights = str | Callable[[Array], Array]
 class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeighborsBase):
     """The graph of nearest neighbours: a replacement for scikit-learn's KNeighborsTransformer.
 
+    The graph serves Isomap, t-SNE and spectral clustering with ``metric="precomputed"``. DBSCAN needs all neighbours
+    within a radius; on a graph of k neighbours it silently returns other clusters. Use `ANNRadiusTransformer` for
+    DBSCAN.
+
     Parameters
     ----------
     n_neighbors : int, default 5
+        scikit-learn's TSNE requires at least ``3 * perplexity + 1``.
     mode : {"distance", "connectivity"}, default "distance"
         Distances, or entries of 1. With "distance" each row has ``n_neighbors + 1`` entries, because a training row is
         its own nearest neighbour; the estimators of scikit-learn expect this.
     algorithm : {"auto", "flat", "pq", "ivfpq"}, default "auto"
         `fpq.FlatIndex` (exact), `fpq.PQIndex` or `fpq.IVFPQIndex`. "auto" is "flat" for at most 10,000 training rows,
         "pq" for at most 200,000, "ivfpq" for more.
-    metric : {"euclidean", "sqeuclidean", "cosine"}, default "euclidean"
-        The distance; "cosine" is 1 minus the cosine similarity.
+    metric : {"euclidean", "minkowski", "sqeuclidean", "cosine"}, default "euclidean"
+        The distance. "minkowski", scikit-learn's default, is "euclidean" (p = 2); "cosine" is 1 minus the cosine
+        similarity.
     m : int, default 16
         Number of subquantizers, reduced to the number of features (or of `rotation_dim`) if that is smaller.
     nbits, rotation, rotation_dim, open_indexing
