@@ -90,3 +90,10 @@ def test_fit_without_add() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         index.search(X[0], 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*training rows:RuntimeWarning")
+def test_the_dimension_as_m() -> None:
+    with pytest.warns(UserWarning, match="m is not the dimension") as warned:
+        fpq.PQIndex(D, nbits=4).fit(X)
+    assert warned[0].filename == __file__

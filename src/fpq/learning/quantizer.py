@@ -254,6 +254,12 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     def _train(self, rows: TrainingRows, rng: np.random.Generator, n_threads: int) -> None:
         k, dim, width = 1 << self.nbits, rows.dim, self.rotation_dim or rows.dim
+        if self.m == width >= 32:
+            _checks.warn(
+                f"m: {self.m} subquantizers of {width} dimensions code each number on its own. m is not the dimension: "
+                "usual are 8 to 64",
+                UserWarning,
+            )
         rows, power = scaling.training(rows)
         rotation = local = None
         if self.rotation or self.open_indexing:
