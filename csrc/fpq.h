@@ -168,10 +168,11 @@ typedef struct {
 } fpq_id_table;
 
 void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places); /* -1: not there */
-/* Enter the ids in these places. An id that is there already stays where it is. */
+/* Enter the ids in these places. An id that is there already has from now on the new place. */
 void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n);
-/* Take the ids in the places `gone` out, and bring those in `sources` to `targets`, places that are free by then: in
- * the array `ids`, where free places get 0, and in t, which may be NULL and is over this array. */
+/* Take the ids in the places `gone` out, and bring those in `sources` to `targets`, one after the other, places that
+ * are free by then: in the array `ids`, where free places get 0, and in t, which may be NULL and is over this array. In
+ * t, an id that has been entered again in another place stays there. */
 void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone, const int64_t *sources,
                     const int64_t *targets, int64_t n_moved);
 void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits); /* bits of these places; none for -1 */

@@ -71,8 +71,7 @@ void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         if (i + AHEAD < n) fetch(t, t->ids[places[i + AHEAD]]);
         const int64_t id = t->ids[places[i]];
-        const uint64_t at = locate(t, id);
-        if (!get(t, at)) put(t, at, entry_of(t, hash(id), places[i]));
+        put(t, locate(t, id), entry_of(t, hash(id), places[i]));
     }
 }
 
@@ -92,16 +91,14 @@ void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, in
                     const int64_t *targets, int64_t n_moved) {
     for (int64_t i = 0; i < n_gone && t; i++) {
         const uint64_t at = locate(t, ids[gone[i]]);
-        if (get(t, at)) erase(t, at);
-    }
-    for (int64_t i = 0; i < n_moved && t; i++) {
-        const int64_t id = ids[sources[i]];
-        const uint64_t at = locate(t, id);
-        if (get(t, at)) put(t, at, entry_of(t, hash(id), targets[i]));
+        if (place_of(t, get(t, at)) == gone[i]) erase(t, at); /* else the id has another place */
     }
     for (int64_t i = 0; i < n_gone; i++) ids[gone[i]] = 0;
-    for (int64_t i = 0; i < n_moved; i++) {
-        ids[targets[i]] = ids[sources[i]];
+    for (int64_t i = 0; i < n_moved; i++) { /* in step with the table, as locate reads ids */
+        const int64_t id = ids[sources[i]];
+        const uint64_t at = t ? locate(t, id) : 0;
+        if (t && place_of(t, get(t, at)) == sources[i]) put(t, at, entry_of(t, hash(id), targets[i]));
+        ids[targets[i]] = id;
         ids[sources[i]] = 0;
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import linecache
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,17 @@ class Lines:
             if self._left == 0:
                 self.raised = True
                 raise self._error
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Calls that are no part of the traced call."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
 
 
 def every_line(make: Any, call: Any, observe: Any, *, step: int = 1, salt: str = "") -> int:

@@ -61,6 +61,13 @@ def filled(kind: str) -> Any:
     return index
 
 
+def renumbered(index: Any) -> Any:
+    """Another index with the training of this one and with odd ids."""
+    with faults.untraced():
+        other = index.copy().reset()
+        return other.add(MORE, ids=np.arange(len(MORE)) * 2 + 1)
+
+
 def emptied(kind: str) -> Any:
     """Trained, and nothing in it any more."""
     index = filled(kind)
@@ -94,6 +101,10 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "add with ids": lambda index: index.add(MORE.astype(np.float64), ids=np.arange(1000, 1040)),
     "remove": lambda index: index.remove(np.arange(0, 120, 3)),
     "remove all": lambda index: index.remove(index.ids),
+    "reset": lambda index: index.reset(),
+    "merge": lambda index: index.merge(renumbered(index)),
+    "update": lambda index: index.update(MORE, ids=np.arange(20, 100, 2)),
+    "update all": lambda index: index.update(X[: len(index)].astype(np.float16), ids=index.ids[::-1]),
 }
 STREAMED: dict[str, Callable[[Any], Any]] = {
     "add stream": lambda index: index.add(iter(blocks())),
@@ -105,6 +116,8 @@ READS: dict[str, Callable[[Any], Any]] = {
     "range_search": lambda index: index.range_search(Q, 10.0),
     "reconstruct": lambda index: index.reconstruct(index.ids[:9]),
     "pickle": lambda index: pickle.loads(pickle.dumps(index)),
+    "copy": lambda index: index.copy().remove(index.ids),
+    "in": lambda index: [number in index for number in range(20)],
 }
 
 
@@ -157,7 +170,11 @@ def test_what_changes_is_declared_in_the_class(kind: str) -> None:
         return {name: contents(value) for name, value in vars(index).items() if name not in declared}
 
     before = others()
-    for change in (lambda: index.fit(X), lambda: index.add(X), lambda: index.remove(np.arange(0, 40, 4))):
+    changes = (
+        lambda: index.fit(X), lambda: index.add(X), lambda: index.remove(np.arange(0, 40, 4)),
+        lambda: index.update(X[:9], range(5, 14)), index.reset, lambda: index.merge(renumbered(index)),
+    )  # fmt: skip
+    for change in changes:
         change()
         assert others() == before
     assert declared <= set(vars(index))

@@ -139,7 +139,9 @@ class Fails:
 
 @pytest.mark.parametrize("error", [MemoryError("none left"), KeyboardInterrupt()])
 @pytest.mark.parametrize("name", indexes())
-@pytest.mark.parametrize("change", ["add", "add stream", "add with ids", "remove", "remove all", "fit"])
+@pytest.mark.parametrize(
+    "change", ["add", "add stream", "add with ids", "remove", "remove all", "update", "merge", "reset", "fit"]
+)
 def test_failing_changes_leave_the_index_alone(
     change: str, name: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,12 +150,16 @@ def test_failing_changes_leave_the_index_alone(
     if change == "fit":
         index.remove(index.ids)
     untouched = copy.deepcopy(index)
+    other = index.copy().reset().add(rows[:130], ids=np.arange(2000, 2130))
     calls = {
+        "merge": lambda i: i.merge(other),
         "add": lambda i: i.add(rows[:70]),
         "add with ids": lambda i: i.add(rows[:70].astype(np.float64), ids=np.arange(9000, 9070)),
         "remove": lambda i: i.remove(np.arange(20, 300, 2)),
         "add stream": lambda i: i.add(rows[:70] if "lsh" in name else iter([rows[:5], rows[5:70]])),
         "remove all": lambda i: i.remove(i.ids),
+        "update": lambda i: i.update(rows[:70] * 2, ids=np.arange(460, 600, 2)),
+        "reset": lambda i: i.reset(),
         "fit": lambda i: i.fit(rows[:300] * 2),
     }
     index.search(rows[:1], allowed=index.ids)  # makes the tables of ids, which are then to be kept
@@ -173,7 +179,7 @@ def test_failing_changes_leave_the_index_alone(
 
 
 @pytest.mark.parametrize("name", indexes())
-@pytest.mark.parametrize("change", ["add", "add stream", "remove", "fit"])
+@pytest.mark.parametrize("change", ["add", "add stream", "remove", "update", "merge", "fit"])
 def test_what_becomes_visible_takes_no_memory(change: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that could fail is done between the first and the last statement of a change."""
     index = indexes()[name]
@@ -188,8 +194,10 @@ def test_what_becomes_visible_takes_no_memory(change: str, name: str, monkeypatc
         yield
         peaks.append(tracemalloc.get_traced_memory()[1] - before)
 
-    for module in ("base", "parts.streaming"):
+    for module in ("changes", "parts.streaming"):
         monkeypatch.setattr(f"fpq.indexes.{module}.uninterrupted", measured)
+    other = index.copy().reset().add(rows, ids=np.arange(len(rows)) + 20_000)
+    peaks.clear()
     if change == "fit":
         index.remove(index.ids)
         index = copy.deepcopy(index)
@@ -200,6 +208,10 @@ def test_what_becomes_visible_takes_no_memory(change: str, name: str, monkeypatc
             index.add(rows)
         elif change == "remove":
             assert index.remove(np.arange(1000, 11000, 3)) > 3000
+        elif change == "merge":
+            index.merge(other)
+        elif change == "update":
+            index.update(rows[:4000], ids=np.arange(8000, 12000))
         elif change == "fit":
             index.fit(rows[:400] * 2)
         elif "lsh" not in name:

@@ -129,7 +129,7 @@ def test_ids_beside_a_set(data: st.DataObject, narrow: int, scans: int) -> None:
             elif what.startswith("remove"):
                 share = 0.9 if what == "remove most" else 0.2
                 gone = [each for each in sorted(model) if rng.random() < share]
-                removal = ids.plan_removal([*gone, LARGEST - 1000])
+                removal = ids.plan_removal(ids.known_rows(np.array([*gone, LARGEST - 1000])))
                 assert len(removal.rows) == len(gone)
                 ids.removing(removal)()
                 model -= set(gone)
@@ -147,7 +147,7 @@ def test_tables_stay_spread_out(pattern: str) -> None:
         return
     for _ in range(20):
         gone = rng.permutation(values)[: len(values) // 4]
-        ids.removing(ids.plan_removal(gone))()
+        ids.removing(ids.plan_removal(ids.known_rows(gone)))()
         ids.adding(ids.new(gone, len(gone)), len(gone))()
     agrees(ids, set(values.tolist()), values + 1 if values.max() < LARGEST else values - 1)
     entries = ids._table._entries

@@ -157,6 +157,7 @@ def of_index(name: str) -> Iterator[tuple[str, Made]]:
     yield f"{name}.search allowed", lambda _: again(lambda: filled(name).search(MANY, 9, allowed=range(0, 20_000, 2)))
     yield f"{name}.range_search", lambda _: again(lambda: filled(name).range_search(MANY[:20_000], 1.0))
     yield f"{name}.reconstruct", lambda _: again(lambda: filled(name).reconstruct(np.tile(filled(name).ids, 20)))
+    yield f"{name}.copy", lambda _: again(lambda: filled(name).copy())
     if name in CODES:
         yield f"{name}.search rerank", lambda _: again(lambda: filled(name).search(MANY[:20_000], 10, rerank=500))
     if name == "IVFPQIndex":
@@ -272,13 +273,14 @@ LONG: dict[str, Made] = {
     "cli demo": no_mnist,
 }
 BELOW = {  # those that tests of their own make
-    *(f"{name}.{call}" for name in INDEXES for call in ("add", "remove")),
+    *(f"{name}.{call}" for name in INDEXES for call in ("add", "remove", "update", "merge")),
     *(f"{name}.{call}" for name in (*CODES, *LSH) for call in ("fit", "tune")),
     "ShardedIndex.add_shard", "ShardedIndex.drop_shard",
 }  # fmt: skip
 SHORT = {
     "*()": "keeps parameters or results",
     "*.is_trained": "an attribute", "*Index.dim": "an attribute", "*.nbytes": "adds sizes up",
+    "*Index.reset": "replaces arrays by empty arrays",
     "*Index.ids": "copies an array", "PQIndex.codes": "copies an array", "IVFPQIndex.list_sizes": "copies an array",
     "IVFPQIndex.centroids": "an attribute", "C2LSHIndex.radius": "an attribute",
     "ShardedIndex.kind": "an attribute", "ShardedIndex.metric": "an attribute", "ShardedIndex.shards": "an attribute",
@@ -396,6 +398,48 @@ def test_add_and_remove_again_and_again(name: str) -> None:
     index.remove(np.arange(1_000_000, 1_002_000))
     assert len(index) == n
     assert index.search(X[:5], 1).ids.ravel().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_update(name: str) -> None:
+    index = filled(name).copy()
+    before = faults.answers(index)
+    interrupt(lambda: index.update(ENDLESS[:10_000_000], ids=np.arange(10_000_000)))
+    assert len(index) == 20_000 and faults.answers(index) == before
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_update_again_and_again(name: str) -> None:
+    """Each call is done or not."""
+    index = filled(name).copy()
+    ids = np.arange(0, 20_000, 2)
+
+    def change() -> None:
+        while True:
+            index.update(X[1::2], ids)
+            index.update(X[::2], ids)
+
+    interrupt(change)
+    assert np.sort(index.ids).tolist() == list(range(20_000))
+    done = index.update(X[::2], ids).search(X[:6], 1).ids.ravel().tolist()
+    assert done == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_merge_again_and_again(name: str) -> None:
+    """Each call is done or not."""
+    index, other = filled(name).copy(), trained(name).copy().add(X[:5000], np.arange(5000) + 10**6)
+    before = faults.answers(other)
+
+    def change() -> None:
+        while True:
+            index.merge(other)
+            index.remove(other.ids)
+
+    interrupt(change)
+    assert len(index) in (20_000, 25_000) and faults.answers(other) == before
+    index.remove(other.ids)
+    assert len(index) == 20_000 and index.search(X[:5], 1).ids.ravel().tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", INDEXES)

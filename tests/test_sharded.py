@@ -54,6 +54,17 @@ def same(a: Any, b: Any) -> None:
         assert one.dtype == other.dtype
 
 
+def test_in(tmp_path: Path) -> None:
+    index = shards(fpq.FlatIndex, tmp_path, 3)
+    assert all(number in index for number in range(N))
+    assert not any(other in index for other in (-1, N, 2**70, 1.0, "1", None, True))
+    with pytest.raises(TypeError, match=r"^ids: expected one integer, got list"):
+        [1] in index  # noqa: B015
+    (tmp_path / "1.fpq").unlink()
+    damaged = fpq.ShardedIndex(tmp_path / "manifest.json", allow_partial=True)
+    assert 0 in damaged and N - 1 in damaged and N // 2 not in damaged
+
+
 @pytest.mark.parametrize("parts", [1, 2, 7, 50])
 @pytest.mark.parametrize("name", MAKERS)
 def test_shards_answer_as_one_index(name: str, parts: int, tmp_path: Path) -> None:

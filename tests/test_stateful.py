@@ -75,6 +75,50 @@ class Model(RuleBasedStateMachine):
         for each in gone:
             del self.rows[each]
 
+    @rule(n=st.integers(0, 40), seed=SEEDS)
+    def update(self, n: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n, D)).astype(np.float32)
+        ids = rng.choice(np.unique([*self.rows, *range(90)]), n, replace=False)
+        twin = self.index.copy()
+        assert self.index.update(x, ids) is self.index
+        twin.remove(ids)
+        twin.add(x, ids)
+        if n:
+            self.next_id = max(self.next_id, int(ids.max()) + 1)
+        self.rows.update(zip(ids.tolist(), self.codes_of(ids), strict=True))
+        for a, b in zip(self.index.search(FIT[:3], 9), twin.search(FIT[:3], 9), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert self.index._ids.next_id == twin._ids.next_id
+
+    @rule(n=st.integers(0, 70), seed=SEEDS)
+    def merge(self, n: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        ids = rng.choice(np.setdiff1d(np.arange(500), list(self.rows)), n, replace=False)
+        other = self.index.copy().reset().add(rng.normal(size=(n, D)).astype(np.float32), ids)
+        assert self.index.merge(other) is self.index
+        mine, self.index = self.index, other
+        expected = self.codes_of(ids)
+        self.index = mine
+        np.testing.assert_array_equal(self.codes_of(ids), expected)
+        self.rows.update(zip(ids.tolist(), expected, strict=True))
+        if n:
+            self.next_id = max(self.next_id, int(ids.max()) + 1)
+
+    @rule(rarely=st.integers(0, 5))
+    def reset(self, rarely: int) -> None:
+        if rarely == 0:
+            assert self.index.reset() is self.index
+            self.rows, self.next_id = {}, 0
+
+    @rule(seed=SEEDS)
+    def copy(self, seed: int) -> None:
+        old = self.index
+        self.index = old.copy()
+        x = np.random.default_rng(seed).normal(size=(3, D))
+        old.remove(old.ids[::2])  # no change of the old index shows in the copy
+        old.add(x)
+
     @rule(seed=SEEDS, k=st.integers(1, 12), few=st.booleans())
     def search(self, seed: int, k: int, few: bool) -> None:
         rng = np.random.default_rng(seed)
@@ -111,6 +155,7 @@ class Model(RuleBasedStateMachine):
     def ids_agree(self) -> None:
         if hasattr(self, "rows"):
             assert sorted(self.index.ids.tolist()) == sorted(self.rows) and len(self.index) == len(self.rows)
+            assert all((number in self.index) == (number in self.rows) for number in (0, 7, 499, self.next_id))
 
 
 TestModel = Model.TestCase

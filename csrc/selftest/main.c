@@ -49,6 +49,14 @@ static void test_ids(void) {
             for (int i = left; i < n; i++) right &= ids[i] == 0;
         }
         n = left;
+        if (n > 0 && n < MOST_IDS) { /* an id gets a second place before the first is taken out */
+            const int64_t first = below(n), second = n;
+            ids[second] = ids[first];
+            fpq_ids_insert(&t, &second, 1);
+            fpq_ids_find(&t, ids + second, 1, places);
+            right &= places[0] == second;
+            fpq_ids_remove(&t, ids, &first, 1, &second, &first, 1);
+        }
         fpq_ids_find(&t, ids, n, places);
         for (int i = 0; i < n; i++) right &= places[i] == i;
     }

@@ -75,7 +75,9 @@ class GrowingArray:
             self.data = larger
 
     def moving(self, sources: Array, targets: Array) -> Callable[[], None]:
-        """A function that copies the entries `sources` to the disjoint entries `targets`, and cannot fail.
+        """A function that copies the entries `sources` to the entries `targets`, and cannot fail.
+
+        No entry may be a target before it is a source.
 
         The function allocates no memory: the entries pass through a buffer that is allocated here.
         """

@@ -205,6 +205,20 @@ def id_array(name: str, ids: Any) -> Int64:
     return np.ascontiguousarray(array)
 
 
+def one_id(number: object) -> Int64 | None:
+    """The id to look up for ``number in index``, int64 (1,); None if no index can have this id."""
+    if isinstance(number, (bool, np.bool_)):
+        return None
+    try:
+        value = operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        if isinstance(number, (str, bytes)) or not hasattr(number, "__len__"):
+            return None
+        kind = type(number).__name__
+        raise TypeError(f"ids: expected one integer, got {kind}: np.isin(ids, index.ids) tests several ids") from None
+    return np.array([value], np.int64) if 0 <= value <= MOST else None
+
+
 def integers(name: str, ids: Any) -> Int64:
     """`ids` as int64 of any shape."""
     array = plain(name, ids)

@@ -48,7 +48,12 @@ class Metric:
 
     def to_user(self, distances: Float32) -> Float32:
         """Convert the distances of kernels to those of users, in place; the inverse is the same function."""
-        return np.negative(distances, out=distances) if self.inner_product else distances
+        return negated(distances) if self.inner_product else distances
+
+
+def negated(distances: Float32) -> Float32:
+    """Negate distances in place; 0 stays 0, where a negation would give -0."""
+    return np.subtract(np.float32(0), distances, out=distances)
 
 
 L2 = Metric("l2", _native.L2, inner_product=False, unit_length=False, euclidean=True)

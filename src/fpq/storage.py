@@ -6,15 +6,15 @@ import contextlib
 import math
 import mmap as mmaps
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar, overload
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from fpq import _files, _format, _settings, progress, threads
-from fpq._arrays import aligned_empty
+from fpq._arrays import aligned_empty, copy_rows
 from fpq._checks import Array
 from fpq._files import PIECE_BYTES
 from fpq._format import Digests, Extent, FormatError, Layout
@@ -134,16 +134,33 @@ class Storable(_settings.Checked):
 
     def _loadable_state(self) -> State:
         """The state, arrays in file order, checked as by `load`; the content of bulk arrays is not checked."""
-        params, held = self._state()
+        state = self._state()
+        return state._replace(arrays=self._rebuilt(state)[0])
+
+    def _rebuilt(self, state: State) -> tuple[dict[str, Array], Storable]:
+        """The arrays of a state in file order, and an object of this state, which shares the arrays in memory."""
         try:
-            arrays = _format.in_file_order(held)
-            header = _format.header(self._kind, params, arrays, dict.fromkeys(arrays, _format.BLANK))
+            arrays = _format.in_file_order(state.arrays)
+            header = _format.header(self._kind, state.params, arrays, dict.fromkeys(arrays, _format.BLANK))
             size = len(header) + sum(array.nbytes for array in arrays.values())
             head, text = header[:8], header[8 : 8 + _format.header_size(header[:8], size)]
-            _restore(Stored(_format.parse(head, text, size), held, mapped=False, checked=False))
+            stored = Stored(
+                _format.parse(head, text, size), state.arrays,
+                mapped=False, checked=False, n_threads=self.n_threads,
+            )  # fmt: skip
+            return arrays, _restore(stored)
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{self._kind}: its state could not be loaded again: {error}") from error
-        return State(params, arrays)
+
+    def _duplicate(self: S) -> S:
+        """An object of the same state with arrays of its own, in memory."""
+        params, arrays = self._state()
+        for name, array in arrays.items():
+            arrays[name] = aligned_empty(*array.shape, dtype=array.dtype)
+            copy_rows(array, arrays[name])
+        twin = self._rebuilt(State(params, arrays))[1]
+        twin.n_threads, twin.verbose = self.n_threads, self.verbose is True
+        return cast(S, twin)
 
     def _pieces(self) -> list[bytes | memoryview]:
         params, arrays = self._state()
@@ -168,13 +185,7 @@ class Stored:
     """The content of a file. Each parameter and array is checked when it is requested, before memory is allocated."""
 
     def __init__(
-        self,
-        layout: Layout,
-        source: Any,
-        *,
-        mapped: bool,
-        checked: bool,
-        n_threads: int | None = None,
+        self, layout: Layout, source: Any, *, mapped: bool, checked: bool, n_threads: int | None = None
     ) -> None:
         self.layout = layout
         self.params = layout.params
@@ -385,15 +396,11 @@ def load(path: str | os.PathLike[str], kind: type[Any] | None = None, *, mmap: b
     >>> index.search(np.array([0.0, 1, 0]), k=1).ids.tolist()
     [8]
     """
-    try:
-        with _files.open_regular(path) as file:
-            layout = _layout(file, os.fstat(file.fileno()).st_size)
-            if kind is not None and not issubclass(Storable._kinds.get(layout.kind, kind), kind):
-                raise FormatError(f"expected a saved {kind.__name__}, got a saved {layout.kind}")
-            source = mmaps.mmap(file.fileno(), 0, access=mmaps.ACCESS_READ) if mmap else file
-            return _restore(Stored(layout, source, mapped=mmap, checked=not mmap))
-    except FormatError as error:
-        raise FormatError(f"{os.fspath(path)}: {error}") from error
+    with _opened(path) as (file, layout):
+        if kind is not None and not issubclass(Storable._kinds.get(layout.kind, kind), kind):
+            raise FormatError(f"expected a saved {kind.__name__}, got a saved {layout.kind}")
+        source = mmaps.mmap(file.fileno(), 0, access=mmaps.ACCESS_READ) if mmap else file
+        return _restore(Stored(layout, source, mapped=mmap, checked=not mmap))
 
 
 def describe(path: str | os.PathLike[str]) -> Layout:
@@ -404,23 +411,24 @@ def describe(path: str | os.PathLike[str]) -> Layout:
     FormatError, OSError
         As `load`, for errors in the header.
     """
-    with _files.open_regular(path) as file:
-        try:
-            return _layout(file, os.fstat(file.fileno()).st_size)
-        except FormatError as error:
-            raise FormatError(f"{os.fspath(path)}: {error}") from error
+    with _opened(path) as (_, layout):
+        return layout
 
 
-def _layout(file: Any, size: int) -> Layout:
-    head = file.read(8)
-    text = file.read(_format.header_size(head, size))
-    return _format.parse(head, text, size)
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Layout]]:
+    """A file and its checked header; a FormatError in the context gets the name of the file."""
+    try:
+        with _files.open_regular(path) as file:
+            head, size = file.read(8), os.fstat(file.fileno()).st_size
+            yield file, _format.parse(head, file.read(_format.header_size(head, size)), size)
+    except FormatError as error:
+        raise FormatError(f"{os.fspath(path)}: {error}") from error
 
 
 def _from_bytes(data: bytes, n_threads: int | None, verbose: bool) -> Storable:
     head = data[:8]
-    text = data[8 : 8 + _format.header_size(head, len(data))]
-    layout = _format.parse(head, text, len(data))
+    layout = _format.parse(head, data[8 : 8 + _format.header_size(head, len(data))], len(data))
     restored = _restore(Stored(layout, data, mapped=False, checked=True, n_threads=n_threads))
     restored.verbose = verbose
     return restored

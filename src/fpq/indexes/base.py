@@ -1,26 +1,19 @@
-"""The base of all indexes: input checks, ids, add and remove, search and range search."""
+"""The base of all indexes: search and range search."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpq import _checks, _native, _settings, progress, scaling, threads
-from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64
-from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
-from fpq.indexes.parts.lock import Lock, reads, uninterrupted, writes
-from fpq.indexes.parts.vector_file import VectorFile
-from fpq.indexes.parts.vectors import Vectors
-from fpq.metric import METRICS, NAMES_ELSEWHERE, MetricName
-from fpq.progress import Progress
-from fpq.storage import Storable
+from fpq import _checks, _native, scaling, threads
+from fpq._checks import Float32, Int64
+from fpq.indexes.changes import Changes
+from fpq.indexes.parts.lock import reads
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
 Nearest = Callable[[Float32, int, "Bits | None", int], tuple[Float32, Int64]]
@@ -59,194 +52,8 @@ class RangeResult(NamedTuple):
     ids: Int64
 
 
-def write_nothing(advance: progress.Advance) -> None:
-    """Write no rows."""
-
-
-class Addition(NamedTuple):
-    """New rows of an index. `write` may fail; `commit` and `clear` cannot."""
-
-    commit: Commit  # makes the written rows visible
-    write: Callable[[progress.Advance], None] = write_nothing  # writes and counts the rows behind the visible rows
-    clear: Commit = no_op  # zeroes the written rows
-
-
-class Index(Storable, ABC):
-    """Vectors with ids, and the search for nearest neighbours.
-
-    Public methods that read an index are decorated with `reads`, those that change an index with `writes`. `_fit`,
-    `_add` and `remove` make every change in one order: check the input, prepare (may fail), commit (cannot fail).
-    """
-
-    metric = _settings.Fixed(_settings.choice(*(each.name for each in METRICS.values()), elsewhere=NAMES_ELSEWHERE))
-
-    _state_names: tuple[str, ...] = ("_ids", "_vectors")  # attributes of the class that fit, add and remove change
-    _bound_by = ""  # for the message of `fit` if the index holds rows; empty if `fit` learns nothing
-    _max_rows = _checks.MOST
-
-    _vectors: Vectors | VectorFile
-
-    def __init__(
-        self, metric: MetricName, n_threads: int | None, verbose: bool | Callable[[Progress], None] = False
-    ) -> None:
-        self.metric = metric
-        self._metric = METRICS[self.metric]
-        self.n_threads = n_threads
-        self.verbose = verbose
-        self._ids = Ids()
-        self._vectors = Vectors()
-        self._lock = Lock()
-
-    @property
-    @abstractmethod
-    def dim(self) -> int | None:
-        """Dimension of the vectors; None while unknown."""
-
-    @property
-    @abstractmethod
-    def is_trained(self) -> bool:
-        """Whether vectors can be added."""
-
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Bytes of all arrays of the index."""
-
-    @property
-    @reads
-    def ids(self) -> Int64:
-        """The ids in the index, int64 (n,), in arbitrary order."""
-        return self._ids.values.copy()
-
-    def __len__(self) -> int:
-        return self._ids.n
-
-    def _reading(self) -> AbstractContextManager[Any]:
-        return self._lock.reading()
-
-    def _require_writable(self) -> None:
-        if self._file is not None:
-            raise ValueError("the index is mapped from a file and cannot be changed: load the file with mmap=False")
-
-    def _reserve(self, n: int) -> None:
-        """Allocate memory for `n` rows in total before they are added."""
-
-    def _restoring(self) -> Callable[[], None]:
-        """A function that undoes all additions after this call, and cannot fail."""
-        names = {name for kind in type(self).__mro__ for name in vars(kind).get("_state_names", ())}
-        state = {name: value for name, value in vars(self).items() if name in names}
-        before = {name: value.snapshot() if hasattr(value, "snapshot") else value for name, value in state.items()}
-        clear = self._clearing()
-
-        def restore() -> None:
-            vars(self).update(before)
-            clear()
-
-        return restore
-
-    def _clearing(self) -> Commit:
-        """A function that zeroes everything written behind the present rows, and cannot fail."""
-        return no_op
-
-    @property
-    def _limited(self) -> bool:
-        """Whether codes depend on the number of rows per `add`."""
-        return False
-
-    def _require_trained(self) -> None:
-        if not self.is_trained:
-            raise ValueError(f"{type(self).__name__} is not trained: call fit first")
-
-    def _require_empty(self) -> None:
-        if len(self) and self._bound_by:
-            raise ValueError(f"fit: the index holds {len(self)} vectors {self._bound_by}")
-
-    def _fit(self, fitting: Callable[..., Commit], *rows: Any) -> None:
-        """Carry out `fit` with `fitting`: `_fitting` or another function that learns from `rows`."""
-        self._require_empty()
-        commit = fitting(*rows)
-        with uninterrupted():
-            commit()
-
-    @abstractmethod
-    def _fitting(self, X: Any) -> Commit:
-        """Check X and learn from its rows; the commit leaves an index without rows."""
-
-    def _add(self, X: Any, ids: Any) -> None:
-        """Carry out `add`."""
-        self._require_trained()
-        n_threads = threads.resolve(self.n_threads)
-        if getattr(ids, "ndim", 1) == 2 and getattr(X, "ndim", 2) == 1:
-            raise ValueError(f"X: expected add(X, ids), got an array of shape {np.shape(X)} first")
-        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
-        with progress.method(self, "add", len(x)):
-            self._add_checked(x, ids, n_threads)
-
-    def _add_checked(self, x: Array, ids: Any, n_threads: int) -> None:
-        given = self._ids.new(ids, len(x))
-        first, n = len(self), len(self) + len(x)
-        if n > self._max_rows:
-            raise ValueError(f"X: expected at most {self._max_rows} vectors in the index, got {n} with these")
-        new_ids = self._ids.numbered(given, len(x))
-        vectors = self._write_vectors(x, new_ids, n_threads)
-        addition = self._adding(x, new_ids, None if vectors is None else vectors.data[first:n], n_threads)
-        try:
-            with progress.stage("rows", len(x), "rows") as advance:
-                addition.write(advance)
-            commit_ids = self._ids.adding(given, len(x))
-            with uninterrupted():
-                commit_ids()
-                addition.commit()
-                if vectors is not None:
-                    self._vectors.commit(vectors, n)
-        except BaseException:
-            with uninterrupted():
-                if len(self) < n:  # otherwise the error is an interrupt that was deferred until after the commit
-                    addition.clear()
-            raise
-
-    def _write_vectors(self, x: Array, ids: Int64, n_threads: int) -> GrowingArray | None:
-        """Write `x` behind the kept vectors, for a later commit; None if the index keeps no vectors."""
-        return self._vectors.write(x, ids, normalize=self._metric.unit_length, n_threads=n_threads)
-
-    @abstractmethod
-    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
-        """Prepare checked rows with new ids; `kept` are these rows as kept in the index, or None."""
-
-    @writes
-    def remove(self, ids: ArrayLike) -> int:
-        """Remove the vectors with these ids. Ids that are not in the index are ignored; other ids do not change.
-
-        An E2LSHIndex rewrites all its tables: removing many ids in one call takes about as long as removing one.
-
-        Parameters
-        ----------
-        ids : int array (n,)
-
-        Returns
-        -------
-        int
-            Number of removed vectors.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If ids are not as described, or the index is mapped from a file. The index is then unchanged.
-        """
-        removal = self._ids.plan_removal(ids)
-        if not len(removal.rows):
-            return 0
-        commit = self._removing(removal)
-        commit_ids, commit_vectors = self._ids.removing(removal), self._vectors.removing(removal)
-        with uninterrupted():
-            commit_vectors()
-            commit()
-            commit_ids()
-        return len(removal.rows)
-
-    @abstractmethod
-    def _removing(self, removal: Removal) -> Commit:
-        """Prepare the removal of at least one row; the commit fills the holes with rows from the end."""
+class Index(Changes):
+    """Vectors with ids, and the search for nearest neighbours."""
 
     def _queries(self, Q: Any, n_threads: int) -> tuple[Float32, bool]:
         self._require_trained()
@@ -364,7 +171,7 @@ class Index(Storable, ABC):
             within = distances <= threshold
             lims = np.concatenate([[0], np.cumsum(within)])[lims]
             distances, ids = distances[within], ids[within]
-        return RangeResult(lims, -distances if self._metric.inner_product else distances, ids)
+        return RangeResult(lims, self._metric.to_user(distances), ids)
 
     @reads
     def reconstruct(self, ids: ArrayLike) -> Float32:

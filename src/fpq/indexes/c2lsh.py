@@ -15,6 +15,7 @@ from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
 from fpq.indexes.parts.ids import Commit, Removal
 from fpq.indexes.parts.lock import reads
+from fpq.indexes.parts.vectors import Vectors
 from fpq.metric import MetricName
 from fpq.storage import State, Stored
 
@@ -56,9 +57,9 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     first.
 
     A row takes ``n_hashes`` bytes, from 32 dimensions on a sketch of 16 to 64 bytes (which avoids most exact distances
-    and does not change results), and the vector in the dtype of the input. "cosine" scales vectors to length 1. Any
-    number of threads may search at the same time. A call that changes the index runs alone. Results do not depend on
-    the number of threads.
+    and does not change results), and the vector in the dtype of the input. "cosine" scales vectors to length 1 and
+    keeps them as a `FlatIndex` does. Any number of threads may search at the same time. A call that changes the index
+    runs alone. Results do not depend on the number of threads.
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         self.width = width
         self._given_width = self.width
         self.n_candidates = None
-        vars(self).update(self._no_rows(0))
+        vars(self).update(self._no_rows())
 
     def _formulas(self, n_hashes: int | None) -> tuple[int, int]:
         """The number of functions and the default threshold: Huang et al. 2015, section 5.
@@ -189,10 +190,13 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             width = self._window() * self._neighbour_distance(x, rng, n_threads)
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
         hashes = self._draw(1, self.n_hashes, width / (2 * WINDOW), centre, rng)
-        return hashes, {"width": width, "n_candidates": None, **self._no_rows(sketch_size(x.shape[1]))}
+        return hashes, {"width": width, "n_candidates": None, **self._no_hashes(sketch_size(x.shape[1]))}
 
-    def _no_rows(self, size: int) -> dict[str, Any]:
-        """The attributes of an index without rows, with sketches of `size` bytes."""
+    def _no_rows(self) -> dict[str, Any]:
+        return {"_vectors": Vectors(), **self._no_hashes(self._sketch_size)}
+
+    def _no_hashes(self, size: int) -> dict[str, Any]:
+        """Attributes of an index without rows, with sketches of `size` bytes."""
         return {
             "_blocks": GrowingArray((self.n_hashes, BLOCK_ROWS), np.uint8),
             "_row_sketches": GrowingArray((size,), np.uint8) if size else None,
@@ -216,7 +220,13 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
 
         return commit
 
-    def _removing(self, removal: Removal) -> Commit:
+    def _clearing(self) -> Commit:
+        """A function that zeroes the codes behind the last row in its block, as files hold whole blocks."""
+        tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS, dtype=np.int64)
+        zeros = np.zeros((len(tail), self.n_hashes), np.uint8)
+        return lambda: _native.put_codes(zeros, tail, self._blocks.data)
+
+    def _removing(self, removal: Removal, places: Int64) -> Commit:
         codes = np.empty((len(removal.sources), self.n_hashes), dtype=np.uint8)
         _native.get_codes(self._blocks.data, removal.sources, codes)
         freed = np.arange(len(self) - len(removal.rows), len(self))
@@ -345,7 +355,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         index.n_candidates = chosen.optional_count("n_candidates", 1)
         index._restore_hashes(stored, 1, index.n_hashes)
         n, size = len(index), index._sketch_size
-        vars(index).update(index._no_rows(size))
+        vars(index).update(index._no_hashes(size))
         if n:
             shape = (-(-n // BLOCK_ROWS), index.n_hashes, BLOCK_ROWS)
             index._blocks = GrowingArray.of(stored.array("codes", np.uint8, shape, bulk=True))

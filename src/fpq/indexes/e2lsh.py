@@ -10,18 +10,12 @@ from numpy.typing import ArrayLike
 from fpq import _checks, _native, _settings, progress, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt32, UInt64
+from fpq.indexes import lsh
 from fpq.indexes.base import Bits, Nearest, SearchResult
-from fpq.indexes.lsh import (
-    MAX_ROWS,
-    LSHIndex,
-    LSHStats,
-    collision_probability,
-    pair_distances,
-    sketch_size,
-    width_in_range,
-)
+from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
 from fpq.indexes.parts.ids import Commit, Removal, no_op
 from fpq.indexes.parts.lock import reads
+from fpq.indexes.parts.vectors import Vectors
 from fpq.metric import MetricName
 from fpq.storage import Check, FormatError, State, Stored
 
@@ -36,7 +30,7 @@ MAX_PROBES = 1 << 20  # the largest n_probe of a search
 
 ROWS_PER_PENDING = 8  # `add` merges pending rows into the tables when they are 1/8 of all rows
 ROW_BITS = np.uint64(32)
-ROW_MASK = np.uint64(MAX_ROWS)
+ROW_MASK = np.uint64(lsh.MAX_ROWS)
 
 
 class Tables(NamedTuple):
@@ -77,15 +71,15 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     VLDB 2007.
 
     Vectors keep their dtype, and candidates are ranked by exact distances. "cosine" scales vectors to length 1, where
-    angles and Euclidean distances have the same order. From 32 dimensions on, a table holds a sketch of 16 to 64 bytes
-    with each row number: principal coordinates, which give a lower bound of the distance. The bound excludes most
-    candidates without reading their vectors and does not change results.
+    angles and Euclidean distances have the same order, and keeps them as a `FlatIndex` does. From 32 dimensions on, a
+    table holds a sketch of 16 to 64 bytes with each row number: principal coordinates, which give a lower bound of the
+    distance. The bound excludes most candidates without reading their vectors and does not change results.
 
     A table takes 8 bytes per row, the sketch, and a directory of 0.5 to 1 byte per row. New rows are pending until they
-    are 1/8 of all rows, or until a call reads the tables (`search`, `tune`, `remove`, `save`). The merge of pending
-    rows takes time proportional to the number of all rows, and memory for a second copy of the tables. Results do not
-    depend on the number of threads. Any number of threads may search at the same time; a call that changes the index
-    runs alone.
+    are 1/8 of all rows, or until a call reads the tables (`search`, `tune`, `remove`, `update`, `copy`, `save`). The
+    merge of pending rows takes time proportional to the number of all rows, and memory for a second copy of the tables.
+    Results do not depend on the number of threads. Any number of threads may search at the same time; a call that
+    changes the index runs alone.
 
     Parameters
     ----------
@@ -149,10 +143,14 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         self.n_tables, self.n_hashes, self.width = n_tables, n_hashes, width
         self._given = self.n_tables, self.n_hashes, self.width
         self.memory_limit = memory_limit
-        vars(self).update(n_probe=None, **self._no_rows(self.n_tables or 0, 0))  # `fit` sets n_probe
+        vars(self).update(n_probe=None, **self._no_rows())  # `fit` sets n_probe
 
-    def _no_rows(self, n_tables: int, size: int) -> dict[str, Any]:
-        """The attributes of an index without rows, with sketches of `size` bytes."""
+    def _no_rows(self) -> dict[str, Any]:
+        return {"_vectors": Vectors(), **self._no_tables(self.n_tables or 0, self._sketch_size)}
+
+    @staticmethod
+    def _no_tables(n_tables: int, size: int) -> dict[str, Any]:
+        """Attributes of an index without rows, with sketches of `size` bytes."""
         return {
             "_tables": Tables(np.empty((n_tables, 0), np.uint64), np.empty((n_tables, 0), np.uint32), 1, None),
             "_pending": (GrowingArray((n_tables,), np.uint64), GrowingArray((size,), np.uint8)),
@@ -171,7 +169,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         if width is None:
             width = WIDTH * self._neighbour_distance(x, rng, n_threads)
         if n_hashes is None:
-            n_hashes = hashes_for(len(x), collision_probability(pair_distances(sample, rng), width))
+            n_hashes = hashes_for(len(x), collision_probability(lsh.pair_distances(sample, rng), width))
         nbytes = table_bytes(len(x), x.shape[1])
         limit = MAX_TABLES if self.memory_limit is None else self.memory_limit // nbytes
         if limit < (n_tables or 1):
@@ -183,7 +181,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
         hashes = self._draw(n_tables, n_hashes, width, centre, rng)
         chosen = {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
-        return hashes, chosen | self._no_rows(n_tables, sketch_size(x.shape[1]))
+        return hashes, chosen | self._no_tables(n_tables, sketch_size(x.shape[1]))
 
     def _hashing(self, x: Array, n_threads: int) -> Commit:
         assert self._hashes is not None
@@ -237,7 +235,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         threads.parallel_map(merge, range(n_tables), n_threads)
         return Tables.of(entries, sketches)
 
-    def _removing(self, removal: Removal) -> Commit:
+    def _removing(self, removal: Removal, places: Int64) -> Commit:
         before = self._complete_tables(threads.resolve(self.n_threads))
         n_tables, n = before.entries.shape
         n_kept = n - len(removal.rows)
@@ -382,7 +380,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         vars(index).update(n_tables=n_tables, n_hashes=n_hashes, width=width)
         index.n_probe = chosen.count("n_probe", 1)
         index._restore_hashes(stored, n_tables, n_hashes)
-        vars(index).update(index._no_rows(n_tables, index._sketch_size))
+        vars(index).update(index._no_tables(n_tables, index._sketch_size))
         if len(index):
             index._restore_tables(stored, n_tables, len(index))
         return index

@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from fpq import _checks, _native, scaling
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, Rows
-from fpq.indexes.base import Addition, Bits, Index, SearchResult
+from fpq.indexes.base import Bits, Index, SearchResult
+from fpq.indexes.changes import Addition
 from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.streaming import adds_blocks, in_blocks, searches_blocks
@@ -22,9 +23,10 @@ from fpq.storage import State, Stored, non_negative
 class FlatIndex(Index, kind="FlatIndex"):
     """Exact nearest neighbours: a scan of all vectors.
 
-    Vectors keep their dtype (float32, float16, uint8, int8; float64 becomes float32; "cosine" keeps float32 vectors of
-    length 1), with 4 bytes per vector for the norm. Any number of threads may search at the same time. A call that
-    changes the index runs alone.
+    Vectors keep their dtype (float32, float16, uint8, int8; float64 becomes float32), with 4 bytes per vector for the
+    norm. "cosine" scales vectors to length 1: float16 vectors are rounded to float16 again, which changes a similarity
+    by at most 0.0005; other vectors become float32. An index of vectors of several dtypes keeps float32. Any number of
+    threads may search at the same time. A call that changes the index runs alone.
 
     Parameters
     ----------
@@ -45,11 +47,15 @@ class FlatIndex(Index, kind="FlatIndex"):
     _state_names: tuple[str, ...] = ("_norms", "_longest")
 
     _vectors: Vectors
+    _norms: GrowingArray
+    _longest: float | None  # the cached value of `_largest`
 
     def __init__(self, metric: MetricName = "l2", *, n_threads: int | None = None) -> None:
         super().__init__(metric, n_threads)
-        self._norms = GrowingArray((), np.float32)
-        self._longest: float | None = None  # the cached value of `_largest`
+        vars(self).update(self._no_rows())
+
+    def _no_rows(self) -> dict[str, Any]:
+        return {"_vectors": Vectors(), "_norms": GrowingArray((), np.float32), "_longest": None}
 
     @property
     def dim(self) -> int | None:
@@ -108,7 +114,7 @@ class FlatIndex(Index, kind="FlatIndex"):
         self._add(X, ids)
         return self
 
-    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, leaving: Int64, n_threads: int) -> Addition:
         assert kept is not None
         first, n = len(self), len(self) + len(x)
         self._norms.reserve(n)
@@ -155,7 +161,7 @@ class FlatIndex(Index, kind="FlatIndex"):
             self._longest = scaling.largest(self._vectors.data, self._norms.data[: len(self)], self.n_threads)
         return self._longest
 
-    def _removing(self, removal: Removal) -> Commit:
+    def _removing(self, removal: Removal, places: Int64) -> Commit:
         commit_norms = self._norms.moving(removal.sources, removal.targets)
 
         def commit() -> None:

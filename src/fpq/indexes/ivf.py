@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._checks import Array, Float32, Int64, Rows, UInt8, UInt64
-from fpq.indexes import ivf_file
-from fpq.indexes.base import Addition, Bits, Nearest, RangeResult, SearchResult
-from fpq.indexes.parts.coarse import CoarseQuantizer, list_limit, residuals, rows_per_list
+from fpq.indexes import ivf_file, ivf_rows
+from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult
+from fpq.indexes.changes import Addition
+from fpq.indexes.parts.coarse import CoarseQuantizer, residuals, rows_per_list
 from fpq.indexes.parts.ids import Commit, Removal
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.lock import reads, writes
@@ -230,31 +231,15 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self._add(X, ids)
         return self
 
-    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
-        assert self._coarse is not None
-        n = len(self) + len(x)
-        limit = None if self.list_capacity is None else list_limit(self.list_capacity, n, self.n_lists)
-        labels = self._coarse.labels(x, self._metric.prepare, self._lists.layout.sizes, limit, n_threads)
-        slots, place, clear = self._lists.place(labels)
-        counts, max_residual = self._next_counts(), self._max_residual.copy()
-        prepare = self._metric.prepare
-        change = self._coarse.subtracting(labels, prepare) if self.residual else prepare
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, leaving: Int64, n_threads: int) -> Addition:
+        return ivf_rows.adding(self, x, ids, leaving, n_threads)
 
-        def write(advance: progress.Advance) -> None:
-            row = 0
-            for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, change):
-                chunk = slice(row, row + len(codes))
-                self._lists.write(slots[chunk], codes, ids[chunk])
-                if self.residual:
-                    np.maximum.at(max_residual, labels[chunk], self.quantizer.lengths(codes))
-                row = chunk.stop
-                advance(len(codes))
+    def _training(self) -> dict[str, Any]:
+        names = ("n_lists", "residual", "list_capacity", "centroids")
+        return {**super()._training(), **{name: getattr(self, name) for name in names}}
 
-        def commit() -> None:
-            place()
-            self._counts, self._max_residual = counts, max_residual
-
-        return Addition(commit, write, clear)
+    def _merging(self, other: IVFPQIndex, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+        return ivf_rows.merging(self, other, ids)
 
     def _clearing(self) -> Commit:
         return self._lists.clearing()
@@ -421,12 +406,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         """
         return self._range_search(Q, radius, allowed, n_threads, n_probe=self._probes(n_probe))
 
-    def _removing(self, removal: Removal) -> Commit:
-        slots = self._lists.find(self._ids.of(removal.rows))
+    def _places(self, rows: Int64) -> Int64:
+        return self._lists.find(self._ids.of(rows))
+
+    def _removing(self, removal: Removal, places: Int64) -> Commit:
         counts = self._next_counts()
         if counts is not None:
-            self.quantizer.count(self._lists.codes(slots), counts, -1)
-        commit_lists = self._lists.removing(slots)
+            self.quantizer.count(self._lists.codes(places), counts, -1)
+        commit_lists = self._lists.removing(places)
 
         def commit() -> None:
             commit_lists()

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64
-from fpq.indexes.base import Addition, Bits, Index, Nearest
+from fpq.indexes.base import Bits, Index, Nearest
+from fpq.indexes.changes import Addition
 from fpq.indexes.parts.ids import Commit, Ids, no_op
 from fpq.indexes.parts.lock import writes
 from fpq.indexes.parts.vectors import Vectors
@@ -219,7 +220,8 @@ class LSHIndex(Index):
         Parameters
         ----------
         X : array (n, d)
-            The index keeps the dtype (float32, float16, uint8, int8; "cosine" keeps float32 vectors of length 1).
+            The index keeps the dtype (float32, float16, uint8, int8; float64 becomes float32). "cosine" keeps vectors
+            of length 1, rounded to float16 if X is float16, else float32.
         ids : int array (n,), optional
             Unique, not in the index, at least 0. By default, ids continue after the largest id used so far.
 
@@ -231,10 +233,18 @@ class LSHIndex(Index):
         self._add(X, ids)
         return self
 
-    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, leaving: Int64, n_threads: int) -> Addition:
         prepared = x if kept is None or not self._metric.unit_length else kept
         with progress.stage("hashes", len(x), "rows"):
             return Addition(self._hashing(prepared, n_threads) if len(x) else no_op)
+
+    def _training(self) -> dict[str, Any]:
+        names = [name for name in ("n_tables", "n_hashes", "width") if hasattr(self, name)]
+        return {
+            **super()._training(), **{name: getattr(self, name) for name in names},
+            "hash functions": None if self._hashes is None else self._hashes.arguments,
+            "sketches": None if self._sketcher is None else self._sketcher.arguments,
+        }  # fmt: skip
 
     @abstractmethod
     def _hashing(self, x: Array, n_threads: int) -> Commit:

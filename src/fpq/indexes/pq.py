@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from fpq import _native, progress, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, Rows, UInt8
-from fpq.indexes.base import Addition, Bits, Nearest, SearchResult
-from fpq.indexes.parts.ids import Commit, Ids, Removal
+from fpq.indexes.base import Bits, Nearest, SearchResult
+from fpq.indexes.changes import Addition
+from fpq.indexes.parts.ids import PIECE, Commit, Ids, Removal
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.pq_base import CodeIndex, stored_counts, stored_options, stored_rerank
@@ -44,11 +45,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     metric : {"l2", "ip", "cosine"}, default "l2"
         Squared Euclidean distance, inner product, or cosine similarity (vectors and queries are scaled to length 1).
     keep_vectors : bool or path, default False
-        True: keep the vectors too, in the dtype of the input, for `rerank` and for an exact `reconstruct`. A path: read
-        the vectors from this memory-mapped .npy file instead: (n, d) in C order, float32, float64, float16, uint8 or
-        int8; row i is the vector with id i. A saved index stores the path as given (relative paths start at the
-        working directory), the shape and the dtype. The values are not checked. The file must not change while an
-        index uses it.
+        True: keep the vectors too, for `rerank` and for an exact `reconstruct`, in the dtype of the input (float64
+        becomes float32). For "cosine", vectors of length 1 are kept, rounded to float16 if the input is float16, else
+        float32. A path: read the vectors from this memory-mapped .npy file instead: (n, d) in C order, float32,
+        float64, float16, uint8 or int8; row i is the vector with id i. A saved index stores the path as given (relative
+        paths start at the working directory), the shape and the dtype. The values are not checked. The file must not
+        change while an index uses it.
 
     Attributes
     ----------
@@ -162,17 +164,33 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self._add(X, ids)
         return self
 
-    def _adding(self, x: Array, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
-        first, n = len(self), len(self) + len(x)
-        self._blocks.reserve(-(-n // BLOCK_ROWS))
+    def _adding(self, x: Array, ids: Int64, kept: Array | None, leaving: Int64, n_threads: int) -> Addition:
+        first = len(self)
+        self._blocks.reserve(-(-(first + len(x)) // BLOCK_ROWS))
         counts = self._next_counts()
 
         def write(advance: progress.Advance) -> None:
             row = first
-            for codes in self.quantizer.encode_chunks(x, counts, n, n_threads, self._metric.prepare):
+            for codes in self._encoded(x, counts, leaving, n_threads, self._metric.prepare):
                 _native.put_codes(codes, np.arange(row, row + len(codes), dtype=np.int64), self._blocks.data)
                 row += len(codes)
                 advance(len(codes))
+
+        def commit() -> None:
+            self._counts = counts
+
+        return Addition(commit, write, self._clearing())
+
+    def _merging(self, other: PQIndex, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
+        first = len(self)
+        self._blocks.reserve(-(-(first + len(other)) // BLOCK_ROWS))
+        counts = self._merged_counts(other)
+
+        def write(advance: progress.Advance) -> None:
+            for start in range(0, len(other), PIECE):
+                rows = np.arange(start, min(len(other), start + PIECE), dtype=np.int64)
+                _native.put_codes(other._codes(rows), first + rows, self._blocks.data)
+                advance(len(rows))
 
         def commit() -> None:
             self._counts = counts
@@ -278,10 +296,10 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             n_threads,
         )  # fmt: skip
 
-    def _removing(self, removal: Removal) -> Commit:
+    def _removing(self, removal: Removal, places: Int64) -> Commit:
         codes, counts = self._codes(removal.sources), self._next_counts()
         if counts is not None:
-            self.quantizer.count(self._codes(removal.rows), counts, -1)
+            self.quantizer.count(self._codes(places), counts, -1)
         freed = np.arange(len(self) - len(removal.rows), len(self), dtype=np.int64)
         zeros = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # files must not hold removed codes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.streaming import ROWS, gathered, in_blocks
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
-from fpq.learning.lloyd import LocalRows, TrainingRows
+from fpq.learning.lloyd import Change, LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
 from fpq.metric import MetricName
@@ -127,7 +127,6 @@ class CodeIndex(Index):
         return commit
 
     def _no_rows(self) -> dict[str, Any]:
-        """The attributes of an index without rows."""
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors
         return {"_vectors": vectors, "_counts": None}
 
@@ -137,6 +136,21 @@ class CodeIndex(Index):
 
     def _write_vectors(self, x: Array, ids: Int64, n_threads: int) -> GrowingArray | None:
         return super()._write_vectors(x, ids, n_threads) if self.keep_vectors else None
+
+    def _training(self) -> dict[str, Any]:
+        pq = self.quantizer
+        arrays = pq._state().arrays
+        return {
+            **super()._training(), "m": pq.m, "nbits": pq.nbits, "rotation": pq.rotation,
+            "open_indexing": pq.open_indexing, "keep_vectors": self.keep_vectors,
+            **{name: arrays.get(name) for name in ("rotation_matrix", "rotation_mean", "codebooks")},
+        }  # fmt: skip
+
+    def _take_vectors(self, other: Any, ids: Int64) -> GrowingArray | None:
+        if isinstance(self._vectors, VectorFile):
+            self._vectors.require_ids(ids)
+            return None
+        return super()._take_vectors(other, ids) if self.keep_vectors else None
 
     def _restore_vectors(self, stored: Stored) -> None:
         if self.keep_vectors is True and (len(self) or stored.has("vectors")):
@@ -158,6 +172,26 @@ class CodeIndex(Index):
         if self._counts is None and pq.open_indexing:
             return pq.open_indexing.new_counts(pq.m, 1 << pq.nbits)
         return None if self._counts is None else self._counts.copy()
+
+    def _merged_counts(self, other: CodeIndex) -> Int64 | None:
+        """The counters of OpenIndexing for the rows of both indexes."""
+        counts = self._next_counts()
+        return counts if counts is None or other._counts is None else counts + other._counts
+
+    def _encoded(
+        self, x: Array, counts: Int64 | None, leaving: Int64, n_threads: int, change: Change
+    ) -> Iterator[UInt8]:
+        """The codes of new rows in chunks, within the limits without the rows in the places `leaving`.
+
+        At the end, `counts` are those of all rows: old rows, also those that leave, and new rows.
+        """
+        codes = self._codes(leaving)
+        if counts is not None:
+            self.quantizer.count(codes, counts, -1)
+        n = len(self) + len(x) - len(leaving)
+        yield from self.quantizer.encode_chunks(x, counts, n, n_threads, change)
+        if counts is not None:
+            self.quantizer.count(codes, counts, 1)
 
     @abstractmethod
     def _decode(self, ids: Any) -> Float32:

@@ -14,36 +14,15 @@ from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._arrays import aligned_empty, pack
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.learning import rotation as rotations
+from fpq.learning.code_groups import group_centroids
 from fpq.learning.kmeans import even_offsets, random_centroids, sample_rows, spread_centroids, warn_of_few_rows
-from fpq.learning.lloyd import Change, LocalRows, Training, TrainingRows, train_codebooks
+from fpq.learning.lloyd import Change, LocalRows, TrainingRows, train_codebooks
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.metric import L2, Metric
 from fpq.progress import Progress
 from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
 
 CHUNK_ROWS, MOST_SUBSPACES = 1 << 16, 1 << 20
-
-
-def group_centroids(trained: Training, offsets: Int32) -> Training:
-    """Number the 256 centroids of each subspace so that the codes of four near centroids differ in bits 4 and 5 only.
-
-    Kernels without 256-entry look-ups bound the distance of a code group by the smallest entry of the four codes: the
-    nearer the centroids, the tighter the bound. k-means and OpenIndexing with ``c = 1`` give groups of exactly four.
-    """
-    m, k, _ = trained.centroids.shape
-    points = np.hstack([c[:, : e - s] for c, s, e in zip(trained.centroids, offsets, offsets[1:], strict=False)])
-    rng = np.random.default_rng(0)
-    rows = LocalRows(points, None, 1)
-    start = spread_centroids(rows, offsets, k // 4, rng, 1)
-    groups = train_codebooks(rows, offsets, start, n_iter=10, rng=rng, capacity=1.0, n_threads=1)
-    policy = OpenIndexing(c=1.0, candidates=k // 4)
-    policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, k // 4), k, 1)
-    centroids, ids = trained.centroids.copy(), trained.ids.copy()
-    for j in range(m):
-        order = np.argsort(groups.ids[j], kind="stable").reshape(-1, 16, 4).swapaxes(1, 2).ravel()
-        centroids[j] = trained.centroids[j, order]
-        ids[j] = np.argsort(order)[trained.ids[j]]
-    return trained._replace(centroids=centroids, ids=ids)
 
 
 def _packed(codebooks: Float32, offsets: Int32) -> Float32:

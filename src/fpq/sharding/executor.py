@@ -58,7 +58,7 @@ class LocalShards:
         self._opened = {shard: self._opened[shard] for shard in shards if shard in self._opened}
 
 
-# ---- tasks without a query: open, measure or check shards ----
+# ---- tasks that do not search: open, measure, look an id up, check ----
 
 
 def open_only(shards: OpenShards, query: None) -> None:
@@ -68,6 +68,11 @@ def open_only(shards: OpenShards, query: None) -> None:
 def nbytes(shards: OpenShards, query: None) -> int:
     """The size of the arrays in bytes."""
     return sum(index.nbytes for index, _ in shards)
+
+
+def holds(shards: OpenShards, number: int) -> bool:
+    """Whether an id is in one of the shards."""
+    return any(number - shard.offset in index for index, shard in shards)
 
 
 def verify(shards: OpenShards, query: None) -> None:

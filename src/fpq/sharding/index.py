@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from fpq import _checks, _files, _settings, threads
 from fpq.indexes.base import RangeResult, SearchResult
 from fpq.indexes.parts.lock import uninterrupted
-from fpq.metric import METRICS
+from fpq.metric import METRICS, negated
 from fpq.sharding import executor as executors
 from fpq.sharding import manifest as manifests
 from fpq.sharding import merge
@@ -197,6 +197,25 @@ class ShardedIndex(_settings.Checked):
     def __len__(self) -> int:
         return sum(shard.n for shard in self._manifest.shards)
 
+    def __contains__(self, number: object) -> bool:
+        """Whether an id is in one of the shards; as for the indexes, anything but an integer is not.
+
+        Raises
+        ------
+        TypeError
+            For a list or an array of ids.
+        FormatError
+            If the shard whose range contains the id is missing or damaged, unless `allow_partial`.
+        ConnectionError
+            If the cluster does not respond.
+        """
+        wanted = _checks.one_id(number)
+        if wanted is None:
+            return False
+        value, content = int(wanted[0]), self._manifest
+        near = content.with_shards(shard for shard in content.shards if shard.first <= value <= shard.last)
+        return bool(near.shards) and any(self._run(near, executors.holds, value)[0])
+
     def search(
         self,
         Q: ArrayLike,
@@ -252,7 +271,7 @@ class ShardedIndex(_settings.Checked):
             found = merge.ranked(found.exact, found.ids)
         distances, ids = merge.padded(found.distances[:, :k], found.ids[:, :k], k)
         if query.similarity:
-            np.negative(distances, out=distances)
+            negated(distances)
         result = ShardedResult(distances[0], ids[0]) if single else ShardedResult(distances, ids)
         result.missing = missing
         return result
@@ -290,7 +309,7 @@ class ShardedIndex(_settings.Checked):
         query = query._replace(radius=_checks.real("radius", radius))
         parts, missing = self._run(content, merge.within, query)
         lims, distances, ids = merge.merge_ranges(parts, len(query.queries))
-        result = ShardedRangeResult(lims, -distances if query.similarity else distances, ids)
+        result = ShardedRangeResult(lims, negated(distances) if query.similarity else distances, ids)
         result.missing = missing
         return result
 

@@ -10,6 +10,7 @@ import numpy as np
 from fpq import scaling, threads
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import RangeResult
+from fpq.metric import negated
 from fpq.sharding.manifest import Shard
 
 MERGE_VALUES = 1 << 22  # distances that are collected before a merge
@@ -79,7 +80,7 @@ def _nearest_in(index: Any, offset: int, query: ShardQuery) -> Part:
         queries, power = index._scaled(index._metric.prepare(query.queries, n_threads))
         exact = scaling.unscaled(index._exact(queries, ids, n_threads, power), power, index._metric.inner_product)
     if query.similarity:
-        np.negative(distances, out=distances)
+        negated(distances)
     return Part(distances, np.where(ids < 0, ids, ids + offset), exact)
 
 
@@ -101,7 +102,7 @@ def within(shards: OpenShards, query: ShardQuery) -> RangeResult:
     for index, shard in shards:
         options = query.options(shard.offset)
         lims, distances, ids = index.range_search(query.queries, query.radius, **options)
-        found.append(RangeResult(lims, -distances if query.similarity else distances, ids + shard.offset))
+        found.append(RangeResult(lims, negated(distances) if query.similarity else distances, ids + shard.offset))
     return merge_ranges(found, len(query.queries))
 
 

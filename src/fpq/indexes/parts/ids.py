@@ -24,7 +24,7 @@ Commit = Callable[[], None]  # makes a prepared change visible; cannot fail
 
 
 class Removal(NamedTuple):
-    """A planned removal of `rows`: the rows `sources` from the end move to the holes `targets`."""
+    """A planned removal of `rows`: the rows `sources` move to the free rows `targets`, one after the other."""
 
     rows: Int64
     sources: Int64
@@ -35,7 +35,8 @@ class IdTable:
     """A hash table from ids to places (rows or slots), 8 to 16 bytes per id, built on demand.
 
     The table holds places only. The caller passes the array of ids by place to every call, as the array may grow. A
-    look-up, an insertion and a removal take constant time. No result depends on the order of changes.
+    look-up, an insertion and a removal take constant time. No result depends on the order of changes. `update` inserts
+    an id at its new place before the id is removed from the old place.
     """
 
     def __init__(self) -> None:
@@ -155,6 +156,16 @@ class Ids:
             if n and self.next_id + n > np.iinfo(np.int64).max:
                 raise ValueError(f"ids: expected ids, got None: no number is left after {self.next_id - 1}")
             return None
+        array = self.different(ids, n)
+        if n and array.min() < self.next_id:
+            known = array[self._find(array) >= 0]
+            if len(known):
+                raise ValueError(f"ids: expected ids that are not in the index, got {known[0]}")
+        return array
+
+    @staticmethod
+    def different(ids: Any, n: int) -> Int64:
+        """Check that `ids` are `n` different ids."""
         array = _checks.id_array("ids", ids)
         if len(array) != n:
             raise ValueError(f"ids: expected {n} ids for {n} row(s), got {len(array)}")
@@ -162,10 +173,6 @@ class Ids:
         repeated = in_order[1:][in_order[1:] == in_order[:-1]]
         if len(repeated):
             raise ValueError(f"ids: expected unique ids, got {repeated[0]} more than once")
-        if n and in_order[0] < self.next_id:
-            known = array[self._find(array) >= 0]
-            if len(known):
-                raise ValueError(f"ids: expected ids that are not in the index, got {known[0]}")
         return array
 
     def numbered(self, ids: Int64 | None, n: int) -> Int64:
@@ -232,13 +239,22 @@ class Ids:
         """The rows of ids of any shape; -1 for id -1."""
         return self._find(np.ascontiguousarray(ids).reshape(-1)).reshape(ids.shape)
 
-    def plan_removal(self, ids: Any) -> Removal:
-        """Plan the removal of these ids; ids that are not in the index are ignored."""
-        rows = self._find(np.unique(_checks.id_array("ids", ids)))
-        rows = np.sort(rows[rows >= 0])
-        n_kept = self.n - len(rows)
-        sources = np.setdiff1d(np.arange(n_kept, self.n, dtype=np.int64), rows, assume_unique=True)
-        return Removal(rows, sources, rows[rows < n_kept])
+    def known_rows(self, ids: Int64) -> Int64:
+        """The rows of different ids, ascending; ids that are not in the index are ignored."""
+        rows = self._find(ids)
+        return np.sort(rows[rows >= 0])
+
+    def plan_removal(self, rows: Int64, n_new: int = 0) -> Removal:
+        """Plan the removal of these rows, which ascend: rows from the end fill the holes.
+
+        The last `n_new` rows close up in their order, as if they had been added after the removal.
+        """
+        n_old = self.n - n_new
+        n_kept = n_old - len(rows)
+        sources = np.setdiff1d(np.arange(n_kept, n_old, dtype=np.int64), rows, assume_unique=True)
+        new = np.arange(n_old, self.n, dtype=np.int64)
+        targets = np.concatenate([rows[rows < n_kept], new - len(rows)])
+        return Removal(rows, np.concatenate([sources, new]), targets)
 
     def removing(self, removal: Removal) -> Commit:
         """Prepare a planned removal."""

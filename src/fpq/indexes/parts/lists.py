@@ -161,7 +161,10 @@ class InvertedLists:
 
     def clearing(self) -> Commit:
         """A function that zeroes all slots without live rows, and cannot fail."""
-        return self._clearing(np.flatnonzero(~bits_to_mask(self.live_rows[: self.layout.n_blocks])))
+        live_rows = self.live_rows[: self.layout.n_blocks]
+        blocks = np.flatnonzero(~live_rows)  # few blocks are not full
+        rows = np.flatnonzero(~bits_to_mask(live_rows[blocks]))
+        return self._clearing(blocks[rows // BLOCK_ROWS] * BLOCK_ROWS + rows % BLOCK_ROWS)
 
     def snapshot(self) -> InvertedLists:
         """The present lists, valid while rows are only added. The copy has an id table of its own, built on demand."""
@@ -204,6 +207,11 @@ class InvertedLists:
             cached = self._owners = layout.block_ids, layout.owners()
         lists, positions = cached[1][:, slots // BLOCK_ROWS]
         return lists, (positions - layout.first[lists]) * BLOCK_ROWS + slots % BLOCK_ROWS
+
+    def sizes_without(self, slots: Int64) -> Int64:
+        """The number of rows in each list, without those in these slots."""
+        sizes = self.layout.sizes
+        return sizes - np.bincount(self.lists_of(slots), minlength=len(sizes)) if len(slots) else sizes
 
     def codes(self, slots: Int64) -> UInt8:
         """The codes (n, code_size) in these slots."""

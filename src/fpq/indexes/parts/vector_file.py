@@ -22,7 +22,8 @@ CHUNK_VALUES = 1 << 22  # values of candidates that are normalized at a time
 class VectorFile:
     """A read-only .npy file whose row i is the vector with id i. Has the interface of `Vectors`.
 
-    The file is read on demand, row by row.
+    The file is read on demand, row by row. For the cosine, rows are scaled to length 1 when they are read, and float16
+    rows are not rounded again.
     """
 
     by_id = True

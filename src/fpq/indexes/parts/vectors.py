@@ -1,4 +1,4 @@
-"""Vectors kept in an index, in the dtype of the input."""
+"""Vectors kept in an index, in the dtype of the input where the metric permits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from fpq.metric import Metric
 from fpq.storage import State, Stored, finite
 
 KEPT_TYPES = (np.float32, np.float16, np.uint8, np.int8)
+SCALED_VALUES = 1 << 22  # values that are scaled to length 1 before they are rounded to float16
 
 
 class Vectors:
-    """An array of rows that grows at its end. float64 input, and input of different dtypes, is kept as float32."""
+    """An array of rows that grows at its end. float64 input, and input of different dtypes, is kept as float32.
+
+    Rows of length 1 are kept as float16 if the input is float16, else as float32.
+    """
 
     by_id = False  # vectors are read by row
 
@@ -50,22 +54,31 @@ class Vectors:
     def write(self, x: Array, ids: Int64, *, normalize: bool = False, n_threads: int = 1) -> GrowingArray | None:
         """Write `x` behind the present rows. The returned array becomes visible by `commit`.
 
-        With `normalize`, rows are written as float32, scaled to length 1.
+        With `normalize`, rows are scaled to length 1, and rows of float16 are rounded to float16.
         """
-        kept = np.dtype(np.float32) if normalize or x.dtype == np.float64 else x.dtype
+        changed = (normalize and x.dtype != np.float16) or x.dtype == np.float64
+        kept = np.dtype(np.float32) if changed else x.dtype
         if self._rows is None:
             rows = GrowingArray((x.shape[1],), kept)
-        elif self._rows.data.dtype == kept:
+        elif self._rows.data.dtype in (kept, np.float32):
             rows = self._rows
         else:
             rows = GrowingArray(self._rows.data.shape[1:], np.float32)
             rows.reserve(self.n)
             copy_rows(self.data, rows.data)
         rows.reserve(self.n + len(x))
-        if normalize:
-            _native.normalize(x, rows.data[self.n : self.n + len(x)], n_threads)
-        else:
-            copy_rows(x, rows.data[self.n :])
+        new = rows.data[self.n : self.n + len(x)]
+        if not normalize:
+            copy_rows(x, new)
+        elif changed:
+            _native.normalize(x, new, n_threads)
+        else:  # rounded in float32 rows too, so that results do not depend on the order of additions
+            step = max(1, SCALED_VALUES // x.shape[1])
+            for start in range(0, len(x), step):
+                piece = x[start : start + step]
+                scaled = np.empty(piece.shape, dtype=np.float32)
+                _native.normalize(piece, scaled, n_threads)
+                new[start : start + len(piece)] = scaled.astype(np.float16)
         return rows
 
     def commit(self, rows: GrowingArray, n: int) -> None:
