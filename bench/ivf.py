@@ -1,12 +1,12 @@
-"""Inverted files on sift500k: queries a second against recall, beside faiss and, where installed, ScaNN.
+"""Inverted files on sift500k: queries per second against recall, beside faiss and, where installed, ScaNN.
 
-    python bench/peers.py ivf [--threads 2] [--rounds 3] [--batch 5000] [--only fpq,faiss] [--json FILE] [--png FILE]
+    python bench/peers.py ivf [--threads 2] [--rounds 3] [--batch 5000] [--only fpq,faiss] [--json FILE] [--plot FILE]
+    python bench/ivf.py docs/data/ivf.json docs/ivf.svg     # draw the picture of an earlier run
 
 Each index lives in a process of its own; the searches of one effort alternate over all settings, `--batch` queries
-in one call. A row gives the median rate of searches for ten, recall of the true nearest and the share of the ten
-nearest among these ten (R@1, recall@10), the share of queries whose nearest is among 100, where 100 are asked for
-(R@100), and the bytes a vector that the index takes. The last table gives the rate of each at a recall@10, by its best
-settings.
+in one call. A row gives the median rate of searches for ten, R@1 and recall@10 of these searches, R@100 of searches for
+a hundred (`fpq.metrics` defines these measures), and the bytes per vector that the index takes. The last table gives
+the rate of each index at a recall@10, by its best settings.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -142,7 +143,7 @@ def frontier(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
 
 
 def rate_at(rows: list[dict[str, Any]], target: float) -> float:
-    """Queries a second at a recall, between settings on the line of their logarithms; NaN: not reached."""
+    """Queries per second at a recall, between settings on the line of their logarithms; NaN: not reached."""
     best = frontier(rows, "recall@10")
     above = next((i for i, row in enumerate(best) if row["recall@10"] >= target), None)
     if above is None:
@@ -154,34 +155,70 @@ def rate_at(rows: list[dict[str, Any]], target: float) -> float:
     return float(low["qps"] * (high["qps"] / low["qps"]) ** share)
 
 
-def plot(rows: list[dict[str, Any]], path: Path, threads: int, batch: int) -> None:
-    """One curve a method, of its best settings, one panel a measure of recall."""
-    import matplotlib.pyplot as plt
+class Look(NamedTuple):
+    """How a method is drawn: its label stands at a place in the panel (0 to 1), with a line to one of its points."""
 
-    plt.rcParams.update({"font.size": 15, "axes.titlesize": 16})
-    figure, panels = plt.subplots(1, 3, figsize=(19, 9.5), sharey=True, layout="constrained")
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    labels = {
-        "R@1": "R@1: share of queries whose nearest comes first",
-        "recall@10": "recall@10: share of the ten nearest among ten",
-        "R@100": "R@100: share of queries whose nearest\nis among 100 (the rates are of ten)",
-    }
-    for axes, (measure, label) in zip(panels, labels.items(), strict=True):
-        for number, method in enumerate(methods):
-            mine = frontier([row for row in rows if row["method"] == method], measure)
+    name: str
+    colour: str
+    place: tuple[float, float]
+    point: float  # 0: the first point of the curve, 1: the last
+
+
+FPQ, PLAIN, FAISS, SCANN = "#0072b2", "#d55e00", "#555555", "#008060"
+CODES = {
+    "fpq IVF1024,PQ16": Look("IVFPQIndex(1024)", FPQ, (0.5, 0.94), 0.13),
+    "fpq IVF1024,PQ16 plain": Look("IVFPQIndex(1024,\nresidual=False)", PLAIN, (0.73, 0.7), 0.5),
+    "faiss IVF1024,PQ16": Look("faiss IVF1024,PQ16", FAISS, (0.73, 0.2), 0.7),
+    "faiss IVF1024,PQ32x4fs": Look("faiss IVF1024,\nPQ32x4fs", FAISS, (0.215, 0.435), 1.0),
+    "faiss IVF1024,PQ32x4fsr": Look("faiss IVF1024,PQ32x4fsr", FAISS, (0.03, 0.14), 0.85),
+    "faiss IVF1024,RaBitQ": Look("faiss IVF1024,RaBitQ", FAISS, (0.03, 0.27), 1.0),
+}
+VECTORS = {
+    "fpq IVF1024,PQ16 + u8": Look("IVFPQIndex(1024,\nkeep_vectors=True)", FPQ, (0.03, 0.48), 0.1),
+    "fpq IVF1024,PQ16 plain + u8": Look(
+        "IVFPQIndex(1024, residual=False,\nkeep_vectors=True)", PLAIN, (0.5, 0.94), 0.17
+    ),
+    "scann 1024 + f32": Look("ScaNN, float32 vectors", SCANN, (0.27, 0.36), 0.3),
+    "faiss HNSW16": Look("faiss HNSW16", FAISS, (0.5, 0.2), 0.5),
+}
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Queries per second against recall@10: a panel for codes alone, a panel for methods that hold the vectors."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure = Figure(figsize=(7.6, 9), layout="constrained", facecolor="white")
+    panels = figure.subplots(2, 1)
+    titles = "Codes only, 25 to 33 bytes per vector", "Vectors kept for re-ranking, 157 to 656 bytes per vector"
+    for axes, title, looks in zip(panels, titles, (CODES, VECTORS), strict=True):
+        for method, look in looks.items():
+            mine = frontier([row for row in rows if row["method"] == method], "recall@10")
+            if not mine:
+                continue
+            ours = method.startswith("fpq")
             axes.plot(
-                [row[measure] for row in mine], [row["qps"] for row in mine],
-                "o-" if method.startswith("fpq") else "s--", color=plt.get_cmap("tab10")(number % 10),
-                linewidth=2.5 if method.startswith("fpq") else 1.8, markersize=6,
-                label=f"{method}, {mine[0]['bytes']:.0f} bytes a vector",
+                [row["recall@10"] for row in mine], [row["qps"] for row in mine], "o-" if ours else "s--",
+                color=look.colour, linewidth=2.2 if ours else 1.5, markersize=5,
             )  # fmt: skip
-        axes.set(xlabel=label, yscale="log")
-        axes.grid(alpha=0.3, which="both")
-    panels[0].set_ylabel(f"queries a second (batches of {batch:,})")
-    figure.suptitle(f"sift500k: 500,000 vectors of 128 bytes, {threads} threads; the best settings of each")
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=14)
-    figure.savefig(path, dpi=80)
+            point = mine[round(look.point * (len(mine) - 1))]
+            axes.annotate(
+                f"{look.name}, {point['bytes']:.0f} B", (point["recall@10"], point["qps"]), look.place,
+                textcoords="axes fraction", ha="left", va="center", color=look.colour,
+                arrowprops={"arrowstyle": "-", "color": look.colour, "lw": 0.8, "shrinkA": 2, "shrinkB": 4},
+            )  # fmt: skip
+        axes.margins(x=0.02)
+        axes.set_title(title, loc="left", fontsize=12, weight="bold")
+        axes.set(yscale="log", ylabel="queries per second")
+        axes.set_xlabel("recall@10: share of the 10 nearest among the 10 found")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3)
+    panels[0].set_xlim(right=0.76)
+    with matplotlib.rc_context({"svg.hashsalt": "fpq"}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def main(arguments: list[str]) -> None:
@@ -196,7 +233,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--efforts", type=int, nargs="+", default=EFFORTS)
     parser.add_argument("--only", default="", help="comma-separated beginnings of methods")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--png", type=Path)
+    parser.add_argument("--plot", type=Path, help="a .svg or .png file")
     options = parser.parse_args(arguments)
     context, pipes = multiprocessing.get_context("spawn"), {}
     isa = os.environ.get("FPQ_ISA", fpq.cpu_info()["isa"])
@@ -235,9 +272,13 @@ def main(arguments: list[str]) -> None:
         if options.json:
             run = {name: getattr(options, name) for name in ("threads", "rounds", "batch")}
             options.json.write_text(json.dumps({"isa": isa, **run, "rows": rows}, indent=1))
-        if options.png:
-            plot(rows, options.png, options.threads, options.batch)
+        if options.plot:
+            plot(rows, options.plot)
     print(f"\n{'queries/s at recall@10':34}" + "".join(f"{target:>10}" for target in TARGETS))
     for method in pipes:
         mine = [row for row in rows if row["method"] == method]
         print(f"{method:34}" + "".join(f"{rate_at(mine, target):10.0f}" for target in TARGETS))
+
+
+if __name__ == "__main__":
+    plot(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["rows"], Path(sys.argv[2]))

@@ -205,26 +205,43 @@ def scanned_by_lists() -> dict[str, np.ndarray]:
 
 
 def figure(path: Path, measured: dict[str, Any]) -> None:
-    import matplotlib.pyplot as plt
+    """The model beside what it was not fitted to, and the simulated stragglers, as a .svg or .png file."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
-    _, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for what, marker in (("build s", "o"), ("us a query, 16 probes", "s"), ("us a query, 64 probes", "^")):
+    drawing = Figure(figsize=(7.6, 8.4), layout="constrained", facecolor="white")
+    model, slow = drawing.subplots(2, 1)
+    series = {
+        "build s": ("build (s)", "o"),
+        "us a query, 16 probes": ("16 probes (µs per query)", "s"),
+        "us a query, 64 probes": ("64 probes (µs per query)", "^"),
+    }
+    for what, (label, marker) in series.items():
         rows = [row for row in measured["left out"] if row["what"] == what]
-        axes[0].loglog([r["measured"] for r in rows], [r["predicted"] for r in rows], marker, label=what)
-    ends = np.array(axes[0].get_xlim())
-    axes[0].fill_between(ends, ends * 0.75, ends * 1.25, color="0.9", label="within 25 %", zorder=0)
-    axes[0].plot(ends, ends, color="0.5", linewidth=1)
-    axes[0].set(xlabel="measured", ylabel="predicted", title="points left out of the fit", xlim=ends)
-    axes[0].legend()
+        model.loglog([r["measured"] for r in rows], [r["predicted"] for r in rows], marker, markersize=8, label=label)
+    ends = np.array(model.get_xlim())
+    model.fill_between(ends, ends * 0.75, ends * 1.25, color="0.9", label="within 25 %", zorder=0)
+    model.plot(ends, ends, color="0.5", linewidth=1)
+    model.set(xlabel="measured", ylabel="predicted by the model", xlim=ends)
+    model.set_title("Sizes that the model was not fitted to", loc="left", weight="bold")
     for i, name in enumerate(dict.fromkeys(row["lists"] for row in measured["stragglers"])):
         for replicas in stragglers.REPLICAS:
             rows = [r for r in measured["stragglers"] if r["lists"] == name and r["replicas"] == replicas]
-            label, style = f"{replicas} replica{'s' * (replicas > 1)}, {name.split(',')[0]}", ["-", "--"][i]
+            label, style = f"{replicas} replica{'s' * (replicas > 1)}, lists {name.split(',')[0]}", ["-", "--"][i]
             shards, p99 = [r["shards"] for r in rows], [r["p99"] for r in rows]
-            axes[1].loglog(shards, p99, style, color=f"C{replicas}", label=label)
-    axes[1].set(xlabel="shards", ylabel="p99, in mean service times", title="simulated stragglers", ylim=(1.5, 3000))
-    axes[1].legend(fontsize=8)
-    plt.savefig(path, dpi=110)
+            slow.loglog(shards, p99, style, marker="o", color=f"C{replicas}", label=label)
+    slow.set(xlabel="shards", ylabel="latency, in mean times of a shard's search", ylim=(1.5, 2000))
+    slow.set_title("99th percentile of latency with slow machines, simulated", loc="left", weight="bold")
+    slow.set_xticks(stragglers.SHARDS)
+    slow.xaxis.set_minor_locator(NullLocator())
+    for axes in (model, slow):
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9)
+    with matplotlib.rc_context({"svg.hashsalt": "fpq"}):
+        drawing.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def numbers(text: str) -> list[int]:
@@ -251,7 +268,7 @@ def main() -> None:
     parser.add_argument("--shard-rows", type=int, default=100_000)
     parser.add_argument("--measured", type=Path, help="a file of --json to report on, instead of measuring")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--figure", type=Path, help="a .svg or .png file")
     options = parser.parse_args()
     found = from_json(options.measured) if options.measured else measured(options)
     if options.json:  # before the report

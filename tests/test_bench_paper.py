@@ -81,10 +81,9 @@ def test_figures(tmp_path: Path) -> None:
         survey.Effect("pixels", None if p is None else p.scope, p and p.candidates, p and p.c, *[0.5] * 7)
         for p in survey.POLICIES
     ]
-    written = paper.figures.growth(rows, "toy", tmp_path) + paper.figures.open_indexing(effects, "toy", tmp_path)
-    assert [path.suffix for path in written] == [".png", ".svg"] * 4
-    for path in written:
-        assert path.read_bytes().startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml")
+    written = [*paper.figures.growth(rows, "toy", tmp_path), paper.figures.open_indexing(effects, "toy", tmp_path)]
+    assert len(written) == 4
+    assert all(path.read_bytes().startswith(b"<?xml") for path in written)
     assert table.open_indexing(effects).count("\n") == 2 + len(survey.POLICIES)
 
 

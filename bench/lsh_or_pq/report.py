@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ TARGETS = (0.5, 0.8, 0.9, 0.95, 0.99)
 FAMILIES = {
     "FlatIndex": ("black", "*"),
     "E2LSH": ("#d55e00", "o"),
-    "C2LSH": ("#e69f00", "s"),
+    "C2LSH": ("#b07a00", "s"),
     "PQ": ("#0072b2", "^"),
-    "IVFPQ": ("#56b4e9", "D"),
+    "IVFPQ": ("#cc79a7", "D"),
     "faiss IVF": ("#009e73", "v"),
-    "faiss RaBitQ": ("#004d38", "P"),
+    "faiss RaBitQ": ("#555555", "P"),
 }
+PANELS = {"Vectors kept, ranked by exact distances": True, "Codes only": False}
 Rows = list[dict[str, Any]]
 
 
@@ -62,34 +64,42 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], stem: Path) -> None:
-    """One curve an index, PNG and SVG."""
+    """One curve per index, in a panel for indexes that keep the vectors or in one for codes, as SVG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(9.5, 5), layout="constrained", facecolor="white")
-    axes = figure.add_subplot()
-    for index, rows in by_index(result).items():
-        points = [(row["recall"], row["qps"]) for row in frontier(rows)]
-        axes.plot(*zip(*points, strict=True), label=f"{index}: {rows[0]['bytes']:.0f}", **_look(index))
-    axes.set(
-        xlabel="recall@10, share of the ten true neighbours found", ylabel="queries a second, one thread", yscale="log"
-    )
-    axes.set_xlim(0.2, 1.01)
-    axes.set_title(f"{result['set']}: {result['n']:,} vectors of {result['d']} bytes", loc="left", fontsize=13)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=10.5, loc="center left", bbox_to_anchor=(1, 0.5),
-                title="index, bytes a code: bytes a vector in all", alignment="left")  # fmt: skip
+    figure = Figure(figsize=(7.6, 10), layout="constrained", facecolor="white")
+    panels = figure.subplots(2, 1, sharex=True, sharey=True)
+    for axes, (title, exact) in zip(panels, PANELS.items(), strict=True):
+        for index, rows in by_index(result).items():
+            if exact == any(word in index for word in ("rerank", "LSH", "exact")):
+                points = [(row["recall"], row["qps"]) for row in frontier(rows)]
+                look = _look(index, len(points) == 1)
+                axes.plot(*zip(*points, strict=True), label=f"{_name(index)}: {rows[0]['bytes']:,.0f}", **look)
+        axes.set(yscale="log", ylabel="queries per second, one thread")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(0.2, 1.01)
+        axes.tick_params(labelbottom=True)
+        axes.set_title(title, loc="left", fontsize=12, weight="bold")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=10.5, loc="upper center", bbox_to_anchor=(0.45, -0.15), ncols=2,
+                    title="index: bytes per vector, all included", title_fontsize=10.5)  # fmt: skip
+        axes.set_xlabel("recall@10: share of the 10 nearest among the 10 found")
+    figure.suptitle(f"{result['set']}: {result['n']:,} vectors of {result['d']} bytes", fontsize=13)
     save(figure, stem)
 
 
-def _look(index: str) -> dict[str, Any]:
-    """Colour by family; solid lines and full markers where vectors are kept to rank by exact distances."""
+def _name(index: str) -> str:
+    """`PQIndex 24, rerank` as `PQIndex, m = 24, rerank`, `faiss RaBitQ 24` as `faiss RaBitQ, 24-byte codes`."""
+    index = re.sub(r"^(\w*PQIndex) (\d+)", r"\1, m = \2", index)
+    return re.sub(r"^(faiss .*RaBitQ) (\d+)", r"\1, \2-byte codes", index)
+
+
+def _look(index: str, single: bool) -> dict[str, Any]:
+    """A colour and a marker per family; no line through a single point; a large marker for long codes."""
     color, marker = next(look for start, look in FAMILIES.items() if index.startswith(start))
-    exact = any(word in index for word in ("rerank", "LSH", "exact"))
     large = any(word in index for word in (" 84", " 106"))
-    return {
-        "color": color,
-        "marker": marker,
-        "linestyle": "-" if exact else "--",
-        "markerfacecolor": color if exact else "white",
-        "markersize": 13 if marker == "*" else 10 if large else 6,
-    }
+    size = 13 if marker == "*" or large else 6
+    return {"color": color, "marker": marker, "linestyle": "none" if single else "-", "markersize": size}

@@ -3,6 +3,7 @@
     python -m bench.paper                         # some minutes; writes docs/paper and docs/data/paper
     python -m bench.paper --data fashion-mnist
     python -m bench.paper --tune                  # how the recommended settings were chosen
+    python -m bench.paper --draw                  # only the figures, from the JSON file of an earlier run
     python -m bench.paper --quick --out FOLDER --json FOLDER    # a small run, to see that all works
 
 The paper: Z. He, Hashing-based Approximate Nearest-Neighbor Search for Large-scale Image Retrieval.
@@ -55,7 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=available_threads())
     parser.add_argument("--quick", action="store_true", help=f"{QUICK.n_train} training and {QUICK.n_test} test rows")
     parser.add_argument("--tune", action="store_true", help="try settings on held-out training rows, nothing else")
+    parser.add_argument("--draw", action="store_true", help="measure nothing, draw the figures of an earlier run")
     options = parser.parse_args(arguments)
+    if options.draw:
+        results = json.loads((options.json / f"{options.data}.json").read_text())
+        effects = [survey.Effect(**effect) for effect in results["openindexing"]]
+        _draw(effects, [Row(**row) for row in results["growth"]], options.data, options.out)
+        return 0
     data.load(options.data)
     for folder in (options.out, options.json):
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +128,7 @@ def _draw(effects: list[survey.Effect], grown: list[Row], name: str, folder: Pat
     if importlib.util.find_spec("matplotlib") is None:
         _say("no figures: matplotlib is not installed")
         return
-    written = figures.open_indexing(effects, name, folder) if effects else []
+    written = [figures.open_indexing(effects, name, folder)] if effects else []
     written += figures.growth(grown, name, folder) if grown else []
     for path in written:
         _say(str(path))

@@ -1,4 +1,4 @@
-"""The paper's figures 7, 8 and 9, and what OpenIndexing does, as PNG and SVG."""
+"""The paper's figures 7, 8 and 9, and what OpenIndexing does, as SVG."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ LOOKS = {
     "fpq": ("FPQ, recommended", "#009e73", "D"),
 }
 PANELS = {
-    "squared_error": ("squared error of an image\n(thousands of grey levels²)", 1e-3),
+    "squared_error": ("squared error per image\n(thousands of grey levels²)", 1e-3),
     "accuracy_1nn": ("accuracy, 1-NN (%)", 100),
     "entropy_bits": ("entropy of\na sub-code (bits)", 1),
     "unused": ("centroids without\na row (%)", 100),
-    "largest": ("largest count over\nthe fair share", 1),
+    "largest": ("largest count,\nin equal shares", 1),
 }
 
 
 def growth(rows: list[Row], name: str, folder: Path) -> list[Path]:
     """Time, accuracy and memory against the number of training rows."""
-    written = _growth(rows, "time", "train + test (s)", lambda r: r.total_s, name, folder, log=True)
-    written += _growth(rows, "accuracy", "accuracy, 1-NN (%)", lambda r: 100 * r.quality["accuracy_1nn"], name, folder)
+    written = [
+        _growth(rows, "time", "train + test (s)", lambda r: r.total_s, name, folder, log=True),
+        _growth(rows, "accuracy", "accuracy, 1-NN (%)", lambda r: 100 * r.quality["accuracy_1nn"], name, folder),
+    ]
     if all(row.peak_mb is not None for row in rows):
         label = "peak memory above the input (MB)"
-        written += _growth(rows, "memory", label, lambda r: r.peak_mb, name, folder, log=True)
+        written.append(_growth(rows, "memory", label, lambda r: r.peak_mb, name, folder, log=True))
     return written
 
 
-def _growth(
-    rows: list[Row], what: str, label: str, value: Any, name: str, folder: Path, log: bool = False
-) -> list[Path]:
+def _growth(rows: list[Row], what: str, label: str, value: Any, name: str, folder: Path, log: bool = False) -> Path:
     figure, axes = _figure(7, 4.2)
     for system, (title, color, marker) in LOOKS.items():
         points = [(row.n_train / 1000, value(row)) for row in rows if row.system == system]
@@ -51,10 +51,10 @@ def _growth(
     return save(figure, folder / f"{name}-{what}")
 
 
-def open_indexing(effects: list[Effect], name: str, folder: Path) -> list[Path]:
-    """Each figure of the survey against c, one column of panels a set of codebooks."""
+def open_indexing(effects: list[Effect], name: str, folder: Path) -> Path:
+    """Each figure of the survey against c, one column of panels per set of codebooks."""
     titles = list(dict.fromkeys(effect.codebooks for effect in effects))
-    figure, grid = _figure(4.2 * len(titles), 12.5, len(PANELS), len(titles))
+    figure, grid = _figure(3.8 * len(titles), 12, len(PANELS), len(titles))
     for axes_row, (key, (label, factor)) in zip(grid, PANELS.items(), strict=True):
         for axes, title in zip(axes_row, titles, strict=True):
             _panel(axes, [effect for effect in effects if effect.codebooks == title], key, factor)
@@ -62,7 +62,7 @@ def open_indexing(effects: list[Effect], name: str, folder: Path) -> list[Path]:
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(f"{name}: {title}", fontsize=12)
     for axes in grid[-1]:
-        axes.set_xlabel("c: limit over the fair share")
+        axes.set_xlabel("c: limit, in equal shares")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=11)
     return save(figure, folder / f"{name}-openindexing")
@@ -70,7 +70,7 @@ def open_indexing(effects: list[Effect], name: str, folder: Path) -> list[Path]:
 
 def _panel(axes: Any, effects: list[Effect], key: str, factor: float) -> None:
     colors, styles = {2: "#d55e00", 8: "#0072b2", 256: "#009e73"}, {"shared": "--", "subspace": "-"}
-    words = {"shared": "shared counters", "subspace": "a counter a subspace"}
+    words = {"shared": "shared counters", "subspace": "a counter per subspace"}
     for scope, style in styles.items():
         for candidates, color in colors.items():
             chosen = [e for e in effects if (e.scope, e.candidates) == (scope, candidates)]
@@ -83,7 +83,7 @@ def _panel(axes: Any, effects: list[Effect], key: str, factor: float) -> None:
         _logarithmic(axes)
     if key == "unused":
         axes.set_ylim(bottom=0, top=max(0.5, axes.get_ylim()[1]))
-    axes.set_xticks(CS)
+    axes.set_xticks(CS, [f"{c:g}" for c in CS])
     axes.grid(alpha=0.3)
 
 
@@ -91,7 +91,8 @@ def _logarithmic(axes: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3) if high > 100 * low else (1, 2, 3, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
@@ -106,23 +107,11 @@ def _figure(width: float, height: float, *shape: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def save(figure: Any, stem: Path) -> list[Path]:
-    """`stem`.png and .svg."""
+def save(figure: Any, stem: Path) -> Path:
+    """`stem`.svg."""
     import matplotlib
 
-    written = []
-    with matplotlib.rc_context({"svg.hashsalt": "fpq", "svg.fonttype": "none"}):  # the same bytes for the same figures
-        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-            path = stem.with_name(f"{stem.name}.{kind}")
-            figure.savefig(path, dpi=110, metadata=metadata)
-            written.append(path)
-    _fewer_colors(written[0])
-    return written
-
-
-def _fewer_colors(png: Path) -> None:
-    """A palette of 64 colours: a third of the bytes, and no difference to see."""
-    from PIL import Image  # matplotlib needs it
-
-    with Image.open(png) as image:
-        image.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(png, optimize=True)
+    path = stem.with_name(f"{stem.name}.svg")
+    with matplotlib.rc_context({"svg.hashsalt": "fpq"}):  # the same bytes for the same figures
+        figure.savefig(path, metadata={"Date": None})
+    return path

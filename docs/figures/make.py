@@ -130,12 +130,16 @@ def quantize() -> Figure:
     entries = [4.1, 0.3, 2.6, 7.2, 1.4]
     above = [round(entry - min(entries), 1) for entry in entries]
     scale = 254 / 6.0
-    axes.text(0.3, 0.35, "a look-up table", weight="bold", va="center")
-    cells(axes, 4.6, 0.17, entries, ORANGE, 0.9)
-    axes.text(0.3, 1.05, "minus its least entry", va="center")
-    cells(axes, 4.6, 0.87, above, ORANGE, 0.9, ())
-    axes.text(0.3, 1.75, "times the scale, rounded down", va="center")
-    cells(axes, 4.6, 1.57, [min(255, int(value * scale)) for value in above], BLUE, 0.9, ())
+    values = [min(255, int(value * scale)) for value in above]
+    steps: list[tuple[str, list[Any], str]] = [
+        ("a look-up table", entries, ORANGE),
+        ("minus its least entry", above, ORANGE),
+        ("times the scale, rounded down", values, BLUE),
+    ]
+    for i, (text, row, colour) in enumerate(steps):
+        y = 0.35 + 0.7 * i
+        axes.text(0.3, y, text, weight="normal" if i else "bold", va="center")
+        cells(axes, 4.3, y - 0.18, [*row[:4], "...", row[4]], colour, 0.9)
     note = (
         "The threshold is 6.0 above the sum of the least entries of all tables: the scale makes it 254.\n"
         "Larger entries saturate at 255."
@@ -166,9 +170,11 @@ def prune() -> Figure:
             axes.text(0.51 + 0.42 * c, y + 0.18, "..." if c == 6 else code, ha="center", va="center", fontsize=10)
             if last:
                 arrow(axes, (3.72, y + 0.18), (4.4, y + 0.18))
-        for c, entry in enumerate(rng.permutation([0, *rng.integers(1, 120, 4)])):
+        table = rng.permutation([0, *rng.integers(1, 120, 4)]).tolist()
+        for c, entry in enumerate([*table[:3], "...", table[3]]):
             axes.add_patch(Rectangle((4.45 + 0.34 * c, y), 0.34, 0.36, fc="white", ec=ORANGE, lw=1))
             axes.text(4.62 + 0.34 * c, y + 0.18, entry, ha="center", va="center", fontsize=10)
+        axes.plot([6.15, 6.38], [y + 0.18, y + 0.18], color=INK, lw=1.4)
     sums = [255, 91, 255, 255, 212, 255, 255]
     for i, value in enumerate(sums):
         y, near = 0.75 + 0.37 * i, value < 255
@@ -178,7 +184,8 @@ def prune() -> Figure:
         if near:
             arrow(axes, (7.4, y + 0.165), (8.15, y + 0.165))
             axes.text(8.22, y + 0.165, "exact float sum", va="center", fontsize=10)
-    arrow(axes, (6.2, 1.9), (6.65, 1.9))
+    axes.plot([6.38, 6.38], [0.93, 3.18], color=INK, lw=1.4)
+    arrow(axes, (6.38, 2.04), (6.7, 2.04))
     axes.text(0.3, 3.72, "The tables that prune most come first. A row whose byte sum saturates at 255 has a distance\n"
               "above the threshold: it cannot be among the k nearest.",
               va="center", fontsize=11, color="0.25", linespacing=1.4)  # fmt: skip
@@ -205,10 +212,10 @@ def alive() -> Figure:
                 sums += above[j][codes[:, j]]
                 shares[step] += (sums.reshape(-1, 64) <= left * 1.00001).any(axis=1).mean()
         axes.plot(range(M + 1), 100 * shares / QUERIES, color=colour, marker=marker, lw=2, label=f"k = {k}")
-    for stage in (M * 3 // 8, M * 5 // 8):
+    for stage in (M // 2, M * 3 // 4):
         axes.axvline(stage, color="0.5", ls="--", lw=1)
-    note = "at the dashed lines blocks\nwith no row left are dropped"
-    axes.text(M * 5 // 8 + 0.2, 96, note, fontsize=10.5, color="0.3", va="top")
+    note = "blocks with no row\nleft are dropped at\nthe dashed lines"
+    axes.text(M * 3 // 4 + 0.2, 96, note, fontsize=10.5, color="0.3", va="top")
     axes.set_xlabel(f"subquantizers added, of {M}")
     axes.set_ylabel("code blocks with a row\nwithin the k-th distance [%]")
     axes.set_ylim(0, 103)

@@ -1,4 +1,54 @@
-"""fpq: fast approximate nearest-neighbour search on CPUs."""
+"""Approximate nearest-neighbour search on CPUs by product quantization.
+
+Indexes
+-------
+FlatIndex
+    Exact search over all vectors.
+PQIndex
+    Search over codes of 8 to 64 bytes per vector; re-ranking by kept vectors.
+IVFPQIndex
+    Search over codes in inverted lists: a query probes the lists nearest to it.
+E2LSHIndex, C2LSHIndex
+    Locality-sensitive hashing over kept vectors.
+ShardedIndex
+    An index in several files that is searched like a single index.
+
+Search returns a `SearchResult`, a range search a `RangeResult`. `load` reads a saved object, and raises `FormatError`
+if the file is damaged. `cpu_info` tells the instruction set and the number of threads in use.
+
+Learning and coding
+-------------------
+KMeans
+    k-means clustering, optionally with a limit on the size of a cluster.
+ProductQuantizer
+    Codes of vectors: codebooks, encoding, decoding and distance tables.
+OpenIndexing
+    A limit on the number of rows per code.
+
+Modules
+-------
+metrics
+    Recall and other measures of the quality of results.
+datasets
+    Data sets by name, and readers of vector files.
+progress
+    Progress of long calls: log lines, bars, or your own function.
+interop
+    Conversion from and to faiss, and from nanopq; ``import fpq.interop``.
+dask
+    Training and building on a Dask cluster; ``import fpq.dask``.
+sklearn
+    scikit-learn estimators; ``import fpq.sklearn``.
+
+Examples
+--------
+>>> import numpy as np, fpq
+>>> X = np.random.default_rng(0).normal(size=(5000, 32)).astype(np.float32)
+>>> index = fpq.PQIndex(m=16, keep_vectors=True).fit(X).add(X)
+>>> distances, ids = index.search(X[:3], k=5, rerank=4)
+>>> ids[:, 0].tolist()
+[0, 1, 2]
+"""
 
 import os as _os
 from typing import Any as _Any

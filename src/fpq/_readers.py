@@ -1,5 +1,7 @@
 """Readers of vector files: npy, idx, fvecs, bvecs and ivecs. No reader unpickles anything."""
 
+from __future__ import annotations
+
 import gzip
 import io
 import math

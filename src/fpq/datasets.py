@@ -21,6 +21,8 @@ The second layout is that of MNIST and of its successors, such as Fashion-MNIST.
 each. No reader unpickles anything.
 """
 
+from __future__ import annotations
+
 import gzip
 import hashlib
 import io

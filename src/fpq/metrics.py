@@ -22,6 +22,8 @@ Examples
 0.5
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -214,8 +216,14 @@ class Confusion(NamedTuple):
 
     Attributes
     ----------
-    tp, fp, fn, tn : int
-        True positives, false positives, false negatives and true negatives.
+    tp : int
+        True positives.
+    fp : int
+        False positives.
+    fn : int
+        False negatives.
+    tn : int
+        True negatives.
     """
 
     tp: int

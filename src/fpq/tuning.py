@@ -21,7 +21,17 @@ Setting = Mapping[str, int | None]
 
 
 class Trial(NamedTuple):
-    """One setting, its ``recall@k`` on the sample queries, and its seconds per query."""
+    """One setting, its ``recall@k`` on the sample queries, and its time.
+
+    Attributes
+    ----------
+    setting : dict
+        The names and values of the search parameters.
+    recall : float
+        The share of the true neighbours found.
+    seconds : float
+        Seconds per query.
+    """
 
     setting: Setting
     recall: float
