@@ -67,15 +67,12 @@ def arrow(axes: Any, start: tuple[float, float], end: tuple[float, float], label
 
 def choosing() -> Figure:
     """From questions, down the left, to classes at the right."""
-    figure, axes = canvas(9.6, 6.6)
+    figure, axes = canvas(9.6, 7.1)
     questions = [
-        ("Up to some ten thousand vectors,\nor exact answers wanted?", "FlatIndex()"),
-        (
-            "Proven bounds, or hardly any training,\nand the vectors fit into memory?",
-            "E2LSHIndex(), then tune\nC2LSHIndex() for the bound",
-        ),
-        ("Up to some hundred\nthousand vectors?", 'PQIndex(m=16, rotation="opq")'),
-        ("Larger than one machine?", "ShardedIndex and fpq.dask.build"),
+        ("Up to tens of thousands of vectors,\nor exact answers wanted?", "FlatIndex()"),
+        ("A proven bound on the error wanted,\nand the vectors fit into memory?", "C2LSHIndex()"),
+        ("Up to a few hundred\nthousand vectors?", "PQIndex(m, keep_vectors=True)\nthen tune"),
+        ("Does one machine\nhold all vectors?", "IVFPQIndex(n_lists, m,\nkeep_vectors=True), then tune"),
     ]
     for i, (question, answer) in enumerate(questions):
         top = 0.2 + 1.3 * i
@@ -83,8 +80,11 @@ def choosing() -> Figure:
         box(axes, 5.3, top, 4.0, 0.95, answer, BLUE, filled=True)
         arrow(axes, (4.3, top + 0.475), (5.3, top + 0.475), "yes")
         arrow(axes, (2.3, top + 0.95), (2.3, top + 1.3), "no")
-    box(axes, 0.3, 5.4, 4.0, 0.95, "IVFPQIndex(4 * isqrt(n), m=16)\nthen n_probe", BLUE, filled=True)
-    box(axes, 5.3, 5.4, 4.0, 0.95, "True neighbours in the first places?\nkeep_vectors=True, rerank=5", ORANGE)
+    box(axes, 0.3, 5.4, 4.0, 0.95, "fpq.dask.build and\nShardedIndex", BLUE, filled=True)
+    box(axes, 5.3, 5.4, 4.0, 0.95, "No memory for the vectors?\nkeep_vectors=path, or codes alone", ORANGE)
+    axes.plot([7.3, 7.3], [5.05, 5.4], color=ORANGE, lw=1.4, ls="--")
+    note = "m: an eighth of the dimensions, at least 25. n_lists: twice the square root of the number of vectors."
+    axes.text(4.8, 6.75, note, ha="center", va="center", fontsize=11, color="0.25")
     return figure
 
 
