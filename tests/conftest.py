@@ -20,3 +20,5 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     assert _native.isa() == request.param
     yield request.param
     _native.use_isa(before)
+
+collect_ignore = ["typed"]  # a program for type checkers, not to be run
