@@ -237,7 +237,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     context, pipes = multiprocessing.get_context("spawn"), {}
     isa = os.environ.get("FPQ_ISA", fpq.cpu_info()["isa"])
-    print(f"fpq: {isa}\n{'':34}{'build s':>8}{'bytes a vector':>16}")
+    print(f"fpq: {isa}\n{'':34}{'build s':>8}{'bytes per vector':>17}")
     for method in METHODS:
         if not method.startswith(tuple(options.only.split(","))):
             continue
@@ -247,7 +247,7 @@ def main(arguments: list[str]) -> None:
         if isinstance(built, str):
             print(f"{method:34}left out: {built}")
         else:
-            print(f"{method:34}{built[0]:8.1f}{built[1]:16.0f}", flush=True)
+            print(f"{method:34}{built[0]:8.1f}{built[1]:17.0f}", flush=True)
             pipes[method] = pipe, built[1]
     truth = np.asarray(datasets.load("sift500k").groundtruth)
     rows = []

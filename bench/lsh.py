@@ -1,4 +1,4 @@
-"""Recall@10 against queries a second of LSH indexes, beside exact search.
+"""Recall@10 against queries per second of LSH indexes, beside exact search.
 
     python bench/peers.py lsh [--sets mnist,sift500k] [--methods e2lsh,c2lsh,faiss,falconn] [--queries 300]
                               [--rounds 3] [--json FILE] [--png FILE]
@@ -229,7 +229,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
             axis.plot([r["recall"] for r in curve], [r["single_ratio"] for r in curve], marker="o", label=method)
         axis.axhline(1, color="grey", linewidth=1)
         axis.set(title=f"{name}, one thread, single queries", xlabel="recall@10", yscale="log",
-                 ylabel="queries a second / exact search")  # fmt: skip
+                 ylabel="queries per second / exact search")  # fmt: skip
         axis.legend()
     figure.tight_layout()
     figure.savefig(file, dpi=120)

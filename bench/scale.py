@@ -115,7 +115,7 @@ def measure(case: tuple[int, int, int, int]) -> dict[str, Any]:
                 search[probes] = min(search[probes], seconds / QUERIES)
     return {
         "n": n, "shards": -(-n // rows), "fit s": fitting, "build s": min(building),
-        "bytes a vector": disk / n, "peak MB": build_peak, "search s": search, "scanned": scanned,
+        "bytes per vector": disk / n, "peak MB": build_peak, "search s": search, "scanned": scanned,
     }  # fmt: skip
 
 
@@ -155,14 +155,14 @@ def fitted(terms: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 def report(points: list[dict[str, Any]], left_out: list[int]) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
     """Print measurements, the model fitted to them, and its errors at the points left out."""
     print(
-        "| n | shards | fit s | build s | bytes a vector | peak MB | " + " | ".join(f"p{p} us" for p in PROBES) + " |"
+        "| n | shards | fit s | build s | bytes per vector | peak MB | " + " | ".join(f"p{p} us" for p in PROBES) + " |"
     )
     print("|" + "---|" * (6 + len(PROBES)))
     for point in points:
         times = " | ".join(f"{point['search s'][p] * 1e6:.0f}" for p in PROBES)
         print(
             f"| {point['n']} | {point['shards']} | {point['fit s']:.2f} | {point['build s']:.2f} "
-            f"| {point['bytes a vector']:.2f} | {point['peak MB']:.0f} | {times} |"
+            f"| {point['bytes per vector']:.2f} | {point['peak MB']:.0f} | {times} |"
         )
     used = [point for point in points if point["n"] not in left_out]
     build = fitted(np.array([build_terms(p) for p in used]), np.array([p["build s"] for p in used]))
@@ -181,7 +181,7 @@ def report(points: list[dict[str, Any]], left_out: list[int]) -> tuple[np.ndarra
             rows = [("build s", point["build s"], float(np.dot(build, build_terms(point))))]
             for probes in PROBES:
                 predicted = float(np.dot(search, search_terms(point, probes))) * 1e6
-                rows.append((f"us a query, {probes} probes", point["search s"][probes] * 1e6, predicted))
+                rows.append((f"us per query, {probes} probes", point["search s"][probes] * 1e6, predicted))
             for what, measured, predicted in rows:
                 error = predicted / measured - 1
                 errors.append({"n": point["n"], "what": what, "measured": measured, "predicted": predicted})
@@ -214,8 +214,8 @@ def figure(path: Path, measured: dict[str, Any]) -> None:
     model, slow = drawing.subplots(2, 1)
     series = {
         "build s": ("build (s)", "o"),
-        "us a query, 16 probes": ("16 probes (µs per query)", "s"),
-        "us a query, 64 probes": ("64 probes (µs per query)", "^"),
+        "us per query, 16 probes": ("16 probes (µs per query)", "s"),
+        "us per query, 64 probes": ("64 probes (µs per query)", "^"),
     }
     for what, (label, marker) in series.items():
         rows = [row for row in measured["left out"] if row["what"] == what]
@@ -275,7 +275,7 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1))
     build, search, found["left out"] = report(found["points"], options.left_out)
     fits = {key: found[key] for key in ("coarse", "fan out", "threads")}
-    fits |= {"build": build, "search": search, "bytes": found["points"][-1]["bytes a vector"]}
+    fits |= {"build": build, "search": search, "bytes": found["points"][-1]["bytes per vector"]}
     found["extrapolated"] = extrapolate.report(options.dim, fits)
     found["stragglers"] = stragglers.report({name: np.array(rows) for name, rows in found["scanned"].items()})
     if options.json:

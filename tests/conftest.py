@@ -21,4 +21,5 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.param
     _native.use_isa(before)
 
+
 collect_ignore = ["typed"]  # a program for type checkers, not to be run

@@ -281,3 +281,9 @@ def test_warning_names_the_line_of_the_caller() -> None:
         with pytest.warns(RuntimeWarning, match="^5 training rows") as caught:
             fit(np.random.default_rng(0).normal(size=(5, 4)))
         assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_repr() -> None:
+    kmeans = fpq.KMeans(3)
+    assert repr(kmeans) == "KMeans(n_clusters=3, not trained)"
+    assert repr(kmeans.fit(np.eye(5))) == "KMeans(n_clusters=3, dim=5)"

@@ -66,7 +66,7 @@ def distances(metric: str, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 def measure(algorithm: Any, data: Any, metric: str, runs: int) -> tuple[float, float]:
-    """Recall and queries a second."""
+    """Recall and queries per second."""
     best, found = np.inf, []
     for _ in range(runs):
         found, seconds = [], 0.0

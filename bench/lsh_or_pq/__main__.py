@@ -1,4 +1,4 @@
-"""LSH or PQ? Queries a second on one thread against recall, with bytes a vector, beside faiss's RaBitQ.
+"""LSH or PQ? Queries per second on one thread against recall, with bytes per vector, beside faiss's RaBitQ.
 
     python -m bench.lsh_or_pq [--sets mnist,sift500k] [--rounds 3] [--queries 500] [--out docs/lsh-or-pq]
                               [--json docs/data/lsh-or-pq]

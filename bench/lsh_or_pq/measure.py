@@ -56,7 +56,7 @@ def run(name: str, n_queries: int, rounds: int) -> dict[str, Any]:
         pipes[key] = pipe
         facts = {"index": key, "bytes": built[1], "build_s": built[0]}
         rows += [facts | {"setting": setting, "seconds": []} for setting in built[2]]
-        print(f"{name}, {key}: {built[0]:.1f} s, {built[1]:.0f} bytes a vector", file=sys.stderr, flush=True)
+        print(f"{name}, {key}: {built[0]:.1f} s, {built[1]:.0f} bytes per vector", file=sys.stderr, flush=True)
     for _ in range(rounds):
         for row in rows:
             pipe = pipes[row["index"]]

@@ -52,7 +52,7 @@ def by_index(result: dict[str, Any]) -> dict[str, Rows]:
 
 def table(result: dict[str, Any]) -> str:
     """Rates at some recalls, as Markdown."""
-    head = ["index", "bytes a vector", "build s", "best recall@10", *(f"q/s at {target:g}" for target in TARGETS)]
+    head = ["index", "bytes per vector", "build s", "best recall@10", *(f"q/s at {target:g}" for target in TARGETS)]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for index, rows in by_index(result).items():
         rates = (at_recall(rows, target) for target in TARGETS)

@@ -217,11 +217,11 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Parameters
         ----------
         X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
-            float32, float64, float16, uint8 and int8 are read in place. One Dask chunk, one item of the iterable, or
-            2**18 rows of a memory-mapped array are in memory at a time. With OpenIndexing or `list_capacity`, each
-            chunk or item is an `add` of its own.
+            float32, float64, float16, uint8 and int8 are read in place. Input that is not in memory is read in pieces:
+            one Dask chunk, one item of the iterable, or 2**18 rows of a memory-mapped array. With OpenIndexing or `list_capacity`,
+            each chunk or item is an `add` of its own.
         ids : int array (n,), optional
-            Unique, not in the index, at least 0. Default: the numbers after the largest id ever used.
+            Unique, not in the index, at least 0. By default, ids continue after the largest id used so far.
 
         Raises
         ------
@@ -387,7 +387,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         ----------
         Q : array (nq, d) or (d,)
         radius : float
-            "l2": largest squared L2 distance. "ip" and "cosine": least similarity.
+            "l2": largest squared L2 distance. "ip" and "cosine": smallest similarity.
         n_probe : int, optional
             As in `search`.
         allowed : array of ids, or boolean mask by id, optional
@@ -438,4 +438,4 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return ivf_file.restored(cls, stored)
 
     def __repr__(self) -> str:
-        return self._describe(f"n_lists={self.n_lists}")
+        return self._describe(f"n_lists={self.n_lists}", f"n_probe={self.n_probe}")

@@ -319,6 +319,7 @@ class CodeIndex(Index):
     def _describe(self, *parameters: str) -> str:
         pq = self.quantizer
         parts = [*parameters, f"m={pq.m}", f"nbits={pq.nbits}", f"rotation={pq.rotation!r}", f"metric={self.metric!r}"]
+        parts += [f"keep_vectors={self.keep_vectors!r}", f"rerank={self.rerank}"] if self.keep_vectors else []
         return f"{type(self).__name__}({', '.join(parts)}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
 
 

@@ -261,3 +261,7 @@ class KMeans(Storable, kind="KMeans"):
         _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, ids, None, n_threads)
         labels: Int32 = ids[0]
         return labels
+
+    def __repr__(self) -> str:
+        state = f"dim={self.centroids.shape[1]}" if hasattr(self, "centroids") else "not trained"
+        return f"KMeans(n_clusters={self.n_clusters}, {state})"
