@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "fork.h"
 
-#include "fpq.h"
 #include "portable.h"
 
 #if defined(_OPENMP) && !defined(_WIN32)
@@ -19,7 +18,7 @@ static struct {
     void *argument;
 } other;
 
-void fpq_after_fork(void) {
+void fpq_mark_forked(void) {
     forked = 1;
     other.started = 0; /* the thread of the parent does not exist here */
 }
@@ -71,7 +70,7 @@ int fpq_call_elsewhere(void (*work)(void *), void *argument, int (*poll)(void), 
     return 0;
 }
 #else
-void fpq_after_fork(void) {}
+void fpq_mark_forked(void) {}
 int fpq_is_forked(void) { return 0; }
 int fpq_call_elsewhere(void (*work)(void *), void *argument, int (*poll)(void), int *stop) {
     return (void)work, (void)argument, (void)poll, (void)stop, -1;

@@ -3,7 +3,10 @@
 #ifndef FPQ_FORK_H
 #define FPQ_FORK_H
 
-/* Whether the calling thread is the one that forked: fpq_after_fork was called on it. GNU's OpenMP keeps a pool of
+/* To be called in the child, on the thread that forked. */
+void fpq_mark_forked(void);
+
+/* Whether the calling thread is the one that forked. GNU's OpenMP keeps a pool of
  * threads per thread that starts regions. Fork copies the record of the pool but not its threads, and the next region
  * would wait for them for ever. */
 int fpq_is_forked(void);

@@ -91,8 +91,15 @@ static int threads_given(int wanted) {
     if (wanted > largest) largest = wanted;
     return wanted;
 }
+
+void fpq_after_fork(void) {
+    fpq_mark_forked();
+    pthread_mutex_init(&turn, NULL); /* a thread that the child does not have may have held them */
+    pthread_mutex_init(&gate, NULL);
+}
 #else
 static int threads_given(int wanted) { return wanted; }
+void fpq_after_fork(void) {}
 #endif
 
 int fpq_has_openmp(void) {

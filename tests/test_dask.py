@@ -108,7 +108,7 @@ def test_fit_on_a_cluster(client: Any, tmp_path: Path) -> None:
 def test_many_iterations_on_a_cluster(client: Any, options: dict[str, Any]) -> None:
     x = np.random.default_rng(1).gamma(1, size=(30_000, D)).astype(np.float32)  # grow in parts, have bounds
     x[:9000] = x[0]  # so that lists come out empty
-    make = functools.partial(fpq.IVFPQIndex, 150, 3, 5, **options)
+    make = functools.partial(fpq.IVFPQIndex, 150, 3, nbits=5, **options)
     learned = fpq.dask.fit(make(), da.from_array(x, chunks=(4700, D)), client=client)
     same_learned(learned, make().fit(x))
     if not options:

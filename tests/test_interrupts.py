@@ -192,6 +192,10 @@ def of_estimators() -> Iterator[tuple[str, Made]]:
     for name in ("ANNClassifier", "ANNRegressor"):
         yield f"{name}.predict", lambda _, n=name: again(lambda: fitted(n).predict(MANY))
     yield "ANNClassifier.predict_proba", lambda _: again(lambda: fitted("ANNClassifier").predict_proba(MANY))
+    near = functools.cache(lambda: sk.ANNRadiusTransformer(0.1).fit(X))
+    yield "ANNRadiusTransformer.fit", lambda _: again(lambda: sk.ANNRadiusTransformer(0.1, n_jobs=1).fit(X))
+    yield "ANNRadiusTransformer.transform", lambda _: again(lambda: near().transform(MANY))
+    yield "ANNRadiusTransformer.radius_neighbors_graph", lambda _: again(lambda: near().radius_neighbors_graph(MANY))
     coder = functools.cache(lambda: sk.PQTransformer(m=32).fit(X))
     yield "PQTransformer.fit", lambda _: again(lambda: sk.PQTransformer(m=32).fit(X))
     yield "PQTransformer.transform", lambda _: again(lambda: coder().transform(MANY))
@@ -259,6 +263,7 @@ LONG: dict[str, Made] = {
     "datasets.read_vectors": unpacking(datasets.read_vectors),
     "metrics.recall_at_k": lambda _: again(lambda: metrics.recall_at_k(IDS, IDS)),
     "metrics.vote": lambda _: again(lambda: metrics.vote(IDS)),
+    "metrics.intersection_at_k": lambda _: again(lambda: metrics.intersection_at_k(IDS, IDS)),
     "metrics.one_recall_at_k": lambda _: again(lambda: metrics.one_recall_at_k(IDS[:500_000], IDS[:500_000])),
     "cli build": lambda case: run("build", case.file("x.npy", MANY), str(case.folder / "i"), "--kind", "ivfpq"),
     "cli search": lambda case: run(

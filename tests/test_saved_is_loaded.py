@@ -161,6 +161,7 @@ def test_indexes(kind: Any, about_rows: Any, data: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".*training rows for", RuntimeWarning)
+        warnings.filterwarnings("ignore", ".*(no vectors were added|m is not the dimension)", UserWarning)
         index = accepted(make, lambda: new.fit(x))
         if index is None:
             return
@@ -208,6 +209,7 @@ def test_quantizers(kind: Any, about_rows: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", ".*training rows for", RuntimeWarning)
+        warnings.filterwarnings("ignore", ".*(no vectors were added|m is not the dimension)", UserWarning)
         new = make(**arguments, n_threads=1)
         thing = accepted(make, lambda: new.fit(x))
         for other in copies(new):

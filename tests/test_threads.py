@@ -159,7 +159,7 @@ def test_processes(index: Any, method: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_training_and_changing_in_a_forked_child() -> None:
-    """GNU OpenMP hangs in a child forked after a region of several threads unless the child keeps to one."""
+    """GNU OpenMP hangs in a child forked after a region of several threads, on the thread that forked."""
     code = """
 import os, threading, numpy as np, fpq
 rng = np.random.default_rng(0)

@@ -44,6 +44,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar, cast
@@ -94,8 +95,15 @@ class _Call:
         self.in_stage = False
 
 
+def _no_call() -> None:
+    """The reference of a thread without a call."""
+
+
 class _Local(threading.local):
-    call: _Call | None = None  # of this thread: tasks on other threads report nothing
+    """The present call of this thread; tasks on other threads report nothing."""
+
+    # A weak reference: an interrupt before the end of `call` below leaves no call behind.
+    reference: Callable[[], _Call | None] = staticmethod(_no_call)
 
 
 _local = _Local()
@@ -112,14 +120,15 @@ _NO_CALL = nullcontext()
 @contextmanager
 def call(name: str, verbose: bool | Callable[[Progress], None]) -> Iterator[None]:
     """A context whose stages are reported under `name`; within another call, the stages belong to that call."""
-    if _local.call is not None:
+    if _local.reference() is not None:
         yield
         return
+    present = _Call(name, verbose)
     try:
-        _local.call = _Call(name, verbose)
+        _local.reference = weakref.ref(present)
         yield
     finally:
-        _local.call = None
+        _local.reference = _no_call
 
 
 def method(owner: Any, name: str, rows: int = LEAST_ROWS) -> AbstractContextManager[None]:
@@ -146,7 +155,7 @@ def stage(name: str, total: int | None, unit: str, about: str = "") -> AbstractC
     `about` describes the finished stage in lines of text. The end of the stage may raise the exception of a callback:
     no stage may contain or follow the commit of a change.
     """
-    call = _local.call
+    call = _local.reference()
     return _SILENT if call is None or call.in_stage else _reported(call, name, total, unit, about)
 
 
