@@ -52,6 +52,10 @@ static int start(void) {
 int fpq_call_elsewhere(void (*work)(void *), void *argument, int (*poll)(void), int *stop) {
     if (!other.started && start()) return -1;
     pthread_mutex_lock(&other.lock);
+    if (other.work) { /* `poll` has run a signal handler, which calls from within a call */
+        pthread_mutex_unlock(&other.lock);
+        return -1;
+    }
     other.argument = argument;
     other.work = work;
     pthread_cond_broadcast(&other.changed);

@@ -13,7 +13,8 @@ int fpq_is_forked(void);
 
 /* Calls work(argument) on another thread, which OpenMP gives a pool of its own, and waits for the end. Meanwhile
  * `poll`, unless NULL, is asked every 50 ms; *stop becomes 1 when `poll` returns nonzero. Returns 0, or -1 if there is
- * no such thread; nothing has happened then. One call at a time. */
+ * no such thread; nothing has happened then, as
+ * for a call that `poll` makes. */
 int fpq_call_elsewhere(void (*work)(void *), void *argument, int (*poll)(void), int *stop);
 
 #endif

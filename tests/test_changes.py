@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -498,3 +500,42 @@ def test_two_threads_merge_indexes_into_each_other() -> None:
     for thread in threads:
         thread.join(60)
     assert done == ["done", "done"]
+
+
+class Named(fpq.PQIndex):
+    """A user's class."""
+
+    note: str
+
+
+def test_copies_of_a_subclass() -> None:
+    index = Named(4, nbits=4).fit(X)
+    index.note = "mine"
+    with pytest.raises(AttributeError, match="a subclass declares its own: label: type"):
+        index.label = "x"
+    twin = index.copy().add(X[:9])
+    assert type(twin) is Named and twin.note == "mine"
+    assert len(index.merge(twin)) == 9
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal")
+def test_handlers_that_raise_wait_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = fpq.FlatIndex()
+
+    def timed_out(*_: Any) -> None:
+        raise TimeoutError
+
+    commit = type(index._vectors).commit
+
+    def interrupted(self: Any, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        commit(self, *arguments)
+
+    monkeypatch.setattr(type(index._vectors), "commit", interrupted)
+    before = signal.signal(signal.SIGUSR1, timed_out)
+    try:
+        with pytest.raises(TimeoutError):
+            index.add(X[:9])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(index) == 9 and (index.search(X[:9], 1).ids[:, 0] == np.arange(9)).all()

@@ -373,3 +373,39 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert stages == [["fpq build", name] for name in ("read", "sample", "codebooks", "rows", "file")]
     assert cli.main([*build, "--quiet"]) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "reset", "update"])
+def test_a_callback_cannot_change_its_own_index(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LEAST_ROWS", 1)
+    index = fpq.FlatIndex().add(X[:9])
+    calls: dict[str, Callable[[], Any]] = {
+        "add": lambda: index.add(X[:2]),
+        "remove": lambda: index.remove([0]),
+        "reset": index.reset,
+        "update": lambda: index.update(X[:1], [0]),
+    }
+    found = []
+
+    def show(_: Any) -> None:
+        found.append(index.search(X[0], 1).ids[0])  # a search is fine
+        calls[change]()
+
+    index.verbose = show
+    with pytest.raises(RuntimeError, match="cannot be changed by a progress function"):
+        index.add(X)
+    index.verbose = False
+    assert found == [0] and len(index) == 9
+    assert len(index.add(X[:1])) == 10
+
+
+def test_standard_error_that_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Writer:
+        def write(self, text: str) -> None:
+            raise OSError
+
+    monkeypatch.setattr(sys, "stderr", Writer())
+    monkeypatch.setattr(progress, "LEAST_ROWS", 1)
+    index = fpq.FlatIndex()
+    index.verbose = True
+    assert len(index.add(X)) == len(X)

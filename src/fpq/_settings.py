@@ -101,9 +101,13 @@ class Checked:
     def _unknown(self, name: str) -> str:
         """The message for a public attribute that the class does not have."""
         settings = [each for each in dir(type(self)) if type(getattr(type(self), each, None)) is Setting]
-        advice = NAMES_ELSEWHERE.get(name) or next(iter(get_close_matches(name, settings, 1)), None)
+        advice = NAMES_ELSEWHERE.get(name, "")
+        if advice.isidentifier() and not hasattr(type(self), advice):
+            advice = ""
+        advice = advice or next(iter(get_close_matches(name, settings, 1)), "")
         hint = f"did you mean {advice}?" if advice else f"its settings are {', '.join(settings)}"
-        return f"{type(self).__name__} has no attribute {name!r}: {hint}"
+        more = "" if type(self).__module__.startswith("fpq.") else f" (a subclass declares its own: {name}: type)"
+        return f"{type(self).__name__} has no attribute {name!r}: {hint}{more}"
 
 
 def checked(name: str, value: T) -> T:

@@ -19,9 +19,9 @@ True
     finished stage.
 a function
     Call the function with a `Progress`: at the start and at the end of each stage, and at most 10 times per second in
-    between. The calls come from the thread that called `fit` or `add`. An exception in the function ends the call and
-    leaves the object as it was, which is a way to cancel. Copies and pickles of the object have verbose=False instead
-    of the function, and files never contain `verbose`.
+    between. The calls come from the thread that called `fit` or `add`. The function may search the index, but not
+    change it. An exception in the function ends the call and leaves the object as it was, which is a way to cancel.
+    Copies and pickles of the object have verbose=False instead of the function, and files never contain `verbose`.
 
 For example:
 
@@ -38,6 +38,7 @@ codebooks 25 iterations
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
@@ -86,6 +87,10 @@ class Progress(NamedTuple):
     seconds: float
 
 
+class _Report:
+    """A call of code of the user: a progress function, or a handler of log lines."""
+
+
 class _Call:
     """A call that reports its stages; a stage within a stage is part of the outer one."""
 
@@ -104,9 +109,25 @@ class _Local(threading.local):
 
     # A weak reference: an interrupt before the end of `call` below leaves no call behind.
     reference: Callable[[], _Call | None] = staticmethod(_no_call)
+    report: Callable[[], _Report | None] = staticmethod(_no_call)  # while code of the user runs
 
 
 _local = _Local()
+
+
+def telling() -> bool:
+    """Whether this thread runs code of the user, called by a stage."""
+    return _local.report() is not None
+
+
+def _tell(show: Callable[..., None], *arguments: Any) -> None:
+    """Call code of the user."""
+    report = _Report()
+    try:
+        _local.report = weakref.ref(report)
+        show(*arguments)
+    finally:
+        _local.report = _no_call
 
 
 def silent(n: int) -> None:
@@ -177,23 +198,37 @@ def _reported(call: _Call, name: str, total: int | None, unit: str, about: str) 
         done += n
         now = time.perf_counter()
         if now >= due and done != total:  # the last report comes at the end of the stage
-            show(Progress(name, done, total, unit, now - start))
+            _tell(show, Progress(name, done, total, unit, now - start))
             due = time.perf_counter() + SECONDS
 
     try:
         call.in_stage = True
         with _shown(call.verbose, title, total, unit) as show:
-            show(Progress(name, 0, total, unit, 0.0))
+            _tell(show, Progress(name, 0, total, unit, 0.0))
             yield advance
             seconds = time.perf_counter() - start
             done = done if total is None else total  # k-means may end early
-            show(Progress(name, done, done, unit, seconds))
+            _tell(show, Progress(name, done, done, unit, seconds))
     finally:
         call.in_stage = False
     line = f"{title}: {about or f'{done:,} {unit}'}, {seconds:.2f} s"
     if call.verbose is True and sys.stderr is not None and not _in_notebook():
+        _print(line)
+    _tell(_logger.info, "%s", line)
+
+
+def _in_terminal() -> bool:
+    """Whether standard error is a terminal; the writers of some editors do not say."""
+    try:
+        return bool(sys.stderr.isatty())
+    except (AttributeError, ValueError):  # ValueError: a closed file
+        return False
+
+
+def _print(line: str) -> None:
+    """Print a line on standard error, if it takes one."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         print(line, file=sys.stderr, flush=True)
-    _logger.info("%s", line)
 
 
 def _in_notebook() -> bool:
@@ -210,7 +245,7 @@ def _shown(
         yield verbose
     elif not verbose or sys.stderr is None:  # None: a program without a console on Windows
         yield lambda progress: None
-    elif sys.stderr.isatty() or _in_notebook():
+    elif _in_terminal() or _in_notebook():
         with _bar(title, total, unit) as bar:
             yield lambda progress: cast(None, bar.update(progress.done - bar.n))
     else:
@@ -238,8 +273,6 @@ def _lines(title: str) -> Callable[[Progress], None]:
         if progress.seconds >= due and progress.done != progress.total:  # a line for the finished stage follows
             due = progress.seconds + LINE_SECONDS
             of = "" if progress.total is None else f" of {progress.total:,}"
-            print(
-                f"{title}: {progress.done:,}{of} {progress.unit}, {progress.seconds:.0f} s", file=sys.stderr, flush=True
-            )
+            _print(f"{title}: {progress.done:,}{of} {progress.unit}, {progress.seconds:.0f} s")
 
     return show

@@ -8,7 +8,7 @@ import mmap as mmaps
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast, overload
+from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -144,23 +144,21 @@ class Storable(_settings.Checked):
             header = _format.header(self._kind, state.params, arrays, dict.fromkeys(arrays, _format.BLANK))
             size = len(header) + sum(array.nbytes for array in arrays.values())
             head, text = header[:8], header[8 : 8 + _format.header_size(header[:8], size)]
-            stored = Stored(
-                _format.parse(head, text, size), state.arrays,
-                mapped=False, checked=False, n_threads=self.n_threads,
-            )  # fmt: skip
-            return arrays, _restore(stored)
+            layout = _format.parse(head, text, size)
+            return arrays, _restore(Stored(layout, state.arrays, mapped=False, checked=False, n_threads=self.n_threads))
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{self._kind}: its state could not be loaded again: {error}") from error
 
     def _duplicate(self: S) -> S:
         """An object of the same state with arrays of its own, in memory."""
         params, arrays = self._state()
+        own = {name: aligned_empty(*array.shape, dtype=array.dtype) for name, array in arrays.items()}
         for name, array in arrays.items():
-            arrays[name] = aligned_empty(*array.shape, dtype=array.dtype)
-            copy_rows(array, arrays[name])
-        twin = self._rebuilt(State(params, arrays))[1]
-        twin.n_threads, twin.verbose = self.n_threads, self.verbose is True
-        return cast(S, twin)
+            copy_rows(array, own[name])
+        rebuilt = self._rebuilt(State(params, own))[1]
+        twin = object.__new__(type(self))  # keeps the class and the attributes of a subclass
+        vars(twin).update(vars(self) | vars(rebuilt), _file=None, verbose=self.verbose is True)
+        return twin
 
     def _pieces(self) -> list[bytes | memoryview]:
         params, arrays = self._state()

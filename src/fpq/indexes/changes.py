@@ -346,7 +346,7 @@ class Changes(Storable, ABC):
         >>> index.merge(other).ids.tolist()
         [0, 1, 2, 7, 8, 9]
         """
-        if type(other) is not type(self):
+        if not isinstance(other, Changes) or other._kind != self._kind:
             raise TypeError(f"other: expected {type(self).__name__}, got {type(other).__name__}")
         if other is self:
             raise ValueError("other: expected another index, got this index itself")

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
+from fpq import progress
+
 
 class Lock:
     """A lock for many readers or one writer. A waiting writer goes before new readers.
@@ -112,6 +114,8 @@ def writes(method: F) -> F:
         self._require_writable()
         me, lock = threading.get_ident(), self._lock
         if lock.holds(me, to_write=True):
+            if progress.telling():
+                raise RuntimeError("an index cannot be changed by a progress function or log handler of its own change")
             return method(self, *args, **kwargs)
         try:
             lock.begin_writing(me)
@@ -122,18 +126,39 @@ def writes(method: F) -> F:
     return cast(F, locked)
 
 
+# Signals whose handlers may raise: Ctrl-C, timeouts, requests to end. Windows lacks most.
+DEFERRED = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGUSR1", "SIGUSR2", "SIGINT")
+    if hasattr(signal, name)
+)
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block: the statements that make a change visible run all or not at all."""
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    """Defer Ctrl-C and other signals with handlers in Python to the end of the block.
+
+    The statements that make a change visible thus run all or not at all.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *args: received.append(args))
-    try:
+    with _deferring(*(number for number in DEFERRED if callable(signal.getsignal(number)))):
         yield
+
+
+@contextlib.contextmanager
+def _deferring(*numbers: int) -> Iterator[None]:
+    if not numbers:
+        yield
+        return
+    before: Any = signal.getsignal(numbers[0])
+    received: list[Any] = []
+    signal.signal(numbers[0], lambda *args: received.append(args))
+    try:
+        with _deferring(*numbers[1:]):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(numbers[0], before)
         if received:
             before(*received[-1])
