@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,18 +27,22 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text = page.read_text(encoding="utf-8")
     if "sklearn import" in text:
         pytest.importorskip("sklearn")
-    names: dict[str, object] = {"__name__": page.stem}
-    for block in BLOCK.finditer(text):
-        language, code = block.groups()
-        line = text[: block.start()].count("\n") + 1
-        if language == "python":
-            if "import pandas" in code:
-                pytest.importorskip("pandas")
-            exec(compile("\n" * line + code, str(page), "exec"), names)
-        else:
-            for command in code.splitlines():
-                if command.startswith("fpq "):
-                    assert cli.main(shlex.split(command)[1:]) == 0, command
+    names: dict[str, Any] = {"__name__": page.stem}
+    try:
+        for block in BLOCK.finditer(text):
+            language, code = block.groups()
+            line = text[: block.start()].count("\n") + 1
+            if language == "python":
+                if "import pandas" in code:
+                    pytest.importorskip("pandas")
+                exec(compile("\n" * line + code, str(page), "exec"), names)
+            else:
+                for command in code.splitlines():
+                    if command.startswith("fpq "):
+                        assert cli.main(shlex.split(command)[1:]) == 0, command
+    finally:
+        if "client" in names:
+            names["client"].close()  # other tests would take it as the default client, and its threads need memory
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
