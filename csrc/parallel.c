@@ -129,8 +129,12 @@ static int (*poll_hook)(void);
 void fpq_on_poll(int (*poll)(void)) { poll_hook = poll; }
 
 int fpq_stopped(fpq_poll *poll) {
-    if (THREAD_NUMBER() == 0 && poll_hook && !FPQ_READ_SHARED(&poll->stop)) {
+    if (THREAD_NUMBER() == 0 && poll_hook && --poll->skip < 0 && !FPQ_READ_SHARED(&poll->stop)) {
+        /* The clock takes as long as a small task: it is read about every millisecond. */
         const double now = SECONDS();
+        poll->stride = now - poll->last < 0.001 ? (poll->stride < 31 ? 2 * poll->stride + 1 : 31) : 0;
+        poll->skip = poll->stride;
+        poll->last = now;
         const int due = poll->next > 0 && now >= poll->next;
         if (due || poll->next <= 0) poll->next = now + 0.05;
         if (due && poll_hook()) FPQ_WRITE_SHARED(&poll->stop, 1);

@@ -9,7 +9,10 @@
 /* Whether a call is to leave the rest of its work undone. */
 typedef struct {
     int stop;
-    double next; /* when to ask, in seconds */
+    double next; /* when to ask the hook, in seconds */
+    double last; /* when the clock was read */
+    int skip;    /* questions to answer before the clock is read again */
+    int stride;  /* the last value of skip */
 } fpq_poll;
 
 /* What a task gets from the thread that it runs on. */

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
@@ -134,6 +135,10 @@ DEFERRED = tuple(
 )
 
 
+# The functions behind those of `signal`, which also convert numbers to enums and so take a microsecond.
+_signal: Any = sys.modules.get("_signal", signal)
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Defer Ctrl-C and other signals with handlers in Python to the end of the block.
@@ -143,7 +148,7 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _deferring(*(number for number in DEFERRED if callable(signal.getsignal(number)))):
+    with _deferring(*(number for number in DEFERRED if callable(_signal.getsignal(number)))):
         yield
 
 
@@ -152,13 +157,13 @@ def _deferring(*numbers: int) -> Iterator[None]:
     if not numbers:
         yield
         return
-    before: Any = signal.getsignal(numbers[0])
+    before: Any = _signal.getsignal(numbers[0])
     received: list[Any] = []
-    signal.signal(numbers[0], lambda *args: received.append(args))
+    _signal.signal(numbers[0], lambda *args: received.append(args))
     try:
         with _deferring(*numbers[1:]):
             yield
     finally:
-        signal.signal(numbers[0], before)
+        _signal.signal(numbers[0], before)
         if received:
             before(*received[-1])
