@@ -168,7 +168,7 @@ typedef struct {
 } fpq_id_table;
 
 void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places); /* -1: not there */
-/* Enter the ids in these places. An id that is there already has from now on the new place. */
+/* Enter the ids in these places. An id that the table holds already gets the new place. */
 void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n);
 /* Take the ids in the places `gone` out, and bring those in `sources` to `targets`, one after the other, places that
  * are free by then: in the array `ids`, where free places get 0, and in t, which may be NULL and is over this array. In

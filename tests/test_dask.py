@@ -494,4 +494,6 @@ def test_table_of_dask_is_refused_in_one_line(tmp_path: Path) -> None:
         fpq.dask.build(fpq.FlatIndex(), table, tmp_path)
     with pytest.raises(TypeError, match=message):
         fpq.dask.fit(fpq.PQIndex(2, nbits=1), table)
+    with pytest.raises(TypeError, match=message):
+        fpq.FlatIndex().add(table)
     assert fpq.dask.build(fpq.FlatIndex(), table.to_dask_array(lengths=True), tmp_path).exists()

@@ -157,6 +157,8 @@ def from_xarray(x: Any) -> Any:
 
 def dask_array(x: Any) -> Any:
     """A 2-d Dask array, rechunked so that each chunk contains all columns."""
+    if hasattr(x, "to_dask_array"):
+        raise TypeError(f"X: expected a Dask array, got a Dask {type(x).__name__}: pass X.to_dask_array(lengths=True)")
     if getattr(x, "ndim", None) != 2 or not hasattr(x, "chunks"):
         raise ValueError(f"X: expected a 2-d Dask array, got {x!r}")
     if np.isnan(x.shape[1]) or x.shape[1] == 0:

@@ -27,8 +27,6 @@ def of(X: Any, client: Any = None, rows: int = 1 << 20) -> Blocks:
         If X does not consist of vectors.
     """
     X = from_xarray(X)
-    if on_dask(X) and hasattr(X, "to_dask_array"):
-        raise TypeError(f"X: expected a Dask array, got a Dask {type(X).__name__}: pass X.to_dask_array(lengths=True)")
     if on_dask(X):
         return OnCluster.of_dask(X, client)
     if client is not None and _equals_its_file(X) and X.ndim == 2 and X.shape[1]:

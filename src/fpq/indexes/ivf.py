@@ -410,10 +410,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return self._lists.find(self._ids.of(rows))
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
-        counts = self._next_counts()
-        if counts is not None:
-            self.quantizer.count(self._lists.codes(places), counts, -1)
-        commit_lists = self._lists.removing(places)
+        counts, commit_lists = self._counts_without(places), self._lists.removing(places)
 
         def commit() -> None:
             commit_lists()

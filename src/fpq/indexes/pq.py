@@ -297,9 +297,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         )  # fmt: skip
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
-        codes, counts = self._codes(removal.sources), self._next_counts()
-        if counts is not None:
-            self.quantizer.count(self._codes(places), counts, -1)
+        codes, counts = self._codes(removal.sources), self._counts_without(places)
         freed = np.arange(len(self) - len(removal.rows), len(self), dtype=np.int64)
         zeros = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # files must not hold removed codes
 

@@ -173,6 +173,13 @@ class CodeIndex(Index):
             return pq.open_indexing.new_counts(pq.m, 1 << pq.nbits)
         return None if self._counts is None else self._counts.copy()
 
+    def _counts_without(self, places: Int64) -> Int64 | None:
+        """The counters of OpenIndexing without the rows in these places."""
+        counts = self._next_counts()
+        if counts is not None:
+            self.quantizer.count(self._codes(places), counts, -1)
+        return counts
+
     def _merged_counts(self, other: CodeIndex) -> Int64 | None:
         """The counters of OpenIndexing for the rows of both indexes."""
         counts = self._next_counts()
@@ -185,13 +192,14 @@ class CodeIndex(Index):
 
         At the end, `counts` are those of all rows: old rows, also those that leave, and new rows.
         """
-        codes = self._codes(leaving)
-        if counts is not None:
-            self.quantizer.count(codes, counts, -1)
         n = len(self) + len(x) - len(leaving)
+        if counts is None:
+            yield from self.quantizer.encode_chunks(x, None, n, n_threads, change)
+            return
+        codes = self._codes(leaving)
+        self.quantizer.count(codes, counts, -1)
         yield from self.quantizer.encode_chunks(x, counts, n, n_threads, change)
-        if counts is not None:
-            self.quantizer.count(codes, counts, 1)
+        self.quantizer.count(codes, counts, 1)
 
     @abstractmethod
     def _decode(self, ids: Any) -> Float32:
