@@ -127,7 +127,7 @@ typedef struct {
     int64_t *ids;     /* (nq, k) */
     float radius;
     fpq_hits *hits; /* (nq), for a radius, from fpq_hits_make */
-    int are_parts;  /* for csrc/results.c: to be merged, so not sorted */
+    int unsorted;   /* of a top-k: in any order */
 } fpq_answers;
 
 fpq_hits *fpq_hits_make(int64_t nq); /* NULL: no memory */

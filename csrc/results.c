@@ -4,13 +4,37 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "isa/kernels.h"
+
+enum {
+    MIN_RESERVOIR = 32, /* a smaller top-k is a heap, whose threshold follows every pair */
+    GROUP = 64          /* distances that the kernel at_most compares */
+};
+
+/* Memory of a reservoir: `room` distances, a multiple of GROUP, then as many ids. */
+static float *make_reservoir(int64_t room) {
+    float *distance = fpq_alloc((size_t)room * (sizeof(float) + sizeof(int64_t)));
+    for (int64_t p = 0; p < room && distance; p++) distance[p] = INFINITY;
+    return distance;
+}
+
 fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t *ids) {
-    if (!answers->k) return (fpq_results){.ids = ids, .threshold = answers->radius, .grows = 1};
+    if (!answers->k) return (fpq_results){.ids = ids, .threshold = answers->radius, .appends = 1, .grows = 1};
     fpq_results r = {.distance = answers->distances + i * answers->k,
                      .id = answers->ids + i * answers->k,
                      .k = answers->k,
+                     .room = answers->k,
                      .ids = ids,
                      .threshold = INFINITY};
+    const int64_t room = (r.k + r.k / 2 + GROUP - 1) / GROUP * GROUP;
+    float *reservoir = r.k < MIN_RESERVOIR ? NULL : make_reservoir(room);
+    if (reservoir) {
+        r.distance = reservoir;
+        r.id = (int64_t *)(void *)(reservoir + room);
+        r.room = room;
+        r.appends = 1;
+        return r;
+    }
     for (int64_t p = 0; p < r.k; p++) {
         r.distance[p] = INFINITY;
         r.id[p] = -1;
@@ -26,19 +50,101 @@ fpq_answers fpq_answers_from(const fpq_answers *answers, int64_t first) {
     return from;
 }
 
-void fpq_results_grow(fpq_results *r) {
-    const int64_t room = r->k ? 2 * r->k : 64;
+static void grow(fpq_results *r) {
+    const int64_t room = r->room ? 2 * r->room : 64;
     float *distance = realloc(r->distance, (size_t)room * sizeof *distance);
     if (distance) r->distance = distance;
     int64_t *id = distance ? realloc(r->id, (size_t)room * sizeof *id) : NULL;
     if (id) r->id = id;
     r->failed = !id;
-    if (id) r->k = room;
+    if (id) r->room = room;
 }
 
-/* To ascending order: pairs of a radius become a heap first, which those of a top-k are. */
+/* Floats in the order of these numbers. */
+static int32_t rank_of(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits < 0 ? bits ^ INT32_MAX : bits;
+}
+
+static float of_rank(int32_t rank) {
+    const int32_t bits = rank < 0 ? rank ^ INT32_MAX : rank;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static int64_t count_at_most(const fpq_kernels *kern, const fpq_results *r, float limit) {
+    int64_t count = 0;
+    for (int64_t p = 0; p < r->n; p += GROUP) {
+        const uint64_t present = r->n - p < GROUP ? ((uint64_t)1 << (r->n - p)) - 1 : ~(uint64_t)0;
+        count += fpq_popcount(present & kern->at_most(r->distance + p, limit));
+    }
+    return count;
+}
+
+static void keep_at_most(fpq_results *r, float limit) {
+    int64_t kept = 0;
+    for (int64_t p = 0; p < r->n; p++) {
+        const float here = r->distance[p];
+        r->id[kept] = r->id[p];
+        r->distance[kept] = here;
+        kept += here <= limit;
+    }
+    r->n = kept;
+}
+
+/* Of the pairs at the largest distance, those with the lowest ids stay, so that k are left. */
+static void keep_first_ties(fpq_results *r, float largest) {
+    int64_t n = 0;
+    for (int64_t p = 0; p < r->n; p++) { /* nearer pairs go to the front */
+        if (r->distance[p] == largest) continue;
+        const float distance = r->distance[p];
+        const int64_t id = r->id[p];
+        r->distance[p] = r->distance[n];
+        r->id[p] = r->id[n];
+        r->distance[n] = distance;
+        r->id[n++] = id;
+    }
+    fpq_results ties = {.distance = r->distance + n, .id = r->id + n, .k = r->k - n, .ids = r->ids};
+    for (int64_t p = n; p < r->n; p++) fpq_results_offer(&ties, r->distance[p], r->id[p]);
+    r->n = r->k;
+}
+
+/* At most `most` >= k pairs stay, among them the k smallest. A limit is found by bisection. */
+static void shrink(fpq_results *r, int64_t most) {
+    const fpq_kernels *kern = fpq_active();
+    int64_t low = (int64_t)INT32_MIN - 1, high = rank_of(r->threshold), count = r->n;
+    while (count > most && high - low > 1) {
+        const int64_t middle = low + (high - low) / 2, here = count_at_most(kern, r, of_rank((int32_t)middle));
+        if (here < r->k) {
+            low = middle;
+        } else {
+            high = middle;
+            count = here;
+        }
+    }
+    r->threshold = of_rank((int32_t)high);
+    keep_at_most(r, r->threshold);
+    if (r->n > most) keep_first_ties(r, r->threshold);
+}
+
+void fpq_results_make_room(fpq_results *r) {
+    if (r->grows)
+        grow(r);
+    else
+        shrink(r, r->k + (r->room - r->k) / 4);
+}
+
+void fpq_results_first_k(fpq_results *r) {
+    float largest = r->distance[0];
+    for (int64_t p = 1; p < r->n; p++) largest = r->distance[p] > largest ? r->distance[p] : largest;
+    r->threshold = largest;
+}
+
+/* To ascending order: pairs in any order become a heap first, which those of a small top-k are. */
 static void sort(fpq_results *r) {
-    for (int64_t p = 1; p < r->n && r->grows; p++) fpq_results_rise(r, p, r->distance[p], r->id[p]);
+    for (int64_t p = 1; p < r->n && r->appends; p++) fpq_results_rise(r, p, r->distance[p], r->id[p]);
     for (int64_t size = r->n - 1; size > 0; size--) {
         const float distance = r->distance[size];
         const int64_t id = r->id[size];
@@ -48,17 +154,34 @@ static void sort(fpq_results *r) {
     }
 }
 
+/* The pairs of a reservoir go to the arrays of the answer. */
+static void empty_reservoir(fpq_results *r, const fpq_answers *answers, int64_t i) {
+    float *reservoir = r->distance, *distance = answers->distances + i * r->k;
+    int64_t *id = answers->ids + i * r->k;
+    if (r->n > r->k) shrink(r, r->k);
+    memcpy(distance, r->distance, (size_t)r->n * sizeof *distance);
+    memcpy(id, r->id, (size_t)r->n * sizeof *id);
+    for (int64_t p = r->n; p < r->k; p++) {
+        distance[p] = INFINITY;
+        id[p] = -1;
+    }
+    r->distance = distance;
+    r->id = id;
+    fpq_free(reservoir);
+}
+
 int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i) {
+    if (r->appends && !r->grows) empty_reservoir(r, answers, i);
     for (int64_t p = 0; p < r->n && r->ids; p++) FPQ_PREFETCH(r->ids + r->id[p]);
     for (int64_t p = 0; p < r->n && r->ids; p++) r->id[p] = r->ids[r->id[p]];
     r->ids = NULL;
-    if (!answers->are_parts) sort(r);
+    if (!answers->unsorted) sort(r);
     if (r->grows) answers->hits[i] = (fpq_hits){.distances = r->distance, .ids = r->id, .n = r->n};
     return r->failed ? -1 : 0;
 }
 
 static int make_parts(const fpq_answers *answers, int64_t n, fpq_answers *parts) {
-    *parts = (fpq_answers){.k = answers->k, .radius = answers->radius, .are_parts = 1};
+    *parts = (fpq_answers){.k = answers->k, .radius = answers->radius, .unsorted = 1};
     if (!answers->k) {
         parts->hits = fpq_hits_make(n);
         return parts->hits ? 0 : -1;

@@ -11,14 +11,18 @@
 #include "parallel.h"
 #include "portable.h"
 
-/* Top-k: a heap with the worst pair on top, in the arrays of the answer. Radius: pairs in any order. */
+/* A small top-k: a heap with the worst pair on top, in the arrays of the answer. A large one: a reservoir, pairs in any
+ * order with room for more than k; when the room is full, only pairs that can be among the k smallest stay, which costs
+ * less per pair than a heap. Radius: pairs in any order. */
 typedef struct {
     float *distance;
     int64_t *id;
-    int64_t k, n;       /* n pairs are held; room for k */
+    int64_t k, n;       /* n pairs are held */
+    int64_t room;       /* of the arrays; a heap: k */
     const int64_t *ids; /* id holds rows, of which these are the ids, until fpq_results_finish; NULL: id holds ids */
     float threshold;    /* pairs with a larger distance cannot enter */
-    int grows;          /* radius: the arrays grow */
+    int appends;        /* no heap */
+    int grows;          /* radius: the arrays grow, and k is 0 */
     int failed;         /* memory ran out */
 } fpq_results;
 
@@ -26,7 +30,8 @@ typedef struct {
 fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t *ids);
 /* Rows become ids, and the answer of query i is sorted. 0, or -1 when memory ran out. */
 int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i);
-void fpq_results_grow(fpq_results *r);
+void fpq_results_make_room(fpq_results *r); /* for another pair, unless r->failed */
+void fpq_results_first_k(fpq_results *r);   /* a reservoir holds k pairs for the first time */
 
 /* Runs the n tasks of a search for nq queries. Where its rows are cut into `ranges` > 1, *of_tasks becomes answers for
  * the parts, query i in range r having number i * ranges + r, and they are merged; else *of_tasks is `answers`. 0, or
@@ -66,11 +71,12 @@ FPQ_INLINE void fpq_results_replace(fpq_results *r, int64_t size, float distance
 
 /* A pair with a distance of at most the threshold. */
 FPQ_INLINE void fpq_results_offer(fpq_results *r, float distance, int64_t id) {
-    if (r->grows) {
-        if (r->n == r->k) fpq_results_grow(r);
+    if (r->appends) {
+        if (r->n == r->room) fpq_results_make_room(r);
         if (r->failed) return;
         r->distance[r->n] = distance;
         r->id[r->n++] = id;
+        if (r->n == r->k) fpq_results_first_k(r);
         return;
     }
     if (r->n < r->k)

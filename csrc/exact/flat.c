@@ -19,7 +19,8 @@ enum {
     MIN_SMALL_QUERIES = 64,   /* a small index is packed for no fewer queries, */
     MIN_SMALL_K = 8,          /* and without int8 products for no fewer neighbours */
     MIN_TASK_PAIRS = 1 << 14, /* one thread is through with fewer distances before another has begun */
-    POLL_ROWS = 1 << 12       /* between two questions whether to stop */
+    POLL_ROWS = 1 << 12,      /* between two questions whether to stop */
+    AHEAD = 8                 /* rows that are on their way from memory */
 };
 
 typedef struct {
@@ -176,6 +177,12 @@ typedef struct {
     float *out;
 } distances_job;
 
+static void prefetch_row(const fpq_matrix *x, int64_t row) {
+    const char *at = x->data + row * x->row_stride;
+    const ptrdiff_t bytes = x->d * x->col_stride;
+    for (ptrdiff_t o = 0; o < bytes; o += 64) FPQ_PREFETCH(at + o);
+}
+
 static void distances_of_query(void *context, int64_t task, fpq_worker *worker) {
     const distances_job *job = context;
     const float *query = job->queries + task * job->x->d;
@@ -183,7 +190,7 @@ static void distances_of_query(void *context, int64_t task, fpq_worker *worker) 
     float *out = job->out + task * job->n, *scratch = (float *)(void *)worker->scratch;
     for (int64_t r = 0; r < job->n; r++) {
         if (r % 256 == 0 && fpq_stopped(worker->poll)) return;
-        if (r + 8 < job->n && rows[r + 8] >= 0) FPQ_PREFETCH(job->x->data + rows[r + 8] * job->x->row_stride);
+        if (r + AHEAD < job->n && rows[r + AHEAD] >= 0) prefetch_row(job->x, rows[r + AHEAD]);
         out[r] = rows[r] < 0 ? INFINITY : fpq_distance_to(job->kern, job->x, rows[r], query, job->metric, scratch);
     }
 }
@@ -209,7 +216,7 @@ static void smallest_of_batch(void *context, int64_t task, fpq_worker *worker) {
         const int64_t *ids = job->ids + i * job->n;
         fpq_results results = fpq_results_of(&job->answers, i, NULL);
         for (int64_t p = 0; p < job->n; p++) {
-            if (p % POLL_ROWS == 0 && fpq_stopped(worker->poll)) return;
+            if (p % POLL_ROWS == 0 && fpq_stopped(worker->poll)) break;
             if (ids[p] >= 0) fpq_results_offer(&results, distances[p] <= INFINITY ? distances[p] : INFINITY, ids[p]);
         }
         fpq_results_finish(&results, &job->answers, i);
