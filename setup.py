@@ -124,7 +124,14 @@ setup(
             "fpq._native",
             ["src/fpq/_native.pyx"],
             include_dirs=["csrc"],
-            depends=["setup.py", "csrc/isa/flags.txt", "src/fpq/_fpq.pxd", "src/fpq/_lsh.pxi", *c_files(".h", ".inc")],
+            depends=[
+                "setup.py",
+                "csrc/isa/flags.txt",
+                "src/fpq/_fpq.pxd",
+                "src/fpq/_lsh.pxi",
+                "src/fpq/_refine.pxi",
+                *c_files(".h", ".inc"),
+            ],
         )
     ],
     cmdclass={"build_ext": BuildExt},

@@ -126,8 +126,9 @@ typedef struct {
     float *distances; /* (nq, k) */
     int64_t *ids;     /* (nq, k) */
     float radius;
-    fpq_hits *hits; /* (nq), for a radius, from fpq_hits_make */
-    int unsorted;   /* of a top-k: in any order */
+    fpq_hits *hits;         /* (nq), for a radius, from fpq_hits_make */
+    int unsorted;           /* of a top-k: pairs in any order */
+    const int64_t *rows_of; /* of a top-k: ids receives rows, of which these are the ids; NULL: ids */
 } fpq_answers;
 
 fpq_hits *fpq_hits_make(int64_t nq); /* NULL: no memory */
@@ -155,6 +156,43 @@ typedef struct {
 void fpq_adc_tables(const fpq_adc *adc, const float *queries, int64_t nq, float *tables);
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
                    const fpq_selector *selector, const fpq_answers *answers, int threads);
+
+/* ---- refinement codes ----
+ * Scalar codes, of 4, 6 or 8 bits per dimension, of the error e = y - y^ that a product quantizer leaves. A code c of
+ * dimension j stands for e^_j = steps[j] (c - 2^(bits - 1) + 0.5). A step is finite and at least 0; of a step of 0,
+ * e^_j is 0 and c is 2^(bits - 1).
+ *
+ * Plane A holds a = the upper 4 bits of each code, dimensions 2p and 2p + 1 in byte p of a row, the first one in the
+ * low nibble. Plane B holds the other bits: of 8-bit codes as plane A, of 6-bit codes dimensions 4p .. 4p + 3 in byte
+ * p, lowest bits first; 4-bit codes have no plane B. Bits of no dimension are 0. Plane A alone stands for e^A_j =
+ * steps[j] 2^(bits - 4) (a - 8 + 0.5). */
+typedef struct {
+    int w, bits;
+    const float *steps; /* w */
+} fpq_refinement;
+
+int fpq_refinement_plane_bytes(int w, int bits, int plane); /* of a row; plane 0: A, 1: B (0 if bits is 4) */
+/* e (n, w): errors; base (n, w): y^. a and b: (n, bytes of a row); b is NULL for 4-bit codes. norms (n, planes): of
+ * each plane |z|^2 + 2 <y^, z>, z = e^A for plane A, z = e^ for plane B; plane A of 4-bit codes is the only one. */
+int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, int64_t n, uint8_t *a, uint8_t *b,
+                          float *norms, int threads);
+void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, int64_t n,
+                           float *out); /* out (n, w): e^ */
+
+/* A query in whole numbers: y_j steps[j] is about unit Q_j, Q_j = 128 hi + lo from -8063 to 8063. */
+typedef struct {
+    const int8_t *a, *b; /* what the kernel plane_sums takes for planes A and B; b is NULL for 4-bit codes */
+    double unit;
+    int64_t sum; /* of all Q_j */
+} fpq_refinement_query;
+
+size_t fpq_refinement_query_size(const fpq_refinement *r); /* bytes, a multiple of 64 */
+/* memory: fpq_refinement_query_size bytes on a 64-byte boundary, which must outlive the query. */
+void fpq_refinement_query_make(const fpq_refinement *r, const float *y, char *memory, fpq_refinement_query *query);
+/* <y, e^A> and <y, e^> from the two sums of a row that plane_sums computes; sums_b is not read for 4-bit codes. */
+double fpq_refinement_product_a(const fpq_refinement *r, const fpq_refinement_query *query, const int32_t *sums_a);
+double fpq_refinement_product(const fpq_refinement *r, const fpq_refinement_query *query, const int32_t *sums_a,
+                              const int32_t *sums_b);
 
 /* ---- ids (ids.c) ----
  * A hash table from ids to places: rows, or slots of inverted lists. At most half of its entries are taken. Nothing
@@ -192,6 +230,22 @@ typedef struct {
 int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
                    int n_probe, const uint8_t *blocks, const int64_t *slot_ids, const fpq_answers *answers,
                    int threads);
+
+/* ---- refined distances of candidates ---- */
+typedef struct {
+    fpq_refinement codes;
+    const uint8_t *a, *b; /* planes by row; b is NULL for codes of 4 bits */
+    const float *norms;   /* (rows, planes), of fpq_refinement_encode */
+    const int64_t *ids;   /* of the rows; NULL: row numbers */
+    fpq_metric metric;
+    double query_scale, unit; /* queries times query_scale are in the scale of the codes; unit: what a squared distance
+                                 (a product) in this scale is in the scale of the queries */
+} fpq_refined;
+
+/* The k nearest of the candidates rows (nq, n), -1 for none, whose distances by their codes are given. Queries (nq, w)
+ * are rotated. Where codes have two planes, the `closest` nearest by the first one read the second. */
+int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *rows,
+               const float *distances, int64_t n, int64_t closest, const fpq_answers *answers, int threads);
 
 /* ---- exact distances to stored vectors ----
  * norms: those of fpq_flat_norms; NULL: rows are compared one by one, which is slower for many queries. */

@@ -172,16 +172,18 @@ static void empty_reservoir(fpq_results *r, const fpq_answers *answers, int64_t 
 
 int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i) {
     if (r->appends && !r->grows) empty_reservoir(r, answers, i);
-    for (int64_t p = 0; p < r->n && r->ids; p++) FPQ_PREFETCH(r->ids + r->id[p]);
-    for (int64_t p = 0; p < r->n && r->ids; p++) r->id[p] = r->ids[r->id[p]];
-    r->ids = NULL;
+    if (r->ids && !answers->rows_of) {
+        for (int64_t p = 0; p < r->n; p++) FPQ_PREFETCH(r->ids + r->id[p]);
+        for (int64_t p = 0; p < r->n; p++) r->id[p] = r->ids[r->id[p]];
+        r->ids = NULL;
+    }
     if (!answers->unsorted) sort(r);
     if (r->grows) answers->hits[i] = (fpq_hits){.distances = r->distance, .ids = r->id, .n = r->n};
     return r->failed ? -1 : 0;
 }
 
 static int make_parts(const fpq_answers *answers, int64_t n, fpq_answers *parts) {
-    *parts = (fpq_answers){.k = answers->k, .radius = answers->radius, .unsorted = 1};
+    *parts = (fpq_answers){.k = answers->k, .radius = answers->radius, .unsorted = 1, .rows_of = answers->rows_of};
     if (!answers->k) {
         parts->hits = fpq_hits_make(n);
         return parts->hits ? 0 : -1;
@@ -193,7 +195,7 @@ static int make_parts(const fpq_answers *answers, int64_t n, fpq_answers *parts)
 }
 
 static int merge(const fpq_answers *answers, int64_t i, const fpq_answers *parts, int64_t ranges) {
-    fpq_results r = fpq_results_of(answers, i, NULL);
+    fpq_results r = fpq_results_of(answers, i, answers->rows_of);
     for (int64_t part = i * ranges; part < (i + 1) * ranges; part++) {
         const fpq_hits here = parts->k ? (fpq_hits){.distances = parts->distances + part * parts->k,
                                                     .ids = parts->ids + part * parts->k,

@@ -25,6 +25,7 @@
 #include "scan/kernels.h"
 #include "exact/kernels.h"
 #include "lsh/kernels.h"
+#include "refine/kernels.h"
 
 #define FPQ_KERNELS(X)    \
     FPQ_MATRIX_KERNELS(X) \
@@ -34,7 +35,8 @@
     FPQ_LUT_KERNELS(X)    \
     FPQ_SCAN_KERNELS(X)   \
     FPQ_EXACT_KERNELS(X)  \
-    FPQ_LSH_KERNELS(X)
+    FPQ_LSH_KERNELS(X)    \
+    FPQ_REFINE_KERNELS(X)
 
 #define FPQ_MEMBER(type, name, args) type(*name) args;
 typedef struct {

@@ -24,4 +24,5 @@
 #include "scan/scalar.inc"
 #include "lsh/plain.inc"
 #include "lsh/scalar.inc"
+#include "refine/scalar.inc"
 #include "isa/table.inc"

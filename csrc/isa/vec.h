@@ -79,6 +79,14 @@ FPQ_INLINE vq vq_zero(void);
 FPQ_INLINE vq vq_add_squares(vs x, vq sum);                             /* the sum grows by the 16 squares of x */
 FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t x); /* bits 0 to 3: the sum is at most x */
 
+/* ---- products of bytes ---- */
+FPQ_INLINE vb vb_load_32(const uint8_t *p); /* vb_load of the first 32 bytes; the rest is 0 */
+FPQ_INLINE vb vb_low_bit_pairs(vb x);       /* bits 0 and 1 of each byte */
+FPQ_INLINE vb vb_high_bit_pairs(vb x);      /* bits 2 and 3 */
+/* The lanes of the result add up to those of sum plus all a[i] x[i] + b[i] y[i]; a and b below 16, x and y int8. */
+FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y);
+FPQ_INLINE void vi_store_sums(int32_t *to, const vi *x); /* to[i] = the sum of the lanes of x[i], for i < 8 */
+
 /* ---- arrays of 16 ---- */
 /* Bit g: bounds[g] <= drift[g] + distance, which saturates at 65535. */
 FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, uint16_t distance);

@@ -96,6 +96,20 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
 }
 
+FPQ_INLINE vb vb_load_32(const uint8_t *p) { return vb_load(p); }
+FPQ_INLINE vb vb_low_bit_pairs(vb x) { return _mm256_and_si256(x, _mm256_set1_epi8(3)); }
+FPQ_INLINE vb vb_high_bit_pairs(vb x) { return _mm256_and_si256(_mm256_srli_epi16(x, 2), _mm256_set1_epi8(3)); }
+FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y) {
+    const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(a, x), _mm256_maddubs_epi16(b, y));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+FPQ_INLINE void vi_store_sums(int32_t *to, const vi *x) {
+    const vi low = _mm256_hadd_epi32(_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3])),
+             high = _mm256_hadd_epi32(_mm256_hadd_epi32(x[4], x[5]), _mm256_hadd_epi32(x[6], x[7]));
+    vi_store(to,
+             _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)));
+}
+
 FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
     const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift),
                                             _mm256_set1_epi16((int16_t)reach));

@@ -89,6 +89,31 @@ FPQ_INLINE vb vt_look_up(vt table, vb code) {
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }
 
+FPQ_INLINE vb vb_load_32(const uint8_t *p) { return _mm512_maskz_loadu_epi64(15, p); }
+FPQ_INLINE vb vb_low_bit_pairs(vb x) { return _mm512_and_si512(x, _mm512_set1_epi8(3)); }
+FPQ_INLINE vb vb_high_bit_pairs(vb x) { return _mm512_and_si512(_mm512_srli_epi16(x, 2), _mm512_set1_epi8(3)); }
+FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y) {
+#ifdef FPQ_OWN_INT8
+    return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, a, x), b, y);
+#else
+    const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(a, x), _mm512_maddubs_epi16(b, y));
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
+}
+/* Lanes of two, then of four vectors alternate; then quarters are added. */
+FPQ_INLINE void vi_store_sums(int32_t *to, const vi *x) {
+    vi twos[4], fours[2];
+    FPQ_UNROLL for (int i = 0; i < 4; i++) twos[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]),
+                                                                      _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]));
+    FPQ_UNROLL for (int i = 0; i < 2; i++) fours[i] = _mm512_add_epi32(
+        _mm512_unpacklo_epi64(twos[2 * i], twos[2 * i + 1]), _mm512_unpackhi_epi64(twos[2 * i], twos[2 * i + 1]));
+    const vi halves = _mm512_add_epi32(_mm512_shuffle_i64x2(fours[0], fours[1], 0x88),
+                                       _mm512_shuffle_i64x2(fours[0], fours[1], 0xdd));
+    const vi sums = _mm512_add_epi32(_mm512_shuffle_i64x2(halves, halves, 0x88),
+                                     _mm512_shuffle_i64x2(halves, halves, 0xdd));
+    _mm256_storeu_si256((__m256i *)to, _mm512_castsi512_si256(sums));
+}
+
 FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
     const __m256i limit = _mm256_adds_epu16(_mm256_loadu_si256((const __m256i *)drift),
                                             _mm256_set1_epi16((int16_t)reach));

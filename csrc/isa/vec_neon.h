@@ -153,6 +153,27 @@ FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
     return vaddvq_u32(vandq_u32(vcleq_s32(sums, vdupq_n_s32(limit)), vld1q_u32(weights)));
 }
 
+FPQ_INLINE vb vb_load_32(const uint8_t *p) { return vb_load(p); }
+FPQ_INLINE vb vb_low_bit_pairs(vb x) { return vandq_u8(x, vdupq_n_u8(3)); }
+FPQ_INLINE vb vb_high_bit_pairs(vb x) { return vandq_u8(vshrq_n_u8(x, 2), vdupq_n_u8(3)); }
+FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y) {
+    const int8x16_t sa = vreinterpretq_s8_u8(a), sx = vreinterpretq_s8_u8(x), sb = vreinterpretq_s8_u8(b),
+                    sy = vreinterpretq_s8_u8(y);
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(vdotq_s32(sum, sa, sx), sb, sy);
+#else
+    int16x8_t products = vmull_s8(vget_low_s8(sa), vget_low_s8(sx));
+    products = vmlal_s8(products, vget_high_s8(sa), vget_high_s8(sx));
+    products = vmlal_s8(products, vget_low_s8(sb), vget_low_s8(sy));
+    products = vmlal_s8(products, vget_high_s8(sb), vget_high_s8(sy));
+    return vpadalq_s16(sum, products);
+#endif
+}
+FPQ_INLINE void vi_store_sums(int32_t *to, const vi *x) {
+    for (int i = 0; i < 8; i += 4)
+        vi_store(to + i, vpaddq_s32(vpaddq_s32(x[i], x[i + 1]), vpaddq_s32(x[i + 2], x[i + 3])));
+}
+
 FPQ_INLINE unsigned bits_within(const uint16_t *bounds, const uint16_t *drift, uint16_t reach) {
     const uint16_t weights[8] = {1, 2, 4, 8, 16, 32, 64, 128};
     unsigned bits = 0;

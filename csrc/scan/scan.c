@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * The phases of a scan: quantize the tables for the threshold, prune rows by sums of bytes, refine the survivors by
+ * The phases of a scan: quantize the tables for the threshold, prune rows by sums of bytes, score the survivors by
  * exact distances, offer them to the results. */
 #include "scan/scan.h"
 
@@ -56,8 +56,8 @@ static int keep_rows(int64_t *row, float *x, int n, float threshold) {
     return kept;
 }
 
-/* Refine: exact distances of up to ROW_BATCH rows. Tables that are not exact prune once more before. */
-static void refine_rows(const fpq_scan *s, fpq_lut *lut, int64_t *row, int n, fpq_results *results) {
+/* Score: exact distances of up to ROW_BATCH rows. Tables that are not exact prune once more before. */
+static void score_rows(const fpq_scan *s, fpq_lut *lut, int64_t *row, int n, fpq_results *results) {
     float distance[ROW_BATCH];
     const float threshold = results->threshold;
     if (lut->kind != FPQ_LUT_EXACT && threshold < INFINITY) {
@@ -71,19 +71,19 @@ static void refine_rows(const fpq_scan *s, fpq_lut *lut, int64_t *row, int n, fp
         if (distance[i] <= results->threshold) fpq_results_offer(results, distance[i], row[i]);
 }
 
-static void refine(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, const uint64_t *rows, int n,
-                   fpq_results *results) {
+static void score(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, const uint64_t *rows, int n,
+                  fpq_results *results) {
     int64_t row[ROW_BATCH];
     int waiting = 0;
     for (int b = 0; b < n; b++)
         for (uint64_t left = rows[b]; left; left &= left - 1) {
             row[waiting++] = (int64_t)block_ids[b] * 64 + fpq_lowest_bit(left);
             if (waiting == ROW_BATCH) {
-                refine_rows(s, lut, row, waiting, results);
+                score_rows(s, lut, row, waiting, results);
                 waiting = 0;
             }
         }
-    if (waiting) refine_rows(s, lut, row, waiting, results);
+    if (waiting) score_rows(s, lut, row, waiting, results);
 }
 
 /* Adds the bytes of subquantizers order[from] to order[to - 1] to the sums; survivors: rows whose sums do not exceed
@@ -174,7 +174,7 @@ static float sample_threshold(const fpq_scan *s, const fpq_lut *lut, const int32
     return sample[rank < n ? rank : n - 1];
 }
 
-/* The first blocks of a top-k search, while there is no threshold: refines the rows with the k smallest sums of bytes,
+/* The first blocks of a top-k search, while there is no threshold: scores the rows with the k smallest sums of bytes,
  * and by the threshold that they give the others. Returns 0 if that was all, else n, and rows that have not been
  * offered stay. */
 static int find_first_k(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, uint64_t *rows, int n,
@@ -202,7 +202,7 @@ static int find_first_k(const fpq_scan *s, fpq_lut *lut, const int32_t *block_id
         smallest[b] = survivors[b] & s->kern->bytes_at_most(sums + b * 64, byte);
         survivors[b] ^= smallest[b];
     }
-    refine(s, lut, left_ids, smallest, left, results);
+    score(s, lut, left_ids, smallest, left, results);
     if (results->threshold > threshold) {
         for (int b = 0, l = 0; b < n && l < left; b++)
             if (block_ids[b] == left_ids[l]) rows[b] ^= smallest[l++];
@@ -210,7 +210,7 @@ static int find_first_k(const fpq_scan *s, fpq_lut *lut, const int32_t *block_id
     }
     const int byte_threshold = fpq_lut_byte_threshold(lut, results->threshold);
     for (int b = 0; b < left; b++) survivors[b] &= s->kern->bytes_at_most(sums + b * 64, byte_threshold);
-    refine(s, lut, left_ids, survivors, left, results);
+    score(s, lut, left_ids, survivors, left, results);
     return 0;
 }
 
@@ -229,5 +229,5 @@ void fpq_scan_blocks(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64
     if (threshold > lut8->threshold || threshold < lut8->threshold - (lut8->threshold - lut8->zero) / 16)
         if (!fpq_lut_quantize(lut, threshold)) return;
     n = i + prune(s, lut, block_ids + i, rows + i, n - i, threshold);
-    refine(s, lut, block_ids + i, rows + i, n - i, results);
+    score(s, lut, block_ids + i, rows + i, n - i, results);
 }

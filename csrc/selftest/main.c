@@ -10,6 +10,7 @@
 #include "lut/selftest.inc"
 #include "matrix/selftest.inc"
 #include "metric/selftest.inc"
+#include "refine/selftest.inc"
 #include "scan/selftest.inc"
 
 /* A table of ids through changes, beside the array of ids by place. */
@@ -80,9 +81,9 @@ static const test other_tests[] = {{"vector words", test_words, ROUNDS}, {"ids",
 static const struct {
     const test *tests;
     int n;
-} families[] = {FAMILY(matrix_tests), FAMILY(metric_tests), FAMILY(assign_tests),
-                FAMILY(kmeans_tests), FAMILY(lut_tests),    FAMILY(scan_tests),
-                FAMILY(exact_tests),  FAMILY(lsh_tests),    FAMILY(other_tests)};
+} families[] = {FAMILY(matrix_tests), FAMILY(metric_tests), FAMILY(assign_tests), FAMILY(kmeans_tests),
+                FAMILY(lut_tests),    FAMILY(scan_tests),   FAMILY(exact_tests),  FAMILY(lsh_tests),
+                FAMILY(refine_tests), FAMILY(other_tests)};
 
 static void run(const test *t) {
     for (int round = 0; round < 2 * t->rounds; round++) {

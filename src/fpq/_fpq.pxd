@@ -68,6 +68,8 @@ cdef extern from "fpq.h" nogil:
         int64_t *ids
         float radius
         fpq_hits *hits
+        int unsorted
+        const int64_t *rows_of
     fpq_hits *fpq_hits_make(int64_t nq)
     void fpq_hits_counts(const fpq_hits *hits, int64_t nq, int64_t *out)
     void fpq_hits_copy(const fpq_hits *hits, int64_t nq, float *distances, int64_t *ids)
@@ -87,6 +89,24 @@ cdef extern from "fpq.h" nogil:
     void fpq_adc_tables(const fpq_adc *adc, const float *queries, int64_t nq, float *tables)
     int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
                        const fpq_selector *selector, const fpq_answers *answers, int threads)
+
+    ctypedef struct fpq_refinement:
+        int w, bits
+        const float *steps
+    int fpq_refinement_plane_bytes(int w, int bits, int plane)
+    int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, int64_t n, uint8_t *a,
+                              uint8_t *b, float *norms, int threads)
+    void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, int64_t n, float *out)
+    ctypedef struct fpq_refined:
+        fpq_refinement codes
+        const uint8_t *a
+        const uint8_t *b
+        const float *norms
+        const int64_t *ids
+        fpq_metric metric
+        double query_scale, unit
+    int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *rows,
+                   const float *distances, int64_t n, int64_t closest, const fpq_answers *answers, int threads)
 
     ctypedef struct fpq_id_table:
         void *entries

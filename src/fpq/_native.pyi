@@ -79,7 +79,34 @@ class Answers: ...
 
 @final
 class TopK(Answers):
-    def __new__(cls, distances: Float32, ids: Int64) -> TopK: ...
+    def __new__(cls, distances: Float32, ids: Int64, sort: bool = True, rows_of: Int64 | None = None) -> TopK: ...
+
+def plane_bytes(w: int, bits: int, plane: int) -> int: ...
+
+@final
+class Refinement:
+    arguments: tuple[object, ...]
+    def __new__(cls, bits: int, steps: Float32) -> Refinement: ...
+    def encode(
+        self, residuals: Float32, decoded: Float32, first: UInt8, second: UInt8 | None, norms: Float32, threads: int
+    ) -> None: ...
+    def decode(self, first: UInt8, second: UInt8 | None, out: Float32) -> None: ...
+    def search(
+        self,
+        first: UInt8,
+        second: UInt8 | None,
+        norms: Float32,
+        ids: Int64 | None,
+        metric: int,
+        query_scale: float,
+        unit: float,
+        queries: Float32,
+        rows: Int64,
+        distances: Float32,
+        closest: int,
+        answers: TopK,
+        threads: int,
+    ) -> None: ...
 
 @final
 class Within(Answers):

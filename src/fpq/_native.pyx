@@ -309,13 +309,17 @@ cdef class Answers:
 
 @cython.final
 cdef class TopK(Answers):
-    """The k nearest: distances and ids (nq, k) receive them."""
+    """The k nearest: distances and ids (nq, k) receive them. With rows_of, ids receives rows that have these ids."""
     cdef float[:, ::1] distances
     cdef int64_t[:, ::1] ids
+    cdef const int64_t[::1] rows_of
 
-    def __cinit__(self, float[:, ::1] distances, int64_t[:, ::1] ids):
-        self.distances, self.ids = distances, ids
+    def __cinit__(self, float[:, ::1] distances, int64_t[:, ::1] ids, bint sort=True,
+                  const int64_t[::1] rows_of=None):
+        self.distances, self.ids, self.rows_of = distances, ids, rows_of
         self.c.k, self.c.distances, self.c.ids = ids.shape[1], &distances[0, 0], &ids[0, 0]
+        self.c.unsorted = not sort
+        if rows_of is not None: self.c.rows_of = &rows_of[0]
 
 
 @cython.final
@@ -447,4 +451,5 @@ def smallest(const float[:, ::1] distances, const int64_t[:, ::1] ids, float[:, 
                            &out_ids[0, 0], threads))
 
 
+include "_refine.pxi"
 include "_lsh.pxi"

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT
+ * Refinement codes: encoding, decoding, and products of queries and codes. */
+#include <math.h>
+#include <string.h>
+
+#include "fpq.h"
+#include "parallel.h"
+#include "portable.h"
+
+enum {
+    ROW_BATCH = 96,
+    LARGEST_NUMBER = 8063, /* of a query; hi and lo fit int8 then */
+};
+
+static int bits_of_plane(int bits, int plane) { return plane ? bits - 4 : 4; }
+
+int fpq_refinement_plane_bytes(int w, int bits, int plane) {
+    return (int)(((int64_t)w * bits_of_plane(bits, plane) + 255) / 256 * 32);
+}
+
+/* ---- rows ---- */
+static int code_of(double e, double step, int bits) {
+    const int middle = 1 << (bits - 1);
+    if (step == 0) return middle;
+    /* Clamped before the conversion, as the quotient may be larger than any int. */
+    const double place = e / step + middle;
+    return (int)(place < 0 ? 0 : place > 2 * middle - 1 ? 2 * middle - 1 : place);
+}
+
+/* Dimension j stands in byte j >> byte_shift of a row of a plane. */
+static int byte_shift(int of_plane) { return of_plane == 4 ? 1 : 2; }
+
+/* What codes has to hold: the codes of all bytes of both planes, padding too. */
+static size_t padded_codes(const fpq_refinement *r) {
+    const int of_a = fpq_refinement_plane_bytes(r->w, r->bits, 0) * 2;
+    const int of_b = fpq_refinement_plane_bytes(r->w, r->bits, 1) * (r->bits == 6 ? 4 : 2);
+    return (size_t)(of_a > of_b ? of_a : of_b);
+}
+
+/* A row of a plane from the bits `shift` .. of codes, lowest bits first. */
+static void pack_nibbles(const uint8_t *codes, int shift, int row_bytes, uint8_t *out) {
+    for (int p = 0; p < row_bytes; p++)
+        out[p] = (uint8_t)((codes[2 * p] >> shift & 15) | (codes[2 * p + 1] >> shift & 15) << 4);
+}
+
+static void pack_pairs(const uint8_t *codes, int row_bytes, uint8_t *out) {
+    for (int p = 0; p < row_bytes; p++) {
+        const uint8_t *c = codes + 4 * p;
+        out[p] = (uint8_t)((c[0] & 3) | (c[1] & 3) << 2 | (c[2] & 3) << 4 | (c[3] & 3) << 6);
+    }
+}
+
+typedef struct {
+    const fpq_refinement *r;
+    const float *e, *base;
+    int64_t n;
+    uint8_t *a, *b;
+    float *norms;
+} encoding;
+
+static void encode_row(const encoding *x, int64_t i, uint8_t *codes) {
+    const int w = x->r->w, bits = x->r->bits, lower = bits - 4;
+    const int bytes_a = fpq_refinement_plane_bytes(w, bits, 0), bytes_b = fpq_refinement_plane_bytes(w, bits, 1);
+    const float *e = x->e + i * w, *base = x->base + i * w, *steps = x->r->steps;
+    const double middle = (1 << (bits - 1)) - 0.5, scale_a = 1 << lower;
+    double norm_a = 0, norm = 0;
+    for (int j = 0; j < w; j++) codes[j] = (uint8_t)code_of((double)e[j], (double)steps[j], bits);
+    for (int j = 0; j < w; j++) {
+        const double step = (double)steps[j], twice = 2 * (double)base[j];
+        const double part = step * scale_a * ((codes[j] >> lower) - 7.5), whole = step * (codes[j] - middle);
+        norm_a += part * (part + twice);
+        norm += whole * (whole + twice);
+    }
+    pack_nibbles(codes, lower, bytes_a, x->a + i * bytes_a);
+    if (lower == 4) pack_nibbles(codes, 0, bytes_b, x->b + i * bytes_b);
+    if (lower == 2) pack_pairs(codes, bytes_b, x->b + i * bytes_b);
+    float *norms = x->norms + i * (lower ? 2 : 1);
+    norms[0] = (float)norm_a;
+    if (lower) norms[1] = (float)norm;
+}
+
+static void encode_batch(void *context, int64_t task, fpq_worker *worker) {
+    const encoding *x = context;
+    const int n = fpq_batch_size(x->n, ROW_BATCH, task);
+    memset(worker->scratch, 0, padded_codes(x->r));
+    for (int i = 0; i < n; i++) encode_row(x, task * ROW_BATCH + i, (uint8_t *)worker->scratch);
+}
+
+int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, int64_t n, uint8_t *a, uint8_t *b,
+                          float *norms, int threads) {
+    encoding x = {r, e, base, n, a, b, norms};
+    return fpq_parallel(fpq_batches(n, ROW_BATCH), padded_codes(r), threads, encode_batch, &x);
+}
+
+void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, int64_t n, float *out) {
+    const int lower = r->bits - 4, shift = byte_shift(lower), in_byte = (1 << shift) - 1;
+    const int bytes_a = fpq_refinement_plane_bytes(r->w, r->bits, 0),
+              bytes_b = fpq_refinement_plane_bytes(r->w, r->bits, 1);
+    const double middle = (1 << (r->bits - 1)) - 0.5;
+    for (int64_t i = 0; i < n; i++, a += bytes_a, out += r->w)
+        for (int j = 0; j < r->w; j++) {
+            int c = a[j / 2] >> (j % 2 * 4) & 15;
+            if (lower) c = c << lower | (b[i * bytes_b + (j >> shift)] >> ((j & in_byte) * lower) & ((1 << lower) - 1));
+            out[j] = (float)((double)r->steps[j] * (c - middle));
+        }
+}
+
+/* ---- queries ---- */
+static size_t query_bytes(const fpq_refinement *r, int plane) {
+    const int of_plane = bits_of_plane(r->bits, plane);
+    return of_plane ? (size_t)fpq_refinement_plane_bytes(r->w, r->bits, plane) * (size_t)(2 * 8 / of_plane) : 0;
+}
+
+size_t fpq_refinement_query_size(const fpq_refinement *r) { return query_bytes(r, 0) + query_bytes(r, 1); }
+
+static void put_number(int8_t *numbers, int row_bytes, int of_plane, int j, int hi, int lo) {
+    const int shift = byte_shift(of_plane), part = j & ((1 << shift) - 1);
+    int8_t *at = numbers + (ptrdiff_t)part * 2 * row_bytes + (j >> shift);
+    at[0] = (int8_t)hi;
+    at[row_bytes] = (int8_t)lo;
+}
+
+void fpq_refinement_query_make(const fpq_refinement *r, const float *y, char *memory, fpq_refinement_query *query) {
+    const int lower = r->bits - 4;
+    int8_t *a = (int8_t *)memory, *b = lower ? a + query_bytes(r, 0) : NULL;
+    const int bytes_a = fpq_refinement_plane_bytes(r->w, r->bits, 0),
+              bytes_b = fpq_refinement_plane_bytes(r->w, r->bits, 1);
+    double largest = 0;
+    memset(memory, 0, fpq_refinement_query_size(r));
+    for (int j = 0; j < r->w; j++) {
+        const double size = fabs((double)y[j] * (double)r->steps[j]);
+        if (size > largest) largest = size;
+    }
+    *query = (fpq_refinement_query){a, b, largest > 0 ? largest / LARGEST_NUMBER : 1, 0};
+    for (int j = 0; j < r->w; j++) {
+        const int number = (int)round((double)y[j] * (double)r->steps[j] / query->unit);
+        const int hi = (number + 64 + 64 * 128) / 128 - 64, lo = number - 128 * hi; /* hi: rounded down */
+        put_number(a, bytes_a, 4, j, hi, lo);
+        if (lower) put_number(b, bytes_b, lower, j, hi, lo);
+        query->sum += number;
+    }
+}
+
+static double sum_of(const int32_t *sums) { return 128 * (double)sums[0] + (double)sums[1]; }
+
+double fpq_refinement_product_a(const fpq_refinement *r, const fpq_refinement_query *query, const int32_t *sums_a) {
+    return query->unit * (1 << (r->bits - 4)) * (sum_of(sums_a) - 7.5 * (double)query->sum);
+}
+
+double fpq_refinement_product(const fpq_refinement *r, const fpq_refinement_query *query, const int32_t *sums_a,
+                              const int32_t *sums_b) {
+    const int lower = r->bits - 4;
+    const double codes = (1 << lower) * sum_of(sums_a) + (lower ? sum_of(sums_b) : 0);
+    return query->unit * (codes - ((1 << (r->bits - 1)) - 0.5) * (double)query->sum);
+}

@@ -1,0 +1,42 @@
+# Refinement codes: the part of _native.pyx for csrc/refine. Planes uint8 (rows, bytes), norms (rows, planes).
+
+def plane_bytes(int w, int bits, int plane):
+    """Bytes per row of plane 0 or 1 of codes of w dimensions; 0 if there is no such plane."""
+    return fpq_refinement_plane_bytes(w, bits, plane)
+
+
+@cython.final
+cdef class Refinement(_Held):
+    """Scalar codes of `bits` bits of what product quantization leaves over, in steps (w)."""
+    cdef fpq_refinement c
+
+    def __cinit__(self, int bits, const float[::1] steps):
+        self.c = fpq_refinement(<int>steps.shape[0], bits, &steps[0])
+
+    def encode(self, const float[:, ::1] residuals, const float[:, ::1] decoded, uint8_t[:, ::1] first,
+               uint8_t[:, ::1] second, float[:, ::1] norms, int threads):
+        """Codes of residuals (n, w) of the decoded vectors; second may be None."""
+        cdef uint8_t *b = NULL if second is None else &second[0, 0]
+        with nogil:
+            _done(fpq_refinement_encode(&self.c, &residuals[0, 0], &decoded[0, 0], residuals.shape[0], &first[0, 0], b,
+                                        &norms[0, 0], threads))
+
+    def decode(self, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second, float[:, ::1] out):
+        """The residuals (n, w) that codes stand for."""
+        cdef const uint8_t *b = NULL
+        if second is not None: b = &second[0, 0]
+        with nogil: fpq_refinement_decode(&self.c, &first[0, 0], b, out.shape[0], &out[0, 0])
+
+    def search(self, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second, const float[:, ::1] norms,
+               const int64_t[::1] ids, fpq_metric metric, double query_scale, double unit,
+               const float[:, ::1] queries, const int64_t[:, ::1] rows, const float[:, ::1] distances,
+               int64_t closest, TopK answers, int threads):
+        """The nearest of the candidates `rows` (nq, n), which have these distances by their codes."""
+        cdef fpq_refined refined
+        refined.codes, refined.metric, refined.query_scale, refined.unit = self.c, metric, query_scale, unit
+        refined.a, refined.norms, refined.b, refined.ids = &first[0, 0], &norms[0, 0], NULL, NULL
+        if second is not None: refined.b = &second[0, 0]
+        if ids is not None: refined.ids = &ids[0]
+        with nogil:
+            _done(fpq_refine(&refined, &queries[0, 0], queries.shape[0], &rows[0, 0], &distances[0, 0], rows.shape[1],
+                             closest, &answers.c, threads))
