@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import statistics
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from curves import frontier, rate_at
 
 LISTS = 1024
 EFFORTS = (1, 2, 4, 8, 16, 24, 32, 48, 64)  # lists, or 1/8 of efSearch
@@ -131,28 +131,6 @@ def recalls(ten: np.ndarray, hundred: np.ndarray, truth: np.ndarray) -> dict[str
         "recall@10": float(np.mean([np.isin(t[:10], i).mean() for i, t in zip(ten, truth, strict=True)])),
         "R@100": float((hundred == truth[:, :1]).any(1).mean()),
     }
-
-
-def frontier(rows: list[dict[str, Any]], measure: str) -> list[dict[str, Any]]:
-    """The rows that no other row beats in both, by ascending recall."""
-    best: list[dict[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (-row[measure], -row["qps"])):
-        if not best or row["qps"] > best[-1]["qps"]:
-            best.append(row)
-    return best[::-1]
-
-
-def rate_at(rows: list[dict[str, Any]], target: float) -> float:
-    """Queries per second at a recall, between settings on the line of their logarithms; NaN: not reached."""
-    best = frontier(rows, "recall@10")
-    above = next((i for i, row in enumerate(best) if row["recall@10"] >= target), None)
-    if above is None:
-        return math.nan
-    if above == 0:
-        return float(best[0]["qps"])
-    low, high = best[above - 1], best[above]
-    share = (target - low["recall@10"]) / (high["recall@10"] - low["recall@10"])
-    return float(low["qps"] * (high["qps"] / low["qps"]) ** share)
 
 
 class Look(NamedTuple):

@@ -1,0 +1,215 @@
+"""The indexes of the benchmark, each built and searched in a process of its own; needs NumPy and its library alone.
+
+`python pareto_methods.py ADDRESS METHOD SET FOLDER THREADS` is started by `pareto.py`. The process reads `base.npy` and
+`query.npy` in FOLDER, builds the index, and then searches with each setting that ADDRESS sends.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Client
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+K = 10
+Search = Callable[[np.ndarray, int, int], np.ndarray]  # queries, effort, candidates per neighbour -> ids
+Save = Callable[[Path], Any]  # writes the index to a file or folder
+
+
+class Set(NamedTuple):
+    """A data set: the metric of fpq, and the parameters of inverted lists."""
+
+    metric: str
+    lists: int
+    m: int  # subspaces of 8-bit codes
+    scann_block: int  # dimensions of a 4-bit code of ScaNN
+
+
+SETS = {
+    "sift500k": Set("l2", 2048, 16, 4),
+    "minilm": Set("cosine", 400, 48, 4),
+    "glove50": Set("ip", 1024, 25, 2),
+}
+PROBES = (2, 4, 8, 16, 24, 32, 48, 64, 96)
+EF = (10, 16, 24, 32, 48, 64, 96, 150, 250)
+RERANKS = (3, 6, 12, 24)
+
+
+def fpq_index(of: Set, base: np.ndarray, threads: int, **parameters: Any) -> tuple[Search, Save]:
+    """IVFPQIndex of fpq."""
+    import fpq
+
+    index = fpq.IVFPQIndex(of.lists, m=of.m, metric=of.metric, n_threads=threads, **parameters).fit(base).add(base)
+    return lambda q, effort, rerank: index.search(q, K, n_probe=effort, rerank=rerank or None).ids, index.save
+
+
+def faiss_index(of: Set, base: np.ndarray, threads: int, factory: str, parameter: str) -> tuple[Search, Save]:
+    """An index of faiss's factory; the effort goes into `parameter`."""
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
+    metric = faiss.METRIC_L2 if of.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    index = faiss.index_factory(base.shape[1], factory, metric)
+    if parameter == "efSearch":
+        index.hnsw.efConstruction = 100
+    vectors = base.astype(np.float32)
+    index.train(vectors)
+    index.add(vectors)
+    space = faiss.ParameterSpace()
+
+    def search(queries: np.ndarray, effort: int, _: int) -> np.ndarray:
+        space.set_index_parameter(index, parameter, effort)
+        return np.asarray(index.search(queries, K)[1])
+
+    return search, lambda path: faiss.write_index(index, str(path))
+
+
+def scann_index(of: Set, base: np.ndarray, threads: int, reorder: str) -> tuple[Search, Save]:
+    """ScaNN: a tree, asymmetric hashing, re-ordering by vectors of type `reorder`."""
+    import scann
+    from scann.scann_ops.py.scann_builder import ReorderType
+
+    index = (
+        scann.scann_ops_pybind.builder(base.astype(np.float32), K, "squared_l2" if of.metric == "l2" else "dot_product")
+        .set_n_training_threads(threads)
+        .tree(of.lists, 32, training_sample_size=250_000)
+        .score_ah(of.scann_block, anisotropic_quantization_threshold=0.2)
+        .reorder(100, ReorderType[reorder])
+        .build()
+    )
+    index.set_num_threads(threads)
+
+    def search(queries: np.ndarray, effort: int, rerank: int) -> np.ndarray:
+        if len(queries) == 1:
+            return np.asarray(index.search(queries[0], K, rerank * K, effort)[0][None])
+        return np.asarray(index.search_batched_parallel(queries, K, rerank * K, effort)[0])
+
+    def save(path: Path) -> None:
+        path.mkdir()
+        index.serialize(str(path))
+
+    return search, save
+
+
+def symphony_index(of: Set, base: np.ndarray, threads: int, **parameters: Any) -> tuple[Search, Save]:
+    """SymphonyQG of rabitqlib, degree 32."""
+    import rabitqlib
+
+    index = rabitqlib.SymqgIndex(base.shape[1], 32, metric="l2" if of.metric == "l2" else "ip", **parameters)
+    index.build(base.astype(np.float32), 200, num_threads=threads)
+
+    def search(queries: np.ndarray, effort: int, _: int) -> np.ndarray:
+        if len(queries) == 1:
+            return np.asarray(index.search(queries, K, effort)[0]).reshape(1, -1)
+        return np.asarray(index.search_batch(queries, K, effort, num_threads=threads)[0])
+
+    return search, lambda path: index.save(str(path))
+
+
+def rabitq_index(of: Set, base: np.ndarray, threads: int, bits: int) -> tuple[Search, Save]:
+    """Inverted lists with RaBitQ codes, of rabitqlib; faiss trains the centroids."""
+    import faiss
+    import rabitqlib
+
+    faiss.omp_set_num_threads(threads)
+    vectors = base.astype(np.float32)
+    kmeans = faiss.Kmeans(base.shape[1], of.lists, niter=10, spherical=of.metric != "l2")
+    kmeans.train(vectors)
+    lists = kmeans.index.search(vectors, 1)[1].ravel().astype(np.uint32)
+    index = rabitqlib.IvfIndex(base.shape[1], len(base), of.lists, bits, metric="l2" if of.metric == "l2" else "ip")
+    index.build(vectors, kmeans.centroids, lists, num_threads=threads)
+
+    def search(queries: np.ndarray, effort: int, _: int) -> np.ndarray:
+        count = threads if len(queries) > 1 else 1
+        return np.asarray(index.search(queries, K, effort, num_threads=count)[0]).reshape(len(queries), -1)
+
+    return search, lambda path: index.save(str(path))
+
+
+def svs_index(of: Set, base: np.ndarray, threads: int, primary: int, residual: int) -> tuple[Search, Save]:
+    """Vamana of SVS, degree 32, over LVQ codes."""
+    import svs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "base.fvecs")
+        svs.write_vecs(base.astype(np.float32), path)
+        vectors = svs.VectorDataLoader(path, svs.DataType.float32, dims=base.shape[1])
+        index = svs.Vamana.build(
+            svs.VamanaBuildParameters(alpha=1.2 if of.metric == "l2" else 0.95, graph_max_degree=32, window_size=100),
+            svs.LVQLoader(vectors, primary=primary, residual=residual),
+            svs.DistanceType.L2 if of.metric == "l2" else svs.DistanceType.MIP,
+            num_threads=threads,
+        )
+
+    def search(queries: np.ndarray, effort: int, _: int) -> np.ndarray:
+        index.search_window_size = effort
+        return np.asarray(index.search(queries, K)[0])
+
+    def save(path: Path) -> None:
+        path.mkdir()
+        index.save(*(str(path / part) for part in ("config", "graph", "data")))
+
+    return search, save
+
+
+class Method(NamedTuple):
+    """An index: its library (which names the interpreter), builder and parameters, and the settings of a search."""
+
+    library: str
+    build: Callable[..., tuple[Search, Save]]
+    parameters: dict[str, Any]
+    efforts: tuple[int, ...]
+    reranks: tuple[int, ...] = (0,)
+
+
+METHODS = {
+    "fpq plain + vectors": Method("fpq", fpq_index, {"residual": False, "keep_vectors": True}, PROBES, RERANKS),
+    "fpq residual + vectors": Method("fpq", fpq_index, {"residual": True, "keep_vectors": True}, PROBES, RERANKS),
+    "SymphonyQG": Method("rabitqlib", symphony_index, {}, EF),
+    "SymphonyQG 4-bit": Method("rabitqlib", symphony_index, {"quantization_bits": 4}, EF),
+    "scann-core int8": Method("scann-core", scann_index, {"reorder": "INT8"}, PROBES, RERANKS),
+    "scann-core float32": Method("scann-core", scann_index, {"reorder": "FLOAT32"}, PROBES, RERANKS),
+    "scann wheel int8": Method("scann", scann_index, {"reorder": "INT8"}, PROBES, RERANKS),
+    "scann wheel float32": Method("scann", scann_index, {"reorder": "FLOAT32"}, PROBES, RERANKS),
+    "faiss HNSW16_SQ8": Method("faiss", faiss_index, {"factory": "HNSW16_SQ8", "parameter": "efSearch"}, EF),
+    "faiss HNSW16": Method("faiss", faiss_index, {"factory": "HNSW16", "parameter": "efSearch"}, EF),
+    "SVS LVQ8": Method("svs", svs_index, {"primary": 8, "residual": 0}, EF),
+    "SVS LVQ4x8": Method("svs", svs_index, {"primary": 4, "residual": 8}, EF),
+    "RaBitQ IVF 4 bits": Method("rabitqlib", rabitq_index, {"bits": 4}, PROBES),
+    "RaBitQ IVF 5 bits": Method("rabitqlib", rabitq_index, {"bits": 5}, PROBES),
+    "RaBitQ IVF 7 bits": Method("rabitqlib", rabitq_index, {"bits": 7}, PROBES),
+}
+
+
+def saved_bytes(save: Save) -> int:
+    """Size of the saved index, all its files together."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "index")
+        return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+
+
+def main(address: str, name: str, data: str, folder: str, threads: int) -> None:
+    """Build, send (seconds, bytes), then answer (queries, effort, rerank, single) with (seconds, ids)."""
+    with Client(address) as pipe:
+        base, queries = (np.load(Path(folder) / f"{part}.npy") for part in ("base", "query"))
+        method, start = METHODS[name], time.perf_counter()
+        try:
+            search, save = method.build(SETS[data], base, threads, **method.parameters)
+            pipe.send((time.perf_counter() - start, saved_bytes(save)))
+        except Exception as error:  # the parent leaves the method out and says why
+            pipe.send(f"{type(error).__name__}: {error}"[:300])
+            return
+        for count, effort, rerank, single in iter(pipe.recv, None):
+            calls = [queries[i : i + 1] for i in range(count)] if single else [queries[:count]]
+            start = time.perf_counter()
+            ids = [search(call, effort, rerank) for call in calls]
+            pipe.send((time.perf_counter() - start, np.concatenate(ids)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:5], int(sys.argv[5]))
