@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq.indexes import ivf
+from fpq.indexes import ivf_rows
 
 N, D, LISTS = 3000, 24, 30
 
@@ -255,7 +255,7 @@ def test_queries_in_batches(monkeypatch):
         radius = float(index.search(Q, 30, n_probe=7).distances.max())
         expected = index.search(Q, 10, n_probe=7), index.range_search(Q, radius, n_probe=7)
         for probes in (1, 30):
-            monkeypatch.setattr(ivf, "PROBES", probes)
+            monkeypatch.setattr(ivf_rows, "PROBES", probes)
             found = index.search(Q, 10, n_probe=7), index.range_search(Q, radius, n_probe=7)
             for ours, theirs in zip(found, expected, strict=True):
                 for a, b in zip(ours, theirs, strict=True):

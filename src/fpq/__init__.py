@@ -13,6 +13,7 @@ E2LSHIndex, C2LSHIndex
 ShardedIndex
     An index in several files that is searched like a single index.
 
+`recommend` returns a `Recommendation`: a configured index for the shape of the data, a recall and a budget of bytes.
 Search returns a `SearchResult`, a range search a `RangeResult`. `load` reads a saved object, and raises `FormatError`
 if the file is damaged. `cpu_info` tells the instruction set and the number of threads in use.
 
@@ -60,6 +61,7 @@ from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex, 
 from fpq.learning.kmeans import KMeans
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer
+from fpq.recommendation import Recommendation, recommend
 from fpq.sharding.index import ShardedIndex
 from fpq.storage import FormatError, load
 
@@ -74,12 +76,14 @@ __all__ = [
     "PQIndex",
     "ProductQuantizer",
     "RangeResult",
+    "Recommendation",
     "SearchResult",
     "ShardedIndex",
     "cpu_info",
     "datasets",
     "load",
     "metrics",
+    "recommend",
 ]
 __version__ = "0.1.0"
 

@@ -39,6 +39,17 @@ def pack(columns: Float32, d: int) -> Float32:
     return out
 
 
+def pack_codebooks(codebooks: Float32, offsets: Array) -> Float32:
+    """The codebooks (m, k, dsub), packed, one codebook per row."""
+    m, k, dsub = codebooks.shape
+    packed = aligned_empty(m, _native.packed_size(k, dsub))
+    for j in range(m):
+        piece = pack(codebooks[j], offsets[j + 1] - offsets[j])
+        packed[j, : len(piece)] = piece
+        packed[j, len(piece) :] = 0
+    return packed
+
+
 def unpack(packed: Float32, k: int, d: int) -> Float32:
     """The columns (k, d) from the result of `pack`."""
     return packed.reshape(-1, d, 16).transpose(0, 2, 1).reshape(-1, d)[:k]

@@ -150,6 +150,11 @@ def optional(check: Callable[[str, Any], R]) -> Callable[[str, Any], R | None]:
     return lambda name, value: None if value is None else check(name, value)
 
 
+def known_after_fit(check: Callable[[str, Any], R]) -> Callable[[str, Any], R]:
+    """The check for a value that passes `check`, or None until `fit` chooses. The type is that of a trained object."""
+    return lambda name, value: cast("R", None) if value is None else check(name, value)
+
+
 def flag_or_function(name: str, value: Any) -> bool | Callable[..., Any]:
     """Check that `value` is True, False or a function."""
     try:

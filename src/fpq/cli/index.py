@@ -17,12 +17,14 @@ import fpq
 from fpq import _files, metrics, progress
 from fpq._checks import Float32, Int64
 from fpq.cli import files, outputs, words
-from fpq.cli.report import Commands, UsageError, add_command, facts, positive, print_json
+from fpq.cli.report import Commands, UsageError, add_command, facts, positive, positive_or_auto, print_json
+from fpq.indexes.parts.refinement import BITS
+from fpq.learning.defaults import default_lists
 from fpq.metric import L2, METRICS
 from fpq.sharding import manifest
 
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {}
-_CODES = ("m", "nbits", "rotation", "rotation_dim", "open_indexing", "keep_vectors", "seed")
+_CODES = ("m", "nbits", "rotation", "rotation_dim", "open_indexing", "keep_vectors", "refine", "seed")
 KINDS["flat"] = (fpq.FlatIndex, ())
 KINDS["pq"] = (fpq.PQIndex, _CODES)
 KINDS["ivfpq"] = (fpq.IVFPQIndex, (*_CODES, "n_lists", "list_capacity", "residual"))
@@ -52,12 +54,15 @@ def add_commands(commands: Commands) -> None:
     build.add_argument("--metric", choices=list(METRICS), default=L2.name, help="default: %(default)s")
     # Omitted options are suppressed, so that the defaults of the index apply.
     codes = build.add_argument_group("pq and ivfpq", argument_default=argparse.SUPPRESS)
-    codes.add_argument("--m", type=positive, metavar="M", help="subquantizers")
+    codes.add_argument("--m", type=positive_or_auto, metavar="M", help="subquantizers; auto: from the dimensions")
     codes.add_argument("--nbits", type=positive, metavar="B", help="bits per subquantizer, 1 to 8")
     codes.add_argument("--rotation", choices=["pca", "opq"], help="learn a rotation first")
     codes.add_argument("--rotation-dim", type=positive, metavar="D", help="dimensions to keep after the rotation")
     codes.add_argument("--open-indexing", type=float, metavar="C", help="limit on the rows of a codeword")
     codes.add_argument("--keep-vectors", action="store_true", help="also store the vectors, for --rerank")
+    codes.add_argument(
+        "--refine", choices=BITS, help="also store scalar codes of what the product quantizer leaves over"
+    )
     codes.add_argument("--train-rows", type=positive, metavar="N", help="training rows (default: 262144)")
     lists = build.add_argument_group("ivfpq", argument_default=argparse.SUPPRESS)
     lists.add_argument("--lists", dest="n_lists", type=positive, metavar="L", help="default: 4 sqrt(n)")
@@ -148,7 +153,7 @@ def _build(args: argparse.Namespace) -> None:
         if not len(rows):
             raise ValueError(f"{args.vectors}: expected at least one vector, got none")
         if args.kind == "ivfpq":
-            given.setdefault("n_lists", max(1, min(len(rows), int(4 * len(rows) ** 0.5))))
+            given.setdefault("n_lists", default_lists(len(rows)))
         index = cls(**given, metric=args.metric, n_threads=args.threads)
         start = time.perf_counter()
         _fill(index, rows, args, given)
@@ -287,8 +292,8 @@ def _find(
     """Distances and ids of the first `most` queries (default: all), and the seconds of the search."""
     given = {name: getattr(args, name) for name in SEARCH_OPTIONS if hasattr(args, name)}
     _refuse(set(given) - set(inspect.signature(index.search).parameters), type(index).__name__)
-    if "rerank" in given and not getattr(index, "keep_vectors", True):
-        raise UsageError(f"--rerank: {args.index} keeps no vectors; build the index with --keep-vectors")
+    if "rerank" in given and not (getattr(index, "keep_vectors", True) or getattr(index, "refine", None)):
+        raise UsageError(f"--rerank: {args.index} keeps no vectors; build the index with --keep-vectors or --refine")
     nq = len(queries) if most is None else min(most, len(queries))
     distances, ids = np.empty((nq, args.k), np.float32), np.empty((nq, args.k), np.int64)
     seconds, step = 0.0, max(1, min(QUERY_BLOCK, (1 << 24) // args.k))

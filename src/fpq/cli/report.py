@@ -38,6 +38,11 @@ def positive(text: str) -> int:
     return number
 
 
+def positive_or_auto(text: str) -> int | None:
+    """An integer above 0 from the command line, or None for "auto"."""
+    return None if text == "auto" else positive(text)
+
+
 def print_json(value: Any) -> None:
     """Print one line of JSON."""
     print(json.dumps(value, default=str, allow_nan=False))

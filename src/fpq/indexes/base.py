@@ -61,12 +61,15 @@ class Index(Changes):
         return self._metric.prepare(queries, n_threads), single
 
     def _nearest(
-        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, **effort: Any
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, sort: bool = True, **effort: Any
     ) -> tuple[Float32, Int64]:
-        """The k <= n nearest neighbours of prepared queries: ascending distances and ids, (nq, k) each."""
+        """The k <= n nearest neighbours of prepared queries: ascending distances and ids, (nq, k) each.
+
+        Without `sort`, neighbours are in any order.
+        """
         distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         queries, power = self._scaled(queries)
-        self._scan(queries, power, _native.TopK(distances, ids), allowed, n_threads, **effort)
+        self._scan(queries, power, _native.TopK(distances, ids, sort), allowed, n_threads, **effort)
         return scaling.unscaled(distances, power, self._metric.inner_product), ids
 
     @property

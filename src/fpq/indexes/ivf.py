@@ -7,28 +7,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
+from fpq import _checks, _native, _settings, progress, threads, tuning
 from fpq._checks import Array, Float32, Int64, Rows, UInt8, UInt64
 from fpq.indexes import ivf_file, ivf_rows
-from fpq.indexes.base import Bits, Nearest, RangeResult, SearchResult
+from fpq.indexes.base import Bits, RangeResult, SearchResult
 from fpq.indexes.changes import Addition
 from fpq.indexes.parts.coarse import CoarseQuantizer, residuals, rows_per_list
 from fpq.indexes.parts.ids import Commit, Removal
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.refinement import Planes, RefineName
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.pq_base import CodeIndex
+from fpq.learning.defaults import default_lists
 from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import RotationName
 from fpq.metric import MetricName
 from fpq.progress import Progress
 from fpq.storage import State, Stored
-
-PROBES = 1 << 22  # probes of a query batch, 12 bytes each
 
 
 class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
@@ -41,13 +40,15 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     Parameters
     ----------
-    n_lists : int
+    n_lists : int or None
         Number of lists, up to 2**24; one to several times the square root of the number of vectors is a good choice.
+        None: `fit` chooses 4 times the square root of the number of rows of X. The attribute is None until then. If you
+        train on a part of the vectors, give a number that suits all of them.
         From 8,192 lists on, rows are assigned in two levels (nearest coarse cells, then the centroids in these cells).
         From 32,768 lists on, queries select their lists in two levels too, except for "ip". Measured on sift500k: 0.2
         to 0.3 % of the rows get a list other than the nearest, and with 65,536 lists and 16 probes, less than 2 % of
         the probed lists are not among the nearest 16.
-    m, nbits, rotation, rotation_dim, open_indexing, metric, keep_vectors, seed, n_threads, verbose
+    m, nbits, rotation, rotation_dim, open_indexing, metric, keep_vectors, refine, seed, n_threads, verbose
         As in `PQIndex`. The rotation and the codebooks are learned from residuals if `residual` is True.
     residual : bool, default True
         True: codes are those of residuals, the differences to the centroid of the list (more accurate). False: codes
@@ -76,12 +77,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     [0, 1, 2]
     """
 
-    n_lists = _settings.Fixed(_settings.integer(1, 1 << 24))
+    n_lists = _settings.Fixed(_settings.known_after_fit(_settings.integer(1, 1 << 24)))
     residual = _settings.Fixed(_settings.choice(True, False))
     list_capacity = _settings.Fixed(_settings.optional(_settings.real(1.0)))
     n_probe = _settings.Setting(_settings.integer(1))
 
-    _state_names: tuple[str, ...] = ("_coarse", "_rotated", "_lists", "_max_residual")
+    _state_names: tuple[str, ...] = ("n_lists", "_coarse", "_rotated", "_lists", "_max_residual")
 
     _coarse: CoarseQuantizer | None
     _rotated: Float32  # the centroids after the rotation of the quantizer
@@ -90,8 +91,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def __init__(
         self,
-        n_lists: int,
-        m: int = 16,
+        n_lists: int | None,
+        m: int | None = 16,
         *,
         nbits: int = 8,
         residual: bool = True,
@@ -101,6 +102,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         open_indexing: OpenIndexing | float | None = None,
         metric: MetricName = "l2",
         keep_vectors: bool | str | os.PathLike[str] = False,
+        refine: RefineName | None = None,
         seed: int = 0,
         n_threads: int | None = None,
         verbose: bool | Callable[[Progress], None] = False,
@@ -110,15 +112,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self.list_capacity = list_capacity
         super().__init__(
             m, nbits=nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
-            init="random", keep_vectors=keep_vectors, seed=seed, n_threads=n_threads, verbose=verbose,
+            init="random", keep_vectors=keep_vectors, refine=refine, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
-        self.n_probe = min(16, self.n_lists)
+        self.n_probe = min(16, self.n_lists or 16)
         self._coarse = None
         vars(self).update(self._no_rows())
 
     def _no_rows(self) -> dict[str, Any]:
-        lists = InvertedLists(self.n_lists, self.quantizer.code_size)
-        return {**super()._no_rows(), "_lists": lists, "_max_residual": np.zeros(self.n_lists, dtype=np.float32)}
+        return {**super()._no_rows(), **ivf_rows.no_lists(self.n_lists or 0, self.quantizer, self._refinement)}
 
     @property
     def is_trained(self) -> bool:
@@ -163,7 +164,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Parameters
         ----------
         X : array (n, d), or in blocks as the rows of `add`
-            At least n_lists rows.
+            At least n_lists rows. Blocks of unknown number need a number of lists, not None.
 
         Raises
         ------
@@ -176,15 +177,15 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _learning(self, rows: TrainingRows, n: int) -> Commit:
         n_threads = threads.resolve(self.n_threads)
-        pq = self.quantizer
-        if rows.n < self.n_lists:
-            raise ValueError(f"X: expected at least one row for each of the {self.n_lists} lists, got {rows.n} row(s)")
+        pq, n_lists = self.quantizer, self.n_lists or default_lists(n)
+        if rows.n < n_lists:
+            raise ValueError(f"X: expected at least one row for each of the {n_lists} lists, got {rows.n} row(s)")
         pq.check_dim(rows.dim)
         self._require_file_fits(rows.dim)
         if self._metric.unit_length or isinstance(rows, LocalRows):  # a contiguous copy of the sample is read faster
             rows = rows.changed(self._metric.prepare)
         coarse = CoarseQuantizer.train(
-            rows, self.n_lists, capacity=self.list_capacity, inner_product=not self._metric.euclidean, seed=pq.seed,
+            rows, n_lists, capacity=self.list_capacity, inner_product=not self._metric.euclidean, seed=pq.seed,
             n_threads=n_threads,
         )  # fmt: skip
         rows = rows.sampled(self._choose(rows.n, pq.max_training_rows))
@@ -192,11 +193,21 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             rows = rows.changed(partial(residuals, coarse))
         quantizer = self._quantizer_copy()
         quantizer.fit_drawn(rows, rows.n)
-        return self._learned(quantizer, _coarse=coarse, _rotated=quantizer.rotate(coarse.centroids, n_threads))
+        refinement = self._learn_refinement(quantizer, rows, n_threads)
+        return self._learned(
+            quantizer, refinement, n_lists=n_lists, n_probe=min(self.n_probe, n_lists), _coarse=coarse,
+            _rotated=quantizer.rotate(coarse.centroids, n_threads), **ivf_rows.no_lists(n_lists, quantizer, refinement),
+        )  # fmt: skip
 
     @property
     def _training_size(self) -> int:
-        return max(self.n_lists * rows_per_list(self.n_lists), self.quantizer.max_training_rows)
+        if self.n_lists is None:
+            raise ValueError("n_lists: expected a number for blocks of unknown number, got None")
+        return self._largest_sample(self.n_lists)
+
+    def _largest_sample(self, n_lists: int) -> int:
+        """The maximum number of rows that `fit` learns `n_lists` lists and the codebooks from."""
+        return max(n_lists * rows_per_list(n_lists), self.quantizer.max_training_rows)
 
     def _reserve(self, n: int) -> None:
         super()._reserve(n)
@@ -207,7 +218,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return self.list_capacity is not None or super()._limited
 
     def _drawn(self, n: int) -> Int64 | None:
-        return self._choose(n, self._training_size)
+        return self._choose(n, self._largest_sample(self.n_lists or default_lists(n)))
 
     @writes
     @adds_blocks
@@ -277,9 +288,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             If the index is not trained, an argument is not as described, or `rerank` is given and the index keeps no
             vectors.
         """
-        return self._search_codes(
-            Q, k, rerank, allowed, n_threads, partial(self._nearest, n_probe=self._probes(n_probe))
-        )
+        return self._search_codes(Q, k, rerank, allowed, n_threads, n_probe=self._probes(n_probe))
 
     @reads
     @progress.reported
@@ -335,14 +344,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         >>> tuned.best.recall >= 0.9, index.n_probe == tuned.best.setting["n_probe"]
         (True, True)
         """
-        efforts = [{"n_probe": n_probe} for n_probe in tuning.steps(self.n_lists)]
+        efforts = [{"n_probe": n_probe} for n_probe in tuning.steps(self.n_lists or 1)]
         return self._tune(efforts, Q, k, recall, X, neighbors, n_threads)
 
-    def _find(self, setting: tuning.Setting) -> Nearest:
-        return partial(self._nearest, n_probe=setting["n_probe"])
-
     def _probes(self, n_probe: int | None) -> int:
-        return min(self.n_lists, _checks.integer("n_probe", self.n_probe if n_probe is None else n_probe, 1))
+        wanted = _checks.integer("n_probe", self.n_probe if n_probe is None else n_probe, 1)
+        return min(self.n_lists or wanted, wanted)
 
     @property
     def _largest(self) -> float:
@@ -353,20 +360,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int,
         n_probe: int | None = None, **_: Any,
     ) -> None:  # fmt: skip
-        assert self._coarse is not None
-        lists, rotated, max_residual = self._lists, self._rotated, self._max_residual
-        if power and not self._metric.inner_product:
-            rotated, max_residual = scaling.scaled(rotated, power), scaling.scaled(max_residual, power)
-        adc, n_probe = self.quantizer.adc(self._metric, power), self._probes(n_probe)
-        step = max(1, PROBES // n_probe)
-        for first in range(0, len(queries), step):
-            batch = queries[first : first + step]
-            adc.search_lists(
-                rotated, lists.layout.first, lists.layout.block_ids,
-                lists.live_rows if allowed is None else allowed, max_residual if self.residual else None, self.residual,
-                self.quantizer.rotate(batch, n_threads), self._coarse.probe(batch, n_probe, n_threads, power),
-                lists.blocks.data, lists.slot_ids.data, first, answers, n_threads,
-            )  # fmt: skip
+        ivf_rows.scan(self, queries, power, answers, allowed, n_threads, self._probes(n_probe))
 
     def _allowed_bits(self, allowed: Any) -> UInt64 | None:
         return self._lists.allowed_rows(self._ids, allowed)
@@ -421,10 +415,19 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _codes(self, rows: Int64) -> UInt8:
         return self._lists.codes(rows)
 
+    @property
+    def _planes(self) -> Planes:
+        return self._lists.columns.planes()
+
+    @property
+    def _row_ids(self) -> Int64:
+        slot_ids: Int64 = self._lists.slot_ids.data.reshape(-1)
+        return slot_ids
+
     def _decode(self, ids: Any) -> Float32:
         assert self._coarse is not None
         slots = self._lists.find(self._ids.present(ids)[0])
-        decoded = self.quantizer.decode(self._codes(slots))
+        decoded = self._decoded(slots)
         return decoded + self._coarse.centroids[self._lists.lists_of(slots)] if self.residual else decoded
 
     def _state(self) -> State:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fpq import threads
+from fpq._checks import MOST
 from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.parts.ids import Ids
 from fpq.indexes.parts.lists import InvertedLists
-from fpq.indexes.pq_base import stored_counts, stored_options, stored_rerank
+from fpq.indexes.parts.refinement import Refinement
+from fpq.indexes.pq_base import stored_counts, stored_options, stored_refine, stored_rerank
 from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
 
@@ -31,6 +33,10 @@ def state(index: IVFPQIndex) -> State:
         saved.params["rerank"] = index.rerank
     if index._coarse is not None:
         saved = saved.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._max_residual}))
+    if index._refinement is not None:
+        saved = saved.joined(index._refinement.state())
+    elif index.refine is not None:
+        saved.params["refine"] = index.refine
     if index._counts is not None:
         saved.arrays["open_indexing_counts"] = index._counts
     return saved.joined(index._lists.state(), index._ids.state(), index._vectors.state())
@@ -38,26 +44,31 @@ def state(index: IVFPQIndex) -> State:
 
 def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     """The index that a file stores."""
-    n_lists = stored.count("n_lists", 1)
+    n_lists = stored.optional_count("n_lists", 1) or 0
     if stored.shape("list_sizes") != (n_lists,):  # checked before memory is allocated for n_lists lists
         raise FormatError(f"list_sizes: expected shape ({n_lists},), got {stored.shape('list_sizes')}")
-    options = stored_options(stored, "n_lists", "residual", "list_capacity")
+    options = {**stored_options(stored, "n_lists", "residual", "list_capacity"), "refine": stored_refine(stored)}
     index = kind(**options, n_threads=stored.n_threads)
-    index.n_probe = min(stored.count("n_probe", 1), index.n_lists)
+    index.n_probe = min(stored.count("n_probe", 1), n_lists or MOST)
     index.rerank = stored_rerank(stored)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
     vars(index).update(index._no_rows())
     index._ids = Ids.from_state(stored)
-    index._lists = InvertedLists.from_state(stored, index.n_lists, pq.code_size, index._ids)
+    index._lists = InvertedLists.from_state(stored, n_lists, pq.code_size, index._ids)
     if not pq.is_trained:
         if len(index):
             raise FormatError(f"n: expected 0 for an index that is not trained, got {len(index)}")
         return index
+    if not n_lists:
+        raise FormatError("n_lists: expected an integer of a trained index, got None")
     n_threads = threads.resolve(stored.n_threads)
     centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)
     index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads)
     index._rotated = pq.rotate(centroids, n_threads)
     index._max_residual = stored.array("radii", np.float32, (index.n_lists,), non_negative)
     index._counts = stored_counts(stored, pq, len(index))
+    if index.refine is not None:
+        index._refinement = Refinement.from_state(stored, index.refine, int(pq.offsets[-1]))
+        index._lists.columns = index._refinement.stored_columns(stored, index._lists.layout.n_blocks)
     index._restore_vectors(stored)
     return index

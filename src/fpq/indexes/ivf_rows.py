@@ -1,19 +1,31 @@
-"""New rows of an IVFPQIndex: by `add` and `update`, or from another index."""
+"""The rows of an IVFPQIndex: none, by `add` and `update`, or from another index; and their scan."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fpq import progress
-from fpq._checks import Array, Int64
+from fpq import _native, progress, scaling
+from fpq._checks import Array, Float32, Int64, UInt64
 from fpq.indexes.changes import Addition
 from fpq.indexes.parts.coarse import list_limit
 from fpq.indexes.parts.ids import PIECE
+from fpq.indexes.parts.lists import InvertedLists
+from fpq.indexes.parts.refinement import Refinement, residuals_of
+from fpq.learning.quantizer import ProductQuantizer
 
 if TYPE_CHECKING:
     from fpq.indexes.ivf import IVFPQIndex
+
+PROBES = 1 << 22  # probes of a query batch, 12 bytes each
+
+
+def no_lists(n_lists: int, quantizer: ProductQuantizer, refinement: Refinement | None) -> dict[str, Any]:
+    """The attributes of an index with empty lists."""
+    columns = None if refinement is None else refinement.columns()
+    lists = InvertedLists(n_lists, quantizer.code_size, columns)
+    return {"_lists": lists, "_max_residual": np.zeros(n_lists, dtype=np.float32)}
 
 
 def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: int) -> Addition:
@@ -29,9 +41,14 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
 
     def write(advance: progress.Advance) -> None:
         row = 0
-        for codes in index._encoded(x, counts, leaving, n_threads, change):
+        for codes, rotated in index._encoded(x, counts, leaving, n_threads, change):
             chunk = slice(row, row + len(codes))
             index._lists.write(slots[chunk], codes, ids[chunk])
+            if index._refinement is not None:
+                rest, decoded = residuals_of(index.quantizer, rotated, codes)
+                if index.residual:
+                    decoded += index._rotated[labels[chunk]]
+                index._lists.columns.write(slots[chunk], index._refinement.encode(rest, decoded, n_threads))
             if index.residual:
                 np.maximum.at(max_residual, labels[chunk], index.quantizer.lengths(codes))
             row = chunk.stop
@@ -54,6 +71,9 @@ def merging(index: IVFPQIndex, other: IVFPQIndex, ids: Int64) -> Addition:
         for start in range(0, len(slots), PIECE):
             chunk = slice(start, start + PIECE)
             index._lists.write(slots[chunk], other._lists.codes(sources[chunk]), ids[chunk])
+            planes = other._lists.columns.take(sources[chunk])
+            if planes is not None:
+                index._lists.columns.write(slots[chunk], planes)
             advance(len(slots[chunk]))
 
     def commit() -> None:
@@ -61,3 +81,24 @@ def merging(index: IVFPQIndex, other: IVFPQIndex, ids: Int64) -> Addition:
         vars(index).update(_counts=counts, _max_residual=max_residual)
 
     return Addition(commit, write, clear)
+
+
+def scan(
+    index: IVFPQIndex, queries: Float32, power: int, answers: _native.Answers, allowed: UInt64 | None, n_threads: int,
+    n_probe: int,
+) -> None:  # fmt: skip
+    """Search the `n_probe` nearest lists of prepared queries, scaled by 2**power, and fill `answers`."""
+    assert index._coarse is not None
+    lists, rotated, max_residual = index._lists, index._rotated, index._max_residual
+    if power and not index._metric.inner_product:
+        rotated, max_residual = scaling.scaled(rotated, power), scaling.scaled(max_residual, power)
+    adc = index.quantizer.adc(index._metric, power)
+    step = max(1, PROBES // n_probe)
+    for first in range(0, len(queries), step):
+        batch = queries[first : first + step]
+        adc.search_lists(
+            rotated, lists.layout.first, lists.layout.block_ids,
+            lists.live_rows if allowed is None else allowed, max_residual if index.residual else None, index.residual,
+            index.quantizer.rotate(batch, n_threads), index._coarse.probe(batch, n_probe, n_threads, power),
+            lists.blocks.data, lists.slot_ids.data, first, answers, n_threads,
+        )  # fmt: skip

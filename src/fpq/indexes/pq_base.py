@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,11 @@ from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.blocks import LocalBlocks
-from fpq.indexes.base import Bits, Index, Nearest, SearchResult
+from fpq.indexes.base import Bits, Index, SearchResult
+from fpq.indexes.parts import recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, Planes, Refinement, RefineName, residuals_of
 from fpq.indexes.parts.streaming import ROWS, gathered, in_blocks
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
@@ -27,6 +30,8 @@ from fpq.progress import Progress
 from fpq.storage import Check, Stored
 
 MAX_RERANK = 128  # the largest `rerank` that `tune` measures
+REFINED = 10  # the candidates per neighbour that refinement codes rank, unless `rerank` says how many
+MOST_CANDIDATES = 1 << 26  # per query, for refinement codes
 
 
 class CodeIndex(Index):
@@ -34,15 +39,18 @@ class CodeIndex(Index):
 
     rerank = _settings.Setting(_settings.optional(_settings.integer(1)))
     keep_vectors = _settings.Fixed(_settings.flag_or_path)
+    refine = _settings.Fixed(_settings.choice(None, *BITS))
 
-    _state_names: tuple[str, ...] = ("quantizer", "_counts")
+    _state_names: tuple[str, ...] = ("quantizer", "_counts", "_refinement", "_is_judged")
     _bound_by = "coded by its present codebooks"
 
     quantizer: ProductQuantizer
+    _refinement: Refinement | None  # what `fit` learned for `refine`
+    _is_judged: bool  # whether the codes alone have been judged by their error, or `tune` by their recall
 
     def __init__(
         self,
-        m: int,
+        m: int | None,
         *,
         nbits: int,
         rotation: RotationName | None,
@@ -51,6 +59,7 @@ class CodeIndex(Index):
         metric: MetricName,
         init: Literal["k-means++", "random"],
         keep_vectors: bool | str | os.PathLike[str],
+        refine: RefineName | None,
         seed: int,
         n_threads: int | None,
         verbose: bool | Callable[[Progress], None],
@@ -62,6 +71,8 @@ class CodeIndex(Index):
         )  # fmt: skip
         self.rerank = None
         self.keep_vectors = keep_vectors
+        self.refine = refine
+        self._refinement = None
         if isinstance(self.keep_vectors, str):
             self._vectors = VectorFile(self.keep_vectors, normalize=self._metric.unit_length)
         self._counts: Int64 | None = None  # the counters of OpenIndexing, from the first add on
@@ -116,9 +127,9 @@ class CodeIndex(Index):
         vars(copy).update(vars(self.quantizer))
         return copy
 
-    def _learned(self, trained: ProductQuantizer, **attributes: Any) -> Commit:
+    def _learned(self, trained: ProductQuantizer, refinement: Refinement | None, **attributes: Any) -> Commit:
         """A commit that empties the index and takes over a trained copy of the quantizer and these attributes."""
-        new = {**self._no_rows(), **attributes}
+        new = {**self._no_rows(), "_refinement": refinement, **attributes}
 
         def commit() -> None:
             vars(self.quantizer).update(vars(trained))
@@ -126,9 +137,18 @@ class CodeIndex(Index):
 
         return commit
 
+    def _learn_refinement(self, quantizer: ProductQuantizer, rows: TrainingRows, n_threads: int) -> Refinement | None:
+        """Learn the refinement codes from a sample of the rows that the quantizer has learned from."""
+        if self.refine is None:
+            return None
+        sample = rows.sampled(self._choose(rows.n, TRAINING_ROWS)).local()
+        codes, rotated = next(quantizer.encode_chunks(sample.take(None), None, sample.n, n_threads))
+        residuals, _ = residuals_of(quantizer, rotated, codes)
+        return Refinement.learned(self.refine, residuals, quantizer.largest)
+
     def _no_rows(self) -> dict[str, Any]:
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors
-        return {"_vectors": vectors, "_counts": None}
+        return {"_vectors": vectors, "_counts": None, "_is_judged": False}
 
     def _require_file_fits(self, dim: int) -> None:
         if isinstance(self._vectors, VectorFile):
@@ -142,7 +162,8 @@ class CodeIndex(Index):
         arrays = pq._state().arrays
         return {
             **super()._training(), "m": pq.m, "nbits": pq.nbits, "rotation": pq.rotation,
-            "open_indexing": pq.open_indexing, "keep_vectors": self.keep_vectors,
+            "open_indexing": pq.open_indexing, "keep_vectors": self.keep_vectors, "refine": self.refine,
+            "refine_steps": None if self._refinement is None else self._refinement.steps,
             **{name: arrays.get(name) for name in ("rotation_matrix", "rotation_mean", "codebooks")},
         }  # fmt: skip
 
@@ -187,8 +208,10 @@ class CodeIndex(Index):
 
     def _encoded(
         self, x: Array, counts: Int64 | None, leaving: Int64, n_threads: int, change: Change
-    ) -> Iterator[UInt8]:
-        """The codes of new rows in chunks, within the limits without the rows in the places `leaving`.
+    ) -> Iterator[tuple[UInt8, Array]]:
+        """The codes of new rows in chunks, and these rows after rotation.
+
+        The limits are those without the rows in the places `leaving`.
 
         At the end, `counts` are those of all rows: old rows, also those that leave, and new rows.
         """
@@ -210,27 +233,76 @@ class CodeIndex(Index):
         """The codes at these places, uint8 (len(rows), code_size)."""
 
     def _search_codes(
-        self, Q: Any, k: int, rerank: int | None, allowed: Any, n_threads: int | None, find: Nearest | None = None
+        self, Q: Any, k: int, rerank: int | None, allowed: Any, n_threads: int | None, **effort: Any
     ) -> SearchResult:
         """The k nearest codes or, with re-ranking, the k nearest vectors among the rerank * k nearest codes."""
         rerank = self.rerank if rerank is None else rerank
-        if rerank is None:
-            return self._search(Q, k, allowed, n_threads, find)
-        rerank = _checks.integer("rerank", rerank, 1)
-        self._require_kept(rerank)
-        find = find or self._nearest
+        if rerank is not None:
+            rerank = _checks.integer("rerank", rerank, 1)
+            self._require_ranked(rerank)
+        found = self._search(Q, k, allowed, n_threads, partial(self._ranked, rerank=rerank, **effort))
+        if rerank is None and self.refine is None and not self._is_judged:
+            self._judge(Q, found, n_threads)
+        return found
 
-        def find_and_rerank(queries: Float32, k: int, bits: Bits | None, count: int) -> tuple[Float32, Int64]:
-            _, candidates = find(queries, min(rerank * k, len(self)), bits, count)
-            return self._reranked(queries, candidates, k, count)
+    def _judge(self, Q: Any, found: SearchResult, n_threads: int | None) -> None:
+        """Warn, once, if the codes alone cannot reach a high recall; judged by the first search that allows it."""
+        distances, ids = found
+        few = len(self) < recall_ceiling.LEAST_ROWS or ids.ndim == 1 or len(ids) < recall_ceiling.LEAST_QUERIES
+        if few or not recall_ceiling.LEAST_NEIGHBOURS <= ids.shape[1] < recall_ceiling.LONGEST_LIST:
+            return
+        chosen = np.flatnonzero(ids[:, -1] >= 0)[: recall_ceiling.MOST_QUERIES]
+        if len(chosen) >= recall_ceiling.LEAST_QUERIES:
+            queries, _ = self._queries(Q, threads.resolve(self.n_threads if n_threads is None else n_threads))
+            noise = recall_ceiling.noise(self.quantizer, self._metric, queries[chosen], distances[chosen])
+            self._is_judged = True
+            recall_ceiling.warn(noise, bool(self.keep_vectors))
 
-        return self._search(Q, k, allowed, n_threads, find_and_rerank)
-
-    def _require_kept(self, rerank: int) -> None:
-        if not self.keep_vectors:
+    def _require_ranked(self, rerank: int) -> None:
+        if not self.keep_vectors and self.refine is None:
             raise ValueError(
-                f"rerank: expected None, got {rerank}: the index keeps no vectors, build it with keep_vectors=True"
+                f"rerank: expected None, got {rerank}: the index keeps no vectors, build it with keep_vectors=True or "
+                'refine="sq8"'
             )
+
+    def _ranked(
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, rerank: int | None, **effort: Any
+    ) -> tuple[Float32, Int64]:
+        """The k nearest of prepared queries by the most exact distances that the index knows."""
+        if self.refine is None and rerank is None:
+            return self._nearest(queries, k, allowed, n_threads, **effort)
+        n = min((rerank or REFINED) * k, len(self), max(k, MOST_CANDIDATES))
+        if self.refine is None:
+            ids = self._nearest(queries, n, allowed, n_threads, sort=False, **effort)[1]
+            return self._reranked(queries, ids, k, n_threads)
+        if not self.keep_vectors:
+            return self._refined(queries, n, k, allowed, n_threads, **effort)
+        ids = self._refined(queries, n, min(n, k + k // 2 + 8), allowed, n_threads, **effort)[1]
+        return self._reranked(queries, ids, k, n_threads)
+
+    def _refined(
+        self, queries: Float32, n: int, k: int, allowed: Bits | None, n_threads: int, **effort: Any
+    ) -> tuple[Float32, Int64]:
+        """The k nearest of the n nearest codes of prepared queries, by refined distances."""
+        assert self._refinement is not None
+        distances, rows = np.empty((len(queries), n), np.float32), np.empty((len(queries), n), np.int64)
+        queries, power = self._scaled(queries)
+        planes, ids, inner = self._planes, self._row_ids, self._metric.inner_product
+        self._scan(queries, power, _native.TopK(distances, rows, False, ids), allowed, n_threads, **effort)
+        found = self._refinement.search(
+            planes, ids, inner, power, self.quantizer.rotate(queries, n_threads), rows, distances, k, n_threads
+        )
+        return scaling.unscaled(found[0], power, inner), found[1]
+
+    @property
+    @abstractmethod
+    def _planes(self) -> Planes:
+        """The refinement codes of all rows or slots."""
+
+    @property
+    @abstractmethod
+    def _row_ids(self) -> Int64 | None:
+        """The ids of all rows or slots; None: row numbers."""
 
     def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
         """The k nearest candidates of prepared queries by the exact distances; `candidates` are ids (nq, r >= k)."""
@@ -239,10 +311,6 @@ class CodeIndex(Index):
         distances, ids = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
         _native.smallest(found, np.ascontiguousarray(candidates), distances, ids, n_threads)
         return scaling.unscaled(distances, power, self._metric.inner_product), ids
-
-    @abstractmethod
-    def _find(self, setting: tuning.Setting) -> Nearest:
-        """The search for codes with a setting of `tune`."""
 
     def _tune(
         self, efforts: Sequence[tuning.Setting], Q: Any, k: int, recall: float, X: Any, neighbors: Any,
@@ -261,13 +329,13 @@ class CodeIndex(Index):
         truth = self._truth(queries, k, X, neighbors, count)
 
         def search(setting: tuning.Setting) -> Int64:
-            rerank = setting["rerank"]
-            ids = self._find(setting)(queries, min((rerank or 1) * k, len(self)), None, count)[1]
-            return ids if rerank is None else self._reranked(queries, ids, k, count)[1]
+            return self._ranked(queries, k, None, count, **setting)[1]
 
-        steps = tuning.steps(min(MAX_RERANK, -(-len(self) // k)), 1.4)[1:] if self.keep_vectors else []
-        tuned = tuning.fastest(search, efforts, [None, *steps], truth, recall)
-        vars(self).update(tuned.best.setting)
+        reranks: list[int | None] = [None] if self.refine is None else []
+        if self.keep_vectors or self.refine is not None:
+            reranks += tuning.steps(min(MAX_RERANK, -(-len(self) // k)), 1.4)[1 if reranks else 0 :]
+        tuned = tuning.fastest(search, efforts, reranks, truth, recall)
+        vars(self).update(tuned.best.setting, _is_judged=True)
         return tuned
 
     def _truth(self, queries: Float32, k: int, X: Any, neighbors: Any, n_threads: int) -> Int64:
@@ -324,10 +392,20 @@ class CodeIndex(Index):
             return self._vectors.rows(wanted if self._vectors.by_id else rows)
         return self._decode(ids)
 
+    def _decoded(self, places: Int64) -> Float32:
+        """The vectors (n, d) that the codes in these places stand for, with their refinement."""
+        decoded = self.quantizer.decoded(self._codes(places))
+        if self._refinement is not None:
+            planes = self._planes
+            second = None if planes.second is None else planes.second[places]
+            decoded += self._refinement.decode(Planes(planes.first[places], second, planes.norms[places]))
+        return self.quantizer.unrotated(decoded)
+
     def _describe(self, *parameters: str) -> str:
         pq = self.quantizer
         parts = [*parameters, f"m={pq.m}", f"nbits={pq.nbits}", f"rotation={pq.rotation!r}", f"metric={self.metric!r}"]
         parts += [f"keep_vectors={self.keep_vectors!r}", f"rerank={self.rerank}"] if self.keep_vectors else []
+        parts += [f"refine={self.refine!r}"] if self.refine else []
         return f"{type(self).__name__}({', '.join(parts)}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
 
 
@@ -348,6 +426,11 @@ def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
         VectorFile.from_state(options["keep_vectors"], normalize=False)
         options["keep_vectors"] = options["keep_vectors"]["path"]
     return options
+
+
+def stored_refine(stored: Stored) -> Any:
+    """Read the parameter `refine`, which a file stores only if it is set."""
+    return stored.take("refine")["refine"] if "refine" in stored.params else None
 
 
 def stored_rerank(stored: Stored) -> int | None:

@@ -11,29 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads
-from fpq._arrays import aligned_empty, pack
+from fpq._arrays import aligned_empty, pack_codebooks
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.learning import rotation as rotations
 from fpq.learning.code_groups import group_centroids
+from fpq.learning.defaults import default_m
 from fpq.learning.kmeans import even_offsets, random_centroids, sample_rows, spread_centroids, warn_of_few_rows
 from fpq.learning.lloyd import Change, LocalRows, TrainingRows, train_codebooks
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.metric import L2, Metric
 from fpq.progress import Progress
-from fpq.storage import State, Storable, Stored, as_number, finite, non_negative
+from fpq.storage import FormatError, State, Storable, Stored, as_number, finite, non_negative
 
 CHUNK_ROWS, MOST_SUBSPACES = 1 << 16, 1 << 20
-
-
-def _packed(codebooks: Float32, offsets: Int32) -> Float32:
-    """The codebooks (m, k, dsub) in the layout of the kernels (csrc/kernels.h), one codebook per row."""
-    m, k, dsub = codebooks.shape
-    packed = aligned_empty(m, _native.packed_size(k, dsub))
-    for j in range(m):
-        piece = pack(codebooks[j], offsets[j + 1] - offsets[j])
-        packed[j, : len(piece)] = piece
-        packed[j, len(piece) :] = 0
-    return packed
 
 
 RotationName = Literal["pca", "opq"]
@@ -49,8 +39,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     Parameters
     ----------
-    m : int, default 16
+    m : int or None, default 16
         Number of subquantizers. The dimension need not be divisible by m: widths of subspaces differ by at most one.
+        None: `fit` chooses m from the number of dimensions, an eighth of them, but at least 25 or half of them. The
+        attribute is None until then.
     nbits : int, default 8
         Bits of a sub-code, 1 to 8; each codebook has 2**nbits centroids.
     rotation : None, "pca" or "opq", default None
@@ -101,7 +93,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     True
     """
 
-    m = _settings.Fixed(_settings.at_least(1, MOST_SUBSPACES))
+    m = _settings.Fixed(_settings.known_after_fit(_settings.at_least(1, MOST_SUBSPACES)))
     nbits = _settings.Fixed(_settings.integer(1, 8))
     rotation = _settings.Fixed(_settings.choice(None, "pca", "opq"))
     rotation_dim = _settings.Fixed[int | None](_settings.checked)
@@ -124,7 +116,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     def __init__(
         self,
-        m: int = 16,
+        m: int | None = 16,
         *,
         nbits: int = 8,
         rotation: RotationName | None = None,
@@ -141,7 +133,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         self.nbits = nbits
         self.rotation = rotation
         if rotation_dim is not None:
-            rotation_dim = _checks.integer("rotation_dim", rotation_dim, self.m)
+            rotation_dim = _checks.integer("rotation_dim", rotation_dim, self.m or 1)
             if rotation is None:
                 raise ValueError(f"rotation_dim: expected None without a rotation, got {rotation_dim}")
         self.rotation_dim = rotation_dim
@@ -160,8 +152,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     @property
     def code_size(self) -> int:
-        """Bytes per code: m * nbits bits, rounded up."""
-        return (self.m * self.nbits + 7) // 8
+        """Bytes per code: m * nbits bits, rounded up; 0 while m is None."""
+        return ((self.m or 0) * self.nbits + 7) // 8
 
     @property
     def rotation_matrix(self) -> Float32 | None:
@@ -218,7 +210,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     def check_dim(self, d: int) -> None:
         """Raise ValueError if the quantizer cannot be trained on vectors of dimension `d`."""
-        if d < self.m:
+        if self.m is not None and d < self.m:
             raise ValueError(
                 f"m: expected at most the {d} dimension(s) of X, got {self.m}: m is the number of subquantizers, "
                 "and the dimension comes from X"
@@ -233,9 +225,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
 
     def _train(self, rows: TrainingRows, rng: np.random.Generator, n_threads: int) -> None:
         k, dim, width = 1 << self.nbits, rows.dim, self.rotation_dim or rows.dim
-        if self.m == width >= 32:
+        m = default_m(width) if self.m is None else self.m
+        if m == width >= 32:
             _checks.warn(
-                f"m: {self.m} subquantizers of {width} dimensions code each number on its own. m is not the dimension: "
+                f"m: {m} subquantizers of {width} dimensions code each number on its own. m is not the dimension: "
                 "usual are 8 to 64",
                 UserWarning,
             )
@@ -244,10 +237,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         if self.rotation or self.open_indexing:
             rows = local = rows.local()
         if local is not None and self.rotation:
-            rotation = rotations.learned(self.rotation, local.x, local.rows, self.m, k, width, rng, n_threads)
+            rotation = rotations.learned(self.rotation, local.x, local.rows, m, k, width, rng, n_threads)
             rows = local = LocalRows(rotation.apply(local.x, n_threads, local.rows), None, n_threads)
-        offsets = even_offsets(rows.dim, self.m)
-        about = f"{self.m:,} x {k} centroids from {rows.n:,} rows"
+        offsets = even_offsets(rows.dim, m)
+        about = f"{m:,} x {k} centroids from {rows.n:,} rows"
         with progress.stage("codebooks", self.n_iter, "iterations", about) as advance:
             if self.init == "random":
                 start = random_centroids(rows, offsets, k, rng)
@@ -260,7 +253,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
                 trained = group_centroids(trained, offsets)
             if self.open_indexing and local is not None:
                 self.open_indexing.apply(
-                    trained.centroids, offsets, local.x, trained.ids, self.open_indexing.new_counts(self.m, k),
+                    trained.centroids, offsets, local.x, trained.ids, self.open_indexing.new_counts(m, k),
                     local.n, n_threads, local.rows,
                 )  # fmt: skip
         if rotation and power:
@@ -279,11 +272,13 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         rotation: rotations.Rotation | None,
     ) -> None:  # fmt: skip
         """Set all learned attributes in one statement, so that an interrupt leaves either all or none changed."""
-        offsets = even_offsets(rotation.matrix.shape[1] if rotation else dim, self.m)
-        packed, largest = _packed(codebooks, offsets), _native.largest(codebooks.reshape(-1, codebooks.shape[2]), 1)
+        m = len(codebooks)
+        offsets = even_offsets(rotation.matrix.shape[1] if rotation else dim, m)
+        largest = _native.largest(codebooks.reshape(-1, codebooks.shape[2]), 1)
         vars(self).update(
-            dim=dim, offsets=offsets, codebooks=codebooks, code_counts=code_counts, inertia=inertia,
-            n_iter_run=n_iter_run, _rotation=rotation, _packed=packed, largest=largest, _adc=None,
+            m=m, dim=dim, offsets=offsets, codebooks=codebooks, code_counts=code_counts, inertia=inertia,
+            n_iter_run=n_iter_run, _rotation=rotation, _packed=pack_codebooks(codebooks, offsets), largest=largest,
+            _adc=None,
         )  # fmt: skip
 
     def _state(self) -> State:
@@ -312,6 +307,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         dim = stored.optional_count("dim", 1)
         if dim is None:
             return pq
+        if params["m"] is None:
+            raise FormatError("m: expected an integer of a trained quantizer, got None")
         pq.check_dim(dim)
         rotation, width = None, pq.rotation_dim or dim
         if pq.rotation is not None:
@@ -347,13 +344,16 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
         counts = self.open_indexing.new_counts(self.m, 1 << self.nbits) if self.open_indexing else None
-        chunks = list(self.encode_chunks(x, counts, len(x), n_threads))
+        chunks = [codes for codes, _ in self.encode_chunks(x, counts, len(x), n_threads)]
         return np.concatenate(chunks) if chunks else np.empty((0, self.code_size), dtype=np.uint8)
 
     def encode_chunks(
         self, x: Array, counts: Int64 | None, n_total: int, n_threads: int, prepare: Change = lambda chunk, _: chunk
-    ) -> Iterator[UInt8]:
-        """Prepare and encode checked rows in chunks, and update the `counts` of OpenIndexing."""
+    ) -> Iterator[tuple[UInt8, Array]]:
+        """Prepare and encode checked rows in chunks, and update the `counts` of OpenIndexing.
+
+        Yields the codes of each chunk, and its rows after preparation and rotation.
+        """
         for start in range(0, len(x), CHUNK_ROWS):
             chunk = prepare(x[start : start + CHUNK_ROWS], n_threads)
             if self._rotation:
@@ -364,7 +364,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
                 self.open_indexing.apply(self.codebooks, self.offsets, chunk, ids, counts, n_total, n_threads)
             codes = np.empty((len(chunk), self.code_size), dtype=np.uint8)
             _native.pack_codes(ids, self.nbits, codes)
-            yield codes
+            yield codes, chunk
 
     def decode(self, codes: ArrayLike) -> Float32:
         """Reconstruct vectors from codes (n, code_size): float32 (n, d).
@@ -380,11 +380,19 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             raise TypeError(f"codes: expected dtype uint8, got {array.dtype}")
         if array.ndim != 2 or array.shape[1] != self.code_size:
             raise ValueError(f"codes: expected shape (n, {self.code_size}), got {array.shape}")
-        ids = self._sub_codes(np.ascontiguousarray(array))
-        out = np.empty((len(array), self.offsets[-1]), dtype=np.float32)
+        return self.unrotated(self.decoded(np.ascontiguousarray(array)))
+
+    def decoded(self, codes: UInt8) -> Float32:
+        """The vectors that codes stand for, in the space of the codebooks."""
+        ids = self._sub_codes(codes)
+        out = np.empty((len(codes), self.offsets[-1]), dtype=np.float32)
         for j, (start, end) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
             out[:, start:end] = self.codebooks[j, ids[j], : end - start]
-        return self._rotation.inverse(out, threads.resolve(self.n_threads)) if self._rotation else out
+        return out
+
+    def unrotated(self, x: Float32) -> Float32:
+        """Rows in the space of the codebooks, rotated back."""
+        return self._rotation.inverse(x, threads.resolve(self.n_threads)) if self._rotation else x
 
     def _sub_codes(self, codes: UInt8) -> Int32:
         ids = np.empty((self.m, len(codes)), dtype=np.int32)
@@ -432,7 +440,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         cached = self._adc
         if cached is None or cached[0] != power or cached[1] != metric.kernel:
             codebooks = scaling.scaled(self.codebooks, power)
-            packed = _packed(codebooks, self.offsets) if power else self._packed
+            packed = pack_codebooks(codebooks, self.offsets) if power else self._packed
             adc = _native.ADC(packed, codebooks, self.offsets, self.nbits, metric.kernel)
             self._adc = cached = power, metric.kernel, adc
         return cached[2]

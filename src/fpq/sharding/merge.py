@@ -71,11 +71,19 @@ def nearest(shards: OpenShards, query: ShardQuery) -> Part:
 
 
 def _nearest_in(index: Any, offset: int, query: ShardQuery) -> Part:
+    if getattr(index, "refine", None):  # each shard refines candidates of its own
+        distances, ids = index.search(
+            query.queries, min(query.k, len(index)), rerank=query.rerank, **query.options(offset)
+        )
+        return Part(
+            negated(distances) if query.similarity else distances, np.where(ids < 0, ids, ids + offset),
+            None if query.rerank is None else distances,
+        )  # fmt: skip
     width = min(query.width, len(index))
     distances, ids = index.search(query.queries, width, **query.options(offset))
     exact = None
     if query.rerank is not None:
-        index._require_kept(query.rerank)
+        index._require_ranked(query.rerank)
         n_threads = threads.resolve(query.n_threads)
         queries, power = index._scaled(index._metric.prepare(query.queries, n_threads))
         exact = scaling.unscaled(index._exact(queries, ids, n_threads, power), power, index._metric.inner_product)

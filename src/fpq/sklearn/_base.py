@@ -36,6 +36,11 @@ def seed_of(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(1 << 31))
 
 
+def m_of(m: int | None, width: int) -> int | None:
+    """The number of subquantizers for vectors of `width` dimensions; None: `fit` chooses."""
+    return None if m is None else min(_checks.integer("m", m, 1), width)
+
+
 def threads_of(n_jobs: int | None) -> int | None:
     """The number of threads for scikit-learn's `n_jobs`; None means the default of the environment."""
     return None if n_jobs is None else int(effective_n_jobs(n_jobs))
@@ -152,7 +157,7 @@ class NeighborsBase(IndexBase):
 
     n_neighbors: int
     algorithm: str
-    m: int
+    m: int | None
     nbits: int
     rotation: str | None
     rotation_dim: int | None
@@ -180,14 +185,14 @@ class NeighborsBase(IndexBase):
             return FlatIndex(metric, n_threads=n_threads)
         width = d if self.rotation_dim is None else self.rotation_dim
         coding = {
-            "m": min(_checks.integer("m", self.m, 1), width), "nbits": self.nbits, "rotation": self.rotation,
+            "m": m_of(self.m, width), "nbits": self.nbits, "rotation": self.rotation,
             "rotation_dim": self.rotation_dim, "open_indexing": self.open_indexing, "metric": metric,
             "keep_vectors": self.rerank is not None, "seed": seed_of(self.random_state), "n_threads": n_threads,
         }  # fmt: skip
         if algorithm == "pq":
             return PQIndex(**coding)
-        n_lists = int(4 * np.sqrt(n)) if self.n_lists is None else _checks.integer("n_lists", self.n_lists, 1)
-        return IVFPQIndex(min(n_lists, n), **coding)
+        n_lists = None if self.n_lists is None else min(_checks.integer("n_lists", self.n_lists, 1), n)
+        return IVFPQIndex(n_lists, **coding)
 
     def kneighbors(
         self, X: Any = None, n_neighbors: int | None = None, return_distance: bool = True

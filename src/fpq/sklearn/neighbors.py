@@ -38,8 +38,9 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
     metric : {"euclidean", "minkowski", "sqeuclidean", "cosine"}, default "euclidean"
         The distance. "minkowski", scikit-learn's default, is "euclidean" (p = 2); "cosine" is 1 minus the cosine
         similarity.
-    m : int, default 16
-        Number of subquantizers, reduced to the number of features (or of `rotation_dim`) if that is smaller.
+    m : int or None, default 16
+        Number of subquantizers, reduced to the number of features (or of `rotation_dim`) if that is smaller. None: from
+        the number of features, as in `fpq.ProductQuantizer`.
     nbits, rotation, rotation_dim, open_indexing
         As in `fpq.PQIndex`.
     n_lists : int, optional
@@ -85,7 +86,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
         mode: str = "distance",
         algorithm: str = "auto",
         metric: str = "euclidean",
-        m: int = 16,
+        m: int | None = 16,
         nbits: int = 8,
         rotation: str | None = None,
         rotation_dim: int | None = None,
@@ -147,7 +148,7 @@ class _Predictor(NeighborsBase):
         weights: Weights = "uniform",
         algorithm: str = "auto",
         metric: str = "euclidean",
-        m: int = 16,
+        m: int | None = 16,
         nbits: int = 8,
         rotation: str | None = None,
         rotation_dim: int | None = None,

@@ -7,10 +7,9 @@ from typing import Any
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from fpq import _checks
 from fpq._checks import Float32, Float64, UInt8
 from fpq.learning.quantizer import ProductQuantizer, RotationName
-from fpq.sklearn._base import centre, centred, checked, seed_of, threads_of
+from fpq.sklearn._base import centre, centred, checked, m_of, seed_of, threads_of
 
 
 class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -18,8 +17,9 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     Parameters
     ----------
-    m : int, default 16
-        Number of subquantizers, reduced to the number of features (or of `rotation_dim`) if that is smaller.
+    m : int or None, default 16
+        Number of subquantizers, reduced to the number of features (or of `rotation_dim`) if that is smaller. None: from
+        the number of features, as in `fpq.ProductQuantizer`.
     nbits, rotation, rotation_dim, open_indexing, n_iter
         As in `fpq.ProductQuantizer`. With `open_indexing` the code of a row depends on the previous rows of the call.
     random_state : int, RandomState or None, default 0
@@ -53,7 +53,7 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def __init__(
         self,
-        m: int = 16,
+        m: int | None = 16,
         *,
         nbits: int = 8,
         rotation: RotationName | None = None,
@@ -84,7 +84,7 @@ class PQTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         offset = centre(X)
         width = X.shape[1] if self.rotation_dim is None else self.rotation_dim
         self.quantizer_ = ProductQuantizer(
-            min(_checks.integer("m", self.m, 1), width), nbits=self.nbits, rotation=self.rotation,
+            m_of(self.m, width), nbits=self.nbits, rotation=self.rotation,
             rotation_dim=self.rotation_dim, open_indexing=self.open_indexing, n_iter=self.n_iter,
             seed=seed_of(self.random_state), n_threads=threads_of(self.n_jobs),
         ).fit(centred(X, offset))  # fmt: skip

@@ -12,6 +12,7 @@ from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import Int32, Int64, UInt8, UInt64
 from fpq.indexes.parts.ids import Commit, Ids, IdTable, bits_to_mask, places_allowed
+from fpq.indexes.parts.refinement import Columns
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64
@@ -98,11 +99,12 @@ class Placement(NamedTuple):
 class InvertedLists:
     """Codes and ids of rows in lists. New rows are written behind the live rows and become live by a commit."""
 
-    def __init__(self, n_lists: int, code_size: int) -> None:
+    def __init__(self, n_lists: int, code_size: int, columns: Columns | None = None) -> None:
         empty = np.zeros(0, dtype=np.int32)
         self.layout = Layout(np.zeros(n_lists, np.int64), empty, np.zeros(n_lists + 1, np.int64), empty)
         self.blocks = GrowingArray((code_size, BLOCK_ROWS), np.uint8)
         self.slot_ids = GrowingArray((BLOCK_ROWS,), np.int64)
+        self.columns = columns or Columns()
         self.live_rows = self.layout.live_rows()
         self._table = IdTable()  # id -> slot
         self._owners: tuple[Int32, Int64] | None = None  # the block_ids and `Layout.owners()` of these blocks
@@ -111,7 +113,7 @@ class InvertedLists:
     def nbytes(self) -> int:
         """Bytes in use and in reserve."""
         arrays = (*self.layout, self.live_rows, self.blocks.data, self.slot_ids.data)
-        return sum(array.nbytes for array in arrays) + self._table.nbytes
+        return sum(array.nbytes for array in arrays) + self._table.nbytes + self.columns.nbytes
 
     def place(self, labels: Int32) -> Placement:
         """Plan slots for new rows; row i goes to list labels[i]. Rows of a list keep their order."""
@@ -126,6 +128,7 @@ class InvertedLists:
         slots[order] = layout.slots(lists, sizes[lists] + rank)
         self.blocks.reserve(layout.n_blocks)
         self.slot_ids.reserve(layout.n_blocks)
+        self.columns.reserve(layout.n_blocks)
         slot_ids = self.slot_ids.data.reshape(-1)
         self._table.reserve(slot_ids, len(slots))
 
@@ -140,6 +143,7 @@ class InvertedLists:
         blocks = n // BLOCK_ROWS + len(self.layout.sizes)
         self.blocks.reserve(blocks)
         self.slot_ids.reserve(blocks)
+        self.columns.reserve(blocks)
 
     def write(self, slots: Int64, codes: UInt8, ids: Int64) -> None:
         """Write rows to the slots of a placement before its commit."""
@@ -156,6 +160,7 @@ class InvertedLists:
                 piece = slots[start : start + CLEARED_ROWS]
                 _native.put_codes(zeros[: len(piece)], piece, self.blocks.data)
                 ids[piece] = 0
+                self.columns.clear(piece)
 
         return clear
 
@@ -239,11 +244,14 @@ class InvertedLists:
         freed = old.slots(np.repeat(changed, n_removed), np.repeat(sizes[changed], n_removed) + rank)
         sources = freed[~np.isin(freed, slots)]
         codes, ids = self.codes(sources), self.slot_ids.data.reshape(-1)
+        move_columns = self.columns.moving(sources, targets)
         zeros = np.zeros((len(freed), self.blocks.data.shape[1]), np.uint8)
 
         def commit() -> None:
             _native.put_codes(codes, targets, self.blocks.data)
             _native.put_codes(zeros, freed, self.blocks.data)  # files must not hold removed codes
+            move_columns()
+            self.columns.clear(freed)
             self._table.remove(ids, slots, sources, targets)
             self.layout, self.live_rows = layout, live_rows
 
@@ -260,7 +268,8 @@ class InvertedLists:
         """The state that a file stores. The array `chain` of a file is `block_ids`."""
         n = self.layout.n_blocks
         arrays = {"codes": self.blocks.data[:n], "slot_ids": self.slot_ids.data[:n]}
-        return State({}, {"list_sizes": self.layout.sizes, "chain": self.layout.block_ids, **arrays})
+        state = State({}, {"list_sizes": self.layout.sizes, "chain": self.layout.block_ids, **arrays})
+        return state.joined(self.columns.state(n))
 
     @classmethod
     def from_state(cls, stored: Stored, n_lists: int, code_size: int, ids: Ids) -> InvertedLists:

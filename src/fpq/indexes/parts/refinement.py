@@ -1,0 +1,201 @@
+"""Refinement codes: scalar codes of what product quantization leaves over, beside the codes of an index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from fpq import _native
+from fpq._arrays import GrowingArray
+from fpq._checks import Array, Float32, Int64, UInt8
+from fpq.learning.quantizer import ProductQuantizer
+from fpq.storage import FormatError, State, Stored, finite, non_negative
+
+RefineName = Literal["sq4", "sq6", "sq8"]
+BITS: dict[RefineName, int] = {"sq4": 4, "sq6": 6, "sq8": 8}
+TRAINING_ROWS = 1 << 14
+CLIPS = np.geomspace(1.5, 8, 24)  # ranges of a code in standard deviations, of which training takes the best
+BLOCK_ROWS = 64
+NAMES: dict[int, tuple[str, ...]] = {  # of the arrays in a file
+    0: (),
+    2: ("refine_first", "refine_norms"),
+    3: ("refine_first", "refine_second", "refine_norms"),
+}
+
+
+class Planes(NamedTuple):
+    """Refinement codes of n rows."""
+
+    first: UInt8  # (n, bytes): the top four bits of each dimension
+    second: UInt8 | None  # (n, bytes): the other bits; None for "sq4"
+    norms: Float32  # (n, planes): for the distances with the first plane, and with both
+
+
+class Columns:
+    """The refinement codes of an index, by row or slot. They grow, move and are cleared with the codes."""
+
+    def __init__(self, arrays: tuple[GrowingArray, ...] = ()) -> None:
+        self.arrays = arrays  # of blocks of 64 rows; empty: the index has no refinement codes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in use and in reserve."""
+        return sum(array.data.nbytes for array in self.arrays)
+
+    def reserve(self, n_blocks: int) -> None:
+        """Allocate memory for this number of blocks in total."""
+        for array in self.arrays:
+            array.reserve(n_blocks)
+
+    def _flat(self) -> list[Array]:
+        return [array.data.reshape(-1, array.data.shape[2]) for array in self.arrays]
+
+    def planes(self) -> Planes:
+        """The codes of all rows, without a copy."""
+        flat = self._flat()
+        return Planes(flat[0], flat[1] if len(flat) == 3 else None, flat[-1])
+
+    def write(self, rows: Int64, planes: Planes) -> None:
+        """Write codes to these rows."""
+        for array, new in zip(self._flat(), (each for each in planes if each is not None), strict=True):
+            array[rows] = new
+
+    def take(self, rows: Int64) -> Planes | None:
+        """A copy of the codes in these rows; None if the index has no refinement codes."""
+        if not self.arrays:
+            return None
+        first, second, norms = self.planes()
+        return Planes(first[rows], None if second is None else second[rows], norms[rows])
+
+    def moving(self, sources: Int64, targets: Int64) -> Callable[[], None]:
+        """A function that moves rows from `sources` to `targets`, and cannot fail."""
+        moved = self.take(sources)
+        return lambda: None if moved is None else self.write(targets, moved)
+
+    def clear(self, rows: Int64) -> None:
+        """Zero these rows."""
+        for array in self._flat():
+            array[rows] = 0
+
+    def state(self, n_blocks: int) -> State:
+        """The state that a file stores."""
+        names = NAMES[len(self.arrays)]
+        return State({}, {name: array.data[:n_blocks] for name, array in zip(names, self.arrays, strict=True)})
+
+
+class Refinement:
+    """The steps of the refinement codes, one per dimension, learned from residuals.
+
+    A code c of `bits` bits stands for ``step * (c - 2**(bits - 1) + 0.5)``. Vectors are scaled by ``2**-exponent``
+    before coding, so that squares of ordinary, tiny and huge vectors stay within float32.
+    """
+
+    def __init__(self, bits: int, steps: Float32, exponent: int) -> None:
+        self.bits = bits
+        self.steps = steps
+        self.exponent = exponent
+        self._native = _native.Refinement(bits, steps)
+
+    @classmethod
+    def learned(cls, kind: RefineName, residuals: Float32, largest: float) -> Refinement:
+        """Learn the steps that code `residuals` (n, w) of decoded vectors with the least squared error.
+
+        largest: the largest absolute value of the vectors, about.
+        """
+        bits = BITS[kind]
+        exponent = max(-126, min(126, math.frexp(largest)[1]))
+        x = np.ldexp(residuals, -exponent)
+        deviation = np.sqrt(np.einsum("ij,ij->j", x, x, dtype=np.float64) / max(1, len(x)))
+        half = 1 << (bits - 1)
+        best, steps = np.full(x.shape[1], np.inf), np.zeros(x.shape[1], np.float32)
+        for clip in CLIPS:
+            step = (clip * deviation / half).astype(np.float32)
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                code = np.clip(np.floor(x / step), -half, half - 1)
+                error = x - step * (code + np.float32(0.5))
+            squared = np.einsum("ij,ij->j", error, error, dtype=np.float64)
+            better = squared < best
+            best[better], steps[better] = squared[better], step[better]
+        return cls(bits, steps, exponent)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the learned arrays."""
+        return self.steps.nbytes
+
+    def columns(self) -> Columns:
+        """Arrays for the codes of an empty index."""
+        w = len(self.steps)
+        sizes = [size for size in (_native.plane_bytes(w, self.bits, plane) for plane in (0, 1)) if size]
+        planes = [GrowingArray((BLOCK_ROWS, size), np.uint8) for size in sizes]
+        return Columns((*planes, GrowingArray((BLOCK_ROWS, len(planes)), np.float32)))
+
+    def encode(self, residuals: Float32, decoded: Float32, n_threads: int) -> Planes:
+        """The codes of residuals (n, w) of the decoded vectors (n, w)."""
+        sizes = [_native.plane_bytes(len(self.steps), self.bits, plane) for plane in (0, 1)]
+        n = len(residuals)
+        first = np.empty((n, sizes[0]), np.uint8)
+        second = np.empty((n, sizes[1]), np.uint8) if sizes[1] else None
+        norms = np.empty((n, 2 if sizes[1] else 1), np.float32)
+        if n:
+            rest, base = (np.ldexp(np.asarray(x, np.float32), -self.exponent) for x in (residuals, decoded))
+            self._native.encode(rest, base, first, second, norms, n_threads)
+        return Planes(first, second, norms)
+
+    def decode(self, planes: Planes) -> Float32:
+        """The residuals (n, w) that codes stand for."""
+        out = np.empty((len(planes.first), len(self.steps)), np.float32)
+        if len(out):
+            self._native.decode(planes.first, planes.second, out)
+        return np.ldexp(out, self.exponent)
+
+    def search(
+        self, planes: Planes, ids: Int64 | None, inner_product: bool, power: int, queries: Float32, rows: Int64,
+        distances: Float32, k: int, n_threads: int,
+    ) -> tuple[Float32, Int64]:  # fmt: skip
+        """The k nearest of the candidates `rows` (nq, n), by refined distances: ascending distances and ids.
+
+        Queries, rotated and scaled by 2**power, have these `distances` (nq, n) to the codes. Of two planes, all
+        candidates read the first and the ``2 * k + 8`` nearest by the first read the second.
+        """
+        found, nearest = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
+        shift = self.exponent if inner_product else self.exponent + power
+        unit = 2.0 ** (2 * self.exponent if inner_product else 2 * shift)
+        self._native.search(
+            *planes, ids, inner_product, 2.0**-shift, unit, queries, rows, distances, 2 * k + 8,
+            _native.TopK(found, nearest), n_threads,
+        )  # fmt: skip
+        return found, nearest
+
+    def state(self) -> State:
+        """The state that a file stores, beside that of the columns."""
+        kind = next(name for name, bits in BITS.items() if bits == self.bits)
+        return State({"refine": kind, "refine_exponent": self.exponent}, {"refine_steps": self.steps})
+
+    @classmethod
+    def from_state(cls, stored: Stored, kind: RefineName, w: int) -> Refinement:
+        """Read what was learned from a file."""
+        steps = stored.array("refine_steps", np.float32, (w,), finite, non_negative)
+        (exponent,) = stored.take("refine_exponent").values()
+        if type(exponent) is not int or not -126 <= exponent <= 126:
+            raise FormatError(f"refine_exponent: expected an integer from -126 to 126, got {exponent!r}")
+        return cls(BITS[kind], steps, exponent)
+
+    def stored_columns(self, stored: Stored, n_blocks: int) -> Columns:
+        """Read the codes of an index of this number of blocks from a file."""
+        columns = self.columns()
+        arrays = []
+        for name, empty in zip(NAMES[len(columns.arrays)], columns.arrays, strict=True):
+            checks = (finite,) if empty.data.dtype == np.float32 else ()
+            shape = (n_blocks, *empty.data.shape[1:])
+            arrays.append(GrowingArray.of(stored.array(name, empty.data.dtype.type, shape, *checks, bulk=True)))
+        return Columns(tuple(arrays))
+
+
+def residuals_of(quantizer: ProductQuantizer, rotated: Float32, codes: UInt8) -> tuple[Float32, Float32]:
+    """What the codes of rotated rows leave over, and the rows that the codes stand for, (n, w) each."""
+    decoded = quantizer.decoded(codes)
+    return np.subtract(rotated, decoded, dtype=np.float32), decoded

@@ -1,0 +1,331 @@
+"""A configured index for the shape of the data, a recall and a budget of bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from fpq import _checks, _native, tuning
+from fpq._checks import Array, Rows
+from fpq.blocks import on_dask
+from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
+from fpq.indexes.parts.coarse import N_ITER, rows_per_list
+from fpq.indexes.parts.lists import BLOCK_ROWS
+from fpq.indexes.parts.refinement import BITS
+from fpq.indexes.parts.two_level import LEAST_LISTS
+from fpq.indexes.parts.vectors import KEPT_TYPES
+from fpq.learning.defaults import default_lists, default_m
+from fpq.metric import METRICS, NAMES_ELSEWHERE, MetricName
+
+FLAT_ROWS = 10_000  # an exact search of at most this many rows is fast
+PQ_ROWS = 20_000  # at most this many rows have no inverted lists
+LIST_ROWS = 128  # vectors per list at least
+SAMPLE_ROWS = 4096
+MOST_SMALL = 1 << 14  # lists for which the centroids may be packed once more (csrc/exact/small.c)
+SPREAD = 0.4  # standard deviation of the lengths of lists, in multiples of the mean: 0.39 to 0.43 on SIFT and GloVe
+DEFAULT_RECALL = 0.95
+
+# recall@10 of codes alone, by dimensions per code: the lowest measured on SIFT, MiniLM and MNIST, and on GloVe-50.
+WIDE = {2: 0.85, 4: 0.7, 8: 0.55, 16: 0.35, 32: 0.2}
+NARROW = {2: 0.75, 4: 0.4, 8: 0.15, 16: 0.05, 32: 0.05}  # fewer than NARROW_DIM dimensions, which are hardly redundant
+NARROW_DIM = 100
+KEPT_RECALL = 0.99  # with kept vectors and `tune`
+
+# Seconds per unit of work with 2 threads of an Intel Xeon with AVX-512 (VNNI).
+TRAIN_VALUE, TRAIN_CODE = 9e-8, 4.6e-7  # codebooks: per training row, and dimension or code
+ENCODE_VALUE, ENCODE_CODE = 4e-9, 2.2e-8  # per row, and dimension or code
+ASSIGN_VALUE = 2.5e-12  # per row, list and dimension: in each iteration of the training of lists, and in `add`
+
+Make = Callable[..., FlatIndex | PQIndex | IVFPQIndex]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An index that fits the data, and why. `print` shows all of it.
+
+    Attributes
+    ----------
+    index : FlatIndex, PQIndex or IVFPQIndex
+        Configured, not trained.
+    bytes_per_vector : float
+        Estimated `nbytes` of the index per vector.
+    nbytes : int
+        Estimated `nbytes` of the index with all vectors: mostly within 3 %.
+    build_seconds : float
+        Estimated seconds of `fit` and `add` with 2 threads of an Intel Xeon with AVX-512: a rough guide.
+    reasons : tuple of str
+        Why, and what to do next.
+    """
+
+    index: FlatIndex | PQIndex | IVFPQIndex
+    bytes_per_vector: float
+    nbytes: int
+    build_seconds: float
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        size = f"{self.nbytes:,} bytes, {self.bytes_per_vector:.1f} per vector"
+        head = [repr(self.index), f"about {size}; built in about {self.build_seconds:.2g} s"]
+        return "\n".join([*head, *(f"- {reason}" for reason in self.reasons)])
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to store the vectors."""
+
+    recall: float  # that it is expected to reach
+    make: Make
+    dtype: np.dtype[Any]  # of the rows to add
+    reasons: tuple[str, ...]
+
+
+def recommend(
+    X: Rows | tuple[int, int],
+    *,
+    metric: MetricName = "l2",
+    recall: float | None = None,
+    bytes_per_vector: float | None = None,
+    dtype: DTypeLike | None = None,
+) -> Recommendation:
+    """An index that reaches a recall within a budget of bytes.
+
+    The choice follows from the number of vectors, their dimension and element type, by rules that were measured on a
+    few data sets. It replaces no measurement: call `tune` of the index, which does measure.
+
+    Parameters
+    ----------
+    X : array (n, d), or the tuple (n, d)
+        The vectors to be added, or their shape. A Dask array counts as its shape. A sample of an array is read: whole
+        numbers from 0 to 255 can be kept as uint8, and numbers up to 65,504 as float16.
+    metric : {"l2", "ip", "cosine"}, default "l2"
+    recall : float, optional
+        The share of the true neighbours to be found, from 0 to 1. Default: 0.95. Codes alone are recommended where they
+        are expected to reach it, an exact index for 1.
+    bytes_per_vector : float, optional
+        The most that `nbytes` of the index may be per vector. Default: no limit.
+    dtype : dtype, optional
+        The element type of the vectors. Default: that of X, float32 for a shape.
+
+    Returns
+    -------
+    Recommendation
+        If no index reaches the recall within the budget, the one that comes nearest; `reasons` then says so.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described, or no index fits the budget. The message gives the smallest.
+
+    Examples
+    --------
+    >>> import fpq
+    >>> recommended = fpq.recommend((1_000_000, 128), recall=0.95, dtype="uint8")
+    >>> recommended.index.n_lists, recommended.index.quantizer.m, recommended.index.keep_vectors
+    (4000, 25, True)
+    >>> fpq.recommend((390_000, 50), metric="cosine").index.quantizer.m
+    25
+    """
+    metric = _checks.choice("metric", metric, tuple(METRICS), NAMES_ELSEWHERE)
+    wanted = DEFAULT_RECALL if recall is None else tuning.recall_target(recall)
+    budget = None if bytes_per_vector is None else _checks.positive("bytes_per_vector", bytes_per_vector)
+    rows: Any = X
+    if on_dask(rows):
+        dtype, rows = rows.dtype if dtype is None else dtype, rows.shape
+    n, d, sample = _described(rows)
+    kind = _dtype(dtype, sample)
+    found = [
+        (option, option.make(metric=metric), size)
+        for option in _options(n, d, kind, metric, sample)
+        for size in [estimated_nbytes(option.make(metric=metric), n, d, option.dtype)]
+    ]
+    fitting = [each for each in found if budget is None or each[2] <= budget * n]
+    if not fitting:
+        least = min(size for _, _, size in found) / n
+        raise ValueError(f"bytes_per_vector: expected at least {least:.1f} for {n:,} x {d}, got {budget:g}")
+    reaching = [each for each in fitting if each[0].recall >= wanted]
+    listed = [each for each in fitting if n <= PQ_ROWS or not isinstance(each[1], PQIndex)] or fitting
+    option, index, size = reaching[0] if reaching else max(listed, key=lambda each: each[0].recall)
+    reasons = [*option.reasons, *_budget_reasons(option, wanted, budget, bool(reaching))]
+    added = "X" if sample is not None and option.dtype == sample.dtype else f"X as {option.dtype}"
+    if isinstance(index, FlatIndex):
+        reasons.append(f"next: add({added}); an exact index needs no fit and no tune")
+    else:
+        tune = f", then tune(Q, recall={wanted:g}) with queries that are not among the vectors" if reaching else ""
+        reasons.append(f"next: fit(X), add({added}){tune}")
+    return Recommendation(index, size / n, size, _build_seconds(index, n, d), tuple(reasons))
+
+
+def _described(X: Any) -> tuple[int, int, Array | None]:
+    """The shape of X, and a sample of its rows; None if X is a shape."""
+    if isinstance(X, tuple) and all(np.ndim(each) == 0 for each in X):
+        if len(X) != 2:
+            raise ValueError(f"X: expected an array or a shape (n, d), got {X!r}")
+        return _checks.integer("n", X[0], 1), _checks.integer("d", X[1], 1), None
+    array = _checks.plain("X", X)
+    sample = _checks.vectors("X", array[:: max(1, len(array) // SAMPLE_ROWS)] if array.ndim else array, min_rows=1)
+    return len(array), sample.shape[1], sample
+
+
+def _dtype(dtype: DTypeLike | None, sample: Array | None) -> np.dtype[Any]:
+    """The element type in which vectors are kept."""
+    try:
+        given = np.dtype(np.float32 if sample is None else sample.dtype) if dtype is None else np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype: expected a type of real numbers, got {dtype!r}") from None
+    if given.kind not in "fiub":
+        raise TypeError(f"dtype: expected a type of real numbers, got {given}")
+    return given if given in KEPT_TYPES else np.dtype(np.float32)
+
+
+def _options(n: int, d: int, dtype: np.dtype[Any], metric: str, sample: Array | None) -> list[Option]:
+    """All ways to store n vectors: the first that reaches the recall is recommended.
+
+    Ways that store more follow those that store less, but vectors are kept in their own type if possible.
+    """
+    exact = (f"exact search: {n:,} vectors are few" if n <= PQ_ROWS else "exact search: slow for so many vectors",)
+    kept = _kept_types(dtype, metric, sample)
+    options = [] if n <= FLAT_ROWS else [_codes(n, d, width) for width in (32, 16, 8, 4, 2) if d >= width or width == 2]
+    if n > FLAT_ROWS:
+        for each, note in kept:
+            for m in sorted({default_m(d), d // 8 if d >= NARROW_DIM else default_m(d)}, reverse=True):
+                why = _m_reason(d) if m == default_m(d) else "an eighth of the dimensions, to save bytes"
+                reasons = (
+                    f"m = {m}: {why}",
+                    *_lists_reasons(n),
+                    "kept vectors: re-ranking finds what codes miss",
+                    note,
+                )
+                options.append(Option(KEPT_RECALL, partial(_make, n, m=m, keep_vectors=True), each, reasons))
+    rounded = np.dtype(np.float16)
+    flat = [Option(0.9996 if each == rounded != dtype else 1.0, FlatIndex, each, (*exact, note)) for each, note in kept]
+    few = [_codes(n, d, width) for width in (2, 4, 8, 16, 32) if d >= width or width == 2] if n <= FLAT_ROWS else []
+    # Lists store an id of 8 bytes per vector. A scan of all codes is for budgets that lists do not fit.
+    scans = [_codes(n, d, width, lists=False) for width in (8, 16, 32) if d >= width] if n > PQ_ROWS else []
+    return [*options, *flat, *few, *scans]
+
+
+def _kept_types(dtype: np.dtype[Any], metric: str, sample: Array | None) -> list[tuple[np.dtype[Any], str]]:
+    """The element types in which vectors can be kept, best first, and a line about each."""
+    if metric == "cosine" and dtype.kind in "iub":
+        dtype = np.dtype(np.float32)
+    if dtype != np.float32:
+        return [(dtype, f"vectors are kept as {dtype}")]
+    types = [(dtype, "vectors are kept as float32")]
+    whole = sample is not None and bool(((sample >= 0) & (sample <= 255) & (sample == np.floor(sample))).all())
+    if whole and metric != "cosine":
+        types.insert(
+            0, (np.dtype(np.uint8), "the sample has whole numbers from 0 to 255 only: uint8 keeps them exactly")
+        )
+    elif metric == "cosine" or sample is None or float(np.abs(sample).max()) <= float(np.finfo(np.float16).max):
+        types.append((np.dtype(np.float16), "vectors are kept as float16, rounded to 3 decimal digits"))
+    return types
+
+
+def _codes(n: int, d: int, width: int, lists: bool = True) -> Option:
+    """Codes alone, with `width` dimensions per code."""
+    m = max(1, -(-d // width))
+    recall = (NARROW if d < NARROW_DIM else WIDE)[width]
+    why = _lists_reasons(n) if lists else (f"no lists, to save their ids: a search scans all {n:,} codes",)
+    make = partial(_make, n, m=m, keep_vectors=False) if lists else partial(PQIndex, m)
+    reasons = (f"codes alone, m = {m}: a recall of about {recall:g} is to be expected", *why)
+    return Option(recall, make, np.dtype(np.float32), reasons)
+
+
+def _make(n: int, *, m: int, keep_vectors: bool, metric: MetricName) -> PQIndex | IVFPQIndex:
+    if n <= PQ_ROWS:
+        return PQIndex(m, metric=metric, keep_vectors=keep_vectors)
+    return IVFPQIndex(_n_lists(n), m, metric=metric, keep_vectors=keep_vectors)
+
+
+def _m_reason(d: int) -> str:
+    if d >= 200:
+        return "an eighth of the dimensions is enough for re-ranking"
+    if d <= 50:
+        return "2 dimensions per code: vectors of few dimensions are hardly redundant"
+    return "fewer codes need more re-ranking in vectors of fewer than 200 dimensions"
+
+
+def _lists_reasons(n: int) -> tuple[str, ...]:
+    if n <= PQ_ROWS:
+        return (f"no lists: scanning {n:,} codes is fast",)
+    why = "4 times the square root of" if _n_lists(n) == default_lists(n) else f"about {LIST_ROWS} vectors each, of"
+    return (f"n_lists = {_n_lists(n):,}: {why} {n:,} vectors",)
+
+
+def _n_lists(n: int) -> int:
+    """The number of lists: shorter lists waste memory, as lists are stored in blocks of 64 rows."""
+    return min(default_lists(n), max(1, n // LIST_ROWS))
+
+
+def _budget_reasons(option: Option, wanted: float, budget: float | None, reached: bool) -> list[str]:
+    if budget is None:
+        return []
+    if reached:
+        return [f"fits {budget:g} bytes per vector"]
+    return [
+        f"no index is expected to reach a recall of {wanted:g} in {budget:g} bytes per vector: this one comes nearest"
+    ]
+
+
+def estimated_nbytes(index: FlatIndex | PQIndex | IVFPQIndex, n: int, d: int, dtype: np.dtype[Any]) -> int:
+    """The `nbytes` of an index after `fit`, and one `add` of n vectors of d numbers of this type without ids."""
+    metric = METRICS[index.metric]
+    kept = np.dtype(np.float32) if dtype not in KEPT_TYPES or (metric.unit_length and dtype != np.float16) else dtype
+    if isinstance(index, FlatIndex):
+        return n * (4 + d * kept.itemsize)
+    pq = index.quantizer
+    m, k, width = default_m(d) if pq.m is None else pq.m, 1 << pq.nbits, pq.rotation_dim or d
+    dsub, code_size = -(-width // m), (m * pq.nbits + 7) // 8
+    total = m * (k * dsub * 4 + 4 * _native.packed_size(k, dsub) + 8 * k)
+    total += 0 if pq.rotation is None else 4 * d * (2 * width + 1)
+    total += n * d * kept.itemsize if index.keep_vectors is True else 0
+    row = code_size
+    if index.refine is not None:
+        planes = [_native.plane_bytes(width, BITS[index.refine], plane) for plane in (0, 1)]
+        row += sum(planes) + 4 * sum(size > 0 for size in planes)
+    if isinstance(index, PQIndex):
+        return total + -(-n // BLOCK_ROWS) * BLOCK_ROWS * row
+    n_lists = index.n_lists or default_lists(n)
+    blocks = _blocks(n, n_lists)
+    total += blocks * (BLOCK_ROWS * (row + 8) + 4 + 8) + n_lists * (8 + 8 + 4)
+    return total + 4 * n_lists * (width + d + 1) + _packed_centroids(n_lists, d, not metric.euclidean)
+
+
+def _blocks(n: int, n_lists: int) -> int:
+    """The expected number of blocks of all lists; the last block of a list is half empty on average."""
+    shape = SPREAD**-2
+    lengths = np.random.default_rng(0).gamma(shape, n / n_lists / shape, 4096)
+    lengths *= n / n_lists / lengths.mean()
+    return round(float(np.ceil(np.round(lengths) / BLOCK_ROWS).mean()) * n_lists)
+
+
+def _packed_centroids(n_lists: int, d: int, inner_product: bool) -> int:
+    """Bytes of what finds the nearest lists, beside the centroids."""
+    packed = 0
+    if n_lists <= MOST_SMALL:  # depends on the instruction set
+        packed = _native.SmallFlat(np.zeros((n_lists, d), np.float32), inner_product).nbytes
+    if n_lists < LEAST_LISTS:
+        return packed
+    cells = math.isqrt(n_lists)
+    return packed + cells * (4 * d + 4) + 8 * math.ceil(1.5 * n_lists / cells) * cells + 8 * n_lists
+
+
+def _build_seconds(index: FlatIndex | PQIndex | IVFPQIndex, n: int, d: int) -> float:
+    """The estimated seconds of `fit` and `add`."""
+    seconds = n * d * 1e-9
+    if isinstance(index, FlatIndex):
+        return seconds
+    m = index.quantizer.m
+    seconds += min(n, index.quantizer.max_training_rows) * (TRAIN_VALUE * d + TRAIN_CODE * m)
+    seconds += n * (ENCODE_VALUE * d + ENCODE_CODE * m)
+    if isinstance(index, IVFPQIndex):
+        compared = index.n_lists if index.n_lists < LEAST_LISTS else 64 * math.isqrt(index.n_lists)
+        trained = min(n, index.n_lists * rows_per_list(index.n_lists))
+        seconds += (trained * N_ITER + n) * compared * d * ASSIGN_VALUE
+    return seconds

@@ -1,0 +1,183 @@
+"""Refinement codes: refined distances, recall, and every change of an index that has them."""
+
+import numpy as np
+import pytest
+
+import fpq
+
+KINDS = ("sq4", "sq6", "sq8")
+
+
+def clusters(n, d, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(20, d)) * 3
+    return (centres[rng.integers(0, 20, n)] + rng.normal(size=(n, d))).astype(np.float32)
+
+
+def ivf(refine, **options):
+    return fpq.IVFPQIndex(8, options.pop("m", 4), refine=refine, **options)
+
+
+def pq(refine, **options):
+    options.pop("residual", None)
+    return fpq.PQIndex(options.pop("m", 4), refine=refine, **options)
+
+
+X, Q = clusters(3000, 30), clusters(40, 30, seed=1)
+TRUTH = fpq.FlatIndex().add(X).search(Q, 10).ids
+
+
+def recall(index, **options):
+    return fpq.metrics.recall_at_k(index.search(Q, 10, **options).ids, TRUTH)
+
+
+@pytest.mark.parametrize("make", [ivf, pq])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"residual": False},
+        {"metric": "ip"},
+        {"metric": "cosine"},
+        {"rotation": "opq"},
+        {"rotation": "pca", "residual": False},
+        {"m": 7, "nbits": 4},
+    ],
+)
+def test_a_refined_distance_is_that_of_the_reconstruction(make, kind, options):
+    index = make(kind, **options).fit(X).add(X)
+    effort = {"n_probe": 8} if make is ivf else {}
+    distances, ids = index.search(Q, 5, rerank=20, **effort)
+    found = index.reconstruct(ids.ravel()).reshape(*ids.shape, -1).astype(np.float64)
+    queries = Q / np.linalg.norm(Q, axis=1, keepdims=True) if options.get("metric") == "cosine" else Q
+    products = np.einsum("id,ikd->ik", queries, found)
+    expected = ((found - queries[:, None]) ** 2).sum(2) if "metric" not in options else products
+    scale = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(found, axis=2)
+    np.testing.assert_allclose(distances, expected, atol=2e-3 * scale.max(), rtol=0)
+
+
+@pytest.mark.parametrize("make", [ivf, pq])
+def test_more_bits_find_more_neighbours(make):
+    effort = {"n_probe": 8} if make is ivf else {}
+    recalls = [recall(make(kind).fit(X).add(X), rerank=30, **effort) for kind in KINDS]
+    plain = recall(make(None).fit(X).add(X), **effort)
+    assert plain + 0.2 < recalls[0] < recalls[1] <= recalls[2] + 0.01
+    assert recalls[2] > 0.97
+
+
+def test_without_rerank_ten_candidates_per_neighbour_are_refined():
+    index = ivf("sq8").fit(X).add(X)
+    for default, given in zip(index.search(Q, 5), index.search(Q, 5, rerank=10), strict=True):
+        np.testing.assert_array_equal(default, given)
+    index.rerank = 30
+    np.testing.assert_array_equal(index.search(Q, 5).ids, index.search(Q, 5, rerank=30).ids)
+
+
+@pytest.mark.parametrize("make", [ivf, pq])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_do_not_depend_on_threads_or_batches(make, kind):
+    index = make(kind).fit(X).add(X, np.arange(len(X))[::-1] * 3)
+    one = index.search(Q, 7, n_threads=1)
+    single = [index.search(q, 7) for q in Q]
+    for other in (index.search(Q, 7, n_threads=3), [np.stack([each[i] for each in single]) for i in (0, 1)]):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("make", [ivf, pq])
+@pytest.mark.parametrize("kind", KINDS)
+def test_changes_leave_the_answers_of_a_new_index(make, kind, tmp_path):
+    def same(a, b):
+        for x, y in zip(a.search(Q, 9, rerank=20), b.search(Q, 9, rerank=20), strict=True):
+            np.testing.assert_array_equal(x, y)
+        np.testing.assert_array_equal(a.reconstruct(np.sort(a.ids)), b.reconstruct(np.sort(b.ids)))
+
+    empty = make(kind).fit(X)
+    kept = np.setdiff1d(np.arange(3000), np.arange(0, 3000, 3))
+    expected = empty.copy().add(X[kept], kept)
+    index = empty.copy().add(X)
+    assert index.remove(np.arange(0, 3000, 3)) == 1000
+    same(index, expected)
+    merged = empty.copy().add(X[kept[:900]], kept[:900]).merge(empty.copy().add(X[kept[900:]], kept[900:]))
+    same(merged, expected)
+    updated = empty.copy().add(X[kept] + 1, kept).update(X[kept], kept)
+    same(updated, expected)
+    index.save(tmp_path / "a.fpq")
+    expected.save(tmp_path / "b.fpq")
+    same(fpq.load(tmp_path / "a.fpq"), expected)
+    same(fpq.load(tmp_path / "b.fpq", mmap=True), expected)
+    again = index.reset().add(X[kept], kept)
+    same(again, expected)
+
+
+def test_kept_vectors_rank_the_nearest_by_exact_distances():
+    index = ivf("sq4", keep_vectors=True).fit(X).add(X)
+    distances, ids = index.search(Q, 10, n_probe=8, rerank=40)
+    assert fpq.metrics.recall_at_k(ids, TRUTH) > 0.99
+    exact = ((X[ids].astype(np.float64) - Q[:, None]) ** 2).sum(2)
+    np.testing.assert_allclose(distances, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 3e17])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_tiny_and_huge_vectors(scale, metric):
+    index = ivf("sq8", metric=metric).fit(X * np.float32(scale)).add(X * np.float32(scale))
+    ordinary = ivf("sq8", metric=metric).fit(X).add(X)
+    found = index.search(Q * np.float32(scale), 10, n_probe=8).ids
+    assert fpq.metrics.recall_at_k(found, ordinary.search(Q, 10, n_probe=8).ids) > 0.9
+
+
+def test_outliers_and_constant_columns():
+    x = X.copy()
+    x[5] = 1e6
+    x[:, 3] = 7
+    index = ivf("sq8").fit(x).add(x)
+    np.testing.assert_allclose(index.reconstruct([5, 6])[:, 3], [7, 7], rtol=1e-5)
+    ids = index.search(x[:50], 1, n_probe=8, rerank=50).ids[:, 0]
+    assert (ids == np.arange(50)).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("d", [1, 4, 65, 130])
+def test_few_rows_and_odd_dimensions(kind, d):
+    x = clusters(70, d)
+    index = fpq.PQIndex(1, nbits=4, refine=kind).fit(x).add(x[:3])
+    distances, ids = index.search(x[:2], 5)
+    assert (ids[:, 3:] == -1).all() and np.isinf(distances[:, 3:]).all()
+    assert index.search(x[:0], 5).ids.shape == (0, 5)
+
+
+def test_allowed_ids():
+    index = ivf("sq8").fit(X).add(X)
+    ids = index.search(Q, 10, n_probe=8, allowed=np.arange(0, 3000, 2)).ids
+    assert (ids % 2 == 0).all()
+
+
+@pytest.mark.parametrize("refine", ["sq5", 8, True])
+def test_unknown_kinds_are_refused(refine):
+    with pytest.raises(ValueError, match="refine: expected"):
+        fpq.PQIndex(4, refine=refine)
+
+
+def test_other_steps_cannot_be_merged():
+    index, other = pq("sq8").fit(X).add(X[:9]), pq("sq4").fit(X)
+    with pytest.raises(ValueError, match="refine"):
+        index.merge(other)
+
+
+def test_tune_sets_rerank():
+    index = ivf("sq8").fit(X).add(X)
+    tuned = index.tune(Q, recall=0.9, X=X)
+    assert tuned.best.recall >= 0.9
+    assert index.rerank is not None
+
+
+def test_shards(tmp_path):
+    index = ivf("sq8").fit(X)
+    index.copy().add(X[:1500]).save(tmp_path / "0.fpq")
+    index.copy().add(X[1500:], np.arange(1500, 3000)).save(tmp_path / "1.fpq")
+    files = [tmp_path / "0.fpq", tmp_path / "1.fpq"]
+    sharded = fpq.ShardedIndex.create(tmp_path / "manifest.json", files, offsets=[0, 0])
+    assert fpq.metrics.recall_at_k(sharded.search(Q, 10, n_probe=8, rerank=30).ids, TRUTH) > 0.95
+    assert fpq.metrics.recall_at_k(sharded.search(Q, 10, n_probe=8).ids, TRUTH) > 0.9
