@@ -238,6 +238,8 @@ typedef struct {
     const float *norms;   /* (rows, planes), of fpq_refinement_encode */
     const int64_t *ids;   /* of the rows; NULL: row numbers */
     fpq_metric metric;
+    const float *centre; /* w: what norms and products are relative to, so that a large offset of the data does not cost
+                            digits; NULL for inner products */
     double query_scale, unit; /* queries times query_scale are in the scale of the codes; unit: what a squared distance
                                  (a product) in this scale is in the scale of the queries */
 } fpq_refined;

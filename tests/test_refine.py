@@ -128,6 +128,12 @@ def test_tiny_and_huge_vectors(scale, metric):
     assert fpq.metrics.recall_at_k(found, ordinary.search(Q, 10, n_probe=8).ids) > 0.9
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_large_offset(residual):
+    index = ivf("sq8", residual=residual).fit(X + 1000).add(X + 1000)
+    assert fpq.metrics.recall_at_k(index.search(Q + 1000, 10, n_probe=8, rerank=30).ids, TRUTH) > 0.95
+
+
 def test_outliers_and_constant_columns():
     x = X.copy()
     x[5] = 1e6

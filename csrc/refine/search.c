@@ -66,7 +66,8 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
     workspace ws;
     int64_t n = 0;
     place(j, worker->scratch, &ws);
-    for (int t = 0; t < w; t++) ws.query[t] = (float)(j->queries[task * w + t] * r->query_scale);
+    for (int t = 0; t < w; t++)
+        ws.query[t] = (float)(j->queries[task * w + t] * r->query_scale - (r->centre ? r->centre[t] : 0));
     fpq_refinement_query_make(&r->codes, ws.query, ws.planes, &query);
     for (int64_t i = 0; i < j->n; i++) {
         ws.rows[n] = rows[i];

@@ -104,6 +104,7 @@ cdef extern from "fpq.h" nogil:
         const float *norms
         const int64_t *ids
         fpq_metric metric
+        const float *centre
         double query_scale, unit
     int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *rows,
                    const float *distances, int64_t n, int64_t closest, const fpq_answers *answers, int threads)

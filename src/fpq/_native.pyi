@@ -98,6 +98,7 @@ class Refinement:
         norms: Float32,
         ids: Int64 | None,
         metric: int,
+        centre: Float32,
         query_scale: float,
         unit: float,
         queries: Float32,

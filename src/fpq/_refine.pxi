@@ -28,13 +28,15 @@ cdef class Refinement(_Held):
         with nogil: fpq_refinement_decode(&self.c, &first[0, 0], b, out.shape[0], &out[0, 0])
 
     def search(self, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second, const float[:, ::1] norms,
-               const int64_t[::1] ids, fpq_metric metric, double query_scale, double unit,
+               const int64_t[::1] ids, fpq_metric metric, const float[::1] centre, double query_scale, double unit,
                const float[:, ::1] queries, const int64_t[:, ::1] rows, const float[:, ::1] distances,
                int64_t closest, TopK answers, int threads):
         """The nearest of the candidates `rows` (nq, n), which have these distances by their codes."""
         cdef fpq_refined refined
         refined.codes, refined.metric, refined.query_scale, refined.unit = self.c, metric, query_scale, unit
         refined.a, refined.norms, refined.b, refined.ids = &first[0, 0], &norms[0, 0], NULL, NULL
+        refined.centre = NULL
+        if metric != FPQ_IP: refined.centre = &centre[0]
         if second is not None: refined.b = &second[0, 0]
         if ids is not None: refined.ids = &ids[0]
         with nogil:

@@ -193,10 +193,11 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             rows = rows.changed(partial(residuals, coarse))
         quantizer = self._quantizer_copy()
         quantizer.fit_drawn(rows, rows.n)
-        refinement = self._learn_refinement(quantizer, rows, n_threads)
+        rotated = quantizer.rotate(coarse.centroids, n_threads)
+        refinement = self._learn_refinement(quantizer, rows, n_threads, rotated if self.residual else None)
         return self._learned(
             quantizer, refinement, n_lists=n_lists, n_probe=min(self.n_probe, n_lists), _coarse=coarse,
-            _rotated=quantizer.rotate(coarse.centroids, n_threads), **ivf_rows.no_lists(n_lists, quantizer, refinement),
+            _rotated=rotated, **ivf_rows.no_lists(n_lists, quantizer, refinement),
         )  # fmt: skip
 
     @property

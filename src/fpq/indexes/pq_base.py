@@ -137,14 +137,20 @@ class CodeIndex(Index):
 
         return commit
 
-    def _learn_refinement(self, quantizer: ProductQuantizer, rows: TrainingRows, n_threads: int) -> Refinement | None:
-        """Learn the refinement codes from a sample of the rows that the quantizer has learned from."""
+    def _learn_refinement(
+        self, quantizer: ProductQuantizer, rows: TrainingRows, n_threads: int, centroids: Float32 | None = None
+    ) -> Refinement | None:
+        """Learn the refinement codes from a sample of the rows that the quantizer has learned from.
+
+        centroids: the rotated centroids of the lists, if the rows are residuals.
+        """
         if self.refine is None:
             return None
         sample = rows.sampled(self._choose(rows.n, TRAINING_ROWS)).local()
         codes, rotated = next(quantizer.encode_chunks(sample.take(None), None, sample.n, n_threads))
-        residuals, _ = residuals_of(quantizer, rotated, codes)
-        return Refinement.learned(self.refine, residuals, quantizer.largest)
+        residuals, decoded = residuals_of(quantizer, rotated, codes)
+        vectors = decoded if centroids is None else centroids[:TRAINING_ROWS]
+        return Refinement.learned(self.refine, residuals, np.median(vectors, axis=0).astype(np.float32))
 
     def _no_rows(self) -> dict[str, Any]:
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors

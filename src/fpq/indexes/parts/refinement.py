@@ -90,22 +90,22 @@ class Refinement:
     """The steps of the refinement codes, one per dimension, learned from residuals.
 
     A code c of `bits` bits stands for ``step * (c - 2**(bits - 1) + 0.5)``. Vectors are scaled by ``2**-exponent``
-    before coding, so that squares of ordinary, tiny and huge vectors stay within float32.
+    before coding, so that squares of ordinary, tiny and huge vectors stay within float32. Squared distances are taken
+    relative to a centre, the median of the vectors after scaling: a large offset of all vectors costs no digits.
     """
 
-    def __init__(self, bits: int, steps: Float32, exponent: int) -> None:
+    def __init__(self, bits: int, steps: Float32, centre: Float32, exponent: int) -> None:
         self.bits = bits
         self.steps = steps
+        self.centre = centre
         self.exponent = exponent
         self._native = _native.Refinement(bits, steps)
 
     @classmethod
-    def learned(cls, kind: RefineName, residuals: Float32, largest: float) -> Refinement:
-        """Learn the steps that code `residuals` (n, w) of decoded vectors with the least squared error.
-
-        largest: the largest absolute value of the vectors, about.
-        """
+    def learned(cls, kind: RefineName, residuals: Float32, centre: Float32) -> Refinement:
+        """Learn the steps that code `residuals` (n, w) of decoded vectors with the least squared error."""
         bits = BITS[kind]
+        largest = max(float(np.abs(residuals).max(initial=0)), float(np.abs(centre).max(initial=0)))
         exponent = max(-126, min(126, math.frexp(largest)[1]))
         x = np.ldexp(residuals, -exponent)
         deviation = np.sqrt(np.einsum("ij,ij->j", x, x, dtype=np.float64) / max(1, len(x)))
@@ -119,12 +119,12 @@ class Refinement:
             squared = np.einsum("ij,ij->j", error, error, dtype=np.float64)
             better = squared < best
             best[better], steps[better] = squared[better], step[better]
-        return cls(bits, steps, exponent)
+        return cls(bits, steps, np.ldexp(centre, -exponent), exponent)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the learned arrays."""
-        return self.steps.nbytes
+        return self.steps.nbytes + self.centre.nbytes
 
     def columns(self) -> Columns:
         """Arrays for the codes of an empty index."""
@@ -142,6 +142,7 @@ class Refinement:
         norms = np.empty((n, 2 if sizes[1] else 1), np.float32)
         if n:
             rest, base = (np.ldexp(np.asarray(x, np.float32), -self.exponent) for x in (residuals, decoded))
+            base -= self.centre
             self._native.encode(rest, base, first, second, norms, n_threads)
         return Planes(first, second, norms)
 
@@ -165,7 +166,7 @@ class Refinement:
         shift = self.exponent if inner_product else self.exponent + power
         unit = 2.0 ** (2 * self.exponent if inner_product else 2 * shift)
         self._native.search(
-            *planes, ids, inner_product, 2.0**-shift, unit, queries, rows, distances, 2 * k + 8,
+            *planes, ids, inner_product, self.centre, 2.0**-shift, unit, queries, rows, distances, 2 * k + 8,
             _native.TopK(found, nearest), n_threads,
         )  # fmt: skip
         return found, nearest
@@ -173,7 +174,10 @@ class Refinement:
     def state(self) -> State:
         """The state that a file stores, beside that of the columns."""
         kind = next(name for name, bits in BITS.items() if bits == self.bits)
-        return State({"refine": kind, "refine_exponent": self.exponent}, {"refine_steps": self.steps})
+        return State(
+            {"refine": kind, "refine_exponent": self.exponent},
+            {"refine_steps": self.steps, "refine_centre": self.centre},
+        )
 
     @classmethod
     def from_state(cls, stored: Stored, kind: RefineName, w: int) -> Refinement:
@@ -182,7 +186,7 @@ class Refinement:
         (exponent,) = stored.take("refine_exponent").values()
         if type(exponent) is not int or not -126 <= exponent <= 126:
             raise FormatError(f"refine_exponent: expected an integer from -126 to 126, got {exponent!r}")
-        return cls(BITS[kind], steps, exponent)
+        return cls(BITS[kind], steps, stored.array("refine_centre", np.float32, (w,), finite), exponent)
 
     def stored_columns(self, stored: Stored, n_blocks: int) -> Columns:
         """Read the codes of an index of this number of blocks from a file."""
