@@ -272,6 +272,7 @@ def every_line(make: Any, call: Any, observe: Any, *, step: int = 1, salt: str =
             tracer.run(lambda: call(thing))
         except (MemoryError, KeyboardInterrupt):
             assert tracer.raised, line
+        error.__traceback__ = error.__context__ = None  # they keep the frames of the failed call alive
         failed += tracer.raised
         found = observe(thing)
         if found != before:
