@@ -34,6 +34,13 @@
 #endif
 #endif
 
+/* All cache lines of an array of `bytes` >= 1, wherever it begins. */
+FPQ_INLINE void fpq_prefetch_lines(const void *p, ptrdiff_t bytes) {
+    const char *at = p;
+    for (ptrdiff_t o = 0; o < bytes; o += 64) FPQ_PREFETCH(at + o);
+    FPQ_PREFETCH(at + bytes - 1);
+}
+
 /* An int that several threads read and one writes. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #define FPQ_READ_SHARED(p) (*(volatile int *)(p))

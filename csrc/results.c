@@ -7,8 +7,9 @@
 #include "isa/kernels.h"
 
 enum {
-    MIN_RESERVOIR = 32, /* a smaller top-k is a heap, whose threshold follows every pair */
-    GROUP = 64          /* distances that the kernel at_most compares */
+    MIN_RESERVOIR = 32,      /* a smaller top-k is a heap, whose threshold follows every pair; */
+    MAX_RESERVOIR = 1 << 16, /* a larger one too, as it needs no memory beside the answer */
+    GROUP = 64               /* distances that the kernel at_most compares */
 };
 
 /* Memory of a reservoir: `room` distances, a multiple of GROUP, then as many ids. */
@@ -27,7 +28,7 @@ fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t 
                      .ids = ids,
                      .threshold = INFINITY};
     const int64_t room = (r.k + r.k / 2 + GROUP - 1) / GROUP * GROUP;
-    float *reservoir = r.k < MIN_RESERVOIR ? NULL : make_reservoir(room);
+    float *reservoir = r.k < MIN_RESERVOIR || r.k > MAX_RESERVOIR ? NULL : make_reservoir(room);
     if (reservoir) {
         r.distance = reservoir;
         r.id = (int64_t *)(void *)(reservoir + room);

@@ -177,20 +177,17 @@ typedef struct {
     float *out;
 } distances_job;
 
-static void prefetch_row(const fpq_matrix *x, int64_t row) {
-    const char *at = x->data + row * x->row_stride;
-    const ptrdiff_t bytes = x->d * x->col_stride;
-    for (ptrdiff_t o = 0; o < bytes; o += 64) FPQ_PREFETCH(at + o);
-}
-
 static void distances_of_query(void *context, int64_t task, fpq_worker *worker) {
     const distances_job *job = context;
     const float *query = job->queries + task * job->x->d;
     const int64_t *rows = job->rows + task * job->n;
     float *out = job->out + task * job->n, *scratch = (float *)(void *)worker->scratch;
+    const ptrdiff_t apart = job->x->col_stride; /* where numbers do not follow each other, the first one must do */
+    const ptrdiff_t bytes = apart > 0 && apart <= (ptrdiff_t)sizeof(double) ? job->x->d * apart : 1;
     for (int64_t r = 0; r < job->n; r++) {
         if (r % 256 == 0 && fpq_stopped(worker->poll)) return;
-        if (r + AHEAD < job->n && rows[r + AHEAD] >= 0) prefetch_row(job->x, rows[r + AHEAD]);
+        if (r + AHEAD < job->n && rows[r + AHEAD] >= 0)
+            fpq_prefetch_lines(job->x->data + rows[r + AHEAD] * job->x->row_stride, bytes);
         out[r] = rows[r] < 0 ? INFINITY : fpq_distance_to(job->kern, job->x, rows[r], query, job->metric, scratch);
     }
 }

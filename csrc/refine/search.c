@@ -8,8 +8,6 @@
 #include "portable.h"
 #include "results.h"
 
-enum { POSITION_BITS = 26 }; /* of a number that holds a row and its position among the candidates */
-
 typedef struct {
     const fpq_kernels *kern;
     const fpq_refined *r;
@@ -26,9 +24,11 @@ typedef struct {
     int64_t *rows;    /* n, the candidates that exist */
     float *distances; /* n */
     int32_t *sums;    /* (n, 2) of the first plane */
-    int64_t *best;    /* closest */
+    /* those that read the second plane */
+    int64_t *best;      /* closest: positions among the candidates */
+    int64_t *best_rows; /* closest */
     float *best_distances;
-    int32_t *best_sums; /* (closest, 2) of the second plane */
+    int32_t *best_sums; /* (closest, 2) */
 } workspace;
 
 static size_t place(const job *j, char *memory, workspace *w) {
@@ -40,7 +40,8 @@ static size_t place(const job *j, char *memory, workspace *w) {
     at += fpq_refinement_query_size(&j->r->codes);
     w->rows = (int64_t *)(void *)at;
     w->best = w->rows + n;
-    at += fpq_lines((n + closest) * sizeof(int64_t));
+    w->best_rows = w->best + closest;
+    at += fpq_lines((n + 2 * closest) * sizeof(int64_t));
     w->distances = (float *)(void *)at;
     w->best_distances = w->distances + n;
     at += fpq_lines((n + closest) * sizeof(float));
@@ -50,7 +51,7 @@ static size_t place(const job *j, char *memory, workspace *w) {
 }
 
 /* The distance of a candidate. Squared distances are at least 0, inner products are negated. */
-static float refined(const fpq_refined *r, float distance, float norm, double product) {
+static float refined_distance(const fpq_refined *r, float distance, float norm, double product) {
     if (r->metric == FPQ_IP) return (float)((double)distance - r->unit * product);
     const double squared = (double)distance + r->unit * ((double)norm - 2 * product);
     return squared > 0 ? (float)squared : 0;
@@ -77,27 +78,27 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
     for (int64_t i = 0; i < n; i++) FPQ_PREFETCH(r->norms + ws.rows[i] * n_planes);
     j->kern->plane_sums(r->a, fpq_refinement_plane_bytes(w, r->codes.bits, 0), 4, ws.rows, (int)n, query.a, ws.sums);
     fpq_results results = fpq_results_of(j->answers, task, r->ids);
-    fpq_answers answers = {.k = j->closest, .distances = ws.best_distances, .ids = ws.best, .unsorted = 1};
-    fpq_results best = r->b ? fpq_results_of(&answers, 0, NULL) : results;
+    const fpq_answers closest = {
+        .k = j->closest, .distances = ws.best_distances, .ids = ws.best, .unsorted = 1, .rows_of = ws.rows};
+    fpq_results best = r->b ? fpq_results_of(&closest, 0, ws.rows) : results;
     for (int64_t i = 0; i < n; i++) {
         const int64_t row = ws.rows[i];
-        const float here = refined(r, ws.distances[i], r->norms[row * n_planes],
-                                   fpq_refinement_product_a(&r->codes, &query, ws.sums + 2 * i));
-        if (here <= best.threshold) fpq_results_offer(&best, here, r->b ? row << POSITION_BITS | i : row);
+        const float here = refined_distance(r, ws.distances[i], r->norms[row * n_planes],
+                                            fpq_refinement_product_a(&r->codes, &query, ws.sums + 2 * i));
+        if (here <= best.threshold) fpq_results_offer(&best, here, r->b ? i : row);
     }
     if (!r->b) {
         if (fpq_results_finish(&best, j->answers, task)) fpq_fail(worker);
         return;
     }
-    if (fpq_results_finish(&best, &answers, 0)) fpq_fail(worker);
-    n = best.n;
-    for (int64_t i = 0; i < n; i++) ws.rows[i] = ws.best[i] >> POSITION_BITS;
-    j->kern->plane_sums(r->b, fpq_refinement_plane_bytes(w, r->codes.bits, 1), r->codes.bits - 4, ws.rows, (int)n,
-                        query.b, ws.best_sums);
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t at = ws.best[i] & (((int64_t)1 << POSITION_BITS) - 1), row = ws.rows[i];
-        const float here = refined(r, ws.distances[at], r->norms[row * 2 + 1],
-                                   fpq_refinement_product(&r->codes, &query, ws.sums + 2 * at, ws.best_sums + 2 * i));
+    if (fpq_results_finish(&best, &closest, 0)) fpq_fail(worker);
+    for (int64_t i = 0; i < best.n; i++) ws.best_rows[i] = ws.rows[ws.best[i]];
+    j->kern->plane_sums(r->b, fpq_refinement_plane_bytes(w, r->codes.bits, 1), r->codes.bits - 4, ws.best_rows,
+                        (int)best.n, query.b, ws.best_sums);
+    for (int64_t i = 0; i < best.n; i++) {
+        const int64_t at = ws.best[i], row = ws.best_rows[i];
+        const double product = fpq_refinement_product(&r->codes, &query, ws.sums + 2 * at, ws.best_sums + 2 * i);
+        const float here = refined_distance(r, ws.distances[at], r->norms[row * 2 + 1], product);
         if (here <= results.threshold) fpq_results_offer(&results, here, row);
     }
     if (fpq_results_finish(&results, j->answers, task)) fpq_fail(worker);

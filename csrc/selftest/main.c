@@ -11,6 +11,7 @@
 #include "matrix/selftest.inc"
 #include "metric/selftest.inc"
 #include "refine/selftest.inc"
+#include "results.h"
 #include "scan/selftest.inc"
 
 /* A table of ids through changes, beside the array of ids by place. */
@@ -69,13 +70,50 @@ static void test_ids(void) {
     CHECK(right);
 }
 
+/* Whether pair i comes before pair j: by distance, then id. */
+static int is_before(const float *distances, const int64_t *ids, int i, int j) {
+    return distances[i] < distances[j] || (distances[i] == distances[j] && ids[i] < ids[j]);
+}
+
+/* The k smallest of pairs with many ties, as a heap or a reservoir, beside their ranks. */
+static void test_results(void) {
+    const int n = ANY_OF(0, 1, 31, 63, 64, 65, 200, 1000), k = ANY_OF(1, 10, 31, 32, 33, 63, 64, 65, 150),
+              values = ANY_OF(1, 3, 100000), as_rows = below(2);
+    float *distances = INPUT(float, n), *found = OUTPUT(float, k);
+    int64_t *ids = INPUT(int64_t, n), *found_ids = OUTPUT(int64_t, k);
+    const fpq_answers answers = {
+        .k = k, .distances = found, .ids = found_ids, .unsorted = as_rows, .rows_of = as_rows ? ids : NULL};
+    for (int i = 0; i < n; i++) {
+        ids[i] = (i * 7919 + 13) % 10007;
+        distances[i] = below(20) ? (float)(below(values) - values / 2) : (below(2) ? INFINITY : -0.0f);
+    }
+    fpq_results results = fpq_results_of(&answers, 0, ids);
+    for (int i = 0; i < n; i++)
+        if (distances[i] <= results.threshold) fpq_results_offer(&results, distances[i], i);
+    CHECK(!fpq_results_finish(&results, &answers, 0));
+    int right = 1, n_found = 0;
+    for (int i = 0; i < n; i++) {
+        int rank = 0;
+        for (int j = 0; j < n; j++) rank += is_before(distances, ids, j, i);
+        if (rank >= k) continue;
+        int at = rank;
+        if (as_rows)
+            for (at = 0; at < k && found_ids[at] != i;) at++;
+        right &= at < k && found_ids[at] == (as_rows ? i : ids[i]) && found[at] == distances[i];
+        n_found++;
+    }
+    for (int p = n_found; p < k; p++) right &= found_ids[p] == -1 && found[p] == INFINITY;
+    CHECK(right);
+}
+
 static void test_words(void) {
     const char *broken = kern->check_words ? kern->check_words(next()) : NULL;
     if (broken) printf("%s: %s breaks its contract in isa/vec.h\n", kern->isa, broken);
     CHECK(!broken);
 }
 
-static const test other_tests[] = {{"vector words", test_words, ROUNDS}, {"ids", test_ids, ROUNDS}};
+static const test other_tests[] = {
+    {"vector words", test_words, ROUNDS}, {"ids", test_ids, ROUNDS}, {"results", test_results, ROUNDS}};
 
 #define FAMILY(tests) {tests, sizeof(tests) / sizeof *(tests)}
 static const struct {

@@ -17,7 +17,7 @@ from fpq.blocks import on_dask
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
 from fpq.indexes.parts.coarse import N_ITER, rows_per_list
 from fpq.indexes.parts.lists import BLOCK_ROWS
-from fpq.indexes.parts.refinement import BITS
+from fpq.indexes.parts.refinement import BITS, plane_sizes
 from fpq.indexes.parts.two_level import LEAST_LISTS
 from fpq.indexes.parts.vectors import KEPT_TYPES
 from fpq.learning.defaults import default_lists, default_m
@@ -140,9 +140,9 @@ def recommend(
     n, d, sample = _described(rows)
     kind = _dtype(dtype, sample)
     found = [
-        (option, option.make(metric=metric), size)
+        (option, index, estimated_nbytes(index, n, d, option.dtype))
         for option in _options(n, d, kind, metric, sample)
-        for size in [estimated_nbytes(option.make(metric=metric), n, d, option.dtype)]
+        for index in [option.make(metric=metric)]
     ]
     fitting = [each for each in found if budget is None or each[2] <= budget * n]
     if not fitting:
@@ -287,8 +287,7 @@ def estimated_nbytes(index: FlatIndex | PQIndex | IVFPQIndex, n: int, d: int, dt
     total += n * d * kept.itemsize if index.keep_vectors is True else 0
     row = code_size
     if index.refine is not None:
-        planes = [_native.plane_bytes(width, BITS[index.refine], plane) for plane in (0, 1)]
-        row += sum(planes) + 4 * sum(size > 0 for size in planes)
+        row += sum(size + 4 for size in plane_sizes(width, BITS[index.refine]) if size)
     if isinstance(index, PQIndex):
         return total + -(-n // BLOCK_ROWS) * BLOCK_ROWS * row
     n_lists = index.n_lists or default_lists(n)

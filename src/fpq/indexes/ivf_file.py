@@ -12,7 +12,7 @@ from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.parts.ids import Ids
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.refinement import Refinement
-from fpq.indexes.pq_base import stored_counts, stored_options, stored_refine, stored_rerank
+from fpq.indexes.pq_base import stored_counts, stored_options, stored_rerank
 from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
 
@@ -33,13 +33,9 @@ def state(index: IVFPQIndex) -> State:
         saved.params["rerank"] = index.rerank
     if index._coarse is not None:
         saved = saved.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._max_residual}))
-    if index._refinement is not None:
-        saved = saved.joined(index._refinement.state())
-    elif index.refine is not None:
-        saved.params["refine"] = index.refine
     if index._counts is not None:
         saved.arrays["open_indexing_counts"] = index._counts
-    return saved.joined(index._lists.state(), index._ids.state(), index._vectors.state())
+    return saved.joined(index._refine_state(), index._lists.state(), index._ids.state(), index._vectors.state())
 
 
 def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
@@ -47,7 +43,7 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     n_lists = stored.optional_count("n_lists", 1) or 0
     if stored.shape("list_sizes") != (n_lists,):  # checked before memory is allocated for n_lists lists
         raise FormatError(f"list_sizes: expected shape ({n_lists},), got {stored.shape('list_sizes')}")
-    options = {**stored_options(stored, "n_lists", "residual", "list_capacity"), "refine": stored_refine(stored)}
+    options = stored_options(stored, "n_lists", "residual", "list_capacity")
     index = kind(**options, n_threads=stored.n_threads)
     index.n_probe = min(stored.count("n_probe", 1), n_lists or MOST)
     index.rerank = stored_rerank(stored)

@@ -18,7 +18,7 @@ from fpq.indexes.parts.ids import PIECE, Commit, Ids, Removal
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.refinement import Columns, Planes, Refinement, RefineName, residuals_of
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
-from fpq.indexes.pq_base import CodeIndex, stored_counts, stored_options, stored_refine, stored_rerank
+from fpq.indexes.pq_base import CodeIndex, stored_counts, stored_options, stored_rerank
 from fpq.learning.lloyd import TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
@@ -142,8 +142,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _reserve(self, n: int) -> None:
         super()._reserve(n)
-        self._blocks.reserve(-(-n // BLOCK_ROWS))
-        self._columns.reserve(-(-n // BLOCK_ROWS))
+        self._reserve_codes(n)
+
+    def _reserve_codes(self, n: int) -> None:
+        n_blocks = -(-n // BLOCK_ROWS)
+        self._blocks.reserve(n_blocks)
+        self._columns.reserve(n_blocks)
 
     def _drawn(self, n: int) -> Int64 | None:
         return self._choose(n, self._training_size) if self._metric.unit_length else self.quantizer.drawn(n)
@@ -181,8 +185,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _adding(self, x: Array, ids: Int64, kept: Array | None, leaving: Int64, n_threads: int) -> Addition:
         first = len(self)
-        self._blocks.reserve(-(-(first + len(x)) // BLOCK_ROWS))
-        self._columns.reserve(-(-(first + len(x)) // BLOCK_ROWS))
+        self._reserve_codes(first + len(x))
         counts = self._next_counts()
 
         def write(advance: progress.Advance) -> None:
@@ -203,8 +206,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _merging(self, other: PQIndex, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
         first = len(self)
-        self._blocks.reserve(-(-(first + len(other)) // BLOCK_ROWS))
-        self._columns.reserve(-(-(first + len(other)) // BLOCK_ROWS))
+        self._reserve_codes(first + len(other))
         counts = self._merged_counts(other)
 
         def write(advance: progress.Advance) -> None:
@@ -367,17 +369,13 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             n_blocks = -(-len(self) // BLOCK_ROWS)
             state.arrays["codes"] = self._blocks.data[:n_blocks]
             state = state.joined(self._columns.state(n_blocks))
-        if self._refinement is not None:
-            state = state.joined(self._refinement.state())
-        elif self.refine is not None:
-            state.params["refine"] = self.refine
         if self._counts is not None:
             state.arrays["open_indexing_counts"] = self._counts
-        return state.joined(self._ids.state(), self._vectors.state())
+        return state.joined(self._refine_state(), self._ids.state(), self._vectors.state())
 
     @classmethod
     def _from_state(cls, stored: Stored) -> PQIndex:
-        index = cls(**stored_options(stored), refine=stored_refine(stored), n_threads=stored.n_threads)
+        index = cls(**stored_options(stored), n_threads=stored.n_threads)
         index.rerank = stored_rerank(stored)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
         vars(index).update(index._no_rows())

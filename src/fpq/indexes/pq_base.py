@@ -27,11 +27,10 @@ from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
 from fpq.metric import MetricName
 from fpq.progress import Progress
-from fpq.storage import Check, Stored
+from fpq.storage import Check, State, Stored
 
 MAX_RERANK = 128  # the largest `rerank` that `tune` measures
 REFINED = 10  # the candidates per neighbour that refinement codes rank, unless `rerank` says how many
-MOST_CANDIDATES = 1 << 26  # per query, for refinement codes
 
 
 class CodeIndex(Index):
@@ -156,6 +155,11 @@ class CodeIndex(Index):
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors
         return {"_vectors": vectors, "_counts": None, "_is_judged": False}
 
+    def _refine_state(self) -> State:
+        """The parameter `refine` and what was learned for it, which a file stores only if `refine` is set."""
+        state = State({} if self.refine is None else {"refine": self.refine}, {})
+        return state if self._refinement is None else state.joined(self._refinement.state())
+
     def _require_file_fits(self, dim: int) -> None:
         if isinstance(self._vectors, VectorFile):
             self._vectors.require_dim(dim)
@@ -169,7 +173,7 @@ class CodeIndex(Index):
         return {
             **super()._training(), "m": pq.m, "nbits": pq.nbits, "rotation": pq.rotation,
             "open_indexing": pq.open_indexing, "keep_vectors": self.keep_vectors, "refine": self.refine,
-            "refine_steps": None if self._refinement is None else self._refinement.steps,
+            "refinement": None if self._refinement is None else self._refinement.training,
             **{name: arrays.get(name) for name in ("rotation_matrix", "rotation_mean", "codebooks")},
         }  # fmt: skip
 
@@ -277,7 +281,7 @@ class CodeIndex(Index):
         """The k nearest of prepared queries by the most exact distances that the index knows."""
         if self.refine is None and rerank is None:
             return self._nearest(queries, k, allowed, n_threads, **effort)
-        n = min((rerank or REFINED) * k, len(self), max(k, MOST_CANDIDATES))
+        n = min((rerank or REFINED) * k, len(self))
         if self.refine is None:
             ids = self._nearest(queries, n, allowed, n_threads, sort=False, **effort)[1]
             return self._reranked(queries, ids, k, n_threads)
@@ -431,12 +435,9 @@ def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
     if not isinstance(options["keep_vectors"], bool):
         VectorFile.from_state(options["keep_vectors"], normalize=False)
         options["keep_vectors"] = options["keep_vectors"]["path"]
+    if "refine" in stored.params:  # a file stores it only if it is set
+        options |= stored.take("refine")
     return options
-
-
-def stored_refine(stored: Stored) -> Any:
-    """Read the parameter `refine`, which a file stores only if it is set."""
-    return stored.take("refine")["refine"] if "refine" in stored.params else None
 
 
 def stored_rerank(stored: Stored) -> int | None:

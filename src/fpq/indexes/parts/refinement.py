@@ -71,9 +71,14 @@ class Columns:
         return Planes(first[rows], None if second is None else second[rows], norms[rows])
 
     def moving(self, sources: Int64, targets: Int64) -> Callable[[], None]:
-        """A function that moves rows from `sources` to `targets`, and cannot fail."""
-        moved = self.take(sources)
-        return lambda: None if moved is None else self.write(targets, moved)
+        """A function that copies rows from `sources` to `targets`, as `GrowingArray.moving`."""
+        moves = [GrowingArray.of(array).moving(sources, targets) for array in self._flat()]
+
+        def move() -> None:
+            for each in moves:
+                each()
+
+        return move
 
     def clear(self, rows: Int64) -> None:
         """Zero these rows."""
@@ -122,24 +127,28 @@ class Refinement:
         return cls(bits, steps, np.ldexp(centre, -exponent), exponent)
 
     @property
+    def training(self) -> tuple[int, Float32, Float32]:
+        """What two refinements must have in common for their codes to mean the same."""
+        return self.exponent, self.steps, self.centre
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the learned arrays."""
         return self.steps.nbytes + self.centre.nbytes
 
     def columns(self) -> Columns:
         """Arrays for the codes of an empty index."""
-        w = len(self.steps)
-        sizes = [size for size in (_native.plane_bytes(w, self.bits, plane) for plane in (0, 1)) if size]
-        planes = [GrowingArray((BLOCK_ROWS, size), np.uint8) for size in sizes]
+        planes = [
+            GrowingArray((BLOCK_ROWS, size), np.uint8) for size in plane_sizes(len(self.steps), self.bits) if size
+        ]
         return Columns((*planes, GrowingArray((BLOCK_ROWS, len(planes)), np.float32)))
 
     def encode(self, residuals: Float32, decoded: Float32, n_threads: int) -> Planes:
         """The codes of residuals (n, w) of the decoded vectors (n, w)."""
-        sizes = [_native.plane_bytes(len(self.steps), self.bits, plane) for plane in (0, 1)]
-        n = len(residuals)
-        first = np.empty((n, sizes[0]), np.uint8)
-        second = np.empty((n, sizes[1]), np.uint8) if sizes[1] else None
-        norms = np.empty((n, 2 if sizes[1] else 1), np.float32)
+        n, (first_bytes, second_bytes) = len(residuals), plane_sizes(len(self.steps), self.bits)
+        first = np.empty((n, first_bytes), np.uint8)
+        second = np.empty((n, second_bytes), np.uint8) if second_bytes else None
+        norms = np.empty((n, 2 if second_bytes else 1), np.float32)
         if n:
             rest, base = (np.ldexp(np.asarray(x, np.float32), -self.exponent) for x in (residuals, decoded))
             base -= self.centre
@@ -173,11 +182,8 @@ class Refinement:
 
     def state(self) -> State:
         """The state that a file stores, beside that of the columns."""
-        kind = next(name for name, bits in BITS.items() if bits == self.bits)
-        return State(
-            {"refine": kind, "refine_exponent": self.exponent},
-            {"refine_steps": self.steps, "refine_centre": self.centre},
-        )
+        arrays = {"refine_steps": self.steps, "refine_centre": self.centre}
+        return State({"refine_exponent": self.exponent}, arrays)
 
     @classmethod
     def from_state(cls, stored: Stored, kind: RefineName, w: int) -> Refinement:
@@ -197,6 +203,11 @@ class Refinement:
             shape = (n_blocks, *empty.data.shape[1:])
             arrays.append(GrowingArray.of(stored.array(name, empty.data.dtype.type, shape, *checks, bulk=True)))
         return Columns(tuple(arrays))
+
+
+def plane_sizes(w: int, bits: int) -> tuple[int, int]:
+    """Bytes per row of the two planes of codes of w dimensions; 0 for a plane that does not exist."""
+    return _native.plane_bytes(w, bits, 0), _native.plane_bytes(w, bits, 1)
 
 
 def residuals_of(quantizer: ProductQuantizer, rotated: Float32, codes: UInt8) -> tuple[Float32, Float32]:
