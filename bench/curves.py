@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from typing import Any
 
+Rows = list[dict[str, Any]]
 
-def frontier(rows: list[dict[str, Any]], measure: str, rate: str = "qps") -> list[dict[str, Any]]:
+
+def frontier(rows: Rows, measure: str = "recall@10", rate: str = "qps") -> Rows:
     """The rows that no other row beats in both, by ascending recall."""
-    best: list[dict[str, Any]] = []
+    best: Rows = []
     for row in sorted(rows, key=lambda row: (-row[measure], -row[rate])):
         if not best or row[rate] > best[-1][rate]:
             best.append(row)
     return best[::-1]
 
 
-def rate_at(rows: list[dict[str, Any]], target: float, rate: str = "qps") -> float:
-    """Queries per second at a recall@10, between settings on the line of their logarithms; NaN: not reached."""
-    best = frontier(rows, "recall@10", rate)
-    above = next((i for i, row in enumerate(best) if row["recall@10"] >= target), None)
+def rate_at(rows: Rows, target: float, measure: str = "recall@10", rate: str = "qps") -> float:
+    """Queries per second at a recall, between settings on the line of their logarithms; NaN: not reached."""
+    best = frontier(rows, measure, rate)
+    above = next((i for i, row in enumerate(best) if row[measure] >= target), None)
     if above is None:
         return math.nan
     if above == 0:
         return float(best[0][rate])
     low, high = best[above - 1], best[above]
-    share = (target - low["recall@10"]) / (high["recall@10"] - low["recall@10"])
+    share = (target - low[measure]) / (high[measure] - low[measure])
     return float(low[rate] * (high[rate] / low[rate]) ** share)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bench.curves import Rows, frontier, rate_at
 from bench.paper.figures import save
 
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -21,28 +22,6 @@ FAMILIES = {
     "faiss RaBitQ": ("#555555", "P"),
 }
 PANELS = {"Vectors kept, ranked by exact distances": True, "Codes only": False}
-Rows = list[dict[str, Any]]
-
-
-def frontier(rows: Rows) -> Rows:
-    """The settings than which no other is both faster and better, by rising recall."""
-    kept: Rows = []
-    for row in sorted(rows, key=lambda row: (-row["recall"], -row["qps"])):
-        if not kept or row["qps"] > kept[-1]["qps"]:
-            kept.append(row)
-    return kept[::-1]
-
-
-def at_recall(rows: Rows, recall: float) -> float | None:
-    """The rate at a recall: of the fastest setting that reaches it, or between it and the one below, by logarithms."""
-    best = frontier(rows)
-    if best[0]["recall"] >= recall:
-        return best[0]["qps"]
-    for below, above in itertools.pairwise(best):
-        if below["recall"] < recall <= above["recall"]:
-            share = (recall - below["recall"]) / (above["recall"] - below["recall"])
-            return math.exp((1 - share) * math.log(below["qps"]) + share * math.log(above["qps"]))
-    return None
 
 
 def by_index(result: dict[str, Any]) -> dict[str, Rows]:
@@ -55,10 +34,10 @@ def table(result: dict[str, Any]) -> str:
     head = ["index", "bytes per vector", "build s", "best recall@10", *(f"q/s at {target:g}" for target in TARGETS)]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for index, rows in by_index(result).items():
-        rates = (at_recall(rows, target) for target in TARGETS)
+        rates = (rate_at(rows, target, "recall") for target in TARGETS)
         lines.append([
             index, f"{rows[0]['bytes']:.0f}", f"{rows[0]['build_s']:.1f}", f"{max(r['recall'] for r in rows):.3f}",
-            *("-" if rate is None else f"{rate:,.0f}" for rate in rates),
+            *("-" if math.isnan(rate) else f"{rate:,.0f}" for rate in rates),
         ])  # fmt: skip
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -73,7 +52,7 @@ def draw(result: dict[str, Any], stem: Path) -> None:
     for axes, (title, exact) in zip(panels, PANELS.items(), strict=True):
         for index, rows in by_index(result).items():
             if exact == any(word in index for word in ("rerank", "LSH", "exact")):
-                points = [(row["recall"], row["qps"]) for row in frontier(rows)]
+                points = [(row["recall"], row["qps"]) for row in frontier(rows, "recall")]
                 look = _look(index, len(points) == 1)
                 axes.plot(*zip(*points, strict=True), label=f"{_name(index)}: {rows[0]['bytes']:,.0f}", **look)
         axes.set(yscale="log", ylabel="queries per second, one thread")
