@@ -165,6 +165,10 @@ def test_estimated_bytes_of_codes(n: int, d: int, m: int, n_lists: int) -> None:
     plain = fpq.PQIndex(m, nbits=4, rotation="pca")
     estimate = estimated_nbytes(plain, n, d, x.dtype)
     assert estimate == pytest.approx(plain.fit(x).add(x).nbytes, rel=0.03)
+    for refine in ("sq4", "sq6", "sq8"):
+        refined = fpq.IVFPQIndex(n_lists, m, refine=refine)
+        estimate = estimated_nbytes(refined, n, d, x.dtype)
+        assert estimate == pytest.approx(refined.fit(x).add(x).nbytes, rel=0.03)
 
 
 # ---- recommend ----

@@ -31,13 +31,14 @@ MOST_SMALL = 1 << 14  # lists for which the centroids may be packed once more (c
 SPREAD = 0.4  # standard deviation of the lengths of lists, in multiples of the mean: 0.39 to 0.43 on SIFT and GloVe
 DEFAULT_RECALL = 0.95
 
-# recall@10 of codes alone, by dimensions per code: the lowest measured on SIFT, MiniLM and MNIST, and on GloVe-50.
+# recall@10 of codes alone, by dimensions per code: rounded down from bench/widths.py for 2, 4 and 8 dimensions, of SIFT
+# and MiniLM (WIDE) and of GloVe-50 (NARROW); guesses for 16 and 32.
 WIDE = {2: 0.85, 4: 0.7, 8: 0.55, 16: 0.35, 32: 0.2}
 NARROW = {2: 0.75, 4: 0.4, 8: 0.15, 16: 0.05, 32: 0.05}  # fewer than NARROW_DIM dimensions, which are hardly redundant
 NARROW_DIM = 100
-KEPT_RECALL = 0.99  # with kept vectors and `tune`
+KEPT_RECALL = 0.99  # with kept vectors and `tune`: what users may ask for, not what every data set reaches
 
-# Seconds per unit of work with 2 threads of an Intel Xeon with AVX-512 (VNNI).
+# Seconds per unit of work with 2 threads of an Intel Xeon with AVX-512 (VNNI), fitted on a busy machine.
 TRAIN_VALUE, TRAIN_CODE = 9e-8, 4.6e-7  # codebooks: per training row, and dimension or code
 ENCODE_VALUE, ENCODE_CODE = 4e-9, 2.2e-8  # per row, and dimension or code
 ASSIGN_VALUE = 2.5e-12  # per row, list and dimension: in each iteration of the training of lists, and in `add`
@@ -287,6 +288,7 @@ def estimated_nbytes(index: FlatIndex | PQIndex | IVFPQIndex, n: int, d: int, dt
     total += n * d * kept.itemsize if index.keep_vectors is True else 0
     row = code_size
     if index.refine is not None:
+        total += 8 * width
         row += sum(size + 4 for size in plane_sizes(width, BITS[index.refine]) if size)
     if isinstance(index, PQIndex):
         return total + -(-n // BLOCK_ROWS) * BLOCK_ROWS * row

@@ -47,10 +47,12 @@ RECIPES = {
             rows(2, 70).astype(np.float16), ids=np.arange(70)[::-1]
         )
     ),
+    "pq-refine": lambda: pq(rotation="pca", metric="ip", refine="sq6").add(rows(2, 70)),
     "pq-untrained": lambda: fpq.PQIndex(2, nbits=4),
     "ivfpq": lambda: changed(ivfpq(keep_vectors=True).add(rows(2, 200), ids=np.arange(200) * 3)),
     "ivfpq-plain": lambda: ivfpq(residual=False, metric="ip", open_indexing=2.0, list_capacity=1.2).add(rows(2, 200)),
     "ivfpq-4bit": lambda: ivfpq(nbits=4, metric="cosine", rotation="pca").add(rows(2, 200)),
+    "ivfpq-refine": lambda: changed(ivfpq(refine="sq8").add(rows(2, 200), ids=np.arange(200) * 3)),
     "ivfpq-untrained": lambda: fpq.IVFPQIndex(3, 2, nbits=4),
     "e2lsh": lambda: changed(
         fpq.E2LSHIndex(n_tables=3, n_hashes=4).fit(rows(1, 200)).add(rows(2, 70), ids=np.arange(70)[::-1])

@@ -128,10 +128,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays of the index: lists, centroids, codebooks, ids, kept vectors."""
+        """Bytes of all arrays of the index: lists, centroids, codebooks, ids, kept vectors, refinement codes."""
         centroids = 0 if self._coarse is None else self._coarse.nbytes + self._rotated.nbytes
-        arrays = self._lists.nbytes + self._max_residual.nbytes + (0 if self._counts is None else self._counts.nbytes)
-        return centroids + arrays + self.quantizer.nbytes + self._vectors.nbytes + self._ids.nbytes
+        return self._common_nbytes + centroids + self._lists.nbytes + self._max_residual.nbytes
 
     @property
     def centroids(self) -> Float32 | None:

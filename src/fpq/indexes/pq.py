@@ -111,9 +111,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays of the index: codes, codebooks, ids, kept vectors."""
-        arrays = self._blocks.data.nbytes + self._columns.nbytes + (0 if self._counts is None else self._counts.nbytes)
-        return arrays + self.quantizer.nbytes + self._vectors.nbytes + self._ids.nbytes
+        """Bytes of all arrays of the index: codes, codebooks, ids, kept vectors, refinement codes."""
+        return self._common_nbytes + self._blocks.data.nbytes + self._columns.nbytes
 
     @property
     @reads

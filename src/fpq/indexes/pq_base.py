@@ -89,6 +89,13 @@ class CodeIndex(Index):
         """Whether `fit` has been called."""
         return self.quantizer.is_trained
 
+    @property
+    def _common_nbytes(self) -> int:
+        """Bytes of the arrays that all indexes of codes have."""
+        learned = self.quantizer.nbytes + (0 if self._refinement is None else self._refinement.nbytes)
+        counts = 0 if self._counts is None else self._counts.nbytes
+        return learned + counts + self._vectors.nbytes + self._ids.nbytes
+
     def _fitting(self, X: Any) -> Commit:
         n_threads = threads.resolve(self.n_threads)
         with progress.stage("sample", None, "rows") as advance:
@@ -252,21 +259,8 @@ class CodeIndex(Index):
             self._require_ranked(rerank)
         found = self._search(Q, k, allowed, n_threads, partial(self._ranked, rerank=rerank, **effort))
         if rerank is None and self.refine is None and not self._is_judged:
-            self._judge(Q, found, n_threads)
+            self._is_judged = recall_ceiling.judge(self, Q, found)
         return found
-
-    def _judge(self, Q: Any, found: SearchResult, n_threads: int | None) -> None:
-        """Warn, once, if the codes alone cannot reach a high recall; judged by the first search that allows it."""
-        distances, ids = found
-        few = len(self) < recall_ceiling.LEAST_ROWS or ids.ndim == 1 or len(ids) < recall_ceiling.LEAST_QUERIES
-        if few or not recall_ceiling.LEAST_NEIGHBOURS <= ids.shape[1] < recall_ceiling.LONGEST_LIST:
-            return
-        chosen = np.flatnonzero(ids[:, -1] >= 0)[: recall_ceiling.MOST_QUERIES]
-        if len(chosen) >= recall_ceiling.LEAST_QUERIES:
-            queries, _ = self._queries(Q, threads.resolve(self.n_threads if n_threads is None else n_threads))
-            noise = recall_ceiling.noise(self.quantizer, self._metric, queries[chosen], distances[chosen])
-            self._is_judged = True
-            recall_ceiling.warn(noise, bool(self.keep_vectors))
 
     def _require_ranked(self, rerank: int) -> None:
         if not self.keep_vectors and self.refine is None:
