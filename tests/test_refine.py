@@ -162,7 +162,7 @@ def test_allowed_ids():
 
 @pytest.mark.parametrize("refine", ["sq5", 8, True])
 def test_unknown_kinds_are_refused(refine):
-    with pytest.raises(ValueError, match="refine: expected"):
+    with pytest.raises(ValueError, match=f"refine: expected one of None, 'sq4', 'sq6', 'sq8', got {refine!r}$"):
         fpq.PQIndex(4, refine=refine)
 
 

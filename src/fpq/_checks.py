@@ -84,7 +84,7 @@ def choice(name: str, value: Any, options: tuple[Any, ...], elsewhere: Mapping[A
         return options[options.index(value)]
     except ValueError:  # no option is equal, or the comparison with an array is ambiguous
         meant = elsewhere.get(value) if elsewhere and isinstance(value, str) else None
-        hint = f": use {meant!r}" if meant in options else ""
+        hint = "" if meant is None or meant not in options else f": use {meant!r}"
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}{hint}") from None
 
 
