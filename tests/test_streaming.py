@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fpq
+from fpq.indexes.parts.true_neighbors import true_neighbors
 
 N, D = 2000, 12
 X = np.random.default_rng(0).normal(size=(N, D)).astype(np.float32)
@@ -180,9 +181,9 @@ def test_tune_with_rows_and_queries_in_blocks(metric: str, tmp_path: Path) -> No
     index = fpq.IVFPQIndex(9, 4, nbits=8, metric=metric).fit(X).add(X[::-2], ids=np.arange(N)[::-2])
     expected = index.tune(Q, 5, 0.1, X=X)
     queries = index._queries(Q, 1)[0]
-    truth = index._truth(queries, 5, X, None, 1)
+    truth = true_neighbors(index, queries, 5, X, None, 1)
     for make in sources(tmp_path, X).values():
-        np.testing.assert_array_equal(index._truth(queries, 5, make(), None, 1), truth)
+        np.testing.assert_array_equal(true_neighbors(index, queries, 5, make(), None, 1), truth)
         tuned = index.tune(blocks(Q, 7), 5, 0.1, X=make())
         assert tuned.trials[0].recall in {trial.recall for trial in expected.trials}
     with pytest.raises(ValueError, match="a row for each id up to 1999"):

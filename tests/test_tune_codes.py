@@ -11,6 +11,7 @@ import pytest
 
 import fpq
 from fpq import _native, tuning
+from fpq.indexes.parts.true_neighbors import true_neighbors
 
 D, LISTS = 16, 24
 
@@ -101,7 +102,7 @@ def test_exact_answers_from_rows_or_neighbours() -> None:
     rows[IDS] = X
     left = np.setdiff1d(IDS, IDS[::3])
     expected = fpq.FlatIndex().add(rows[left], left).search(Q, 10).ids
-    np.testing.assert_array_equal(np.sort(sparse._truth(Q, 10, rows, None, 1)), np.sort(expected))
+    np.testing.assert_array_equal(np.sort(true_neighbors(sparse, Q, 10, rows, None, 1)), np.sort(expected))
 
 
 def test_pq_index() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +17,8 @@ from fpq.learning.lloyd import Change
 from fpq.metric import Metric
 
 REPEATS = 3  # measurements of a setting
-SLOWER = 2.0  # `fastest` stops at settings this many times slower than the fastest that reaches the recall
+RECALLS = 0.8, 0.9, 0.95, 0.98, 0.99  # measured by `tune` of codes, for `search` by recall
+SLOWER = 1.4  # `fastest` stops at settings this many times slower than the fastest that reaches the recall
 
 Setting = Mapping[str, int | None]
 
@@ -183,13 +186,14 @@ def fastest(
     reranks: Sequence[int | None],
     truth: Int64,
     recall: float,
+    others: Iterable[float] = (),
 ) -> Tuning:
     """The fastest combination of an effort and a `rerank` that reaches a recall.
 
     Recall grows with both, so the combinations at the target lie on a staircase. The search starts at the largest
-    `rerank` and the smallest effort; it reduces `rerank` while the recall is reached, and increases the effort
-    otherwise. The corners of the staircase are measured again, in turn, and the fastest corner is chosen. The choice
-    therefore depends on the machine and its load.
+    `rerank` and the smallest effort. Where the recall is reached, the least sufficient `rerank` is found by bisection;
+    then the effort is increased. The corners of the staircase are measured again, in turn, and the fastest corner is
+    chosen. The choice therefore depends on the machine and its load.
 
     The recall of a setting is the lower of two recalls, that of the even and that of the odd queries. A setting that
     reaches the target on one half by chance is not chosen.
@@ -204,34 +208,59 @@ def fastest(
         In ascending order of cost.
     truth, recall, returned value, errors
         As in `tune`.
+    others : iterable of float
+        Further recalls whose staircases are measured, as far as they are reached.
     """
-    trials: list[Trial] = []
-    corners: list[Trial] = []
-    effort, level = 0, len(reranks) - 1
-    with progress.stage("settings", None, "settings") as advance:
-        while effort < len(efforts) and level >= 0:
-            trial = measured(search, {**efforts[effort], "rerank": reranks[level]}, truth)
-            trials.append(trial)
+    trials: dict[tuple[int, int], Trial] = {}
+
+    def at(effort: int, level: int) -> Trial:
+        if (effort, level) not in trials:
+            setting = {**efforts[effort], "rerank": reranks[level]}
+            trials[effort, level] = measured(search, setting, truth)
             advance(1)
-            if trial.recall >= recall:
-                corners.append(trial)
-                level -= 1
-            elif corners and trial.seconds > SLOWER * min(corner.seconds for corner in corners):
+        return trials[effort, level]
+
+    def useful(trial: Trial) -> bool:
+        """Whether no setting that reaches as much is many times faster."""
+        least = min(trial.recall, recall)
+        return all(trial.seconds <= SLOWER * other.seconds for other in trials.values() if other.recall >= least)
+
+    with progress.stage("settings", None, "settings") as advance:
+        first, targets = 0, sorted({recall, *others})
+        for target in targets:
+            reached = _walk(at, len(efforts), len(reranks), first, target)
+            if reached is None:
                 break
-            else:
-                effort += 1
-        if not corners:
-            best = max(trials, key=lambda trial: trial.recall)
-            raise ValueError(f"recall: {recall} is not reached, the best is {best.recall:.4f} at {dict(best.setting)}")
-        limit = SLOWER * min(corner.seconds for corner in corners)
+            first = reached
         for _ in range(REPEATS - 1):
-            for i, trial in enumerate(trials):
-                if trial.recall >= recall and trial.seconds <= limit:
-                    again = measured(search, trial.setting, truth)
-                    trials[i] = trial._replace(seconds=min(trial.seconds, again.seconds))
-                    advance(0)
-    best = min((trial for trial in trials if trial.recall >= recall), key=lambda trial: trial.seconds)
-    return Tuning(tuple(sorted(trials, key=lambda trial: trial.seconds)), best)
+            again = [key for key, trial in trials.items() if trial.recall >= targets[0] and useful(trial)]
+            for key in again:
+                seconds = measured(search, trials[key].setting, truth).seconds
+                trials[key] = trials[key]._replace(seconds=min(trials[key].seconds, seconds))
+                advance(0)
+    found = sorted(trials.values(), key=lambda trial: trial.seconds)
+    best = next((trial for trial in found if trial.recall >= recall), None)
+    if best is None:
+        highest = max(found, key=lambda trial: trial.recall)
+        reason = f"is not reached, the best is {highest.recall:.4f} at {dict(highest.setting)}"
+        raise ValueError(f"recall: {recall} {reason}")
+    return Tuning(tuple(found), best)
+
+
+def _walk(at: Callable[[int, int], Trial], n_efforts: int, n_levels: int, first: int, recall: float) -> int | None:
+    """Measure the corners of the staircase of a recall from the effort `first` on; the effort of the first, if any."""
+    effort, level, reached, quickest = first, n_levels - 1, None, math.inf
+    while effort < n_efforts and level >= 0:
+        trial = at(effort, level)
+        if trial.recall >= recall:
+            reached = effort if reached is None else reached
+            least = bisect_left(range(level), True, key=lambda level: at(effort, level).recall >= recall)
+            quickest = min(quickest, at(effort, least).seconds)
+            level = least - 1
+        elif trial.seconds > SLOWER * quickest:
+            break
+        effort += 1
+    return reached
 
 
 def measured(search: Callable[[Setting], Int64], setting: Setting, truth: Int64) -> Trial:

@@ -264,6 +264,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         *,
         n_probe: int | None = None,
         rerank: int | None = None,
+        recall: float | None = None,
         allowed: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
@@ -278,6 +279,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         rerank : int, optional
             Sort the ``rerank * k`` nearest codes by the exact distances to the kept vectors. Default: the attribute
             `rerank`.
+        recall : float, optional
+            Instead of `n_probe` and `rerank`: the setting that was the fastest to reach this recall@k when `tune`
+            measured. The recall of other queries, and with `allowed`, may differ.
         allowed : array of ids, or boolean mask by id, optional
             Return only these ids.
         n_threads : int, optional
@@ -285,67 +289,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Raises
         ------
         ValueError, TypeError
-            If the index is not trained, an argument is not as described, or `rerank` is given and the index keeps no
-            vectors.
+            If the index is not trained, an argument is not as described, `rerank` is given and the index keeps no
+            vectors, or `recall` is given and `tune` has not measured it.
         """
-        return self._search_codes(Q, k, rerank, allowed, n_threads, n_probe=self._probes(n_probe))
+        return self._search_codes(Q, k, recall, allowed, n_threads, n_probe=n_probe, rerank=rerank)
 
-    @reads
-    @progress.reported
-    def tune(
-        self,
-        Q: Rows,
-        k: int = 10,
-        recall: float = 0.95,
-        *,
-        X: Rows | None = None,
-        neighbors: ArrayLike | None = None,
-        n_threads: int | None = None,
-    ) -> tuning.Tuning:
-        """Set `n_probe` and `rerank` to the fastest setting that reaches a recall on sample queries.
-
-        `tune` compares searches to exact search. The number of probes grows from 1 to n_lists by a quarter per step,
-        each with the least re-ranking (up to ``128 * k`` codes) that reaches the recall; an index that keeps no vectors
-        is searched without re-ranking. The choice depends on measured times. It differs between machines, and between
-        runs if two settings are about equally fast. A setting must reach the recall on each half of the queries; use
-        several hundred queries, better several thousand.
-
-        Parameters
-        ----------
-        Q : array (nq, d), or in blocks as the rows of `add`
-            Queries like those of the application. Rows of the index would find themselves.
-        k : int, default 10
-        recall : float, default 0.95
-            Required share of the k true neighbours among the k neighbours found.
-        X : array (n, d), or in blocks as the rows of `add`, optional
-            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are ignored.
-        neighbors : int array (nq, >= k), optional
-            Instead of X: the ids of the true neighbours, nearest first.
-        n_threads : int, optional
-            Number of threads of the timed searches, each of one query batch.
-
-        Returns
-        -------
-        fpq.tuning.Tuning
-            The measurements, fastest first; prints as a table.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If no setting reaches the recall (the message gives the best), the index is empty or not trained, or an
-            argument is not as described. The index is then unchanged.
-
-        Examples
-        --------
-        >>> import numpy as np, fpq
-        >>> X = np.random.default_rng(0).normal(size=(5000, 16)).astype(np.float32)
-        >>> index = fpq.IVFPQIndex(n_lists=50, m=8, keep_vectors=True).fit(X[300:]).add(X[300:])
-        >>> tuned = index.tune(X[:300], recall=0.9)
-        >>> tuned.best.recall >= 0.9, index.n_probe == tuned.best.setting["n_probe"]
-        (True, True)
-        """
-        efforts = [{"n_probe": n_probe} for n_probe in tuning.steps(self.n_lists or 1)]
-        return self._tune(efforts, Q, k, recall, X, neighbors, n_threads)
+    @property
+    def _efforts(self) -> list[tuning.Setting]:
+        return [{"n_probe": n_probe} for n_probe in tuning.steps(self.n_lists or 1)]
 
     def _probes(self, n_probe: int | None) -> int:
         wanted = _checks.integer("n_probe", self.n_probe if n_probe is None else n_probe, 1)

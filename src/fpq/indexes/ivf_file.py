@@ -12,7 +12,7 @@ from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.parts.ids import Ids
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.refinement import Refinement
-from fpq.indexes.pq_base import stored_counts, stored_options, stored_rerank
+from fpq.indexes.pq_file import optional_state, restore_settings, stored_counts, stored_options
 from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
 
@@ -29,13 +29,9 @@ def state(index: IVFPQIndex) -> State:
         "quantizer": pq.params,
     }  # fmt: skip
     saved = State(params, pq.arrays)
-    if index.rerank is not None:
-        saved.params["rerank"] = index.rerank
     if index._coarse is not None:
         saved = saved.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._max_residual}))
-    if index._counts is not None:
-        saved.arrays["open_indexing_counts"] = index._counts
-    return saved.joined(index._refine_state(), index._lists.state(), index._ids.state(), index._vectors.state())
+    return saved.joined(optional_state(index), index._lists.state(), index._ids.state(), index._vectors.state())
 
 
 def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
@@ -46,9 +42,9 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     options = stored_options(stored, "n_lists", "residual", "list_capacity")
     index = kind(**options, n_threads=stored.n_threads)
     index.n_probe = min(stored.count("n_probe", 1), n_lists or MOST)
-    index.rerank = stored_rerank(stored)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
     vars(index).update(index._no_rows())
+    restore_settings(index, stored, n_lists)
     index._ids = Ids.from_state(stored)
     index._lists = InvertedLists.from_state(stored, n_lists, pq.code_size, index._ids)
     if not pq.is_trained:

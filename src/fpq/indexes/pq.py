@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpq import _native, progress, threads, tuning
+from fpq import _native, progress, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, SearchResult
@@ -18,7 +18,8 @@ from fpq.indexes.parts.ids import PIECE, Commit, Ids, Removal
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.refinement import Columns, Planes, Refinement, RefineName, residuals_of
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
-from fpq.indexes.pq_base import CodeIndex, stored_counts, stored_options, stored_rerank
+from fpq.indexes.pq_base import CodeIndex
+from fpq.indexes.pq_file import optional_state, restore_settings, stored_counts, stored_options
 from fpq.learning.lloyd import TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
@@ -241,6 +242,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         k: int = 10,
         *,
         rerank: int | None = None,
+        recall: float | None = None,
         allowed: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> SearchResult:
@@ -253,6 +255,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         rerank : int, optional
             Sort the ``rerank * k`` nearest codes by the exact distances to the kept vectors. Default: the attribute
             `rerank`.
+        recall : float, optional
+            Instead of `rerank`: the setting that was the fastest to reach this recall@k when `tune` measured. The
+            recall of other queries, and with `allowed`, may differ.
         allowed : array of ids, or boolean mask by id, optional
             Return only these ids.
         n_threads : int, optional
@@ -260,56 +265,10 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         Raises
         ------
         ValueError, TypeError
-            If the index is not trained, an argument is not as described, or `rerank` is given and the index keeps no
-            vectors.
+            If the index is not trained, an argument is not as described, `rerank` is given and the index keeps no
+            vectors, or `recall` is given and `tune` has not measured it.
         """
-        return self._search_codes(Q, k, rerank, allowed, n_threads)
-
-    @reads
-    @progress.reported
-    def tune(
-        self,
-        Q: Rows,
-        k: int = 10,
-        recall: float = 0.95,
-        *,
-        X: Rows | None = None,
-        neighbors: ArrayLike | None = None,
-        n_threads: int | None = None,
-    ) -> tuning.Tuning:
-        """Set `rerank` to the fastest setting that reaches a recall on sample queries.
-
-        `tune` compares searches without re-ranking, and with re-ranking of up to ``128 * k`` codes, to exact search.
-        The choice depends on measured times. It differs between machines, and between runs if two settings are about
-        equally fast. A setting must reach the recall on each half of the queries; use several hundred queries, better
-        several thousand.
-
-        Parameters
-        ----------
-        Q : array (nq, d), or in blocks as the rows of `add`
-            Queries like those of the application. Rows of the index would find themselves.
-        k : int, default 10
-        recall : float, default 0.95
-            Required share of the k true neighbours among the k neighbours found.
-        X : array (n, d), or in blocks as the rows of `add`, optional
-            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are ignored.
-        neighbors : int array (nq, >= k), optional
-            Instead of X: the ids of the true neighbours, nearest first.
-        n_threads : int, optional
-            Number of threads of the timed searches, each of one query batch.
-
-        Returns
-        -------
-        fpq.tuning.Tuning
-            The measurements, fastest first; prints as a table.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If no setting reaches the recall (the message gives the best), the index is empty or not trained, or an
-            argument is not as described. The index is then unchanged.
-        """
-        return self._tune([{}], Q, k, recall, X, neighbors, n_threads)
+        return self._search_codes(Q, k, recall, allowed, n_threads, rerank=rerank)
 
     @property
     def _largest(self) -> float:
@@ -361,23 +320,19 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             "keep_vectors": bool(self.keep_vectors),
             "quantizer": quantizer.params,
         }
-        if self.rerank is not None:
-            params["rerank"] = self.rerank
         state = State(params, quantizer.arrays)
         if self.is_trained:
             n_blocks = -(-len(self) // BLOCK_ROWS)
             state.arrays["codes"] = self._blocks.data[:n_blocks]
             state = state.joined(self._columns.state(n_blocks))
-        if self._counts is not None:
-            state.arrays["open_indexing_counts"] = self._counts
-        return state.joined(self._refine_state(), self._ids.state(), self._vectors.state())
+        return state.joined(optional_state(self), self._ids.state(), self._vectors.state())
 
     @classmethod
     def _from_state(cls, stored: Stored) -> PQIndex:
         index = cls(**stored_options(stored), n_threads=stored.n_threads)
-        index.rerank = stored_rerank(stored)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
         vars(index).update(index._no_rows())
+        restore_settings(index, stored)
         index._ids = Ids.from_state(stored)
         if not pq.is_trained:
             if len(index):

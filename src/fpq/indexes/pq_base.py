@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64, UInt8
-from fpq.blocks import LocalBlocks
+from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
 from fpq.indexes.parts import recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.operating_points import OperatingPoints, chosen
 from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, Planes, Refinement, RefineName, residuals_of
-from fpq.indexes.parts.streaming import ROWS, gathered, in_blocks
+from fpq.indexes.parts.streaming import gathered
+from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
 from fpq.learning.lloyd import Change, LocalRows, TrainingRows
@@ -27,7 +29,7 @@ from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
 from fpq.metric import MetricName
 from fpq.progress import Progress
-from fpq.storage import Check, State, Stored
+from fpq.storage import Stored
 
 MAX_RERANK = 128  # the largest `rerank` that `tune` measures
 REFINED = 10  # the candidates per neighbour that refinement codes rank, unless `rerank` says how many
@@ -40,11 +42,12 @@ class CodeIndex(Index):
     keep_vectors = _settings.Fixed(_settings.flag_or_path)
     refine = _settings.Fixed(_settings.choice(None, *BITS))
 
-    _state_names: tuple[str, ...] = ("quantizer", "_counts", "_refinement", "_is_judged")
+    _state_names: tuple[str, ...] = ("quantizer", "_counts", "_refinement", "_is_judged", "_points")
     _bound_by = "coded by its present codebooks"
 
     quantizer: ProductQuantizer
     _refinement: Refinement | None  # what `fit` learned for `refine`
+    _points: OperatingPoints | None  # what `tune` measured
     _is_judged: bool  # whether the codes alone have been judged by their error, or `tune` by their recall
 
     def __init__(
@@ -160,12 +163,7 @@ class CodeIndex(Index):
 
     def _no_rows(self) -> dict[str, Any]:
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors
-        return {"_vectors": vectors, "_counts": None, "_is_judged": False}
-
-    def _refine_state(self) -> State:
-        """The parameter `refine` and what was learned for it, which a file stores only if `refine` is set."""
-        state = State({} if self.refine is None else {"refine": self.refine}, {})
-        return state if self._refinement is None else state.joined(self._refinement.state())
+        return {"_vectors": vectors, "_counts": None, "_is_judged": False, "_points": None}
 
     def _require_file_fits(self, dim: int) -> None:
         if isinstance(self._vectors, VectorFile):
@@ -250,20 +248,27 @@ class CodeIndex(Index):
         """The codes at these places, uint8 (len(rows), code_size)."""
 
     def _search_codes(
-        self, Q: Any, k: int, rerank: int | None, allowed: Any, n_threads: int | None, **effort: Any
+        self, Q: Any, k: int, recall: float | None, allowed: Any, n_threads: int | None, **given: int | None
     ) -> SearchResult:
         """The k nearest codes or, with re-ranking, the k nearest vectors among the rerank * k nearest codes."""
-        rerank = self.rerank if rerank is None else rerank
-        if rerank is not None:
-            rerank = _checks.integer("rerank", rerank, 1)
-            self._require_ranked(rerank)
-        found = self._search(Q, k, allowed, n_threads, partial(self._ranked, rerank=rerank, **effort))
-        if rerank is None and self.refine is None and not self._is_judged:
+        self._require_trained()
+        setting = self._given(**given) if recall is None else chosen(self._points, k, recall, given)
+        found = self._search(Q, k, allowed, n_threads, partial(self._ranked, **setting))
+        if setting["rerank"] is None and self.refine is None and not self._is_judged:
             self._is_judged = recall_ceiling.judge(self, Q, found)
         return found
 
-    def _require_ranked(self, rerank: int) -> None:
-        if not self.keep_vectors and self.refine is None:
+    def _given(self, **given: int | None) -> dict[str, Any]:
+        """The arguments of a search; None: those of the attributes."""
+        setting = {
+            name: getattr(self, name) if value is None else _checks.integer(name, value, 1)
+            for name, value in given.items()
+        }
+        self._require_ranked(setting["rerank"])
+        return setting
+
+    def _require_ranked(self, rerank: int | None) -> None:
+        if rerank is not None and not self.keep_vectors and self.refine is None:
             raise ValueError(
                 f"rerank: expected None, got {rerank}: the index keeps no vectors, build it with keep_vectors=True or "
                 'refine="sq8"'
@@ -316,11 +321,63 @@ class CodeIndex(Index):
         _native.smallest(found, np.ascontiguousarray(candidates), distances, ids, n_threads)
         return scaling.unscaled(distances, power, self._metric.inner_product), ids
 
-    def _tune(
-        self, efforts: Sequence[tuning.Setting], Q: Any, k: int, recall: float, X: Any, neighbors: Any,
-        n_threads: int | None,
-    ) -> tuning.Tuning:  # fmt: skip
-        """Measure settings, and set the attributes to the fastest setting that reaches the recall."""
+    @reads
+    @progress.reported
+    def tune(
+        self,
+        Q: Rows,
+        k: int = 10,
+        recall: float = 0.95,
+        *,
+        X: Rows | None = None,
+        neighbors: ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> tuning.Tuning:
+        """Measure search settings on sample queries, and set the attributes to the fastest that reaches a recall.
+
+        `tune` compares searches to exact search. `rerank` is at most 128; an index that keeps neither vectors nor
+        refinement codes is searched without re-ranking. With inverted lists, the number of probes grows from 1 to
+        n_lists by a quarter per step. Besides `recall`, `tune` measures settings for recalls from 0.8 to 0.99, from
+        which ``search(Q, k, recall=...)`` chooses. The choice depends on measured times. It differs between machines,
+        and between runs if two settings are about equally fast. A setting must reach the recall on each half of the
+        queries; use several hundred queries, better several thousand.
+
+        Parameters
+        ----------
+        Q : array (nq, d), or in blocks as the rows of `add`
+            Queries like those of the application. Rows of the index would find themselves.
+        k : int, default 10
+        recall : float, default 0.95
+            Required share of the k true neighbours among the k neighbours found.
+        X : array (n, d), or in blocks as the rows of `add`, optional
+            For an index that keeps no vectors: row i is the vector with id i. Rows of other ids are ignored.
+        neighbors : int array (nq, >= k), optional
+            Instead of X: the ids of the true neighbours, nearest first.
+        n_threads : int, optional
+            Number of threads of the timed searches, each of one query batch.
+
+        Returns
+        -------
+        fpq.tuning.Tuning
+            The measurements, fastest first; prints as a table.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If no setting reaches the recall (the message gives the best), the index is empty or not trained, or an
+            argument is not as described. The index is then unchanged.
+
+        Examples
+        --------
+        >>> import numpy as np, fpq
+        >>> X = np.random.default_rng(0).normal(size=(5000, 16)).astype(np.float32)
+        >>> index = fpq.IVFPQIndex(n_lists=50, m=8, keep_vectors=True).fit(X[300:]).add(X[300:])
+        >>> tuned = index.tune(X[:300], recall=0.9)
+        >>> tuned.best.recall >= 0.9, index.n_probe == tuned.best.setting["n_probe"]
+        (True, True)
+        >>> index.search(X[:300], recall=0.8).ids.shape
+        (300, 10)
+        """
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         recall = tuning.recall_target(recall)
@@ -329,49 +386,24 @@ class CodeIndex(Index):
             raise ValueError("Q: expected at least one query, got none")
         if not len(self):
             raise ValueError("tune: expected vectors in the index, got an empty index")
-        k = min(k, len(self))
-        truth = self._truth(queries, k, X, neighbors, count)
+        most = min(k, len(self))
+        truth = true_neighbors(self, queries, most, X, neighbors, count)
 
         def search(setting: tuning.Setting) -> Int64:
-            return self._ranked(queries, k, None, count, **setting)[1]
+            return self._ranked(queries, most, None, count, **setting)[1]
 
         reranks: list[int | None] = [None] if self.refine is None else []
         if self.keep_vectors or self.refine is not None:
-            reranks += tuning.steps(min(MAX_RERANK, -(-len(self) // k)), 1.4)[1 if reranks else 0 :]
-        tuned = tuning.fastest(search, efforts, reranks, truth, recall)
-        vars(self).update(tuned.best.setting, _is_judged=True)
+            reranks += tuning.steps(min(MAX_RERANK, -(-len(self) // most)), 1.4)[1 if reranks else 0 :]
+        tuned = tuning.fastest(search, self._efforts, reranks, truth, recall, tuning.RECALLS)
+        points = OperatingPoints.measured(k, tuned.trials)
+        vars(self).update(tuned.best.setting, _is_judged=True, _points=points)
         return tuned
 
-    def _truth(self, queries: Float32, k: int, X: Any, neighbors: Any, n_threads: int) -> Int64:
-        """The ids of the true k nearest neighbours: `neighbors`, or by exact search of X or of the kept vectors."""
-        if neighbors is not None:
-            if X is not None:
-                raise ValueError("neighbors: expected either X or neighbors, got both")
-            given = _checks.integers("neighbors", neighbors)
-            if given.ndim != 2 or len(given) != len(queries) or given.shape[1] < k:
-                raise ValueError(
-                    f"neighbors: expected integers of shape ({len(queries)}, {k}) or wider, got shape {given.shape}"
-                )
-            return given[:, :k]
-        ids = self._ids.native
-        if X is not None and in_blocks(X):
-            source = LocalBlocks.of(X, ROWS)
-            if source.dim not in (None, self.dim):
-                raise ValueError(f"X: expected vectors of dimension {self.dim}, got dimension {source.dim}")
-            source.dim = self.dim
-            return tuning.exact_in_blocks(
-                source, self._metric.prepare, queries, k, self._ids.values, self._metric, n_threads
-            )
-        if X is not None:
-            x = _checks.vectors("X", X, dim=self.dim, min_rows=self._ids.largest + 1, n_threads=n_threads)
-            rows = self._metric.prepare(x[: len(self)] if ids is None else x[ids], n_threads)
-        elif isinstance(self._vectors, VectorFile):
-            rows = self._metric.prepare(self._vectors.data[self._ids.values], n_threads)
-        elif self.keep_vectors:
-            rows = self._vectors.data
-        else:
-            raise ValueError("X: expected X or neighbors, as the index keeps no vectors, got neither")
-        return tuning.exact(rows, queries, k, ids, self._metric, n_threads)[1]
+    @property
+    def _efforts(self) -> list[tuning.Setting]:
+        """The settings that `tune` measures, in ascending order of cost, without `rerank`."""
+        return [{}]
 
     def _exact(self, queries: Float32, candidates: Int64, n_threads: int, power: int) -> Float32:
         """The exact distances of prepared queries to the kept vectors of `candidates` (nq, r); +inf for id -1."""
@@ -411,34 +443,3 @@ class CodeIndex(Index):
         parts += [f"keep_vectors={self.keep_vectors!r}", f"rerank={self.rerank}"] if self.keep_vectors else []
         parts += [f"refine={self.refine!r}"] if self.refine else []
         return f"{type(self).__name__}({', '.join(parts)}, n={len(self)}, dim={self.dim}, nbytes={self.nbytes})"
-
-
-def stored_counts(stored: Stored, pq: ProductQuantizer, n: int) -> Int64 | None:
-    """Read the counters of OpenIndexing of an index of `n` vectors from a file."""
-    if not pq.open_indexing or not (n or stored.has("open_indexing_counts")):
-        return None
-    shape = (1 if pq.open_indexing.scope == "shared" else pq.m, 1 << pq.nbits)
-    total = n * (pq.m // shape[0])
-    counted = Check(f"counters that add up to {total} in each row", lambda counts: _add_up(counts, total))
-    return stored.array("open_indexing_counts", np.int64, shape, counted)
-
-
-def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
-    """Read the parameters of the constructor; check that a file of vectors has the stored shape and dtype."""
-    options = stored.take("metric", "keep_vectors", *names)
-    if not isinstance(options["keep_vectors"], bool):
-        VectorFile.from_state(options["keep_vectors"], normalize=False)
-        options["keep_vectors"] = options["keep_vectors"]["path"]
-    if "refine" in stored.params:  # a file stores it only if it is set
-        options |= stored.take("refine")
-    return options
-
-
-def stored_rerank(stored: Stored) -> int | None:
-    """Read the attribute `rerank`, which a file stores only if the attribute is set."""
-    return stored.count("rerank", 1) if "rerank" in stored.params else None
-
-
-def _add_up(counts: Int64, total: int) -> bool:
-    """Whether the counters of every row are non-negative and add up to `total`."""
-    return bool(((counts >= 0) & (counts <= total)).all() and (counts.sum(axis=1) == total).all())
