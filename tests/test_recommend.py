@@ -35,7 +35,7 @@ def test_default_m(d: int, m: int) -> None:
     assert default_m(d) == m
 
 
-@pytest.mark.parametrize(("n", "lists"), [(1, 1), (2, 2), (15, 15), (10_000, 400), (1_000_000, 4000)])
+@pytest.mark.parametrize(("n", "lists"), [(1, 1), (2, 2), (15, 5), (10_000, 150), (1_000_000, 1500)])
 def test_default_lists(n: int, lists: int) -> None:
     assert default_lists(n) == lists
 
@@ -198,6 +198,17 @@ def test_budgets() -> None:
         fpq.recommend(shape, bytes_per_vector=2)
 
 
+@pytest.mark.parametrize(("dtype", "recall", "budget", "refine"), [
+    ("float32", 0.95, 190, "sq8"), ("float32", 0.85, 120, "sq4"), ("float32", 0.95, 300, None),
+    ("uint8", 0.95, 190, None), ("uint8", 0.85, 120, "sq4"),
+])  # fmt: skip
+def test_refinement_codes_where_vectors_do_not_fit(dtype: str, recall: float, budget: float, refine: Any) -> None:
+    found = fpq.recommend((500_000, 128), recall=recall, bytes_per_vector=budget, dtype=dtype)
+    index: Any = found.index
+    assert (index.refine, index.keep_vectors) == (refine, refine is None)
+    assert "expected to reach" not in str(found)
+
+
 def test_recalls() -> None:
     assert kept(fpq.recommend((500_000, 128), recall=0.5)) == (16, False)
     assert kept(fpq.recommend((500_000, 128), recall=0.99))[1]
@@ -224,7 +235,7 @@ def test_a_sample_of_the_values_is_read() -> None:
 
 def test_the_estimate_of_a_recommended_index() -> None:
     x = clustered(21_000, 12)
-    for options in ({}, {"metric": "ip", "recall": 0.4}, {"bytes_per_vector": 60}):
+    for options in ({}, {"metric": "ip", "recall": 0.4}, {"bytes_per_vector": 60}, {"bytes_per_vector": 40}):
         recommended = fpq.recommend(x, **options)  # type: ignore[arg-type]
         rows = x.astype(np.float16) if "float16" in recommended.reasons[-1] else x
         index = recommended.index.fit(x).add(rows)

@@ -17,7 +17,7 @@ from fpq.blocks import on_dask
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
 from fpq.indexes.parts.coarse import N_ITER, rows_per_list
 from fpq.indexes.parts.lists import BLOCK_ROWS
-from fpq.indexes.parts.refinement import BITS, plane_sizes
+from fpq.indexes.parts.refinement import BITS, RefineName, plane_sizes
 from fpq.indexes.parts.two_level import LEAST_LISTS
 from fpq.indexes.parts.vectors import KEPT_TYPES
 from fpq.learning.defaults import default_lists, default_m
@@ -36,6 +36,7 @@ DEFAULT_RECALL = 0.95
 WIDE = {2: 0.85, 4: 0.7, 8: 0.55, 16: 0.35, 32: 0.2}
 NARROW = {2: 0.75, 4: 0.4, 8: 0.15, 16: 0.05, 32: 0.05}  # fewer than NARROW_DIM dimensions, which are hardly redundant
 NARROW_DIM = 100
+REFINED_RECALL: dict[RefineName, float] = {"sq8": 0.97, "sq4": 0.9}  # bench/pareto.py on SIFT and MiniLM
 KEPT_RECALL = 0.99  # with kept vectors and `tune`: what users may ask for, not what every data set reaches
 
 # Seconds per unit of work with 2 threads of an Intel Xeon with AVX-512 (VNNI), fitted on a busy machine.
@@ -128,7 +129,7 @@ def recommend(
     >>> import fpq
     >>> recommended = fpq.recommend((1_000_000, 128), recall=0.95, dtype="uint8")
     >>> recommended.index.n_lists, recommended.index.quantizer.m, recommended.index.keep_vectors
-    (4000, 25, True)
+    (1500, 25, True)
     >>> fpq.recommend((390_000, 50), metric="cosine").index.quantizer.m
     25
     """
@@ -203,6 +204,7 @@ def _options(n: int, d: int, dtype: np.dtype[Any], metric: str, sample: Array | 
                     note,
                 )
                 options.append(Option(KEPT_RECALL, partial(_make, n, m=m, keep_vectors=True), each, reasons))
+        options += [_refined(n, d, dtype, refine) for refine in REFINED_RECALL if refine == "sq4" or dtype.itemsize > 1]
     rounded = np.dtype(np.float16)
     flat = [Option(0.9996 if each == rounded != dtype else 1.0, FlatIndex, each, (*exact, note)) for each, note in kept]
     few = [_codes(n, d, width) for width in (2, 4, 8, 16, 32) if d >= width or width == 2] if n <= FLAT_ROWS else []
@@ -233,15 +235,24 @@ def _codes(n: int, d: int, width: int, lists: bool = True) -> Option:
     m = max(1, -(-d // width))
     recall = (NARROW if d < NARROW_DIM else WIDE)[width]
     why = _lists_reasons(n) if lists else (f"no lists, to save their ids: a search scans all {n:,} codes",)
-    make = partial(_make, n, m=m, keep_vectors=False) if lists else partial(PQIndex, m)
+    make = partial(_make, n, m=m) if lists else partial(PQIndex, m)
     reasons = (f"codes alone, m = {m}: a recall of about {recall:g} is to be expected", *why)
     return Option(recall, make, np.dtype(np.float32), reasons)
 
 
-def _make(n: int, *, m: int, keep_vectors: bool, metric: MetricName) -> PQIndex | IVFPQIndex:
-    if n <= PQ_ROWS:
-        return PQIndex(m, metric=metric, keep_vectors=keep_vectors)
-    return IVFPQIndex(_n_lists(n), m, metric=metric, keep_vectors=keep_vectors)
+def _refined(n: int, d: int, dtype: np.dtype[Any], refine: RefineName) -> Option:
+    """Codes with refinement codes."""
+    recall, m = REFINED_RECALL[refine], default_m(d)
+    reasons = (
+        f"m = {m}: {_m_reason(d)}",
+        *_lists_reasons(n),
+        f'refine = "{refine}" instead of kept vectors, to save bytes: a recall of about {recall:g} is to be expected',
+    )
+    return Option(recall, partial(_make, n, m=m, refine=refine), dtype, reasons)
+
+
+def _make(n: int, *, metric: MetricName, **options: Any) -> PQIndex | IVFPQIndex:
+    return PQIndex(metric=metric, **options) if n <= PQ_ROWS else IVFPQIndex(_n_lists(n), metric=metric, **options)
 
 
 def _m_reason(d: int) -> str:
@@ -255,7 +266,7 @@ def _m_reason(d: int) -> str:
 def _lists_reasons(n: int) -> tuple[str, ...]:
     if n <= PQ_ROWS:
         return (f"no lists: scanning {n:,} codes is fast",)
-    why = "4 times the square root of" if _n_lists(n) == default_lists(n) else f"about {LIST_ROWS} vectors each, of"
+    why = "1.5 times the square root of" if _n_lists(n) == default_lists(n) else f"about {LIST_ROWS} vectors each, of"
     return (f"n_lists = {_n_lists(n):,}: {why} {n:,} vectors",)
 
 

@@ -31,7 +31,7 @@ KINDS["ivfpq"] = (fpq.IVFPQIndex, (*_CODES, "n_lists", "list_capacity", "residua
 KINDS["e2lsh"] = (fpq.E2LSHIndex, ("n_tables", "n_hashes", "width", "memory_limit", "seed"))
 KINDS["c2lsh"] = (fpq.C2LSHIndex, ("n_hashes", "threshold", "width", "ratio", "seed"))
 BUILD_OPTIONS = {name for _, names in KINDS.values() for name in names}
-SEARCH_OPTIONS = ("n_probe", "rerank", "n_candidates")
+SEARCH_OPTIONS = ("n_probe", "rerank", "recall", "n_candidates")
 TRAIN_ROWS = 1 << 18  # training rows, unless the number of lists requires more
 ROWS_PER_LIST = 64  # training rows per list
 QUERY_BLOCK = 4096  # queries per call of `search`
@@ -65,7 +65,7 @@ def add_commands(commands: Commands) -> None:
     )
     codes.add_argument("--train-rows", type=positive, metavar="N", help="training rows (default: 262144)")
     lists = build.add_argument_group("ivfpq", argument_default=argparse.SUPPRESS)
-    lists.add_argument("--lists", dest="n_lists", type=positive, metavar="L", help="default: 4 sqrt(n)")
+    lists.add_argument("--lists", dest="n_lists", type=positive, metavar="L", help="default: 1.5 sqrt(n)")
     lists.add_argument("--list-capacity", type=float, metavar="C", help="limit on the length of lists")
     lists.add_argument("--no-residual", dest="residual", action="store_false", help="encode vectors, not residuals")
     lsh = build.add_argument_group("e2lsh and c2lsh", argument_default=argparse.SUPPRESS)
@@ -138,6 +138,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--n-probe", type=positive, metavar="N", help="ivfpq: lists, e2lsh: buckets to probe")
     given.add_argument("--n-candidates", type=positive, metavar="N", help="c2lsh: vectors to compare with a query")
     given.add_argument("--rerank", type=positive, metavar="R", help="re-rank the R * K nearest codes by kept vectors")
+    given.add_argument("--recall", type=float, metavar="R", help="pq, ivfpq: the setting that reached R in fpq tune")
     parser.add_argument("--mmap", action="store_true", help="map the file of the index into memory")
     _add_shared(parser)
 

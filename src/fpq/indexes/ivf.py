@@ -42,8 +42,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     ----------
     n_lists : int or None
         Number of lists, up to 2**24; one to several times the square root of the number of vectors is a good choice.
-        None: `fit` chooses 4 times the square root of the number of rows of X. The attribute is None until then. If you
-        train on a part of the vectors, give a number that suits all of them.
+        None: `fit` chooses 1.5 times the square root of the number of rows of X. The attribute is None until then. If
+        you train on a part of the vectors, give a number that suits all of them.
         From 8,192 lists on, rows are assigned in two levels (nearest coarse cells, then the centroids in these cells).
         From 32,768 lists on, queries select their lists in two levels too, except for "ip". Measured on sift500k: 0.2
         to 0.3 % of the rows get a list other than the nearest, and with 65,536 lists and 16 probes, less than 2 % of

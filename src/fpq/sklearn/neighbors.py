@@ -44,7 +44,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Neighbor
     nbits, rotation, rotation_dim, open_indexing
         As in `fpq.PQIndex`.
     n_lists : int, optional
-        Number of lists of "ivfpq", at most the number n of training rows. Default: 4 sqrt(n).
+        Number of lists of "ivfpq", at most the number n of training rows. Default: 1.5 sqrt(n).
     n_probe : int, optional
         Lists of "ivfpq" to scan per query; more lists if these have too few rows. Default: 16.
     rerank : int or None, default 10
