@@ -158,7 +158,10 @@ def recommend(
     if isinstance(index, FlatIndex):
         reasons.append(f"next: add({added}); an exact index needs no fit and no tune")
     else:
-        tune = f", then tune(Q, recall={wanted:g}) with queries that are not among the vectors" if reaching else ""
+        known = "" if index.keep_vectors else ", X=X"
+        tune = (
+            f", then tune(Q, recall={wanted:g}{known}) with queries that are not among the vectors" if reaching else ""
+        )
         reasons.append(f"next: fit(X), add({added}){tune}")
     return Recommendation(index, size / n, size, _build_seconds(index, n, d), tuple(reasons))
 
