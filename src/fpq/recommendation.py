@@ -159,10 +159,8 @@ def recommend(
         reasons.append(f"next: add({added}); an exact index needs no fit and no tune")
     else:
         known = "" if index.keep_vectors else ", X=X"
-        tune = (
-            f", then tune(Q, recall={wanted:g}{known}) with queries that are not among the vectors" if reaching else ""
-        )
-        reasons.append(f"next: fit(X), add({added}){tune}")
+        tune = f", then tune(Q, recall={wanted:g}{known}) with queries that are not among the vectors"
+        reasons.append(f"next: fit(X), add({added}){tune if reaching else ''}")
     return Recommendation(index, size / n, size, _build_seconds(index, n, d), tuple(reasons))
 
 
