@@ -82,6 +82,15 @@ def test_staircase_of_a_made_up_search(monkeypatch: pytest.MonkeyPatch) -> None:
     efforts = [{"n_probe": n} for n in (1, 2, 5, 8, 20, 40)]
     tuned = tuning.fastest(search, efforts, [None, 2, 4, 6, 9, 60], wanted, 0.5)
     assert dict(tuned.best.setting) == {"n_probe": 5, "rerank": 6}
+    searched: list[int] = []
+
+    def limited(setting: Any) -> Any:  # codes alone: more probes find no more than half
+        searched.append(setting["n_probe"])
+        return np.where(np.arange(10) < min(5, setting["n_probe"]), wanted, -1)
+
+    many = [{"n_probe": n} for n in tuning.steps(10_000)]
+    assert tuning.fastest(limited, many, [None], wanted, 0.4, (0.3, 0.9)).best.recall == 0.4
+    assert max(searched) < 10  # and the search for a recall of 0.9 is given up
     with pytest.raises(ValueError, match=r"recall: 0.95 is not reached, the best is 0.9000 at \{'n_probe': 20, "):
         tuning.fastest(search, efforts[:5], [None, 9], wanted, 0.95)
 

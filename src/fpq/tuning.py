@@ -18,6 +18,7 @@ from fpq.metric import Metric
 
 REPEATS = 3  # measurements of a setting
 RECALLS = 0.8, 0.9, 0.95, 0.98, 0.99  # measured by `tune` of codes, for `search` by recall
+PATIENCE = 10  # steps of the effort in which a recall must be within reach, by the growth in the last step
 SLOWER = 1.4  # `fastest` stops at settings this many times slower than the fastest that reaches the recall
 
 Setting = Mapping[str, int | None]
@@ -221,14 +222,14 @@ def fastest(
         return trials[effort, level]
 
     def useful(trial: Trial) -> bool:
-        """Whether no setting that reaches as much is many times faster."""
+        """Whether no setting that reaches as much is clearly faster."""
         least = min(trial.recall, recall)
         return all(trial.seconds <= SLOWER * other.seconds for other in trials.values() if other.recall >= least)
 
     with progress.stage("settings", None, "settings") as advance:
         first, targets = 0, sorted({recall, *others})
         for target in targets:
-            reached = _walk(at, len(efforts), len(reranks), first, target)
+            reached = _walk(at, len(efforts), len(reranks), first, target, thorough=target <= recall)
             if reached is None:
                 break
             first = reached
@@ -247,9 +248,14 @@ def fastest(
     return Tuning(tuple(found), best)
 
 
-def _walk(at: Callable[[int, int], Trial], n_efforts: int, n_levels: int, first: int, recall: float) -> int | None:
-    """Measure the corners of the staircase of a recall from the effort `first` on; the effort of the first, if any."""
-    effort, level, reached, quickest = first, n_levels - 1, None, math.inf
+def _walk(
+    at: Callable[[int, int], Trial], n_efforts: int, n_levels: int, first: int, recall: float, *, thorough: bool
+) -> int | None:
+    """Measure the corners of the staircase of a recall from the effort `first` on; the effort of the first, if any.
+
+    Unless `thorough`, give up where the recall hardly grows with the effort.
+    """
+    effort, level, reached, quickest, before = first, n_levels - 1, None, math.inf, -math.inf
     while effort < n_efforts and level >= 0:
         trial = at(effort, level)
         if trial.recall >= recall:
@@ -259,6 +265,9 @@ def _walk(at: Callable[[int, int], Trial], n_efforts: int, n_levels: int, first:
             level = least - 1
         elif trial.seconds > SLOWER * quickest:
             break
+        elif reached is None and not thorough and PATIENCE * (trial.recall - before) < recall - trial.recall:
+            break
+        before = trial.recall
         effort += 1
     return reached
 

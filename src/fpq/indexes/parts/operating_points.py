@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq._checks import Float64, Int64
+from fpq._checks import Array, Float64, Int64
 from fpq.storage import Check, FormatError, State, Stored
 from fpq.tuning import Trial, recall_target
 
@@ -78,9 +78,10 @@ class OperatingPoints:
 
     def state(self) -> State:
         """The parameter and the arrays that a file stores."""
-        columns = {name: np.array([setting[name] or 0 for setting in self.settings]) for name in self.settings[0]}
-        arrays = {f"tuned_{name}s": column for name, column in columns.items()}
-        return State({"tuned_k": self.k}, {"tuned_recalls": np.array(self.recalls), **arrays})
+        arrays: dict[str, Array] = {"tuned_recalls": np.array(self.recalls)}
+        for name in self.settings[0]:
+            arrays[f"tuned_{name}s"] = np.array([setting[name] or 0 for setting in self.settings], np.int64)
+        return State({"tuned_k": self.k}, arrays)
 
     @classmethod
     def from_state(cls, stored: Stored, n_lists: int | None = None) -> OperatingPoints | None:
