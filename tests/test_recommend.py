@@ -209,6 +209,12 @@ def test_refinement_codes_where_vectors_do_not_fit(dtype: str, recall: float, bu
     assert "expected to reach" not in str(found)
 
 
+def test_bytes_that_cosine_keeps_as_float32_get_refinement_codes() -> None:
+    found = fpq.recommend((1_000_000, 512), metric="cosine", dtype="uint8", recall=0.95, bytes_per_vector=700)
+    index: Any = found.index
+    assert (index.refine, index.residual) == ("sq8", False)
+
+
 def test_recalls() -> None:
     assert kept(fpq.recommend((500_000, 128), recall=0.5)) == (16, False)
     assert kept(fpq.recommend((500_000, 128), recall=0.99))[1]

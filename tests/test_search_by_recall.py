@@ -94,16 +94,27 @@ def test_rows_come_and_go_and_fit_starts_again() -> None:
     index.add(X[:100])
     index.search(Q, recall=0.9)
     index.reset()
-    with pytest.raises(ValueError, match="recall: expected None before a call of tune"):
+    with pytest.raises(ValueError, match="recall: expected None, as no tune has succeeded since fit"):
         index.search(Q, recall=0.9)
 
 
-def test_filters_and_k_above_n() -> None:
+def test_filters() -> None:
+    found = tuned().search(Q[:50], recall=0.9, allowed=[3, 4, 5])
+    assert set(found.ids.ravel().tolist()) <= {-1, 3, 4, 5}
+
+
+def test_measurements_with_fewer_vectors_than_k_are_not_kept() -> None:
     index = KINDS["ivf"]().fit(X).add(X[:5])
     index.tune(Q, 10, 0.8)
-    assert index.search(Q, 10, recall=0.8).ids.shape == (len(Q), 10)
-    full = tuned()
-    assert set(full.search(Q[:50], recall=0.9, allowed=[3, 4, 5]).ids.ravel().tolist()) <= {-1, 3, 4, 5}
+    with pytest.raises(ValueError, match="recall: expected None"):
+        index.search(Q, 10, recall=0.8)
+
+
+def test_low_recalls() -> None:
+    index = KINDS["ivf"]().fit(X).add(X)
+    best = index.tune(Q, 10, 0.2).best
+    assert index._points is not None and index._points.recalls[0] <= best.recall
+    assert best.setting in index._points.settings
 
 
 @pytest.mark.parametrize(
@@ -113,13 +124,17 @@ def test_filters_and_k_above_n() -> None:
         ({"recall": "high"}, "recall: expected a number"),
         ({"recall": 0.9, "n_probe": 3}, "n_probe: expected None, as recall=0.9 chooses it, got 3"),
         ({"recall": 0.9, "rerank": 3}, "rerank: expected None, as recall=0.9 chooses it, got 3"),
+        ({"recall": 0.9, "k": "10"}, "k: expected an integer"),
+        ({"recall": 0.9, "k": 0}, "k: expected at least 1"),
+        ({"recall": float("nan"), "n_probe": 3}, "recall: expected"),
+        ({"recall": 0.99119}, "recall: expected at most 0.9911, the highest"),
         ({"recall": 0.9, "k": 5}, "recall: expected k=10, for which tune has measured, got k=5"),
         ({"recall": 1.0}, "recall: expected at most 0.99.., the highest that tune has measured, got 1.0"),
     ],
 )
 def test_refused(search: dict[str, Any], message: str) -> None:
     index = tuned()
-    index._points = OperatingPoints(10, np.array([0.5, 0.9912]), np.array([1, 9]), np.array([0, 3]))
+    index._points = OperatingPoints(10, np.array([0.5, 0.99118]), np.array([1, 9]), np.array([0, 3]))
     with pytest.raises((ValueError, TypeError), match=message):
         index.search(Q, **search)
 

@@ -205,7 +205,9 @@ def _options(n: int, d: int, dtype: np.dtype[Any], metric: str, sample: Array | 
                     note,
                 )
                 options.append(Option(KEPT_RECALL, partial(_make, n, m=m, keep_vectors=True), each, reasons))
-        options += [_refined(n, d, dtype, refine) for refine in REFINED_RECALL if refine == "sq4" or dtype.itemsize > 1]
+        options += [
+            _refined(n, d, dtype, refine) for refine in REFINED_RECALL if refine == "sq4" or kept[0][0].itemsize > 1
+        ]
     rounded = np.dtype(np.float16)
     flat = [Option(0.9996 if each == rounded != dtype else 1.0, FlatIndex, each, (*exact, note)) for each, note in kept]
     few = [_codes(n, d, width) for width in (2, 4, 8, 16, 32) if d >= width or width == 2] if n <= FLAT_ROWS else []
@@ -253,7 +255,10 @@ def _refined(n: int, d: int, dtype: np.dtype[Any], refine: RefineName) -> Option
 
 
 def _make(n: int, *, metric: MetricName, **options: Any) -> PQIndex | IVFPQIndex:
-    return PQIndex(metric=metric, **options) if n <= PQ_ROWS else IVFPQIndex(_n_lists(n), metric=metric, **options)
+    if n <= PQ_ROWS:
+        return PQIndex(metric=metric, **options)
+    alone = options.keys() == {"m"}  # codes of residuals are more accurate, plain codes faster
+    return IVFPQIndex(_n_lists(n), residual=alone, metric=metric, **options)
 
 
 def _m_reason(d: int) -> str:

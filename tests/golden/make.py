@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import fpq
+from fpq.indexes.parts.operating_points import OperatingPoints
 
 FOLDER = Path(__file__).parent
 
@@ -30,6 +31,11 @@ def ivfpq(**options: Any) -> fpq.IVFPQIndex:
 
 def changed(index: Any) -> Any:
     index.remove(index.ids[:5])
+    return index
+
+
+def tuned(index: Any) -> Any:
+    index._points = OperatingPoints(7, np.array([0.5, 0.9]), np.array([1, 3]), np.array([0, 2]))  # times differ by run
     return index
 
 
@@ -53,6 +59,7 @@ RECIPES = {
     "ivfpq-plain": lambda: ivfpq(residual=False, metric="ip", open_indexing=2.0, list_capacity=1.2).add(rows(2, 200)),
     "ivfpq-4bit": lambda: ivfpq(nbits=4, metric="cosine", rotation="pca").add(rows(2, 200)),
     "ivfpq-refine": lambda: changed(ivfpq(refine="sq8").add(rows(2, 200), ids=np.arange(200) * 3)),
+    "ivfpq-tuned": lambda: tuned(ivfpq(keep_vectors=True).add(rows(2, 200))),
     "ivfpq-untrained": lambda: fpq.IVFPQIndex(3, 2, nbits=4),
     "e2lsh": lambda: changed(
         fpq.E2LSHIndex(n_tables=3, n_hashes=4).fit(rows(1, 200)).add(rows(2, 70), ids=np.arange(70)[::-1])
@@ -75,7 +82,8 @@ def answers(thing: Any) -> dict[str, Any]:
         return {"ids": thing.encode(queries), "distances": thing.distance_table(queries)}
     if not thing.is_trained:
         return {"ids": thing.ids, "distances": thing.ids}
-    distances, ids = thing.search(queries, k=7)
+    by_recall = {"recall": 0.8} if getattr(thing, "_points", None) else {}
+    distances, ids = thing.search(queries, k=7, **by_recall)
     return {"ids": ids, "distances": distances}
 
 

@@ -122,7 +122,11 @@ def add_commands(commands: Commands) -> None:
     known = tune.add_mutually_exclusive_group()
     known.add_argument("--base", metavar="FILE", help="pq, ivfpq: the vectors from which the index was built")
     known.add_argument("--truth", metavar="FILE", help="pq, ivfpq: true neighbours (ids) of QUERIES, nearest first")
-    tune.add_argument("--save", action="store_true", help="store the setting in INDEX as the default of searches")
+    tune.add_argument(
+        "--save",
+        action="store_true",
+        help="store in INDEX the setting as default, and the measurements for --recall",
+    )
     _add_shared(tune)
 
 

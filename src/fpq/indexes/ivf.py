@@ -280,8 +280,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             Sort the ``rerank * k`` nearest codes by the exact distances to the kept vectors. Default: the attribute
             `rerank`.
         recall : float, optional
-            Instead of `n_probe` and `rerank`: the setting that was the fastest to reach this recall@k when `tune`
-            measured. The recall of other queries, and with `allowed`, may differ.
+            Instead of `n_probe` and `rerank`: the fastest setting that reaches this recall@k by the measurements of
+            `tune`, or that lies between measured settings. The recall differs for other queries, with `allowed`, and
+            after many changes of the index.
         allowed : array of ids, or boolean mask by id, optional
             Return only these ids.
         n_threads : int, optional

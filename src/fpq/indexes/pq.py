@@ -256,8 +256,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             Sort the ``rerank * k`` nearest codes by the exact distances to the kept vectors. Default: the attribute
             `rerank`.
         recall : float, optional
-            Instead of `rerank`: the setting that was the fastest to reach this recall@k when `tune` measured. The
-            recall of other queries, and with `allowed`, may differ.
+            Instead of `rerank`: the fastest setting that reaches this recall@k by the measurements of `tune`,
+            or that lies between measured settings. The recall differs for other queries, with `allowed`, and after
+            many changes of the index.
         allowed : array of ids, or boolean mask by id, optional
             Return only these ids.
         n_threads : int, optional

@@ -337,10 +337,13 @@ class CodeIndex(Index):
 
         `tune` compares searches to exact search. `rerank` is at most 128; an index that keeps neither vectors nor
         refinement codes is searched without re-ranking. With inverted lists, the number of probes grows from 1 to
-        n_lists by a quarter per step. Besides `recall`, `tune` measures settings for recalls from 0.8 to 0.99, from
-        which ``search(Q, k, recall=...)`` chooses. The choice depends on measured times. It differs between machines,
-        and between runs if two settings are about equally fast. A setting must reach the recall on each half of the
-        queries; use several hundred queries, better several thousand.
+        n_lists by a quarter per step. The choice depends on measured times. It differs between machines, and between
+        runs if two settings are about equally fast. A setting must reach the recall on each half of the queries; use
+        several hundred queries, better several thousand.
+
+        `tune` also measures settings for recalls from 0.8 to 0.99, from which ``search(Q, k, recall=...)`` chooses.
+        These measurements hold for this k. They are kept until the next `tune`, `fit` or `reset`: call `tune` again
+        when the number of vectors has changed much.
 
         Parameters
         ----------
@@ -396,7 +399,7 @@ class CodeIndex(Index):
         if self.keep_vectors or self.refine is not None:
             reranks += tuning.steps(min(MAX_RERANK, -(-len(self) // most)), 1.4)[1 if reranks else 0 :]
         tuned = tuning.fastest(search, self._efforts, reranks, truth, recall, tuning.RECALLS)
-        points = OperatingPoints.measured(k, tuned.trials)
+        points = OperatingPoints.measured(k, tuned.trials) if most == k else None
         vars(self).update(tuned.best.setting, _is_judged=True, _points=points)
         return tuned
 

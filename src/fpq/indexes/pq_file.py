@@ -29,6 +29,7 @@ def restore_settings(index: CodeIndex, stored: Stored, n_lists: int | None = Non
     """Read the attribute `rerank` and what `tune` measured, if they are there."""
     index.rerank = stored.count("rerank", 1) if "rerank" in stored.params else None
     index._points = OperatingPoints.from_state(stored, n_lists)
+    index._is_judged = index._points is not None
 
 
 def stored_counts(stored: Stored, pq: ProductQuantizer, n: int) -> Int64 | None:

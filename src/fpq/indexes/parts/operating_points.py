@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fpq import _checks
 from fpq._checks import Array, Float64, Int64
 from fpq.storage import Check, FormatError, State, Stored
 from fpq.tuning import Trial, recall_target
-
-LEAST = 0.5  # recall below which no operating point is kept
 
 
 class Point(NamedTuple):
@@ -57,9 +56,8 @@ class OperatingPoints:
             has_lists = "n_probe" in trial.setting
             n_probe, rerank = (trial.setting.get(name) or 0 for name in ("n_probe", "rerank"))
             points.append(Point(trial.recall, trial.seconds, n_probe, rerank))
-        known = [point for point in points if point.recall >= LEAST] or points
         best: list[Point] = []
-        for point in sorted((*known, *_between(known)), key=lambda point: (point.seconds, -point.recall)):
+        for point in sorted((*points, *_between(points)), key=lambda point: (point.seconds, -point.recall)):
             if not best or point.recall > best[-1].recall:
                 best.append(point)
         recalls, _, n_probes, reranks = (np.array(column) for column in zip(*best, strict=True))
@@ -67,13 +65,11 @@ class OperatingPoints:
 
     def setting(self, k: int, recall: float) -> dict[str, int | None]:
         """The arguments of the fastest search that reaches a recall@k."""
-        recall = recall_target(recall)
         if k != self.k:
             raise ValueError(f"recall: expected k={self.k}, for which tune has measured, got k={k}")
         if recall > self.recalls[-1]:
-            raise ValueError(
-                f"recall: expected at most {self.recalls[-1]:.4f}, the highest that tune has measured, got {recall}"
-            )
+            most = math.floor(self.recalls[-1] * 1e4) / 1e4
+            raise ValueError(f"recall: expected at most {most:.4f}, the highest that tune has measured, got {recall}")
         return self.settings[bisect_left(self.recalls, recall)]
 
     def state(self) -> State:
@@ -101,11 +97,12 @@ class OperatingPoints:
 
 def chosen(points: OperatingPoints | None, k: int, recall: float, given: dict[str, int | None]) -> dict[str, Any]:
     """The setting for a recall; an error if the caller has given a part of it."""
+    k, recall = _checks.integer("k", k, 1), recall_target(recall)
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"{name}: expected None, as recall={recall} chooses it, got {value}")
     if points is None:
-        raise ValueError(f"recall: expected None before a call of tune, got {recall}")
+        raise ValueError(f"recall: expected None, as no tune has succeeded since fit, reset or load, got {recall}")
     return points.setting(k, recall)
 
 
