@@ -148,10 +148,9 @@ def test_points_of_made_up_trials() -> None:
     def trial(n_probe: int, rerank: int | None, recall: float, seconds: float) -> tuning.Trial:
         return tuning.Trial({"n_probe": n_probe, "rerank": rerank}, recall, seconds)
 
-    points = OperatingPoints.measured(
-        5,
-        [trial(4, None, 0.6, 1), trial(4, 2, 0.8, 2), trial(16, 2, 0.9, 5), trial(16, 9, 0.85, 7), trial(1, 2, 0.1, 0)],
-    )
+    slow = trial(16, 9, 0.85, 7)
+    trials = [trial(4, None, 0.6, 1), trial(4, 2, 0.8, 2), trial(16, 2, 0.9, 5), slow]
+    points = OperatingPoints.measured(5, trials)
     assert points.recalls == sorted(set(points.recalls)) and points.recalls[0] == 0.6 and points.recalls[-1] == 0.9
     assert points.setting(5, 0.5) == {"n_probe": 4, "rerank": None}
     assert points.setting(5, 0.61) == {"n_probe": 4, "rerank": 2}
