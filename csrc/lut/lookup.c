@@ -2,46 +2,46 @@
 #include "lut/lut.h"
 #include "portable.h"
 
-FPQ_INLINE float sum_of(const fpq_lut *lut, const int m, const int nbits, const uint8_t *codes) {
+FPQ_INLINE float precomputed_sum(const fpq_lut *lut, const int m, const int nbits, const uint8_t *codes) {
     const int ld = nbits == 8 ? 256 : FPQ_COLUMN_BLOCK;
-    float sum = 0;
-    int32_t steps = 0;
-    if (lut->kind != FPQ_LUT_PRECOMPUTED) {
-        const float *table = lut->table;
-        for (int j = 0; j < m; j++, table += ld) sum += table[fpq_sub_code(nbits, codes, j)];
-        return sum + lut->offset;
-    }
     const uint16_t *a = lut->list_term, *b = lut->query_term;
+    int32_t steps = 0;
     for (int j = 0; j < m; j++, a += ld, b += ld)
         steps += a[fpq_sub_code(nbits, codes, j)] + b[fpq_sub_code(nbits, codes, j)];
     return lut->offset + lut->step * (float)steps;
+}
+
+/* Up to four rows, each row's entries added in the order of the subquantizers: the sums do not wait for one another. */
+FPQ_INLINE void table_sums(const fpq_lut *lut, const int m, const int nbits, const uint8_t *const *codes, const int n,
+                           float *out) {
+    const int ld = nbits == 8 ? 256 : FPQ_COLUMN_BLOCK;
+    const float *table = lut->table;
+    float sum[4] = {0};
+    for (int j = 0; j < m; j++, table += ld)
+        for (int i = 0; i < n; i++) sum[i] += table[fpq_sub_code(nbits, codes[i], j)];
+    for (int i = 0; i < n; i++) out[i] = sum[i] + lut->offset;
 }
 
 FPQ_INLINE const uint8_t *codes_of(const uint8_t *blocks, int code_size, int64_t row) {
     return blocks + row / 64 * 64 * code_size + row % 64;
 }
 
-/* The table entries of four rows, each row's added in the order of the subquantizers: the four sums do not wait for one
- * another. */
-FPQ_INLINE void sum_of_four(const fpq_lut *lut, const int m, const int nbits, const uint8_t *const codes[4],
-                            float *out) {
-    const int ld = nbits == 8 ? 256 : FPQ_COLUMN_BLOCK;
-    const float *table = lut->table;
-    float sum[4] = {0};
-    for (int j = 0; j < m; j++, table += ld)
-        for (int i = 0; i < 4; i++) sum[i] += table[fpq_sub_code(nbits, codes[i], j)];
-    for (int i = 0; i < 4; i++) out[i] = sum[i] + lut->offset;
-}
-
 FPQ_INLINE void sums(const fpq_lut *lut, const int m, const int nbits, const uint8_t *blocks, int code_size,
                      const int64_t *rows, int n, float *out) {
+    const uint8_t *codes[4];
     int i = 0;
-    for (; lut->kind != FPQ_LUT_PRECOMPUTED && i + 4 <= n; i += 4) {
-        const uint8_t *codes[4];
-        for (int k = 0; k < 4; k++) codes[k] = codes_of(blocks, code_size, rows[i + k]);
-        sum_of_four(lut, m, nbits, codes, out + i);
+    if (lut->kind == FPQ_LUT_PRECOMPUTED) {
+        for (; i < n; i++) out[i] = precomputed_sum(lut, m, nbits, codes_of(blocks, code_size, rows[i]));
+        return;
     }
-    for (; i < n; i++) out[i] = sum_of(lut, m, nbits, codes_of(blocks, code_size, rows[i]));
+    for (; i + 4 <= n; i += 4) {
+        for (int r = 0; r < 4; r++) codes[r] = codes_of(blocks, code_size, rows[i + r]);
+        table_sums(lut, m, nbits, codes, 4, out + i);
+    }
+    for (; i < n; i++) {
+        codes[0] = codes_of(blocks, code_size, rows[i]);
+        table_sums(lut, m, nbits, codes, 1, out + i);
+    }
 }
 
 void fpq_lut_sums(const fpq_lut *lut, const uint8_t *blocks, const int64_t *rows, int n, float *out) {

@@ -142,7 +142,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--n-probe", type=positive, metavar="N", help="ivfpq: lists, e2lsh: buckets to probe")
     given.add_argument("--n-candidates", type=positive, metavar="N", help="c2lsh: vectors to compare with a query")
     given.add_argument("--rerank", type=positive, metavar="R", help="re-rank the R * K nearest codes by kept vectors")
-    given.add_argument("--recall", type=float, metavar="R", help="pq, ivfpq: the setting that reached R in fpq tune")
+    given.add_argument("--recall", type=float, metavar="R", help="pq, ivfpq: the fastest setting for R by fpq tune")
     parser.add_argument("--mmap", action="store_true", help="map the file of the index into memory")
     _add_shared(parser)
 

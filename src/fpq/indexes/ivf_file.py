@@ -44,7 +44,7 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     index.n_probe = min(stored.count("n_probe", 1), n_lists or MOST)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
     vars(index).update(index._no_rows())
-    restore_settings(index, stored, n_lists)
+    restore_settings(index, stored, has_lists=True)
     index._ids = Ids.from_state(stored)
     index._lists = InvertedLists.from_state(stored, n_lists, pq.code_size, index._ids)
     if not pq.is_trained:

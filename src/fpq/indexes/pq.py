@@ -333,7 +333,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         index = cls(**stored_options(stored), n_threads=stored.n_threads)
         index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
         vars(index).update(index._no_rows())
-        restore_settings(index, stored)
+        restore_settings(index, stored, has_lists=False)
         index._ids = Ids.from_state(stored)
         if not pq.is_trained:
             if len(index):

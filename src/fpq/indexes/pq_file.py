@@ -25,10 +25,10 @@ def optional_state(index: CodeIndex) -> State:
     return state.joined(*(part.state() for part in (index._refinement, index._points) if part is not None))
 
 
-def restore_settings(index: CodeIndex, stored: Stored, n_lists: int | None = None) -> None:
+def restore_settings(index: CodeIndex, stored: Stored, *, has_lists: bool) -> None:
     """Read the attribute `rerank` and what `tune` measured, if they are there."""
     index.rerank = stored.count("rerank", 1) if "rerank" in stored.params else None
-    index._points = OperatingPoints.from_state(stored, n_lists)
+    index._points = OperatingPoints.from_state(stored, has_lists=has_lists)
     index._is_judged = index._points is not None
 
 

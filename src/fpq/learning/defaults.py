@@ -16,7 +16,7 @@ def default_m(d: int) -> int:
 def default_lists(n: int) -> int:
     """The number of lists for `n` vectors.
 
-    At a recall of 0.95, 0.5 to 2 times the square root of n are about equally fast, and 4 times are slower
+    At a recall of 0.95, 0.5 to 2 times the square root of n are about equally fast, and 4 times are no faster
     (bench/lists.py, SIFT, GloVe and MiniLM).
     """
     return max(1, min(n, int(1.5 * math.sqrt(n))))

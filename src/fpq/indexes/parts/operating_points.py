@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -49,13 +49,13 @@ class OperatingPoints:
         self.settings = [{name: value or None for name, value in zip(names, row, strict=True)} for row in values]
 
     @classmethod
-    def measured(cls, k: int, trials: Iterable[Trial]) -> OperatingPoints:
+    def measured(cls, k: int, trials: Sequence[Trial]) -> OperatingPoints:
         """The operating points of measured settings, and of the settings between them."""
-        has_lists, points = False, []
-        for trial in trials:
-            has_lists = "n_probe" in trial.setting
-            n_probe, rerank = (trial.setting.get(name) or 0 for name in ("n_probe", "rerank"))
-            points.append(Point(trial.recall, trial.seconds, n_probe, rerank))
+        has_lists = "n_probe" in trials[0].setting
+        points = [
+            Point(trial.recall, trial.seconds, trial.setting.get("n_probe") or 0, trial.setting.get("rerank") or 0)
+            for trial in trials
+        ]
         best: list[Point] = []
         for point in sorted((*points, *_between(points)), key=lambda point: (point.seconds, -point.recall)):
             if not best or point.recall > best[-1].recall:
@@ -80,7 +80,7 @@ class OperatingPoints:
         return State({"tuned_k": self.k}, arrays)
 
     @classmethod
-    def from_state(cls, stored: Stored, n_lists: int | None = None) -> OperatingPoints | None:
+    def from_state(cls, stored: Stored, *, has_lists: bool) -> OperatingPoints | None:
         """What a file stores; None: nothing."""
         if "tuned_k" not in stored.params:
             return None
@@ -90,7 +90,7 @@ class OperatingPoints:
         recalls = stored.array("tuned_recalls", np.float64, shape, Check("ascending numbers from 0 to 1", _ascend))
         positive = Check("integers of at least 1", lambda counts: bool((counts >= 1).all()))
         natural = Check("integers of at least 0", lambda counts: bool((counts >= 0).all()))
-        n_probes = None if n_lists is None else stored.array("tuned_n_probes", np.int64, shape, positive)
+        n_probes = stored.array("tuned_n_probes", np.int64, shape, positive) if has_lists else None
         reranks = stored.array("tuned_reranks", np.int64, shape, natural)
         return cls(stored.count("tuned_k", 1), recalls, n_probes, reranks)
 
