@@ -55,12 +55,12 @@ FPQ_INLINE vb vb_table(const uint8_t *p);       /* 16 entries */
 FPQ_INLINE vb vb_look_up(vb table, vb numbers); /* numbers below 16 */
 FPQ_INLINE vb vb_low_nibbles(vb x);
 FPQ_INLINE vb vb_high_nibbles(vb x);
-FPQ_INLINE vb vb_double(vb x);                      /* modulo 256 */
-FPQ_INLINE vb vb_choose(vb by, vb yes, vb no);      /* yes where the top bit is set */
-FPQ_INLINE vb vb_add_saturating(vb a, vb b);        /* at most 255 */
-FPQ_INLINE uint64_t vb_bits_full(vb x);             /* bit i: x is 255 */
-FPQ_INLINE vt vt_load(const uint8_t *p, int apart); /* four times 16 entries */
-FPQ_INLINE vb vt_look_up(vt table, vb code);        /* entry FPQ_CODE_GROUP(code, 64) */
+FPQ_INLINE vb vb_double(vb x);                                   /* modulo 256 */
+FPQ_INLINE vb vb_choose(vb by, vb yes, vb no);                   /* yes where the top bit is set */
+FPQ_INLINE vb vb_add_saturating(vb a, vb b);                     /* at most 255 */
+FPQ_INLINE uint64_t vb_bits_full(vb x);                          /* bit i: x is 255 */
+FPQ_INLINE vt vt_load(const uint8_t *p, const int n, int apart); /* n times 16 entries; n: 1, 2 or 4 */
+FPQ_INLINE vb vt_look_up(vt table, vb code, const int n);        /* entry FPQ_CODE_GROUP(code, 16 n); n: 2 or 4 */
 
 /* ---- 16 and 32 bits ---- */
 FPQ_INLINE vh vh_load(const uint16_t *p);

@@ -84,10 +84,11 @@ FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm256_and_si256(_mm256_srli_epi16(
 FPQ_INLINE vb vb_double(vb x) { return _mm256_add_epi8(x, x); }
 FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm256_blendv_epi8(no, yes, by); }
 
-/* The two top bits choose among four look-ups, which see the four lowest bits, and the top bit, where it gives 0. */
-FPQ_INLINE vb vt_look_up(vt table, vb code) {
+/* A look-up sees the four lowest bits, and the top bit, where it gives 0; bit 6 chooses between two of both halves. */
+FPQ_INLINE vb vt_look_up(vt table, vb code, const int n) {
     const vb other = _mm256_xor_si256(code, _mm256_set1_epi8(-128));
-    const vb a = _mm256_or_si256(vb_look_up(table.part[0], code), vb_look_up(table.part[2], other));
+    const vb a = _mm256_or_si256(vb_look_up(table.part[0], code), vb_look_up(table.part[n / 2], other));
+    if (n == 2) return a;
     const vb b = _mm256_or_si256(vb_look_up(table.part[1], code), vb_look_up(table.part[3], other));
     return vb_choose(vb_double(code), b, a);
 }

@@ -78,13 +78,14 @@ FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(
 FPQ_INLINE vb vb_double(vb x) { return _mm512_add_epi8(x, x); }
 FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return _mm512_mask_blend_epi8(_mm512_movepi8_mask(by), no, yes); }
 
-/* The two top bits choose among four look-ups. */
-FPQ_INLINE vb vt_look_up(vt table, vb code) {
+/* The two top bits choose among the look-ups. */
+FPQ_INLINE vb vt_look_up(vt table, vb code, const int n) {
     const vb low = vb_low_nibbles(code);
-    const __mmask64 top = _mm512_movepi8_mask(code), next = _mm512_movepi8_mask(_mm512_add_epi8(code, code));
-    const vb a = _mm512_mask_shuffle_epi8(vb_look_up(table.part[0], low), top, table.part[2], low);
+    const __mmask64 top = _mm512_movepi8_mask(code);
+    const vb a = _mm512_mask_shuffle_epi8(vb_look_up(table.part[0], low), top, table.part[n / 2], low);
+    if (n == 2) return a;
     const vb b = _mm512_mask_shuffle_epi8(vb_look_up(table.part[1], low), top, table.part[3], low);
-    return _mm512_mask_blend_epi8(next, a, b);
+    return vb_choose(vb_double(code), b, a);
 }
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }

@@ -71,15 +71,21 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return vld1q_u8(p); }
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return vqtbl1q_u8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return vandq_u8(x, vdupq_n_u8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return vshrq_n_u8(x, 4); }
-typedef uint8x16x4_t vt;
-FPQ_INLINE vt vt_load(const uint8_t *p, int apart) {
-    const vt x = {{vld1q_u8(p), vld1q_u8(p + apart), vld1q_u8(p + 2 * apart), vld1q_u8(p + 3 * apart)}};
+typedef struct {
+    vb part[4];
+} vt;
+FPQ_INLINE vt vt_load(const uint8_t *p, const int n, int apart) {
+    vt x;
+    for (int i = 0; i < 4; i++) x.part[i] = vld1q_u8(p + (i < n ? i : 0) * apart);
     return x;
 }
 FPQ_INLINE vb vb_double(vb x) { return vaddq_u8(x, x); }
 FPQ_INLINE vb vb_choose(vb by, vb yes, vb no) { return vbslq_u8(vcgeq_u8(by, vdupq_n_u8(128)), yes, no); }
-FPQ_INLINE vb vt_look_up(vt table, vb code) {
-    return vqtbl4q_u8(table, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 2)));
+FPQ_INLINE vb vt_look_up(vt table, vb code, const int n) {
+    const uint8x16x2_t two = {{table.part[0], table.part[1]}};
+    const uint8x16x4_t four = {{table.part[0], table.part[1], table.part[2], table.part[3]}};
+    return n == 2 ? vqtbl2q_u8(two, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 3)))
+                  : vqtbl4q_u8(four, vbslq_u8(vdupq_n_u8(15), code, vshrq_n_u8(code, 2)));
 }
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return vqaddq_u8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) {

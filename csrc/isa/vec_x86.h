@@ -5,8 +5,9 @@
 typedef struct {
     vb part[4];
 } vt;
-FPQ_INLINE vt vt_load(const uint8_t *p, int apart) {
-    const vt x = {{vb_table(p), vb_table(p + apart), vb_table(p + 2 * apart), vb_table(p + 3 * apart)}};
+FPQ_INLINE vt vt_load(const uint8_t *p, const int n, int apart) {
+    vt x;
+    for (int i = 0; i < 4; i++) x.part[i] = vb_table(p + (i < n ? i : 0) * apart);
     return x;
 }
 

@@ -44,24 +44,28 @@ int fpq_lut_quantize(fpq_lut *lut, float threshold) {
     lut8->threshold = threshold;
     lut8->zero = zero;
     lut8->scale = scale;
-    lut8->has_full = lut8->full == lut8->group;
+    lut8->has_fine = lut8->fine == lut8->group;
     return 1;
 }
 
-void fpq_lut_quantize_full(fpq_lut *lut) {
-    const int ld = fpq_ld_table(lut->adc);
+void fpq_lut_quantize_fine(fpq_lut *lut) {
+    const int ld = fpq_ld_table(lut->adc), groups = lut->kern->fine_groups;
     fpq_lut8 *lut8 = &lut->lut8;
-    uint16_t sums[FPQ_MAX_ENTRIES];
-    if (lut8->has_full) return;
+    uint16_t min16[FPQ_MAX_ENTRIES];
+    float min[FPQ_MAX_ENTRIES];
+    if (lut8->has_fine) return;
     for (int j = 0; j < lut->adc->m; j++) {
         const ptrdiff_t at = (ptrdiff_t)j * ld;
+        uint8_t *out = lut8->fine + (ptrdiff_t)j * groups;
         if (lut->kind == FPQ_LUT_PRECOMPUTED) {
-            lut->kern->group_min_of_sums(lut->list_term + at, lut->query_term + at, ld, 1, sums);
-            lut->kern->quantize_u16_to_u8(sums, ld, lut->min16[j], lut8->factor, lut8->full + at);
-        } else
-            lut->kern->quantize_u8(lut->table + at, ld, lut->min[j], lut8->scale, lut8->full + at);
+            lut->kern->group_min_of_sums(lut->list_term + at, lut->query_term + at, groups, ld / groups, min16);
+            lut->kern->quantize_u16_to_u8(min16, groups, lut->min16[j], lut8->factor, out);
+        } else {
+            lut->kern->group_min(lut->table + at, groups, ld / groups, min);
+            lut->kern->quantize_u8(min, groups, lut->min[j], lut8->scale, out);
+        }
     }
-    lut8->has_full = 1;
+    lut8->has_fine = 1;
 }
 
 int fpq_lut_byte_threshold(const fpq_lut *lut, float x) {

@@ -13,8 +13,8 @@ enum {
 
 /* Byte tables of some subquantizers of a query (fpq_lut8). */
 typedef struct {
-    const uint8_t *entries; /* (m, groups) */
-    int code_groups;        /* 8-bit codes: 256, or 64: FPQ_CODE_GROUP; 4-bit codes: 16 */
+    const uint8_t *entries; /* (m, code_groups) */
+    int code_groups;        /* 8-bit codes: the kernels' code_groups or fine_groups; 4-bit codes: 16 */
     const int32_t *order;   /* the subquantizers to add */
     int n;                  /* length of order */
 } fpq_prune_lut;

@@ -10,8 +10,8 @@
 enum {
     ROW_BATCH = 128,         /* rows whose distances are taken together, so that none waits for another */
     MIN_ROWS_EXACT_LUT = 32, /* from so many rows on, exact tables are cheaper than distances by code_l2 */
-    MIN_ROWS_FULL = 10, /* survivors per block from which pruning by the codes' own bytes is cheaper than refining */
-    MIN_ROWS_BUILD_FULL = 64, /* survivors that pay for making the codes' own bytes first */
+    MIN_ROWS_FINE = 10,      /* survivors per block from which pruning by smaller code groups is cheaper than scoring */
+    MIN_ROWS_BUILD_FINE = 64, /* survivors that pay for making the bytes of smaller groups first */
     SAMPLE = 8,               /* rows from which the first threshold is estimated */
     SAMPLE_K = 8              /* times k rows are to have a distance of at most the first threshold */
 };
@@ -86,22 +86,20 @@ static void score(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, con
     if (waiting) score_rows(s, lut, row, waiting, results);
 }
 
-/* Adds the bytes of subquantizers order[from] to order[to - 1] to the sums; survivors: rows whose sums do not exceed
- * FPQ_BYTE_THRESHOLD. */
-static void add_bytes(const fpq_scan *s, const fpq_lut *lut, int from, int to, const int32_t *block_ids, int n,
-                      uint8_t *sums, uint64_t *survivors) {
-    const fpq_prune_lut bytes = {lut->lut8.group, fpq_code_groups(s->kern, s->adc), lut->order + from, to - from};
-    (s->adc->nbits == 8 ? s->kern->prune_lut8 : s->kern->prune_lut4)(&bytes, s->blocks, s->code_size, block_ids, n,
-                                                                     sums, survivors);
+/* Adds bytes to the sums; survivors: rows whose sums do not exceed FPQ_BYTE_THRESHOLD. */
+static void add_bytes(const fpq_scan *s, const fpq_prune_lut *bytes, const int32_t *block_ids, int n, uint8_t *sums,
+                      uint64_t *survivors) {
+    (s->adc->nbits == 8 ? s->kern->prune_lut8 : s->kern->prune_lut4)(bytes, s->blocks, s->code_size, block_ids, n, sums,
+                                                                     survivors);
 }
 
-/* Sums of the codes' own bytes instead of their groups'. */
-static void sum_full_bytes(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, int n, uint8_t *sums,
+/* Sums of the bytes of the smaller code groups. */
+static void sum_fine_bytes(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, int n, uint8_t *sums,
                            uint64_t *survivors) {
-    const fpq_prune_lut bytes = {lut->lut8.full, fpq_ld_table(s->adc), lut->order, s->adc->m};
-    fpq_lut_quantize_full(lut);
+    const fpq_prune_lut bytes = {lut->lut8.fine, fpq_fine_groups(s->kern, s->adc), lut->order, s->adc->m};
+    fpq_lut_quantize_fine(lut);
     memset(sums, 0, (size_t)n * 64);
-    s->kern->prune_lut8(&bytes, s->blocks, s->code_size, block_ids, n, sums, survivors);
+    add_bytes(s, &bytes, block_ids, n, sums, survivors);
 }
 
 /* Keeps the blocks that have rows left. */
@@ -116,24 +114,25 @@ static int keep_blocks(int32_t *block_ids, uint64_t *rows, uint8_t *sums, int n)
     return kept;
 }
 
-/* Prunes blocks with many survivors once more, by the codes' own bytes. */
-static void prune_full(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, uint64_t *rows, int n,
+/* Prunes blocks with many survivors once more, by smaller code groups. If these are most blocks, the next runs begin
+ * with the smaller groups. */
+static void prune_fine(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, uint64_t *rows, int n,
                        int byte_threshold) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
     uint64_t survivors[FPQ_BLOCK_RUN];
-    int32_t full[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
-    int n_full = 0, n_rows = 0;
-    if (lut->lut8.full == lut->lut8.group) return;
+    int32_t fine[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
+    int n_fine = 0, n_rows = 0;
     for (int b = 0; b < n; b++) {
         const int here = fpq_popcount(rows[b]);
-        if (here < MIN_ROWS_FULL) continue;
-        at[n_full] = b;
-        full[n_full++] = block_ids[b];
+        if (here < MIN_ROWS_FINE) continue;
+        at[n_fine] = b;
+        fine[n_fine++] = block_ids[b];
         n_rows += here;
     }
-    if (!lut->lut8.has_full && n_rows < MIN_ROWS_BUILD_FULL) return;
-    sum_full_bytes(s, lut, full, n_full, sums, survivors);
-    for (int i = 0; i < n_full; i++) rows[at[i]] &= s->kern->bytes_at_most(sums + i * 64, byte_threshold);
+    if (!lut->lut8.has_fine && n_rows < MIN_ROWS_BUILD_FINE) return;
+    sum_fine_bytes(s, lut, fine, n_fine, sums, survivors);
+    for (int i = 0; i < n_fine; i++) rows[at[i]] &= s->kern->bytes_at_most(sums + i * 64, byte_threshold);
+    lut->lut8.starts_fine = 2 * n_fine > n;
 }
 
 /* Prune: rows whose bytes add up to more than the threshold's. Most blocks lose all rows after half or three quarters
@@ -141,16 +140,29 @@ static void prune_full(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids
 static int prune(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, float threshold) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
     uint64_t survivors[FPQ_BLOCK_RUN];
-    const int m = s->adc->m, ends[] = {0, m / 2, m * 3 / 4, m}, byte_threshold = fpq_lut_byte_threshold(lut, threshold);
+    fpq_lut8 *lut8 = &lut->lut8;
+    const int n_blocks = n, m = s->adc->m, ends[] = {0, m / 2, m * 3 / 4, m},
+              byte_threshold = fpq_lut_byte_threshold(lut, threshold);
+    fpq_prune_lut bytes = {lut8->group, fpq_code_groups(s->kern, s->adc), NULL, 0};
+    if (lut8->starts_fine) {
+        fpq_lut_quantize_fine(lut);
+        bytes.entries = lut8->fine;
+        bytes.code_groups = fpq_fine_groups(s->kern, s->adc);
+    }
     memset(sums, 0, (size_t)n * 64);
     for (int stage = 0; stage < 3; stage++) {
         if (ends[stage] == ends[stage + 1]) continue;
-        add_bytes(s, lut, ends[stage], ends[stage + 1], block_ids, n, sums, survivors);
+        bytes.order = lut->order + ends[stage];
+        bytes.n = ends[stage + 1] - ends[stage];
+        add_bytes(s, &bytes, block_ids, n, sums, survivors);
         for (int i = 0; i < n; i++)
             rows[i] &= stage < 2 ? survivors[i] : s->kern->bytes_at_most(sums + i * 64, byte_threshold);
         n = keep_blocks(block_ids, rows, sums, n);
     }
-    prune_full(s, lut, block_ids, rows, n, byte_threshold);
+    if (lut8->starts_fine)
+        lut8->starts_fine = 2 * n > n_blocks;
+    else if (lut8->fine != lut8->group)
+        prune_fine(s, lut, block_ids, rows, n, byte_threshold);
     return n;
 }
 
@@ -187,15 +199,10 @@ static int find_first_k(const fpq_scan *s, fpq_lut *lut, const int32_t *block_id
     const float threshold = sample_threshold(s, lut, block_ids, rows, n, n_rows, results->k);
     if (!(threshold < INFINITY)) return n; /* bytes cannot tell distances beyond float32 apart */
     if (!fpq_lut_quantize(lut, threshold)) return n;
-    memset(sums, 0, (size_t)n * 64);
-    add_bytes(s, lut, 0, s->adc->m, block_ids, n, sums, survivors);
-    for (int b = 0; b < n; b++) survivors[b] &= rows[b];
     memcpy(left_ids, block_ids, (size_t)n * sizeof *block_ids);
+    sum_fine_bytes(s, lut, block_ids, n, sums, survivors);
+    for (int b = 0; b < n; b++) survivors[b] &= rows[b];
     const int left = keep_blocks(left_ids, survivors, sums, n);
-    if (lut->lut8.full != lut->lut8.group) {
-        sum_full_bytes(s, lut, left_ids, left, sums, smallest);
-        for (int b = 0; b < left; b++) survivors[b] &= smallest[b];
-    }
     if (count(survivors, left) < results->k) return n;
     const int byte = s->kern->kth_byte(sums, survivors, left, (int)results->k);
     for (int b = 0; b < left; b++) {

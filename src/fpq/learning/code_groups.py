@@ -1,4 +1,4 @@
-"""The numbering of centroids that lets kernels bound distances by groups of four codes."""
+"""The numbering of centroids that lets kernels bound distances by groups of eight and of four codes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ from fpq.learning.open_indexing import OpenIndexing
 
 
 def group_centroids(trained: Training, offsets: Int32) -> Training:
-    """Number the 256 centroids of each subspace so that the codes of four near centroids differ in bits 4 and 5 only.
+    """Number the 256 centroids of each subspace so that near centroids differ in few bits.
 
-    Kernels without 256-entry look-ups bound the distance of a code group by the smallest entry of the four codes: the
-    nearer the centroids, the tighter the bound. k-means and OpenIndexing with ``c = 1`` give groups of exactly four.
+    Groups of eight near centroids differ in bits 4 to 6 only, the groups of four in each of them in bits 4 and 5 only.
+    Kernels without 256-entry look-ups bound the distance of a code group by the smallest entry of its codes: the
+    nearer the centroids, the tighter the bound. k-means and OpenIndexing with ``c = 1`` give groups of exactly eight,
+    which are cut in half across their first principal axis.
     """
     m, k, _ = trained.centroids.shape
     points = np.hstack([c[:, : e - s] for c, s, e in zip(trained.centroids, offsets, offsets[1:], strict=False)])
     rng = np.random.default_rng(0)
     rows = LocalRows(points, None, 1)
-    start = spread_centroids(rows, offsets, k // 4, rng, 1)
+    start = spread_centroids(rows, offsets, k // 8, rng, 1)
     groups = train_codebooks(rows, offsets, start, n_iter=10, rng=rng, capacity=1.0, n_threads=1)
-    policy = OpenIndexing(c=1.0, candidates=k // 4)
-    policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, k // 4), k, 1)
+    policy = OpenIndexing(c=1.0, candidates=k // 8)
+    policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, k // 8), k, 1)
     centroids, ids = trained.centroids.copy(), trained.ids.copy()
     for j in range(m):
-        order = np.argsort(groups.ids[j], kind="stable").reshape(-1, 16, 4).swapaxes(1, 2).ravel()
+        eights = np.argsort(groups.ids[j], kind="stable").reshape(-1, 8)
+        members = trained.centroids[j, eights].astype(np.float64)
+        members -= members.mean(axis=1, keepdims=True)
+        axis = np.linalg.svd(members, full_matrices=False)[2][:, :1]
+        along = np.argsort((members * axis).sum(axis=2), axis=1, kind="stable")
+        # Bit 7 and the lowest four bits number the groups of eight, bit 6 the halves, bits 5 and 4 the members.
+        order = np.take_along_axis(eights, along, axis=1).reshape(2, 16, 8).swapaxes(1, 2).ravel()
         centroids[j] = trained.centroids[j, order]
         ids[j] = np.argsort(order)[trained.ids[j]]
     return trained._replace(centroids=centroids, ids=ids)
