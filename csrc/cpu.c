@@ -11,13 +11,13 @@
 #include <cpuid.h>
 #endif
 
-static void cpuid(unsigned leaf, unsigned out[4]) {
+static void cpuid(unsigned leaf, unsigned subleaf, unsigned out[4]) {
 #if defined(_MSC_VER) && !defined(__clang__)
     int regs[4];
-    __cpuidex(regs, (int)leaf, 0);
+    __cpuidex(regs, (int)leaf, (int)subleaf);
     for (int i = 0; i < 4; i++) out[i] = (unsigned)regs[i];
 #else
-    __cpuid_count(leaf, 0, out[0], out[1], out[2], out[3]);
+    __cpuid_count(leaf, subleaf, out[0], out[1], out[2], out[3]);
 #endif
 }
 
@@ -34,15 +34,17 @@ static unsigned saved_state(void) {
 
 static fpq_features detect(void) {
     fpq_features f = {0};
-    unsigned leaf0[4], leaf1[4], leaf7[4];
-    cpuid(0, leaf0);
+    unsigned leaf0[4], leaf1[4], leaf7[4], leaf7_1[4] = {0};
+    cpuid(0, 0, leaf0);
     if (leaf0[0] < 7) return f;
-    cpuid(1, leaf1);
-    cpuid(7, leaf7);
+    cpuid(1, 0, leaf1);
+    cpuid(7, 0, leaf7);
+    if (leaf7[0] >= 1) cpuid(7, 1, leaf7_1);
     const unsigned osxsave = leaf1[2] >> 27 & 1, avx = leaf1[2] >> 28 & 1, fma = leaf1[2] >> 12 & 1,
                    f16c = leaf1[2] >> 29 & 1, popcnt = leaf1[2] >> 23 & 1, bmi2 = leaf7[1] >> 8 & 1;
     const unsigned state = osxsave ? saved_state() : 0;
     f.avx2 = (state & 0x06) == 0x06 && avx && fma && f16c && popcnt && bmi2 && (leaf7[1] >> 5 & 1);
+    f.avxvnni = f.avx2 && (leaf7_1[0] >> 4 & 1);
     const unsigned f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
     f.avx512 = f.avx2 && (state & 0xe6) == 0xe6 && (leaf7[1] & f_dq_bw_vl) == f_dq_bw_vl;
     f.vbmi = f.avx512 && (leaf7[2] >> 1 & 1);

@@ -7,6 +7,7 @@
 #include "portable.h"
 
 enum {
+    COLUMN_MAX = 127,
     MIN_D = 64, /* With fewer dimensions or columns, to quantize a row takes the time that its products save. */
     MIN_K = 64
 };
@@ -29,9 +30,9 @@ void fpq_int8_codebook_place(char *memory, int blocks, int d, const float *bias,
     const size_t columns = (size_t)blocks * FPQ_COLUMN_BLOCK;
     *codebook = (fpq_int8_codebook){.packed = (int8_t *)memory, .rounding = (float)(d + 16) * 0x1p-23f};
     memset(memory, 0, fpq_int8_codebook_size(blocks, d));
-    codebook->start = (int32_t *)(void *)(memory += columns * (size_t)padded(d));
+    codebook->minus_sum = (int32_t *)(void *)(memory += columns * (size_t)padded(d));
     codebook->scale = (float *)(void *)(memory + columns * sizeof(int32_t));
-    codebook->columns = (fpq_int8_columns){codebook->packed, codebook->start, codebook->scale, bias, padded(d)};
+    codebook->columns = (fpq_int8_columns){codebook->packed, codebook->minus_sum, codebook->scale, bias, padded(d)};
 }
 
 void fpq_int8_rows_place(char *memory, int n, const fpq_int8_codebook *codebook, fpq_int8_rows *rows) {
@@ -49,14 +50,14 @@ void fpq_int8_codebook_put(const fpq_kernels *kern, fpq_int8_codebook *codebook,
     int8_t *to = codebook->packed + (ptrdiff_t)(at / FPQ_COLUMN_BLOCK) * codebook->columns.d * FPQ_COLUMN_BLOCK +
                  at % FPQ_COLUMN_BLOCK * 4;
     uint8_t *quantized = (uint8_t *)(void *)(scratch + d);
-    int32_t sum = 0;
-    codebook->scale[at] = kern->quantize_int8(c, d, quantized, scratch);
+    int32_t minus_sum = 0;
+    codebook->scale[at] = kern->quantize_int8(c, d, COLUMN_MAX, quantized, scratch);
     for (int t = 0; t < d; t++) {
-        const int number = quantized[t] - 128;
+        const int number = quantized[t] - COLUMN_MAX - 1;
         to[t / 4 * 4 * FPQ_COLUMN_BLOCK + t % 4] = (int8_t)number;
-        sum += number;
+        minus_sum -= number;
     }
-    codebook->start[at] = -128 * sum;
+    codebook->minus_sum[at] = minus_sum;
     codebook->max_norm = fmaxf(codebook->max_norm, sqrtf(kern->ip_f32(c, c, d)));
     codebook->max_error = fmaxf(codebook->max_error, sqrtf(kern->ip_f32(scratch, scratch, d)));
 }
@@ -64,8 +65,8 @@ void fpq_int8_codebook_put(const fpq_kernels *kern, fpq_int8_codebook *codebook,
 void fpq_int8_rows_put(const fpq_kernels *kern, fpq_int8_rows *rows, int at, const float *x, int d) {
     const fpq_int8_codebook *codebook = rows->codebook;
     uint8_t *quantized = rows->quantized + (ptrdiff_t)at * codebook->columns.d;
-    rows->scale[at] = kern->quantize_int8(x, d, quantized, rows->residual);
-    for (int t = d; t < codebook->columns.d; t++) quantized[t] = 128;
+    rows->scale[at] = kern->quantize_int8(x, d, kern->int8_offset - 1, quantized, rows->residual);
+    for (int t = d; t < codebook->columns.d; t++) quantized[t] = (uint8_t)kern->int8_offset;
     rows->square[at] = kern->ip_f32(x, x, d);
     const float norm = sqrtf(rows->square[at]), error = sqrtf(kern->ip_f32(rows->residual, rows->residual, d));
     rows->rounding[at] = codebook->rounding * (norm + codebook->max_norm) * codebook->max_norm;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * Scores from rows and centroids quantized to int8. One AVX-512 VNNI instruction adds four times as many
- * of their products as an instruction for floats. The quantization error has a bound, so float32 scores are needed for
- * few centroids of a row.
+ * Scores from rows and centroids quantized to int8, whose products are faster than those of floats. The quantization
+ * error has a bound, so float32 scores are needed for few centroids of a row.
  *
  * The bound. For x = x' + e and c = c' + f, where x' and c' are the quantized vectors, |x.c - x'.c'| <= |e| |c| + |x'|
  * |f| by the Cauchy-Schwarz inequality. */
@@ -13,7 +12,7 @@
 typedef struct {
     fpq_int8_columns columns;
     int8_t *packed;
-    int32_t *start;
+    int32_t *minus_sum;
     float *scale;
     float max_norm, max_error; /* the largest |c| and |f| of a column */
     float rounding;            /* relative rounding error of a sum of d floats */
@@ -22,7 +21,7 @@ typedef struct {
 /* Quantized rows, for products with the columns of a codebook. */
 typedef struct {
     const fpq_int8_codebook *codebook;
-    uint8_t *quantized; /* (n, columns.d), with 128 added */
+    uint8_t *quantized; /* (n, columns.d), with int8_offset added */
     float *scale;
     float *margin;   /* bound of the difference between the score and the int8 score of a row */
     float *square;   /* squared norms */

@@ -4,7 +4,7 @@
 
 #if defined(FPQ_X86)
 #define FPQ_ISA avx512
-#define FPQ_OWN_INT8
+#define FPQ_VNNI
 #include "isa/vec_avx512.h"
 #define FPQ_OWN_PRUNE_LUT8
 #include "scan/vbmi.inc"

@@ -7,7 +7,7 @@
 #include "portable.h"
 
 /* What cpu.c detects. vbmi and vnni are those of AVX-512. */
-#define FPQ_FEATURES(X) X(avx2) X(avx512) X(vbmi) X(vnni) X(neon)
+#define FPQ_FEATURES(X) X(avx2) X(avxvnni) X(avx512) X(vbmi) X(vnni) X(neon)
 
 #define FPQ_FEATURE_MEMBER(name) int name;
 typedef struct {
@@ -16,7 +16,8 @@ typedef struct {
 
 /* Name and condition of what this processor family has, slowest first. */
 #if defined(FPQ_X86)
-#define FPQ_ISAS(X) X(scalar, 1) X(avx2, f->avx2) X(avx512bw, f->avx512) X(avx512, f->vbmi && f->vnni)
+#define FPQ_ISAS(X) \
+    X(scalar, 1) X(avx2, f->avx2) X(avxvnni, f->avxvnni) X(avx512bw, f->avx512) X(avx512, f->vbmi && f->vnni)
 #elif defined(FPQ_ARM64)
 #define FPQ_ISAS(X) X(scalar, 1) X(neon, f->neon)
 #else

@@ -12,6 +12,7 @@
 #define FPQ_CODE_GROUPS 256
 #define FPQ_FINE_GROUPS 256
 #define FPQ_FAST_INT8 0
+#define FPQ_INT8_OFFSET 128
 #include "matrix/plain.inc"
 #include "metric/scalar.inc"
 #include "exact/scalar.inc"

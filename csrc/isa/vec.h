@@ -9,7 +9,8 @@
  *
  *   LANES 4, 8 or 16; BYTES 16, 32 or 64
  *   TILE_ROWS, TILE_BLOCKS      rows and column blocks of a matrix tile whose sums fit into registers
- *   ROW_VECTORS, ROW_COLUMNS    the same with rows in lanes: vectors of rows, and columns */
+ *   ROW_VECTORS, ROW_COLUMNS    the same with rows in lanes: vectors of rows, and columns
+ *   FAST_INT8, INT8_OFFSET      fast_int8 and int8_offset of isa/kernels.h */
 
 /* Vectors of a column block and of a code block, and which bits a vb has. */
 #define COLUMN_VECTORS (FPQ_COLUMN_BLOCK / LANES)
@@ -26,14 +27,16 @@ FPQ_INLINE void vf_store(float *p, vf x);
 FPQ_INLINE vf vf_add(vf a, vf b);
 FPQ_INLINE vf vf_sub(vf a, vf b);
 FPQ_INLINE vf vf_mul(vf a, vf b);
-FPQ_INLINE vf vf_fma(vf a, vf b, vf c);  /* a b + c, rounded once */
-FPQ_INLINE vf vf_fnma(vf a, vf b, vf c); /* c - a b, rounded once */
-FPQ_INLINE vf vf_sqrt(vf x);             /* correctly rounded */
-FPQ_INLINE vf vf_lesser(vf a, vf b);     /* b where a is NaN */
-FPQ_INLINE vf vf_larger(vf a, vf b);     /* of numbers */
-FPQ_INLINE float vf_sum(vf x);           /* added in any order */
-FPQ_INLINE float vf_max(vf x);           /* of numbers */
-FPQ_INLINE vm vf_greater(vf a, vf b);    /* a > b; not for NaN */
+FPQ_INLINE vf vf_fma(vf a, vf b, vf c);                   /* a b + c, rounded once */
+FPQ_INLINE vf vf_fnma(vf a, vf b, vf c);                  /* c - a b, rounded once */
+FPQ_INLINE vf vf_sqrt(vf x);                              /* correctly rounded */
+FPQ_INLINE vf vf_lesser(vf a, vf b);                      /* b where a is NaN */
+FPQ_INLINE vf vf_larger(vf a, vf b);                      /* of numbers */
+FPQ_INLINE vf vf_larger_where(vf a, vf b, unsigned bits); /* vf_larger in lanes whose bit is set, or else a */
+FPQ_INLINE vf vf_from(vi x);                              /* rounded to nearest */
+FPQ_INLINE float vf_sum(vf x);                            /* added in any order */
+FPQ_INLINE float vf_max(vf x);                            /* of numbers */
+FPQ_INLINE vm vf_greater(vf a, vf b);                     /* a > b; not for NaN */
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no);
 FPQ_INLINE unsigned vf_bits_at_least(vf a, vf b); /* bit i: a >= b; 0 for NaN */
 FPQ_INLINE void vf_transpose(vf *x);              /* LANES rows become columns */
@@ -44,6 +47,7 @@ FPQ_INLINE void vi_store(int32_t *p, vi x);
 FPQ_INLINE vi vi_set(int x);
 FPQ_INLINE vi vi_lane_numbers(void); /* 0, 1, ... LANES - 1 */
 FPQ_INLINE vi vi_add(vi a, vi b);
+FPQ_INLINE vi vi_mul(vi a, vi b); /* products that int32 can hold */
 FPQ_INLINE vm vi_equal(vi a, vi b);
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no);
 
@@ -80,6 +84,9 @@ FPQ_INLINE vq vq_add_squares(vs x, vq sum);                             /* the s
 FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t x); /* bits 0 to 3: the sum is at most x */
 
 /* ---- products of bytes ---- */
+FPQ_INLINE vb vb_set_4(const uint8_t *p); /* 4 bytes, repeated */
+/* Lane i grows by the four products a[t] x[t], t from 4 i on; a below 2 INT8_OFFSET, x int8 from -127. */
+FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x);
 FPQ_INLINE vb vb_load_32(const uint8_t *p); /* vb_load of the first 32 bytes; the rest is 0 */
 FPQ_INLINE vb vb_low_bit_pairs(vb x);       /* bits 0 and 1 of each byte */
 FPQ_INLINE vb vb_high_bit_pairs(vb x);      /* bits 2 and 3 */

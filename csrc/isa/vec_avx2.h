@@ -9,6 +9,12 @@ typedef __m256 vm;
 #define TILE_BLOCKS 1
 #define ROW_VECTORS 2
 #define ROW_COLUMNS 4
+#define FAST_INT8 1
+#ifdef FPQ_VNNI
+#define INT8_OFFSET 128
+#else
+#define INT8_OFFSET 64 /* Pairs of products are added in int16. */
+#endif
 
 FPQ_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm256_set1_ps(x); }
@@ -33,6 +39,12 @@ FPQ_INLINE float vf_sum(vf x) {
 FPQ_INLINE vf vf_sqrt(vf x) { return _mm256_sqrt_ps(x); }
 FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm256_min_ps(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm256_max_ps(a, b); }
+FPQ_INLINE vf vf_larger_where(vf a, vf b, unsigned bits) {
+    const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128),
+                  set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), each), each);
+    return _mm256_blendv_ps(a, _mm256_max_ps(a, b), _mm256_castsi256_ps(set));
+}
+FPQ_INLINE vf vf_from(vi x) { return _mm256_cvtepi32_ps(x); }
 FPQ_INLINE float vf_max(vf x) {
     __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
@@ -66,6 +78,7 @@ FPQ_INLINE vi vi_set(int x) { return _mm256_set1_epi32(x); }
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(m)); }
 FPQ_INLINE vi vi_lane_numbers(void) { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+FPQ_INLINE vi vi_mul(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
 
 typedef __m256i vb;
@@ -97,12 +110,24 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
 }
 
+FPQ_INLINE vb vb_set_4(const uint8_t *p) { return _mm256_broadcastd_epi32(_mm_loadu_si32(p)); }
+FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
+#ifdef FPQ_VNNI
+    return _mm256_dpbusd_avx_epi32(sum, a, x);
+#else
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, x), _mm256_set1_epi16(1)));
+#endif
+}
 FPQ_INLINE vb vb_load_32(const uint8_t *p) { return vb_load(p); }
 FPQ_INLINE vb vb_low_bit_pairs(vb x) { return _mm256_and_si256(x, _mm256_set1_epi8(3)); }
 FPQ_INLINE vb vb_high_bit_pairs(vb x) { return _mm256_and_si256(_mm256_srli_epi16(x, 2), _mm256_set1_epi8(3)); }
 FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y) {
+#ifdef FPQ_VNNI
+    return vi_add_fours(vi_add_fours(sum, a, x), b, y);
+#else
     const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(a, x), _mm256_maddubs_epi16(b, y));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#endif
 }
 FPQ_INLINE void vi_store_sums(int32_t *to, const vi *x) {
     const vi low = _mm256_hadd_epi32(_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3])),

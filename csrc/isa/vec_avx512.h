@@ -9,6 +9,13 @@ typedef __mmask16 vm;
 #define TILE_BLOCKS 4
 #define ROW_VECTORS 3
 #define ROW_COLUMNS 8
+#ifdef FPQ_VNNI
+#define FAST_INT8 1
+#define INT8_OFFSET 128
+#else
+#define FAST_INT8 0
+#define INT8_OFFSET 64 /* Pairs of products are added in int16. */
+#endif
 
 FPQ_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 FPQ_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
@@ -27,6 +34,8 @@ FPQ_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps(x); }
 FPQ_INLINE vf vf_sqrt(vf x) { return _mm512_sqrt_ps(x); }
 FPQ_INLINE vf vf_lesser(vf a, vf b) { return _mm512_min_ps(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return _mm512_max_ps(a, b); }
+FPQ_INLINE vf vf_larger_where(vf a, vf b, unsigned bits) { return _mm512_mask_max_ps(a, (vm)bits, a, b); }
+FPQ_INLINE vf vf_from(vi x) { return _mm512_cvtepi32_ps(x); }
 FPQ_INLINE float vf_max(vf x) { return _mm512_reduce_max_ps(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
@@ -59,6 +68,7 @@ FPQ_INLINE void vi_store(int32_t *p, vi x) { _mm512_storeu_si512(p, x); }
 FPQ_INLINE vi vi_set(int x) { return _mm512_set1_epi32(x); }
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m, no, yes); }
 FPQ_INLINE vi vi_lane_numbers(void) { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+FPQ_INLINE vi vi_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 
@@ -90,12 +100,20 @@ FPQ_INLINE vb vt_look_up(vt table, vb code, const int n) {
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }
 
+FPQ_INLINE vb vb_set_4(const uint8_t *p) { return _mm512_broadcastd_epi32(_mm_loadu_si32(p)); }
+FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
+#ifdef FPQ_VNNI
+    return _mm512_dpbusd_epi32(sum, a, x);
+#else
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(a, x), _mm512_set1_epi16(1)));
+#endif
+}
 FPQ_INLINE vb vb_load_32(const uint8_t *p) { return _mm512_maskz_loadu_epi64(15, p); }
 FPQ_INLINE vb vb_low_bit_pairs(vb x) { return _mm512_and_si512(x, _mm512_set1_epi8(3)); }
 FPQ_INLINE vb vb_high_bit_pairs(vb x) { return _mm512_and_si512(_mm512_srli_epi16(x, 2), _mm512_set1_epi8(3)); }
 FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y) {
-#ifdef FPQ_OWN_INT8
-    return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, a, x), b, y);
+#ifdef FPQ_VNNI
+    return vi_add_fours(vi_add_fours(sum, a, x), b, y);
 #else
     const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(a, x), _mm512_maddubs_epi16(b, y));
     return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));

@@ -9,6 +9,8 @@ typedef uint32x4_t vm;
 #define TILE_BLOCKS 1
 #define ROW_VECTORS 4
 #define ROW_COLUMNS 4
+#define FAST_INT8 0
+#define INT8_OFFSET 64 /* Rows fit into int8. */
 
 FPQ_INLINE vf vf_zero(void) { return vdupq_n_f32(0); }
 FPQ_INLINE vf vf_set(float x) { return vdupq_n_f32(x); }
@@ -32,6 +34,11 @@ FPQ_INLINE float vf_sum(vf x) { return vaddvq_f32(x); }
 FPQ_INLINE vf vf_sqrt(vf x) { return vsqrtq_f32(x); }
 FPQ_INLINE vf vf_lesser(vf a, vf b) { return vminnmq_f32(a, b); }
 FPQ_INLINE vf vf_larger(vf a, vf b) { return vmaxq_f32(a, b); }
+FPQ_INLINE vf vf_larger_where(vf a, vf b, unsigned bits) {
+    const uint32_t weights[4] = {1, 2, 4, 8};
+    return vbslq_f32(vtstq_u32(vdupq_n_u32(bits), vld1q_u32(weights)), vmaxq_f32(a, b), a);
+}
+FPQ_INLINE vf vf_from(vi x) { return vcvtq_f32_s32(x); }
 FPQ_INLINE float vf_max(vf x) { return vmaxvq_f32(x); }
 FPQ_INLINE vm vf_greater(vf a, vf b) { return vcgtq_f32(a, b); }
 FPQ_INLINE vf vf_choose(vm m, vf yes, vf no) { return vbslq_f32(m, yes, no); }
@@ -58,6 +65,7 @@ FPQ_INLINE vi vi_lane_numbers(void) {
     const int32_t x[4] = {0, 1, 2, 3};
     return vld1q_s32(x);
 }
+FPQ_INLINE vi vi_mul(vi a, vi b) { return vmulq_s32(a, b); }
 FPQ_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return vceqq_s32(a, b); }
 
@@ -159,6 +167,20 @@ FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t limit) {
     return vaddvq_u32(vandq_u32(vcleq_s32(sums, vdupq_n_s32(limit)), vld1q_u32(weights)));
 }
 
+FPQ_INLINE vb vb_set_4(const uint8_t *p) {
+    uint32_t x;
+    memcpy(&x, p, sizeof x);
+    return vreinterpretq_u8_u32(vdupq_n_u32(x));
+}
+FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
+    const int8x16_t sa = vreinterpretq_s8_u8(a), sx = vreinterpretq_s8_u8(x);
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(sum, sa, sx);
+#else
+    const int16x8_t low = vmull_s8(vget_low_s8(sa), vget_low_s8(sx)), high = vmull_high_s8(sa, sx);
+    return vpadalq_s16(sum, vpaddq_s16(low, high));
+#endif
+}
 FPQ_INLINE vb vb_load_32(const uint8_t *p) { return vb_load(p); }
 FPQ_INLINE vb vb_low_bit_pairs(vb x) { return vandq_u8(x, vdupq_n_u8(3)); }
 FPQ_INLINE vb vb_high_bit_pairs(vb x) { return vandq_u8(vshrq_n_u8(x, 2), vdupq_n_u8(3)); }
