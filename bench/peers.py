@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MNIST_ROWS = 50_000
-FAISS_LEVELS = {"scalar": "NONE", "avx2": "AVX2", "avx512bw": "AVX512", "avx512": "AVX512"}
+FAISS_LEVELS = {"scalar": "NONE", "avx2": "AVX2", "avxvnni": "AVX2", "avx512bw": "AVX512", "avx512": "AVX512"}
 
 
 def data(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -226,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=["kernels"])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--isa", help="force both: scalar, avx2, avx512 (FPQ_ISA, FAISS_SIMD_LEVEL)")
+    parser.add_argument("--isa", help="force both: scalar, avx2, avxvnni, avx512 (FPQ_ISA, FAISS_SIMD_LEVEL)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="train,encode,search", help="comma-separated: train, encode, search")
     parser.add_argument("--json", type=Path, help="write the figures here too")

@@ -13,9 +13,9 @@
 /* ---- instruction sets (cpu.c) ---- */
 const char *fpq_feature_at(int i,
                            int *has); /* i-th CPU feature that fpq knows, and whether it is here; NULL past the end */
-const char *fpq_isa(void);     /* name of the table in use: scalar, avx2, avx512bw, avx512 (with VBMI and VNNI), neon */
-const char *fpq_isa_at(int i); /* i-th instruction set that runs here, slowest first; NULL past the end */
-int fpq_use_isa(const char *name); /* 0, or -1 if it is unknown or does not run here */
+const char *fpq_isa(void);            /* name of the table in use: one of FPQ_ISAS (isa/list.h) */
+const char *fpq_isa_at(int i);        /* i-th instruction set that runs here, slowest first; NULL past the end */
+int fpq_use_isa(const char *name);    /* 0, or -1 if it is unknown or does not run here */
 int fpq_has_openmp(void);
 int fpq_max_threads(void);           /* what OpenMP would use: OMP_NUM_THREADS, omp_set_num_threads */
 void fpq_on_poll(int (*poll)(void)); /* long calls ask it now and then, from the calling thread: not 0 ends the call */

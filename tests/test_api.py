@@ -190,9 +190,10 @@ def test_cpu_info() -> None:
     assert info["isa"] in info["isas"]
     assert info["isas"][0] == "scalar"
     assert len(set(info["isas"])) == len(info["isas"])
-    for feature in ("avx2", "avx512", "vbmi", "vnni", "neon", "openmp"):
+    for feature in ("avx2", "avxvnni", "avx512", "vbmi", "vnni", "neon", "openmp"):
         assert isinstance(info[feature], bool)
     assert ("avx2" in info["isas"]) == info["avx2"]
+    assert ("avxvnni" in info["isas"]) == info["avxvnni"]
     assert ("avx512" in info["isas"]) == (info["vbmi"] and info["vnni"])
     assert info["threads"] == threads.resolve(None)
 

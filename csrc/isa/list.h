@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
- * The instruction sets. To add one: a line here and in flags.txt, isa/NAME.c, isa/vec_NAME.h, and in cpu.c the
- * detection of a CPU feature that is new. */
+ * The instruction sets. To add one: a line here and in flags.txt, isa/NAME.c, isa/vec_NAME.h or words that differ in
+ * the vec_*.h of another one, and in cpu.c the detection of a CPU feature that is new. */
 #ifndef FPQ_ISA_LIST_H
 #define FPQ_ISA_LIST_H
 
 #include "portable.h"
 
-/* What cpu.c detects. vbmi and vnni are those of AVX-512. */
+/* What cpu.c detects. vbmi and vnni are those of AVX-512, avxvnni is VNNI for CPUs without AVX-512. */
 #define FPQ_FEATURES(X) X(avx2) X(avxvnni) X(avx512) X(vbmi) X(vnni) X(neon)
 
 #define FPQ_FEATURE_MEMBER(name) int name;

@@ -10,7 +10,9 @@
  *   LANES 4, 8 or 16; BYTES 16, 32 or 64
  *   TILE_ROWS, TILE_BLOCKS      rows and column blocks of a matrix tile whose sums fit into registers
  *   ROW_VECTORS, ROW_COLUMNS    the same with rows in lanes: vectors of rows, and columns
- *   FAST_INT8, INT8_OFFSET      fast_int8 and int8_offset of isa/kernels.h */
+ *   FAST_INT8, INT8_OFFSET      fast_int8 and int8_offset of isa/kernels.h
+ *
+ * isa/NAME.c defines FPQ_VNNI where the instruction set has VNNI. */
 
 /* Vectors of a column block and of a code block, and which bits a vb has. */
 #define COLUMN_VECTORS (FPQ_COLUMN_BLOCK / LANES)

@@ -13,7 +13,7 @@ typedef __mmask16 vm;
 #define FAST_INT8 1
 #define INT8_OFFSET 128
 #else
-#define FAST_INT8 0
+#define FAST_INT8 0    /* With rows of 7 bits, 128 dimensions took 0.9 to 1.4 of the time of floats, 384 0.6 to 1.4. */
 #define INT8_OFFSET 64 /* Pairs of products are added in int16. */
 #endif
 

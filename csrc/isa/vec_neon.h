@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT  The vector words on NEON (AArch64): 4 lanes. */
 #include <arm_neon.h>
+#include <string.h>
 
 typedef float32x4_t vf;
 typedef int32x4_t vi;

@@ -99,7 +99,8 @@ def cpu_info() -> dict[str, _Any]:
     dict
         ``isa``: the instruction set in use (the variable FPQ_ISA selects another); ``isas``: those that this
         CPU supports; ``threads``: the default number of threads per call; ``openmp``: False for a build
-        with one thread only; and the CPU features ``avx2, avx512, vbmi, vnni, neon`` as bools.
+        with one thread only; and the CPU features ``avx2, avxvnni, avx512, vbmi, vnni,
+        neon`` as bools.
 
     Examples
     --------
