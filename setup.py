@@ -29,6 +29,14 @@ OPENMP_PROGRAM = """
 #include <omp.h>
 int main(void) { return omp_get_max_threads() < 1; }
 """
+# Older compilers than GCC 11 and Clang 12 do not know AVX-VNNI; the others of ISAS have been known for longer.
+AVXVNNI_PROGRAM = """
+#include <immintrin.h>
+int main(void) {
+    const __m256i x = _mm256_setzero_si256();
+    return _mm256_testz_si256(x, _mm256_dpbusd_avx_epi32(x, x, x));
+}
+"""
 
 
 def c_files(*endings):
@@ -70,6 +78,12 @@ class BuildExt(build_ext):
                 self.flags += [*SANITIZE.split(), "-O1", "-g", "-fno-omit-frame-pointer"]
                 self.c_flags.remove("-O3")
                 self.link_flags += SANITIZE.split()
+        self.left_out = []
+        is_x86 = self.plat_name.endswith(ISAS["avxvnni"][0])
+        if is_x86 and not self.builds(AVXVNNI_PROGRAM, self.flags_of("avxvnni"), []):
+            print("fpq: the compiler does not know AVX-VNNI, so fpq will not use it", file=sys.stderr)
+            self.left_out = ["avxvnni"]
+            self.flags.append("-DFPQ_NO_AVXVNNI")
         if os.environ.get("FPQ_OPENMP", "1") == "0":
             print("fpq: FPQ_OPENMP=0: no OpenMP, so fpq will use one thread", file=sys.stderr)
         elif not self.builds(OPENMP_PROGRAM, openmp, link_openmp):
@@ -92,6 +106,16 @@ class BuildExt(build_ext):
                 return False
         return True
 
+    def flags_of(self, isa):
+        """Compiler flags of csrc/isa/<isa>.c."""
+        _, gcc, msvc = ISAS[isa]
+        flags = (msvc if self.msvc else gcc).split()
+        if sys.platform == "win32" and gcc.strip() and not self.msvc:
+            flags += MINGW.split()
+        if sys.platform == "darwin":  # where one command may compile for both processors
+            flags = [word for flag in flags for word in ("-Xarch_x86_64", flag)]
+        return flags
+
     def compile_c(self, ext, file):
         """Compile a C file unless its object is up to date; [object], or [] if not for here."""
         folder, name = Path(file).parent.name, Path(file).stem
@@ -99,14 +123,9 @@ class BuildExt(build_ext):
             return []
         isa_flags = []
         if folder == "isa":
-            platforms, gcc, msvc = ISAS[name]
-            if not self.plat_name.endswith(platforms):
+            if name in self.left_out or not self.plat_name.endswith(ISAS[name][0]):
                 return []
-            isa_flags = (msvc if self.msvc else gcc).split()
-            if sys.platform == "win32" and gcc.strip() and not self.msvc:
-                isa_flags += MINGW.split()
-            if sys.platform == "darwin":  # where one command may compile for both processors
-                isa_flags = [word for flag in isa_flags for word in ("-Xarch_x86_64", flag)]
+            isa_flags = self.flags_of(name)
         objects = self.compiler.object_filenames([file], output_dir=self.build_temp)
         if self.force or newer_group([file, *ext.depends], objects[0]):
             self.compiler.compile(

@@ -16,8 +16,12 @@ typedef struct {
 
 /* Name and condition of what this processor family has, slowest first. */
 #if defined(FPQ_X86)
-#define FPQ_ISAS(X) \
-    X(scalar, 1) X(avx2, f->avx2) X(avxvnni, f->avxvnni) X(avx512bw, f->avx512) X(avx512, f->vbmi && f->vnni)
+#define FPQ_ISAS(X) X(scalar, 1) X(avx2, f->avx2) FPQ_AVXVNNI(X) X(avx512bw, f->avx512) X(avx512, f->vbmi && f->vnni)
+#ifdef FPQ_NO_AVXVNNI /* the compiler does not know it */
+#define FPQ_AVXVNNI(X)
+#else
+#define FPQ_AVXVNNI(X) X(avxvnni, f->avxvnni)
+#endif
 #elif defined(FPQ_ARM64)
 #define FPQ_ISAS(X) X(scalar, 1) X(neon, f->neon)
 #else
