@@ -45,7 +45,8 @@ typedef struct {
     const char *(*check_words)(uint64_t seed); /* isa/selftest.inc; NULL: scalar */
 #endif
     int fast_prune;                           /* whether prune_lut4 and prune_lut8 are faster than adc */
-    int code_groups, fine_groups;             /* entries of prune_lut8's tables: of the first pass, of the second */
+    int code_groups;                          /* entries of prune_lut8's tables */
+    int prunes_by_pairs;                      /* whether tables of code_groups / 2 entries are worth a first pass */
     int fast_int8;                            /* whether products of bytes are faster than those of floats */
     int int8_offset;                          /* what project_int8 and max_other_int8 want added to rows: 64, 128 */
     fpq_metric_kernels metric[FPQ_N_METRICS]; /* by fpq_metric */

@@ -10,7 +10,7 @@
 #define FPQ_CHECK_WORDS NULL
 #define FPQ_FAST_PRUNE 0
 #define FPQ_CODE_GROUPS 256
-#define FPQ_FINE_GROUPS 256
+#define FPQ_PRUNES_BY_PAIRS 0
 #define FPQ_FAST_INT8 0
 #define FPQ_INT8_OFFSET 128
 #include "matrix/plain.inc"

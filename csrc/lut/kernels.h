@@ -6,8 +6,8 @@
 #include "fpq.h"
 #include "portable.h"
 
-/* The code group of an 8-bit code. 64 groups: the four codes that differ in bits 4 and 5 only share an entry; 32
- * groups: the eight codes that differ in bits 4 to 6. */
+/* The code group of an 8-bit code. Of 64 groups, each has the four codes that differ in bits 4 and 5 only. Of 32, each
+ * is a pair of these, whose codes differ in bits 4 to 6. */
 #define FPQ_CODE_GROUP(code, groups) \
     ((groups) == 32 ? ((code) & 15) | ((code) >> 3 & 16) : (groups) == 64 ? ((code) & 15) | ((code) >> 2 & 48) : (code))
 
@@ -18,7 +18,7 @@
     X(void, quantize_u8, (const float *x, int n, float min, float scale, uint8_t *out))                       \
     /* out[i] = floor((x[i] - min) * scale), at most 32767; x[i] >= min. */                                   \
     X(void, quantize_u16, (const float *x, int n, float min, float scale, uint16_t *out))                     \
-    /* out[FPQ_CODE_GROUP(c)] = the minimum x[c] of the code group, of 1, 4 or 8 members. */                  \
+    /* out[FPQ_CODE_GROUP(c)] = the minimum x[c] of the code group, of 4 members or 1. */                     \
     X(void, group_min, (const float *x, int groups, int members, float *out))                                 \
     /* The same of x[c] + y[c], sums below 65536; returns the minimum of all. */                              \
     X(int, group_min_of_sums, (const uint16_t *x, const uint16_t *y, int groups, int members, uint16_t *out)) \

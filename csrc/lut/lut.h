@@ -17,9 +17,9 @@ typedef enum {
  * of a row with a distance of at most x <= t add up to at most scale * (x - zero). */
 typedef struct {
     uint8_t *group;  /* (m, code_groups): the minimum of each code group */
-    uint8_t *fine;   /* (m, fine_groups): the same of smaller groups; `group` itself where there are none */
-    int has_fine;    /* whether `fine` has been made for the threshold */
-    int starts_fine; /* whether `fine` is expected to be needed for most blocks */
+    uint8_t *pair;   /* (m, code_groups / 2): the lesser byte of each pair of code groups, or NULL */
+    uint8_t *full;   /* (m, ld_table): every code's own; `group` itself where a group is one code */
+    int has_full;    /* whether `full` has been made for the threshold */
     int factor;      /* precomputed: scale per step, times 65536 */
     float threshold; /* -INFINITY: not quantized yet */
     float zero, scale;
@@ -55,7 +55,6 @@ typedef struct {
 
 int fpq_ld_table(const fpq_adc *adc);
 int fpq_code_groups(const fpq_kernels *kern, const fpq_adc *adc); /* entries per table in lut8.group */
-int fpq_fine_groups(const fpq_kernels *kern, const fpq_adc *adc); /* in lut8.fine */
 
 size_t fpq_codeword_norms_size(const fpq_adc *adc); /* floats of memory */
 fpq_codeword_norms fpq_codeword_norms_of(const fpq_kernels *kern, const fpq_adc *adc, float *memory);
@@ -74,7 +73,7 @@ void fpq_lut_order(fpq_lut *lut);           /* exact: set `order` by mean_excess
 /* ---- quantizing (quantize.c) ---- */
 /* Make lut8 for a threshold; 0 if no row can have a distance of at most the threshold. */
 int fpq_lut_quantize(fpq_lut *lut, float threshold);
-void fpq_lut_quantize_fine(fpq_lut *lut); /* make lut8.fine */
+void fpq_lut_quantize_full(fpq_lut *lut); /* make lut8.full */
 /* What the bytes of a row with a distance of at most x <= lut8.threshold add up to at most. */
 int fpq_lut_byte_threshold(const fpq_lut *lut, float x);
 /* What fpq_lut_sums gives at most for a row with a distance of at most the threshold. */

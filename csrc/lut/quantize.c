@@ -21,6 +21,14 @@ float fpq_lut_approx_threshold(const fpq_lut *lut, float threshold) {
     return threshold + rounding_error(lut, threshold) + step_error(lut);
 }
 
+/* The groups of a pair lie 16 apart. */
+static void pair_min(const uint8_t *group, int n, uint8_t *pair) {
+    for (int p = 0; p < n / 2; p++) {
+        const uint8_t *first = group + p / 16 * 32 + p % 16;
+        pair[p] = first[0] < first[16] ? first[0] : first[16];
+    }
+}
+
 /* A row with a float32 distance of at most the threshold has, in exact arithmetic and by approximate tables, entries
  * above the minima of their tables that add up to at most threshold - offset - base + error. Its bytes are rounded
  * down, so their sum is at most FPQ_BYTE_THRESHOLD. */
@@ -41,31 +49,28 @@ int fpq_lut_quantize(fpq_lut *lut, float threshold) {
         else
             lut->kern->quantize_u8(lut->group + at, groups, lut->min[j], scale, lut8->group + at);
     }
+    if (lut8->pair) pair_min(lut8->group, lut->adc->m * groups, lut8->pair);
     lut8->threshold = threshold;
     lut8->zero = zero;
     lut8->scale = scale;
-    lut8->has_fine = lut8->fine == lut8->group;
+    lut8->has_full = lut8->full == lut8->group;
     return 1;
 }
 
-void fpq_lut_quantize_fine(fpq_lut *lut) {
-    const int ld = fpq_ld_table(lut->adc), groups = lut->kern->fine_groups;
+void fpq_lut_quantize_full(fpq_lut *lut) {
+    const int ld = fpq_ld_table(lut->adc);
     fpq_lut8 *lut8 = &lut->lut8;
-    uint16_t min16[FPQ_MAX_ENTRIES];
-    float min[FPQ_MAX_ENTRIES];
-    if (lut8->has_fine) return;
+    uint16_t sums[FPQ_MAX_ENTRIES];
+    if (lut8->has_full) return;
     for (int j = 0; j < lut->adc->m; j++) {
         const ptrdiff_t at = (ptrdiff_t)j * ld;
-        uint8_t *out = lut8->fine + (ptrdiff_t)j * groups;
         if (lut->kind == FPQ_LUT_PRECOMPUTED) {
-            lut->kern->group_min_of_sums(lut->list_term + at, lut->query_term + at, groups, ld / groups, min16);
-            lut->kern->quantize_u16_to_u8(min16, groups, lut->min16[j], lut8->factor, out);
-        } else {
-            lut->kern->group_min(lut->table + at, groups, ld / groups, min);
-            lut->kern->quantize_u8(min, groups, lut->min[j], lut8->scale, out);
-        }
+            lut->kern->group_min_of_sums(lut->list_term + at, lut->query_term + at, ld, 1, sums);
+            lut->kern->quantize_u16_to_u8(sums, ld, lut->min16[j], lut8->factor, lut8->full + at);
+        } else
+            lut->kern->quantize_u8(lut->table + at, ld, lut->min[j], lut8->scale, lut8->full + at);
     }
-    lut8->has_fine = 1;
+    lut8->has_full = 1;
 }
 
 int fpq_lut_byte_threshold(const fpq_lut *lut, float x) {

@@ -11,10 +11,6 @@ int fpq_code_groups(const fpq_kernels *kern, const fpq_adc *adc) {
     return adc->nbits == 8 ? kern->code_groups : fpq_ld_table(adc);
 }
 
-int fpq_fine_groups(const fpq_kernels *kern, const fpq_adc *adc) {
-    return adc->nbits == 8 ? kern->fine_groups : fpq_ld_table(adc);
-}
-
 /* Entries of all tables: one per code, one per code group. */
 static size_t n_entries(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc); }
 static size_t n_groups(const fpq_kernels *kern, const fpq_adc *adc) {
@@ -23,7 +19,7 @@ static size_t n_groups(const fpq_kernels *kern, const fpq_adc *adc) {
 
 size_t fpq_lut_size(const fpq_kernels *kern, const fpq_adc *adc) {
     const size_t m = (size_t)adc->m, entries = n_entries(adc), groups = n_groups(kern, adc);
-    const size_t of_groups = fpq_lines(groups * sizeof(float)) + fpq_lines(m * (size_t)kern->fine_groups);
+    const size_t of_groups = fpq_lines(groups * sizeof(float)) + fpq_lines(groups / 2) + fpq_lines(entries);
     return fpq_lines(entries * sizeof(float)) + fpq_lines(groups) + (groups < entries ? of_groups : 0) +
            2 * fpq_lines(m * sizeof(float)) + 2 * fpq_lines(m * sizeof(int32_t));
 }
@@ -42,7 +38,8 @@ void fpq_lut_place(const fpq_kernels *kern, const fpq_adc *adc, char *memory, fp
     lut->min = cut(&memory, m * sizeof(float));
     lut->mean_excess = cut(&memory, m * sizeof(float));
     lut->lut8.group = cut(&memory, groups);
-    lut->lut8.fine = groups < entries ? cut(&memory, m * (size_t)kern->fine_groups) : lut->lut8.group;
+    lut->lut8.full = groups < entries ? cut(&memory, entries) : lut->lut8.group;
+    lut->lut8.pair = groups < entries && kern->prunes_by_pairs ? cut(&memory, groups / 2) : NULL;
     lut->order = cut(&memory, m * sizeof(int32_t));
     lut->min16 = cut(&memory, m * sizeof(int32_t));
     for (int j = 0; j < adc->m; j++) lut->order[j] = j;

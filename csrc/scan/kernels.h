@@ -14,7 +14,7 @@ enum {
 /* Byte tables of some subquantizers of a query (fpq_lut8). */
 typedef struct {
     const uint8_t *entries; /* (m, code_groups) */
-    int code_groups;        /* 8-bit codes: the kernels' code_groups or fine_groups; 4-bit codes: 16 */
+    int code_groups;        /* 8-bit codes: 256, 64 or 32: FPQ_CODE_GROUP; 4-bit codes: 16 */
     const int32_t *order;   /* the subquantizers to add */
     int n;                  /* length of order */
 } fpq_prune_lut;

@@ -76,6 +76,7 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
                    const fpq_selector *selector, const fpq_answers *answers, int threads) {
     search s = {.scan = fpq_scan_of(adc, blocks), .queries = queries, .nq = nq, .selector = selector};
+    s.scan.by_pairs = s.scan.kern->prunes_by_pairs && adc->nbits == 8;
     s.lut_size = fpq_lut_size(s.scan.kern, adc);
     s.batch = batch_size(nq, s.lut_size, threads);
     s.n_blocks = fpq_batches(selector->n, 64);

@@ -10,8 +10,9 @@
 enum {
     ROW_BATCH = 128,         /* rows whose distances are taken together, so that none waits for another */
     MIN_ROWS_EXACT_LUT = 32, /* from so many rows on, exact tables are cheaper than distances by code_l2 */
-    MIN_ROWS_FINE = 10,      /* survivors per block from which pruning by smaller code groups is cheaper than scoring */
-    MIN_ROWS_BUILD_FINE = 64, /* survivors that pay for making the bytes of smaller groups first */
+    MIN_ROWS_GROUPS = 8,     /* survivors per block from which code groups, after pairs, are cheaper than scoring */
+    MIN_ROWS_FULL = 10, /* survivors per block from which pruning by the codes' own bytes is cheaper than refining */
+    MIN_ROWS_BUILD_FULL = 64, /* survivors that pay for making the codes' own bytes first */
     SAMPLE = 8,               /* rows from which the first threshold is estimated */
     SAMPLE_K = 8              /* times k rows are to have a distance of at most the first threshold */
 };
@@ -93,13 +94,17 @@ static void add_bytes(const fpq_scan *s, const fpq_prune_lut *bytes, const int32
                                                                      survivors);
 }
 
-/* Sums of the bytes of the smaller code groups. */
-static void sum_fine_bytes(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, int n, uint8_t *sums,
-                           uint64_t *survivors) {
-    const fpq_prune_lut bytes = {lut->lut8.fine, fpq_fine_groups(s->kern, s->adc), lut->order, s->adc->m};
-    fpq_lut_quantize_fine(lut);
-    memset(sums, 0, (size_t)n * 64);
-    add_bytes(s, &bytes, block_ids, n, sums, survivors);
+static fpq_prune_lut bytes_of_groups(const fpq_scan *s, const fpq_lut *lut) {
+    return (fpq_prune_lut){lut->lut8.group, fpq_code_groups(s->kern, s->adc), lut->order, s->adc->m};
+}
+
+static fpq_prune_lut bytes_of_pairs(const fpq_scan *s, const fpq_lut *lut) {
+    return (fpq_prune_lut){lut->lut8.pair, fpq_code_groups(s->kern, s->adc) / 2, lut->order, s->adc->m};
+}
+
+static fpq_prune_lut bytes_of_codes(const fpq_scan *s, fpq_lut *lut) {
+    fpq_lut_quantize_full(lut);
+    return (fpq_prune_lut){lut->lut8.full, fpq_ld_table(s->adc), lut->order, s->adc->m};
 }
 
 /* Keeps the blocks that have rows left. */
@@ -114,55 +119,56 @@ static int keep_blocks(int32_t *block_ids, uint64_t *rows, uint8_t *sums, int n)
     return kept;
 }
 
-/* Prunes blocks with many survivors once more, by smaller code groups. If these are most blocks, the next runs begin
- * with the smaller groups. */
-static void prune_fine(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, uint64_t *rows, int n,
-                       int byte_threshold) {
+/* Prunes the blocks with at least min_rows survivors once more. */
+static void prune_again(const fpq_scan *s, const fpq_prune_lut *bytes, int min_rows, const int32_t *block_ids,
+                        uint64_t *rows, int n, int byte_threshold) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
     uint64_t survivors[FPQ_BLOCK_RUN];
-    int32_t fine[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
-    int n_fine = 0, n_rows = 0;
+    int32_t chosen[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
+    int n_chosen = 0;
     for (int b = 0; b < n; b++) {
-        const int here = fpq_popcount(rows[b]);
-        if (here < MIN_ROWS_FINE) continue;
-        at[n_fine] = b;
-        fine[n_fine++] = block_ids[b];
-        n_rows += here;
+        at[n_chosen] = b;
+        chosen[n_chosen] = block_ids[b];
+        n_chosen += fpq_popcount(rows[b]) >= min_rows;
     }
-    if (!lut->lut8.has_fine && n_rows < MIN_ROWS_BUILD_FINE) return;
-    sum_fine_bytes(s, lut, fine, n_fine, sums, survivors);
-    for (int i = 0; i < n_fine; i++) rows[at[i]] &= s->kern->bytes_at_most(sums + i * 64, byte_threshold);
-    lut->lut8.starts_fine = 2 * n_fine > n;
+    memset(sums, 0, (size_t)n_chosen * 64);
+    add_bytes(s, bytes, chosen, n_chosen, sums, survivors);
+    for (int i = 0; i < n_chosen; i++) rows[at[i]] &= s->kern->bytes_at_most(sums + i * 64, byte_threshold);
 }
 
-/* Prune: rows whose bytes add up to more than the threshold's. Most blocks lose all rows after half or three quarters
+/* Prunes rows whose bytes add up to more than the threshold's. Most blocks lose all rows after half or three quarters
  * of the subquantizers, so there are three stages. Returns how many blocks are left. */
-static int prune(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, float threshold) {
+static int prune_in_stages(const fpq_scan *s, const fpq_prune_lut *bytes, int32_t *block_ids, uint64_t *rows, int n,
+                           int byte_threshold) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
     uint64_t survivors[FPQ_BLOCK_RUN];
-    fpq_lut8 *lut8 = &lut->lut8;
-    const int n_blocks = n, m = s->adc->m, ends[] = {0, m / 2, m * 3 / 4, m},
-              byte_threshold = fpq_lut_byte_threshold(lut, threshold);
-    fpq_prune_lut bytes = {lut8->group, fpq_code_groups(s->kern, s->adc), NULL, 0};
-    if (lut8->starts_fine) {
-        fpq_lut_quantize_fine(lut);
-        bytes.entries = lut8->fine;
-        bytes.code_groups = fpq_fine_groups(s->kern, s->adc);
-    }
+    const int m = bytes->n, ends[] = {0, m / 2, m * 3 / 4, m};
     memset(sums, 0, (size_t)n * 64);
     for (int stage = 0; stage < 3; stage++) {
         if (ends[stage] == ends[stage + 1]) continue;
-        bytes.order = lut->order + ends[stage];
-        bytes.n = ends[stage + 1] - ends[stage];
-        add_bytes(s, &bytes, block_ids, n, sums, survivors);
+        fpq_prune_lut here = *bytes;
+        here.order += ends[stage];
+        here.n = ends[stage + 1] - ends[stage];
+        add_bytes(s, &here, block_ids, n, sums, survivors);
         for (int i = 0; i < n; i++)
             rows[i] &= stage < 2 ? survivors[i] : s->kern->bytes_at_most(sums + i * 64, byte_threshold);
         n = keep_blocks(block_ids, rows, sums, n);
     }
-    if (lut8->starts_fine)
-        lut8->starts_fine = 2 * n > n_blocks;
-    else if (lut8->fine != lut8->group)
-        prune_fine(s, lut, block_ids, rows, n, byte_threshold);
+    return n;
+}
+
+/* Prunes by small tables, then blocks with many survivors by larger ones. Returns how many blocks are left. With AVX2,
+ * pruning by the codes' own bytes costs more than scoring. */
+static int prune(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, float threshold) {
+    const int byte_threshold = fpq_lut_byte_threshold(lut, threshold);
+    const fpq_prune_lut groups = bytes_of_groups(s, lut), pairs = bytes_of_pairs(s, lut);
+    n = prune_in_stages(s, s->by_pairs ? &pairs : &groups, block_ids, rows, n, byte_threshold);
+    if (s->by_pairs) prune_again(s, &groups, MIN_ROWS_GROUPS, block_ids, rows, n, byte_threshold);
+    if (!lut->lut8.pair && lut->lut8.full != lut->lut8.group &&
+        (lut->lut8.has_full || count(rows, n) >= MIN_ROWS_BUILD_FULL)) {
+        const fpq_prune_lut codes = bytes_of_codes(s, lut);
+        prune_again(s, &codes, MIN_ROWS_FULL, block_ids, rows, n, byte_threshold);
+    }
     return n;
 }
 
@@ -199,10 +205,18 @@ static int find_first_k(const fpq_scan *s, fpq_lut *lut, const int32_t *block_id
     const float threshold = sample_threshold(s, lut, block_ids, rows, n, n_rows, results->k);
     if (!(threshold < INFINITY)) return n; /* bytes cannot tell distances beyond float32 apart */
     if (!fpq_lut_quantize(lut, threshold)) return n;
-    memcpy(left_ids, block_ids, (size_t)n * sizeof *block_ids);
-    sum_fine_bytes(s, lut, block_ids, n, sums, survivors);
+    memset(sums, 0, (size_t)n * 64);
+    const fpq_prune_lut groups = bytes_of_groups(s, lut);
+    add_bytes(s, &groups, block_ids, n, sums, survivors);
     for (int b = 0; b < n; b++) survivors[b] &= rows[b];
+    memcpy(left_ids, block_ids, (size_t)n * sizeof *block_ids);
     const int left = keep_blocks(left_ids, survivors, sums, n);
+    if (lut->lut8.full != lut->lut8.group) {
+        const fpq_prune_lut codes = bytes_of_codes(s, lut);
+        memset(sums, 0, (size_t)left * 64);
+        add_bytes(s, &codes, left_ids, left, sums, smallest);
+        for (int b = 0; b < left; b++) survivors[b] &= smallest[b];
+    }
     if (count(survivors, left) < results->k) return n;
     const int byte = s->kern->kth_byte(sums, survivors, left, (int)results->k);
     for (int b = 0; b < left; b++) {

@@ -14,7 +14,8 @@ typedef struct {
     const fpq_adc *adc;
     const uint8_t *blocks;
     int code_size;
-    int prunes; /* whether pruning by bytes is faster than exact sums of all rows */
+    int prunes;   /* whether pruning by bytes is faster than exact sums of all rows */
+    int by_pairs; /* whether pairs of code groups prune first: pays where few rows are near, not in inverted lists */
 } fpq_scan;
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks);
