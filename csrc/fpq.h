@@ -21,6 +21,13 @@ int fpq_max_threads(void);           /* what OpenMP would use: OMP_NUM_THREADS, 
 void fpq_on_poll(int (*poll)(void)); /* long calls ask it now and then, from the calling thread: not 0 ends the call */
 void fpq_after_fork(void);           /* call in a forked child, on the thread that forked: fork.h */
 
+/* For bench/serial.py and tests: how calls are cut into tasks. From now on, the calls of one thread are cut for the
+ * number of threads that they name, but run on the calling thread, and `log` receives the number of tasks of each
+ * parallel region of several tasks, and the seconds of each task. Regions within a task belong to the task. NULL ends
+ * this. fpq_traced returns how many numbers the log has or would have with enough room. */
+void fpq_trace(float *log, int64_t room);
+int64_t fpq_traced(void);
+
 /* ---- input matrices: any element type, any strides ---- */
 enum { FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8 };
 typedef struct {

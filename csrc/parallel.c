@@ -142,6 +142,26 @@ int fpq_stopped(fpq_poll *poll) {
     return FPQ_READ_SHARED(&poll->stop);
 }
 
+/* The log of fpq_trace. `inside`: a logged region runs. */
+static struct {
+    float *log;
+    int64_t room, used;
+    int inside;
+} trace;
+
+void fpq_trace(float *log, int64_t room) {
+    trace.log = log;
+    trace.room = room;
+    trace.used = trace.inside = 0;
+}
+
+int64_t fpq_traced(void) { return trace.used; }
+
+static void put_in_log(double number) {
+    if (trace.used < trace.room) trace.log[trace.used] = (float)number;
+    trace.used++;
+}
+
 void fpq_fail(fpq_worker *worker) { FPQ_WRITE_SHARED(&worker->poll->stop, 1); }
 
 typedef struct {
@@ -153,10 +173,21 @@ typedef struct {
     fpq_poll poll;
 } region;
 
+static void run_logged(region *r, fpq_worker *worker) {
+    trace.inside = 1;
+    put_in_log((double)r->n);
+    for (int64_t i = 0; i < r->n && !fpq_stopped(&r->poll); i++) {
+        const double start = SECONDS();
+        r->task(r->context, i, worker);
+        put_in_log(SECONDS() - start);
+    }
+    trace.inside = 0;
+}
+
 static void run(void *argument) {
     region *r = argument;
     const size_t each = fpq_lines(r->scratch);
-    const int threads = fpq_threads(r->threads, r->n);
+    const int threads = trace.log ? 1 : fpq_threads(r->threads, r->n);
     char *memory = each ? fpq_alloc((size_t)threads * each) : NULL;
     if (each && !memory) {
         r->poll.stop = 1;
@@ -164,7 +195,9 @@ static void run(void *argument) {
     }
     if (threads == 1) {
         fpq_worker worker = {.scratch = memory, .poll = &r->poll};
-        for (int64_t i = 0; i < r->n && !fpq_stopped(&r->poll); i++) r->task(r->context, i, &worker);
+        const int logged = trace.log && !trace.inside && r->n > 1;
+        if (logged) run_logged(r, &worker);
+        for (int64_t i = 0; !logged && i < r->n && !fpq_stopped(&r->poll); i++) r->task(r->context, i, &worker);
     } else {
 #pragma omp parallel num_threads(threads)
         {

@@ -38,6 +38,13 @@ void fpq_fail(fpq_worker *worker);
 /* How many of `wanted` threads n tasks get. */
 int fpq_threads(int wanted, int64_t n);
 
+/* Into how many parts, at most `max`, each of n things is to be cut so that every thread has 8 tasks: with fewer,
+ * threads wait for the last one. As the number depends on the number of threads, no result may depend on it. */
+static inline int fpq_parts(int64_t n, int64_t max, int threads) {
+    const int64_t wanted = threads > 1 ? (8 * (int64_t)threads + n - 1) / n : 1;
+    return (int)(wanted < max ? wanted : max);
+}
+
 /* Batches of `size` that n things make, and the size of batch i. */
 static inline int64_t fpq_batches(int64_t n, int64_t size) { return (n + size - 1) / size; }
 static inline int fpq_batch_size(int64_t n, int64_t size, int64_t i) {

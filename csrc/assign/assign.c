@@ -9,6 +9,8 @@
 #include "parallel.h"
 #include "portable.h"
 
+enum { MIN_PART_FLOATS = 1 << 14 /* A smaller part of a codebook is packed before another thread has begun. */ };
+
 void fpq_find_centre(const float *x, int64_t n_rows, int d, ptrdiff_t ld, float *centre) {
     enum { MAX_ROWS = 33 }; /* An interquartile mean of 17 numbers is candidates the data, and sorting 33 is cheap. */
     const int n = n_rows < MAX_ROWS ? (int)n_rows : MAX_ROWS;
@@ -43,12 +45,12 @@ static uint64_t hash_of(const float *x, int d) {
 /* A centroid that repeats an earlier one gets a bias of -inf, so its score never ties: otherwise every row candidates
  * the two would need exact distances. table: the places of an open-addressing hash table, a power of two of at least 2
  * k. */
-static void leave_out_repeated(fpq_packed_codebook *codebook, int32_t *table, int size) {
+static void leave_out_repeated(fpq_packed_codebook *codebook, const uint64_t *hashes, int32_t *table, int size) {
     const int d = codebook->d;
     for (int i = 0; i < size; i++) table[i] = -1;
     for (int32_t c = 0; c < codebook->k; c++) {
         const float *row = codebook->centroids + c * codebook->ld;
-        int at = (int)(hash_of(row, d) >> 32 & (uint64_t)(size - 1));
+        int at = (int)(hashes[c] >> 32 & (uint64_t)(size - 1));
         while (table[at] >= 0 && memcmp(codebook->centroids + table[at] * codebook->ld, row, (size_t)d * sizeof(float)))
             at = (at + 1) & (size - 1);
         if (table[at] < 0)
@@ -58,44 +60,33 @@ static void leave_out_repeated(fpq_packed_codebook *codebook, int32_t *table, in
     }
 }
 
-static void pack_centroids(fpq_packed_codebook *out, float *scratch, fpq_poll *poll) {
-    const float *c = out->centroids;
-    const int d = out->d;
-    fpq_find_centre(c, out->k, d, out->ld, out->offset);
-    fpq_pack(c, out->k, d, out->ld, out->offset, out->packed);
-    for (int i = 0; i < FPQ_COLUMN_BLOCKS(out->k) * FPQ_COLUMN_BLOCK && !fpq_stopped(poll); i++) {
-        float norm = 0, *row = out->rows + (ptrdiff_t)i * d;
-        for (int t = 0; t < d && i < out->k; t++) {
-            row[t] = c[i * out->ld + t] - out->offset[t];
-            norm += row[t] * row[t];
-        }
-        out->bias[i] = i < out->k ? (FPQ_CENTROID_ERROR(d) - 0.5f) * norm : -INFINITY;
-        out->overflows |= !(norm < INFINITY);
-        if (i < out->k && out->has_int8) fpq_int8_codebook_put(fpq_active(), &out->int8, i, row, d, scratch);
-    }
-}
-
-/* The memory of the packed codebooks, in floats: m structs, the offsets of all subspaces, and for each subspace bias,
- * packed columns, rows, scratch with int8 columns, a hash table. */
+/* The memory of the packed codebooks, in floats: m structs, `parts` structs per subspace if there are several parts,
+ * the offsets of all subspaces, and for each subspace bias, packed columns, rows, int8 columns, hashes, a hash table.
+ */
 typedef struct {
     const fpq_codebooks *cb;
-    fpq_packed_codebook *out;
-    float *memory;
-    size_t structs, offsets, columns, rows, subspace;
-    int table_size, has_int8;
+    fpq_packed_codebook *out, *of_parts;
+    float *offsets, *memory;
+    size_t columns, rows, int8, hashes, subspace;
+    int table_size, has_int8, parts;
 } packing;
 
-static void pack_codebook(void *context, int64_t j, fpq_worker *worker) {
+static uint64_t *hashes_of(const packing *p, int j) {
+    return (uint64_t *)(void *)(p->memory + (size_t)j * p->subspace + p->columns * ((size_t)p->cb->dsub + 1) + p->rows +
+                                p->int8);
+}
+
+static void start_codebook(void *context, int64_t j, fpq_worker *worker) {
     const packing *p = context;
     const fpq_codebooks *cb = p->cb;
     const size_t dsub = (size_t)cb->dsub;
     const int d = cb->offsets[j + 1] - cb->offsets[j];
-    float *bias = p->memory + p->structs + p->offsets + (size_t)j * p->subspace;
-    float *rows = bias + p->columns * (dsub + 1), *scratch = rows + p->rows;
+    float *bias = p->memory + (size_t)j * p->subspace, *rows = bias + p->columns * (dsub + 1);
+    (void)worker;
     p->out[j] = (fpq_packed_codebook){.from = cb->offsets[j],
                                       .d = d,
                                       .k = cb->k,
-                                      .offset = p->memory + p->structs + cb->offsets[j],
+                                      .offset = p->offsets + cb->offsets[j],
                                       .bias = bias,
                                       .packed = bias + p->columns,
                                       .rows = rows,
@@ -103,27 +94,89 @@ static void pack_codebook(void *context, int64_t j, fpq_worker *worker) {
                                       .ld = cb->dsub,
                                       .has_int8 = p->has_int8};
     if (p->has_int8)
-        fpq_int8_codebook_place((char *)(scratch + 2 * dsub), FPQ_COLUMN_BLOCKS(cb->k), d, bias, &p->out[j].int8);
-    pack_centroids(p->out + j, scratch, worker->poll);
-    leave_out_repeated(p->out + j, (int32_t *)(void *)(bias + p->subspace) - p->table_size, p->table_size);
+        fpq_int8_codebook_place((char *)(rows + p->rows), FPQ_COLUMN_BLOCKS(cb->k), d, bias, &p->out[j].int8);
+    fpq_find_centre(p->out[j].centroids, cb->k, d, cb->dsub, p->out[j].offset);
+}
+
+/* Packs a part of the column blocks of a subspace. Its struct gets what depends on all centroids of the part. */
+static void pack_part(void *context, int64_t task, fpq_worker *worker) {
+    const packing *p = context;
+    const int j = (int)(task / p->parts), part = (int)(task % p->parts), k = p->cb->k, blocks = FPQ_COLUMN_BLOCKS(k);
+    const int first = (int)((int64_t)blocks * part / p->parts) * FPQ_COLUMN_BLOCK,
+              end = (int)((int64_t)blocks * (part + 1) / p->parts) * FPQ_COLUMN_BLOCK;
+    fpq_packed_codebook *out = p->of_parts + task;
+    uint64_t *hashes = hashes_of(p, j);
+    if (p->parts > 1) *out = p->out[j];
+    const int d = out->d;
+    fpq_pack(out->centroids + first * out->ld, (end < k ? end : k) - first, d, out->ld, out->offset,
+             out->packed + (ptrdiff_t)first * d);
+    for (int i = first; i < end && !fpq_stopped(worker->poll); i++) {
+        const float *c = out->centroids + i * out->ld;
+        float norm = 0, *row = out->rows + (ptrdiff_t)i * d;
+        for (int t = 0; t < d && i < k; t++) {
+            row[t] = c[t] - out->offset[t];
+            norm += row[t] * row[t];
+        }
+        out->bias[i] = i < k ? (FPQ_CENTROID_ERROR(d) - 0.5f) * norm : -INFINITY;
+        out->overflows |= !(norm < INFINITY);
+        if (i < k && out->has_int8)
+            fpq_int8_codebook_put(fpq_active(), &out->int8, i, row, d, (float *)(void *)worker->scratch);
+        if (i < k) hashes[i] = hash_of(c, d);
+    }
+}
+
+static void finish_codebook(void *context, int64_t j, fpq_worker *worker) {
+    const packing *p = context;
+    fpq_packed_codebook *out = p->out + j;
+    (void)worker;
+    for (int part = 0; part < p->parts; part++) {
+        const fpq_packed_codebook *of_part = p->of_parts + j * p->parts + part;
+        out->overflows |= of_part->overflows;
+        out->int8.max_norm = fmaxf(out->int8.max_norm, of_part->int8.max_norm);
+        out->int8.max_error = fmaxf(out->int8.max_error, of_part->int8.max_error);
+    }
+    uint64_t *hashes = hashes_of(p, (int)j);
+    leave_out_repeated(out, hashes, (int32_t *)(void *)((float *)(void *)hashes + p->hashes), p->table_size);
+}
+
+static void pack_codebook(void *context, int64_t j, fpq_worker *worker) {
+    start_codebook(context, j, worker);
+    pack_part(context, j, worker);
+    finish_codebook(context, j, worker);
+}
+
+int fpq_codebook_parts(const fpq_codebooks *cb, int64_t max, int threads) {
+    const int64_t by_size = (int64_t)cb->k * cb->dsub / MIN_PART_FLOATS;
+    return fpq_parts(cb->m, by_size < 1 ? 1 : by_size < max ? by_size : max, threads);
 }
 
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads) {
-    const size_t dsub = (size_t)cb->dsub, m = (size_t)cb->m;
+    const size_t dsub = (size_t)cb->dsub, m = (size_t)cb->m, k = (size_t)cb->k;
     packing p = {.cb = cb, .table_size = 2, .has_int8 = fpq_int8_is_faster(fpq_active(), cb->k, cb->dsub)};
     while (p.table_size < 2 * cb->k) p.table_size *= 2;
-    p.structs = fpq_float_lines(m * sizeof(fpq_packed_codebook) / sizeof(float) + 1);
-    p.offsets = fpq_float_lines((size_t)cb->offsets[cb->m]);
+    p.parts = fpq_codebook_parts(cb, FPQ_COLUMN_BLOCKS(cb->k), threads);
+    const size_t n_structs = p.parts > 1 ? m * ((size_t)p.parts + 1) : m;
+    const size_t structs = fpq_float_lines(n_structs * sizeof(fpq_packed_codebook) / sizeof(float) + 1),
+                 offsets = fpq_float_lines((size_t)cb->offsets[cb->m]);
     p.columns = (size_t)FPQ_COLUMN_BLOCKS(cb->k) * FPQ_COLUMN_BLOCK;
-    p.rows = fpq_float_lines((size_t)cb->k * dsub);
-    p.subspace = p.columns * (dsub + 1) + p.rows + fpq_float_lines((size_t)p.table_size);
+    p.rows = fpq_float_lines(k * dsub);
     if (p.has_int8)
-        p.subspace += fpq_float_lines(fpq_int8_codebook_size(FPQ_COLUMN_BLOCKS(cb->k), cb->dsub) / sizeof(float) +
-                                      2 * dsub);
-    p.memory = fpq_alloc((p.structs + p.offsets + m * p.subspace) * sizeof(float));
-    p.out = (fpq_packed_codebook *)(void *)p.memory;
-    if (p.memory && !fpq_parallel(cb->m, 0, threads, pack_codebook, &p)) return p.out;
-    fpq_free(p.memory);
+        p.int8 = fpq_float_lines(fpq_int8_codebook_size(FPQ_COLUMN_BLOCKS(cb->k), cb->dsub) / sizeof(float));
+    p.hashes = fpq_float_lines(k * sizeof(uint64_t) / sizeof(float));
+    p.subspace = p.columns * (dsub + 1) + p.rows + p.int8 + p.hashes + fpq_float_lines((size_t)p.table_size);
+    float *memory = fpq_alloc((structs + offsets + m * p.subspace) * sizeof(float));
+    if (!memory) return NULL;
+    p.out = (fpq_packed_codebook *)(void *)memory;
+    p.of_parts = p.parts > 1 ? p.out + m : p.out;
+    p.offsets = memory + structs;
+    p.memory = p.offsets + offsets;
+    const size_t scratch = p.has_int8 ? 2 * dsub * sizeof(float) : 0;
+    if (p.parts > 1 ? !fpq_parallel(cb->m, 0, threads, start_codebook, &p) &&
+                          !fpq_parallel((int64_t)cb->m * p.parts, scratch, threads, pack_part, &p) &&
+                          !fpq_parallel(cb->m, 0, threads, finish_codebook, &p)
+                    : !fpq_parallel(cb->m, scratch, threads, pack_codebook, &p))
+        return p.out;
+    fpq_free(memory);
     return NULL;
 }
 

@@ -34,6 +34,9 @@ typedef struct {
  * stopped. */
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads);
 
+/* Into how many parts, at most `max`, the work on the centroids of each subspace is to be cut. */
+int fpq_codebook_parts(const fpq_codebooks *cb, int64_t max, int threads);
+
 /* The rounding error of the score x.c + bias of a centred row and a centroid. With u = 2^-24, the sum is off by at most
  * (d + 3) u (|x| |c| + |c|^2 / 2), the bias by (d + 2) u |c|^2 / 2, and centring moves x and c by u |x| and u |c|, half
  * the squared distance by u (|x| + |c|)^2. Together that is at most FPQ_ROW_ERROR |x|^2 + FPQ_CENTROID_ERROR |c|^2, and

@@ -10,13 +10,14 @@
 #include "portable.h"
 
 enum {
-    MIN_CHUNK_ROWS = 1536,         /* Smaller chunks balance threads better, and take more memory for sums. */
-    MAX_SUMS_BYTES = 16 << 20,     /* The sums of all chunks; more memory gives more chunks. */
-    TASK_ROWS = 4 * FPQ_ROW_BATCH, /* Rows per task where rows are assigned before chunks are summed. */
+    MIN_CHUNK_ROWS = 1536,     /* Smaller chunks balance threads better, and take more memory for sums. */
+    MAX_SUMS_BYTES = 16 << 20, /* The sums of all chunks; more memory gives more chunks. */
+    MAX_TASK_BATCHES = 4,      /* Row batches per task where rows are assigned before chunks are summed. */
 };
 
-/* An iteration. Rows are assigned and summed by chunks if these give every thread a task and no limit holds. Otherwise
- * tasks of TASK_ROWS rows assign them first, and tasks of one chunk and one subspace sum them afterwards. */
+/* An iteration. If the chunks and the subspaces give every thread enough tasks and no limit holds, a task assigns the
+ * rows of a chunk in some subspaces and makes their sums. Otherwise tasks of fewer rows and some subspaces assign rows
+ * first; then a task makes the sums of a chunk and some centroids of a subspace. */
 typedef struct {
     const fpq_codebooks *cb;
     const fpq_rows *data;
@@ -25,11 +26,13 @@ typedef struct {
     fpq_bounds *bounds;
     const uint8_t *active;
     int chunks, limited;
+    int parts;         /* of the subspaces or, in sum_centroids, of the centroids of a subspace: one per task */
+    int64_t task_rows; /* of an assignment */
     int64_t chunk_rows, ld;
     float *sums;      /* NULL: assignment only */
     int64_t *changed; /* (m, chunks) */
     int32_t *ids;
-    const int32_t *before; /* the ids of the previous iteration, where sums follow the assignment; NULL otherwise */
+    int32_t *before; /* where sums follow the assignment: gets the ids of the previous iteration; NULL otherwise */
     float *errors;
 } iteration;
 
@@ -53,6 +56,12 @@ static float *table_of(const iteration *s, int64_t chunk, int j) {
     return s->sums + ((size_t)j * (size_t)s->chunks + (size_t)chunk) * table_floats(s->cb);
 }
 
+static int64_t count_changed(const int32_t *ids, const int32_t *before, int64_t n) {
+    int64_t changed = 0;
+    for (int64_t i = 0; i < n; i++) changed += ids[i] != before[i];
+    return changed;
+}
+
 static float squared_distance(const fpq_packed_codebook *packed, const float *x, int32_t id) {
     const float *c = packed->packed + (ptrdiff_t)(id / FPQ_COLUMN_BLOCK) * packed->d * FPQ_COLUMN_BLOCK +
                      id % FPQ_COLUMN_BLOCK;
@@ -61,36 +70,36 @@ static float squared_distance(const fpq_packed_codebook *packed, const float *x,
     return sum;
 }
 
-/* Adds n assigned rows, which are centred, to the sums of their chunk, and counts those that changed their centroid. */
-static void sum_rows(const iteration *s, int64_t chunk, int j, const float *x, ptrdiff_t ldx, int n, const int32_t *ids,
-                     const int32_t *before) {
-    const fpq_packed_codebook *packed = s->packed + j;
+/* Makes the sums of some centroids of a chunk zero. */
+static void clear_sums(const iteration *s, int64_t chunk, int j, int first, int end) {
     float *table = table_of(s, chunk, j);
-    int64_t changed = 0;
-    for (int r = 0; r < n; r++) changed += ids[r] != before[r];
-    s->changed[j * s->chunks + chunk] += changed;
-    fpq_active()->accumulate(x, ldx, n, packed->d, packed->rows, ids, table, cluster_sizes(s->cb, table));
+    const size_t d = (size_t)s->packed[j].d, n = (size_t)(end - first);
+    memset(table + (size_t)first * d, 0, n * d * sizeof *table);
+    memset(cluster_sizes(s->cb, table) + first, 0, n * sizeof(int32_t));
 }
 
-/* Assigns the rows of a task of task_rows rows in all active subspaces; with `sum`, the task is a chunk, and its sums
- * are made too. */
-static void assign_rows(const iteration *s, int64_t task, int64_t task_rows, int sum, fpq_worker *worker) {
-    const ptrdiff_t d = s->data->x.d;
-    const int64_t from = task * task_rows, rows = s->data->n - from < task_rows ? s->data->n - from : task_rows;
+/* Assigns the rows of a task in its subspaces. With sums, the rows of the task are a chunk. */
+static void assign_rows(const iteration *s, int64_t task, int sum, fpq_worker *worker) {
+    const fpq_kernels *kern = fpq_active();
+    const int64_t rows_task = task / s->parts, part = task % s->parts, from = rows_task * s->task_rows,
+                  rows = s->data->n - from < s->task_rows ? s->data->n - from : s->task_rows;
+    const int first_j = (int)(s->cb->m * part / s->parts), end_j = (int)(s->cb->m * (part + 1) / s->parts);
+    const int from_d = s->packed[first_j].from, d = s->packed[end_j - 1].from + s->packed[end_j - 1].d - from_d;
     float *x = (float *)(void *)worker->scratch;
-    char *scratch = worker->scratch + (size_t)FPQ_ROW_BATCH * (size_t)d * sizeof(float);
-    int32_t before[FPQ_ROW_BATCH];
+    char *scratch = worker->scratch + fpq_lines((size_t)FPQ_ROW_BATCH * (size_t)d * sizeof(float));
+    int32_t of_batch[FPQ_ROW_BATCH];
+    for (int j = first_j; sum && j < end_j; j++) clear_sums(s, rows_task, j, 0, s->cb->k);
     for (int64_t b = 0; b < fpq_batches(rows, FPQ_ROW_BATCH); b++) {
         const int64_t first = from + b * FPQ_ROW_BATCH;
         const int n = fpq_batch_size(rows, FPQ_ROW_BATCH, b);
-        fpq_read_centred(fpq_active(), s->packed, s->data, first, n, x);
-        for (int j = 0; j < s->cb->m; j++) {
-            int32_t *ids = s->ids + j * s->ld + first;
+        kern->read_rows(&s->data->x, s->data->rows, first, n, from_d, from_d + d, s->packed[first_j].offset, x);
+        for (int j = first_j; j < end_j; j++) {
+            const fpq_packed_codebook *packed = s->packed + j;
+            int32_t *ids = s->ids + j * s->ld + first, *before = s->before ? s->before + j * s->ld + first : of_batch;
             float *errors = s->errors + j * s->ld + first;
             if (!s->active[j]) continue;
             if (fpq_stopped(worker->poll)) return;
-            const fpq_assignment a = {fpq_active(), s->packed + j, s->data, first, x + s->packed[j].from, d, n,
-                                      scratch};
+            const fpq_assignment a = {kern, packed, s->data, first, x + (packed->from - from_d), d, n, scratch};
             memcpy(before, ids, (size_t)n * sizeof *ids);
             if (s->grouped)
                 fpq_yinyang_nearest(&a, s->grouped + j, ids, errors,
@@ -98,52 +107,76 @@ static void assign_rows(const iteration *s, int64_t task, int64_t task_rows, int
                                     s->bounds->drift + (ptrdiff_t)j * s->bounds->groups);
             else
                 fpq_nearest_rows(&a, ids, errors);
-            if (sum) sum_rows(s, task, j, a.x, d, n, ids, before);
+            if (!sum) continue;
+            float *table = table_of(s, rows_task, j);
+            kern->accumulate(a.x, d, n, packed->d, packed->rows, ids, table, cluster_sizes(s->cb, table));
+            s->changed[j * s->chunks + rows_task] += count_changed(ids, before, n);
         }
     }
 }
 
-static void assign_task(void *context, int64_t i, fpq_worker *worker) { assign_rows(context, i, TASK_ROWS, 0, worker); }
+static void assign_task(void *context, int64_t i, fpq_worker *worker) { assign_rows(context, i, 0, worker); }
 
-static void assign_chunk(void *context, int64_t i, fpq_worker *worker) {
-    const iteration *s = context;
-    assign_rows(s, i, s->chunk_rows, 1, worker);
-}
+static void assign_chunk(void *context, int64_t i, fpq_worker *worker) { assign_rows(context, i, 1, worker); }
 
-/* The sums of one chunk of assigned rows in one subspace. */
-static void sum_chunk(void *context, int64_t task, fpq_worker *worker) {
+/* The sums of some centroids of a subspace over a chunk of assigned rows. */
+static void sum_centroids(void *context, int64_t task, fpq_worker *worker) {
     const iteration *s = context;
-    const int64_t chunk = task / s->cb->m, from = chunk * s->chunk_rows,
-                  rows = s->data->n - from < s->chunk_rows ? s->data->n - from : s->chunk_rows;
-    const int j = (int)(task % s->cb->m);
+    const int64_t chunk = task / s->parts / s->cb->m, from = chunk * s->chunk_rows,
+                  end = s->data->n - from < s->chunk_rows ? s->data->n : from + s->chunk_rows;
+    const int j = (int)(task / s->parts % s->cb->m), part = (int)(task % s->parts);
+    const int32_t first_c = (int32_t)((int64_t)s->cb->k * part / s->parts),
+                  end_c = (int32_t)((int64_t)s->cb->k * (part + 1) / s->parts);
     const fpq_packed_codebook *packed = s->packed + j;
-    float *x = (float *)(void *)worker->scratch;
-    for (int64_t b = 0; s->active[j] && b < fpq_batches(rows, FPQ_ROW_BATCH) && !fpq_stopped(worker->poll); b++) {
-        const int64_t first = from + b * FPQ_ROW_BATCH, at = j * s->ld + first;
-        const int n = fpq_batch_size(rows, FPQ_ROW_BATCH, b);
-        fpq_active()->read_rows(&s->data->x, s->data->rows, first, n, packed->from, packed->from + packed->d,
-                                packed->offset, x);
+    const int32_t *ids = s->ids + j * s->ld;
+    float *x = (float *)(void *)worker->scratch, *errors = s->errors + j * s->ld, *table = table_of(s, chunk, j);
+    int64_t rows[FPQ_ROW_BATCH];
+    int32_t ids_of_rows[FPQ_ROW_BATCH];
+    clear_sums(s, chunk, j, first_c, end_c);
+    if (!s->active[j]) return;
+    if (!part) s->changed[j * s->chunks + chunk] = count_changed(ids + from, s->before + j * s->ld + from, end - from);
+    for (int64_t i = from; i < end && !fpq_stopped(worker->poll);) {
+        int n = 0;
+        for (; i < end && n < FPQ_ROW_BATCH; i++) { /* without branches, as which rows follow is not predictable */
+            rows[n] = i;
+            ids_of_rows[n] = ids[i];
+            n += (ids[i] >= first_c) & (ids[i] < end_c);
+        }
+        if (!n) continue;
+        int64_t numbers[FPQ_ROW_BATCH];
+        for (int r = 0; r < n; r++) numbers[r] = s->data->rows ? s->data->rows[rows[r]] : rows[r];
+        fpq_active()->read_rows(&s->data->x, numbers, 0, n, packed->from, packed->from + packed->d, packed->offset, x);
         for (int r = 0; r < n && s->limited; r++)
-            s->errors[at + r] = squared_distance(packed, x + (ptrdiff_t)r * packed->d, s->ids[at + r]);
-        sum_rows(s, chunk, j, x, packed->d, n, s->ids + at, s->before + at);
+            errors[rows[r]] = squared_distance(packed, x + (ptrdiff_t)r * packed->d, ids_of_rows[r]);
+        fpq_active()->accumulate(x, packed->d, n, packed->d, packed->rows, ids_of_rows, table,
+                                 cluster_sizes(s->cb, table));
     }
 }
 
 /* Assignment, then the choice of OpenIndexing if there is a limit, then sums. */
 static int assign_then_sum(iteration *s, double limit, size_t scratch, int threads) {
     const int m = s->cb->m, k = s->cb->k;
-    const size_t n_ids = (size_t)m * (size_t)s->ld, n_counts = (size_t)m * (size_t)k;
-    int32_t *before = fpq_alloc(n_ids * sizeof *before);
-    int64_t *counts = fpq_alloc(n_counts * sizeof *counts);
+    const int64_t batches = fpq_batches(s->data->n, FPQ_ROW_BATCH), most = fpq_batches(batches, MAX_TASK_BATCHES);
+    int32_t *before = fpq_alloc((size_t)m * (size_t)s->ld * sizeof *before);
+    int64_t *counts = fpq_alloc((size_t)m * (size_t)k * sizeof *counts);
     int status = before && counts ? 0 : -1;
     if (!status) {
-        memcpy(before, s->ids, n_ids * sizeof *before);
-        memset(counts, 0, n_counts * sizeof *counts);
+        /* Smaller tasks only where they are needed, as neighbouring batches share the codebooks in the cache. */
+        const int64_t tasks = most * fpq_parts(most, MAX_TASK_BATCHES, threads);
+        s->task_rows = fpq_batches(batches, tasks) * FPQ_ROW_BATCH;
+        const int64_t row_tasks = fpq_batches(s->data->n, s->task_rows);
+        s->parts = fpq_parts(row_tasks, m, threads);
         s->before = before;
-        status = fpq_parallel(fpq_batches(s->data->n, TASK_ROWS), scratch, threads, assign_task, s);
+        status = fpq_parallel(row_tasks * s->parts, scratch, threads, assign_task, s);
     }
-    if (!status && s->limited) status = fpq_open_index(s->cb, s->data, limit, k, 0, s->ids, counts, threads);
-    if (!status && s->sums) status = fpq_parallel((int64_t)s->chunks * m, scratch, threads, sum_chunk, s);
+    if (!status && s->limited) {
+        memset(counts, 0, (size_t)m * (size_t)k * sizeof *counts);
+        status = fpq_open_index(s->cb, s->data, limit, k, 0, s->ids, counts, threads);
+    }
+    if (!status && s->sums) {
+        s->parts = fpq_parts((int64_t)s->chunks * m, k, threads);
+        status = fpq_parallel((int64_t)s->chunks * m * s->parts, scratch, threads, sum_centroids, s);
+    }
     fpq_free(before);
     fpq_free(counts);
     return status;
@@ -153,10 +186,11 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
                     int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
                     const float *drifted, float *sums, int64_t *changed, int threads) {
     const int m = cb->m, chunks = (int)fpq_batches(data->n, chunk_rows);
-    const size_t tables = (size_t)m * (size_t)chunks, subspace = (size_t)cb->k * (size_t)cb->dsub;
     const size_t scratch = (size_t)FPQ_ROW_BATCH * (size_t)data->x.d * sizeof(float) + fpq_yinyang_scratch(cb);
+    const int parts = fpq_parts(chunks, m, threads);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
-    fpq_grouped_codebook *grouped = bounds->groups && packed ? fpq_group_codebooks(cb, packed, bounds, threads) : NULL;
+    fpq_grouped_codebook *grouped = bounds->groups && packed ? fpq_group_codebooks(cb, packed, bounds, drifted, threads)
+                                                             : NULL;
     int status = packed && (grouped || !bounds->groups) ? 0 : -1;
     iteration s = {.cb = cb,
                    .data = data,
@@ -166,21 +200,17 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
                    .active = active,
                    .chunks = chunks,
                    .limited = limit > 0,
+                   .parts = parts,
+                   .task_rows = chunk_rows,
                    .chunk_rows = chunk_rows,
                    .ld = ld,
                    .sums = sums,
                    .changed = changed,
                    .ids = ids,
                    .errors = errors};
-    if (sums) {
-        memset(sums, 0, tables * table_floats(cb) * sizeof(float));
-        memset(changed, 0, tables * sizeof *changed);
-    }
-    for (int j = 0; j < m && grouped && drifted; j++)
-        fpq_add_drift(grouped + j, drifted + (size_t)j * subspace, cb->centroids + (size_t)j * subspace, cb->dsub,
-                      bounds->drift + j * bounds->groups);
-    if (!status && sums && !s.limited && chunks >= threads)
-        status = fpq_parallel(chunks, scratch, threads, assign_chunk, &s);
+    if (sums) memset(changed, 0, (size_t)m * (size_t)chunks * sizeof *changed);
+    if (!status && sums && !s.limited && fpq_parts((int64_t)chunks * parts, 2, threads) == 1)
+        status = fpq_parallel((int64_t)chunks * parts, scratch, threads, assign_chunk, &s);
     else if (!status)
         status = assign_then_sum(&s, limit, scratch, threads);
     fpq_free(packed);

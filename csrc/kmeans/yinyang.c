@@ -29,72 +29,113 @@ static int32_t centroid_of(const grouped *g, int group, int32_t i) {
     return (group / FPQ_COLUMN_BLOCK * g->span + i) * FPQ_COLUMN_BLOCK + group % FPQ_COLUMN_BLOCK;
 }
 
-static void group_centroids(grouped *g, float *steps_per_distance, float *scratch, fpq_poll *poll) {
-    const fpq_packed_codebook *packed = g->packed;
-    const int d = packed->d, size = g->blocks * FPQ_COLUMN_BLOCK;
-    float radius = 0;                   /* squared */
-    for (int c = 0; c < packed->k; c++) /* A bias of -inf marks a repeated centroid. */
-        if (packed->bias[c] > -INFINITY && -2.1f * packed->bias[c] > radius) radius = -2.1f * packed->bias[c];
-    if (packed->overflows) radius = INFINITY;
-    for (int column = 0; column < g->groups * size && !fpq_stopped(poll); column++) {
-        const int group = column / size, i = column % size;
-        const int32_t c = i < g->span ? centroid_of(g, group, i) : packed->k;
-        const float *row = packed->rows + (ptrdiff_t)c * d;
-        float *to = g->packed_groups + (ptrdiff_t)(column / FPQ_COLUMN_BLOCK) * d * FPQ_COLUMN_BLOCK +
-                    column % FPQ_COLUMN_BLOCK;
-        g->bias[column] = c < packed->k ? packed->bias[c] : -INFINITY;
-        for (int t = 0; t < d; t++) to[t * FPQ_COLUMN_BLOCK] = c < packed->k ? row[t] : 0;
-        if (g->has_int8 && c < packed->k) fpq_int8_codebook_put(fpq_active(), &g->int8, column, row, d, scratch);
-    }
-    if (!(*steps_per_distance > 0))
-        *steps_per_distance = radius > 0 && radius < INFINITY ? RADIUS_STEPS / sqrtf(radius) : 0;
-    g->bound_scale = (fpq_bound_scale){radius, *steps_per_distance};
-}
-
 typedef struct {
     const fpq_codebooks *cb;
     const fpq_packed_codebook *packed;
+    const float *drifted; /* NULL: no drift to add */
     fpq_bounds *bounds;
     grouped *out;
-    float *memory; /* for each subspace: bias, columns, scratch with int8 columns */
+    float *memory; /* for each subspace: bias, columns, int8 columns */
     size_t columns, subspace;
-    int span, blocks, has_int8;
+    int span, blocks, has_int8, parts;
 } grouping;
 
-static void group_codebook(void *context, int64_t j, fpq_worker *worker) {
+static void start_groups(void *context, int64_t j, fpq_worker *worker) {
     const grouping *p = context;
-    const size_t dsub = (size_t)p->cb->dsub;
-    float *bias = p->memory + (size_t)j * p->subspace, *scratch = bias + p->columns * (dsub + 1);
-    p->out[j] = (grouped){.packed = p->packed + j,
+    const fpq_packed_codebook *packed = p->packed + j;
+    float radius = 0, *steps_per_distance = p->bounds->steps_per_distance + j;
+    float *bias = p->memory + (size_t)j * p->subspace, *packed_groups = bias + p->columns;
+    (void)worker;
+    for (int c = 0; c < packed->k; c++) /* A bias of -inf marks a repeated centroid. */
+        if (packed->bias[c] > -INFINITY && -2.1f * packed->bias[c] > radius) radius = -2.1f * packed->bias[c];
+    if (packed->overflows) radius = INFINITY;
+    if (!(*steps_per_distance > 0))
+        *steps_per_distance = radius > 0 && radius < INFINITY ? RADIUS_STEPS / sqrtf(radius) : 0;
+    p->out[j] = (grouped){.packed = packed,
                           .groups = p->bounds->groups,
                           .span = p->span,
                           .blocks = p->blocks,
                           .bias = bias,
-                          .packed_groups = bias + p->columns,
-                          .has_int8 = p->has_int8};
+                          .packed_groups = packed_groups,
+                          .has_int8 = p->has_int8,
+                          .bound_scale = {radius, *steps_per_distance}};
     if (p->has_int8)
-        fpq_int8_codebook_place((char *)(scratch + 2 * dsub), p->bounds->groups * p->blocks, p->packed[j].d, bias,
-                                &p->out[j].int8);
-    group_centroids(p->out + j, p->bounds->steps_per_distance + j, scratch, worker->poll);
+        fpq_int8_codebook_place((char *)(packed_groups + p->columns * (size_t)p->cb->dsub),
+                                p->bounds->groups * p->blocks, packed->d, bias, &p->out[j].int8);
+}
+
+/* Adds to the drift of a group the largest movement of its centroids. */
+static void add_drift(const grouping *p, int j, int group) {
+    const grouped *g = p->out + j;
+    const ptrdiff_t dsub = p->cb->dsub, subspace = (ptrdiff_t)j * p->cb->k * dsub;
+    uint16_t max_moved = 0, *drift = p->bounds->drift + (ptrdiff_t)j * g->groups + group;
+    for (int i = 0; i < g->span; i++) {
+        const int32_t c = centroid_of(g, group, i);
+        if (c >= g->packed->k) break;
+        const float *from = p->drifted + subspace + c * dsub, *to = p->cb->centroids + subspace + c * dsub;
+        double square = 0;
+        for (int t = 0; t < g->packed->d; t++) square += ((double)to[t] - from[t]) * ((double)to[t] - from[t]);
+        const float steps = (float)sqrt(square) * (1 + 1e-6f) * g->bound_scale.steps_per_distance + 1;
+        const uint16_t moved = square > 0 ? fpq_quantized_distance(steps) : 0;
+        if (moved > max_moved) max_moved = moved;
+    }
+    *drift = fpq_quantized_distance((float)*drift + (float)max_moved);
+}
+
+/* Packs a part of the groups of a subspace. */
+static void group_part(void *context, int64_t task, fpq_worker *worker) {
+    const grouping *p = context;
+    const int j = (int)(task / p->parts), part = (int)(task % p->parts), groups = p->bounds->groups;
+    const grouped *g = p->out + j;
+    const int d = g->packed->d, size = g->blocks * FPQ_COLUMN_BLOCK;
+    fpq_int8_codebook int8 = g->int8;
+    for (int group = groups * part / p->parts; group < groups * (part + 1) / p->parts; group++) {
+        for (int i = 0; i < size && !fpq_stopped(worker->poll); i++) {
+            const int column = group * size + i;
+            const int32_t c = i < g->span ? centroid_of(g, group, i) : g->packed->k;
+            const float *row = g->packed->rows + (ptrdiff_t)c * d;
+            float *to = g->packed_groups + (ptrdiff_t)(column / FPQ_COLUMN_BLOCK) * d * FPQ_COLUMN_BLOCK +
+                        column % FPQ_COLUMN_BLOCK;
+            g->bias[column] = c < g->packed->k ? g->packed->bias[c] : -INFINITY;
+            for (int t = 0; t < d; t++) to[t * FPQ_COLUMN_BLOCK] = c < g->packed->k ? row[t] : 0;
+            if (g->has_int8 && c < g->packed->k)
+                fpq_int8_codebook_put(fpq_active(), &int8, column, row, d, (float *)(void *)worker->scratch);
+        }
+        if (p->drifted) add_drift(p, j, group);
+    }
+}
+
+static void group_codebook(void *context, int64_t j, fpq_worker *worker) {
+    start_groups(context, j, worker);
+    group_part(context, j, worker);
 }
 
 grouped *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook *packed, fpq_bounds *bounds,
-                             int threads) {
+                             const float *drifted, int threads) {
     const int panels = bounds->groups / FPQ_COLUMN_BLOCK, span = (FPQ_COLUMN_BLOCKS(cb->k) + panels - 1) / panels;
     const size_t dsub = (size_t)cb->dsub, m = (size_t)cb->m;
     const size_t structs = fpq_float_lines(m * sizeof(grouped) / sizeof(float) + 1);
-    grouping p = {.cb = cb, .packed = packed, .bounds = bounds, .span = span, .blocks = FPQ_COLUMN_BLOCKS(span)};
+    grouping p = {.cb = cb,
+                  .packed = packed,
+                  .drifted = drifted,
+                  .bounds = bounds,
+                  .span = span,
+                  .blocks = FPQ_COLUMN_BLOCKS(span),
+                  .parts = fpq_codebook_parts(cb, bounds->groups, threads)};
     p.has_int8 = packed->has_int8 && cb->k >= MIN_INT8_K && p.blocks <= MAX_INT8_GROUP_BLOCKS;
     p.columns = (size_t)bounds->groups * (size_t)p.blocks * FPQ_COLUMN_BLOCK;
     p.subspace = p.columns * (dsub + 1);
     if (p.has_int8)
-        p.subspace += fpq_float_lines(fpq_int8_codebook_size(bounds->groups * p.blocks, cb->dsub) / sizeof(float) +
-                                      2 * dsub);
+        p.subspace += fpq_float_lines(fpq_int8_codebook_size(bounds->groups * p.blocks, cb->dsub) / sizeof(float));
     float *memory = fpq_alloc((structs + m * p.subspace) * sizeof(float));
     if (!memory) return NULL;
     p.out = (grouped *)(void *)memory;
     p.memory = memory + structs;
-    if (!fpq_parallel(cb->m, 0, threads, group_codebook, &p)) return p.out;
+    const size_t scratch = p.has_int8 ? 2 * dsub * sizeof(float) : 0;
+    if (p.parts > 1 ? !fpq_parallel(cb->m, 0, threads, start_groups, &p) &&
+                          !fpq_parallel((int64_t)cb->m * p.parts, scratch, threads, group_part, &p)
+                    : !fpq_parallel(cb->m, scratch, threads, group_codebook, &p))
+        return p.out;
     fpq_free(memory);
     return NULL;
 }
@@ -321,20 +362,4 @@ void fpq_yinyang_nearest(const fpq_assignment *a, const grouped *g, int32_t *ids
     if (by_group) count = search_groups(&b, groups_to_search, rows);
     (b.int8 ? search_all_by_int8 : search_all)(&b, rows, count);
     for (int i = 0; i < n; i++) errors[i] = fpq_refined_error(a, i, ids[i], square[i], errors[i]);
-}
-
-void fpq_add_drift(const grouped *g, const float *before, const float *centroids, int dsub, uint16_t *drift) {
-    const int d = g->packed->d;
-    const float scale = g->bound_scale.steps_per_distance;
-    uint16_t max_moved[MAX_GROUPS] = {0};
-    for (int32_t c = 0; c < g->packed->k; c++) {
-        const float *from = before + (ptrdiff_t)c * dsub, *to = centroids + (ptrdiff_t)c * dsub;
-        uint16_t *max = max_moved + group_of(g, c);
-        double square = 0;
-        for (int t = 0; t < d; t++) square += ((double)to[t] - from[t]) * ((double)to[t] - from[t]);
-        const uint16_t moved = square > 0 ? fpq_quantized_distance((float)sqrt(square) * (1 + 1e-6f) * scale + 1) : 0;
-        if (moved > *max) *max = moved;
-    }
-    for (int group = 0; group < g->groups; group++)
-        drift[group] = fpq_quantized_distance((float)drift[group] + (float)max_moved[group]);
 }

@@ -30,18 +30,15 @@ typedef struct {
 } fpq_grouped_codebook;
 
 /* The grouped codebooks of all subspaces, in one allocation for fpq_free. NULL when memory ran out or the call was
- * stopped. */
+ * stopped. Unless `drifted`, the previous centroids, is NULL, the drift of each group grows by the largest movement of
+ * its centroids. */
 fpq_grouped_codebook *fpq_group_codebooks(const fpq_codebooks *cb, const fpq_packed_codebook *packed,
-                                          fpq_bounds *bounds, int threads);
+                                          fpq_bounds *bounds, const float *drifted, int threads);
 
 /* Nearest centroids and squared distances of a row batch. On entry, ids hold the assignment of the previous iteration,
  * or -1. The scratch of the assignment is fpq_yinyang_scratch(cb) bytes. */
 size_t fpq_yinyang_scratch(const fpq_codebooks *cb);
 void fpq_yinyang_nearest(const fpq_assignment *assignment, const fpq_grouped_codebook *codebook, int32_t *ids,
                          float *errors, uint16_t *bounds, const uint16_t *drift);
-
-/* Adds to the drift of each group the largest movement from `before` to centroids (k, dsub). */
-void fpq_add_drift(const fpq_grouped_codebook *codebook, const float *before, const float *centroids, int dsub,
-                   uint16_t *drift);
 
 #endif

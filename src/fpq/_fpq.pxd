@@ -10,6 +10,8 @@ cdef extern from "fpq.h" nogil:
     int fpq_max_threads()
     void fpq_on_poll(int (*poll)() noexcept nogil)
     void fpq_after_fork()
+    void fpq_trace(float *log, int64_t room)
+    int64_t fpq_traced()
 
     int FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8
     ctypedef struct fpq_matrix:

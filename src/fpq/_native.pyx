@@ -79,6 +79,17 @@ def after_fork():
     fpq_after_fork()
 
 
+def trace(float[::1] log):
+    """Log tasks and their times, which then run on this thread, until `trace(None)`."""
+    if log is None: fpq_trace(NULL, 0)
+    else: fpq_trace(&log[0], log.shape[0])
+
+
+def traced():
+    """How many numbers `trace` has put into the log, or would have with enough room."""
+    return fpq_traced()
+
+
 # ---- matrices ----
 
 cdef class _Matrix:
