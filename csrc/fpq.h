@@ -23,8 +23,8 @@ void fpq_after_fork(void);           /* call in a forked child, on the thread th
 
 /* For bench/serial.py and tests: how calls are cut into tasks. From now on, the calls of one thread are cut for the
  * number of threads that they name, but run on the calling thread, and `log` receives the number of tasks of each
- * parallel region of several tasks, and the seconds of each task. Regions within a task belong to the task. NULL ends
- * this. fpq_traced returns how many numbers the log has or would have with enough room. */
+ * parallel region of several tasks, and the CPU seconds of each task. Regions within a task belong to the task. NULL
+ * ends this. fpq_traced returns how many numbers the log has or would have with enough room. */
 void fpq_trace(float *log, int64_t room);
 int64_t fpq_traced(void);
 

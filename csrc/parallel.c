@@ -2,19 +2,20 @@
 #include "parallel.h"
 
 #include <math.h>
+#include <time.h>
 
 #include "fork.h"
 #include "fpq.h"
 #include "portable.h"
 
+#define CPU_SECONDS() ((double)clock() / CLOCKS_PER_SEC)
 #ifdef _OPENMP
 #include <omp.h>
 #define THREAD_NUMBER() omp_get_thread_num()
 #define SECONDS() omp_get_wtime()
 #else
-#include <time.h>
 #define THREAD_NUMBER() 0
-#define SECONDS() ((double)clock() / CLOCKS_PER_SEC)
+#define SECONDS() CPU_SECONDS()
 #endif
 
 #if defined(_OPENMP) && !defined(_WIN32)
@@ -118,10 +119,30 @@ int fpq_max_threads(void) {
 #endif
 }
 
+/* The log of fpq_trace. `inside`: a logged region runs. Times are of the CPU, which other processes do not change. */
+static struct {
+    float *log;
+    int64_t room, used;
+    int inside;
+} trace;
+
+void fpq_trace(float *log, int64_t room) {
+    trace.log = log;
+    trace.room = room;
+    trace.used = trace.inside = 0;
+}
+
+int64_t fpq_traced(void) { return trace.used; }
+
+static void put_in_log(double number) {
+    if (trace.used < trace.room) trace.log[trace.used] = (float)number;
+    trace.used++;
+}
+
 int fpq_threads(int wanted, int64_t n) {
     if (!fpq_has_openmp() || n <= 1) return 1;
     if (wanted > n) wanted = (int)n;
-    return fpq_is_forked() ? wanted : threads_given(wanted);
+    return fpq_is_forked() || trace.log ? wanted : threads_given(wanted);
 }
 
 static int (*poll_hook)(void);
@@ -142,26 +163,6 @@ int fpq_stopped(fpq_poll *poll) {
     return FPQ_READ_SHARED(&poll->stop);
 }
 
-/* The log of fpq_trace. `inside`: a logged region runs. */
-static struct {
-    float *log;
-    int64_t room, used;
-    int inside;
-} trace;
-
-void fpq_trace(float *log, int64_t room) {
-    trace.log = log;
-    trace.room = room;
-    trace.used = trace.inside = 0;
-}
-
-int64_t fpq_traced(void) { return trace.used; }
-
-static void put_in_log(double number) {
-    if (trace.used < trace.room) trace.log[trace.used] = (float)number;
-    trace.used++;
-}
-
 void fpq_fail(fpq_worker *worker) { FPQ_WRITE_SHARED(&worker->poll->stop, 1); }
 
 typedef struct {
@@ -177,9 +178,9 @@ static void run_logged(region *r, fpq_worker *worker) {
     trace.inside = 1;
     put_in_log((double)r->n);
     for (int64_t i = 0; i < r->n && !fpq_stopped(&r->poll); i++) {
-        const double start = SECONDS();
+        const double start = CPU_SECONDS();
         r->task(r->context, i, worker);
-        put_in_log(SECONDS() - start);
+        put_in_log(CPU_SECONDS() - start);
     }
     trace.inside = 0;
 }
@@ -195,7 +196,7 @@ static void run(void *argument) {
     }
     if (threads == 1) {
         fpq_worker worker = {.scratch = memory, .poll = &r->poll};
-        const int logged = trace.log && !trace.inside && r->n > 1;
+        const int logged = trace.log && !trace.inside && r->n > 1 && r->threads > 1;
         if (logged) run_logged(r, &worker);
         for (int64_t i = 0; !logged && i < r->n && !fpq_stopped(&r->poll); i++) r->task(r->context, i, &worker);
     } else {

@@ -156,14 +156,13 @@ static void sum_centroids(void *context, int64_t task, fpq_worker *worker) {
 /* Assignment, then the choice of OpenIndexing if there is a limit, then sums. */
 static int assign_then_sum(iteration *s, double limit, size_t scratch, int threads) {
     const int m = s->cb->m, k = s->cb->k;
-    const int64_t batches = fpq_batches(s->data->n, FPQ_ROW_BATCH), most = fpq_batches(batches, MAX_TASK_BATCHES);
+    const int64_t large_tasks = fpq_batches(s->data->n, MAX_TASK_BATCHES * FPQ_ROW_BATCH);
     int32_t *before = fpq_alloc((size_t)m * (size_t)s->ld * sizeof *before);
     int64_t *counts = fpq_alloc((size_t)m * (size_t)k * sizeof *counts);
     int status = before && counts ? 0 : -1;
     if (!status) {
         /* Smaller tasks only where they are needed, as neighbouring batches share the codebooks in the cache. */
-        const int64_t tasks = most * fpq_parts(most, MAX_TASK_BATCHES, threads);
-        s->task_rows = fpq_batches(batches, tasks) * FPQ_ROW_BATCH;
+        s->task_rows = MAX_TASK_BATCHES / fpq_parts(large_tasks, MAX_TASK_BATCHES, threads) * FPQ_ROW_BATCH;
         const int64_t row_tasks = fpq_batches(s->data->n, s->task_rows);
         s->parts = fpq_parts(row_tasks, m, threads);
         s->before = before;
