@@ -24,9 +24,8 @@ void fpq_after_fork(void);           /* call in a forked child, on the thread th
 /* For bench/serial.py and tests: how calls are cut into tasks. From now on, the calls of one thread are cut for the
  * number of threads that they name, but run on the calling thread, and `log` receives the number of tasks of each
  * parallel region of several tasks, and the CPU seconds of each task. Regions within a task belong to the task. NULL
- * ends this. fpq_traced returns how many numbers the log has or would have with enough room. */
-void fpq_trace(float *log, int64_t room);
-int64_t fpq_traced(void);
+ * ends this. Returns how many numbers the log before has, or would have with enough room. */
+int64_t fpq_trace(float *log, int64_t room);
 
 /* ---- input matrices: any element type, any strides ---- */
 enum { FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8 };
@@ -42,6 +41,9 @@ int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads); /* -1: none, 
 int fpq_largest(const fpq_matrix *x, float *out,
                 int threads); /* the largest absolute value of finite numbers; 0 if there are none */
 int fpq_normalize(const fpq_matrix *x, float *out, int threads); /* out (n, d): rows of length 1; zero rows stay zero */
+
+/* out (n, d): rows less the centroids (., d) of their labels (n). labels NULL: row i less centroid i. */
+int fpq_residuals(const fpq_matrix *x, const float *centroids, const int32_t *labels, float *out, int threads);
 
 /* ---- packed columns: c (k, d) with rows ld apart -> out, fpq_packed_size(k, d) floats, 64-byte aligned ---- */
 int64_t fpq_packed_size(int k, int d);
@@ -98,6 +100,12 @@ int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks,
  * largest squared error. A cluster gives once; when every row sits on a centroid there is nothing to gain. */
 int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors, const int64_t *counts, int64_t *rows);
 
+/* Moves row i of the assignment, ids and errors (m, n), to row order[i]; order is a permutation. */
+int fpq_reorder(const int64_t *order, int64_t n, int m, int32_t *ids, float *errors, int threads);
+
+/* Each id (m, n) of subspace j becomes numbers[j][id], unless numbers (m, k) is NULL; counts (m, k) of the new ids. */
+int fpq_renumber(int m, int k, int64_t n, const int32_t *numbers, int32_t *ids, int64_t *counts, int threads);
+
 /* OpenIndexing: ids (m, n) hold the nearest centroids on entry and the chosen ones on return. Rows in order; a centroid
  * whose count has reached limit gives way to the next nearest, `candidates` are tried in all and the last one is taken
  * even if it is full. counts: (m, k), or (k) when shared; continued from their values on entry. */
@@ -106,11 +114,17 @@ int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, 
 
 /* ---- codes: sub-code j stands at bits j*nbits.. of a row's code, low bits first; code_size = ceil(m*nbits/8) ---- */
 int fpq_code_size(int m, int nbits);
-void fpq_pack_codes(const int32_t *ids, int64_t n, int m, int nbits, uint8_t *codes);   /* (m, n) -> (n, code_size) */
+int fpq_pack_codes(const int32_t *ids, int64_t n, int m, int nbits, uint8_t *codes,
+                   int threads);                                                        /* (m, n) -> (n, code_size) */
 void fpq_unpack_codes(const uint8_t *codes, int64_t n, int m, int nbits, int32_t *ids); /* (n, code_size) -> (m, n) */
-/* Rows of codes into and out of scan blocks [ceil(n/64)][code_size][64]. */
-void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks);
+/* Rows of codes into and out of scan blocks [ceil(n/64)][code_size][64]. With one thread, fpq_put_codes cannot fail. */
+int fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks, int threads);
 void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes);
+/* The vectors out (n, d) that codes stand for; the sums (n) of the entries (m, 2^nbits) of the sub-codes of each row.
+ */
+int fpq_decode(const fpq_codebooks *cb, int nbits, const uint8_t *codes, int64_t n, float *out, int threads);
+int fpq_sum_entries(const double *entries, int m, int nbits, const uint8_t *codes, int64_t n, double *sums,
+                    int threads);
 
 /* ---- metrics: identifier, and name of the kernels NAME_f32, NAME_u8 and table_NAME (csrc/metric/kernels.h) ---- */
 #define FPQ_METRICS(X) X(FPQ_L2, l2) X(FPQ_IP, ip)
@@ -179,10 +193,11 @@ typedef struct {
 } fpq_refinement;
 
 int fpq_refinement_plane_bytes(int w, int bits, int plane); /* of a row; plane 0: A, 1: B (0 if bits is 4) */
-/* e (n, w): errors; base (n, w): y^. a and b: (n, bytes of a row); b is NULL for 4-bit codes. norms (n, planes): of
- * each plane |z|^2 + 2 <y^, z>, z = e^A for plane A, z = e^ for plane B; plane A of 4-bit codes is the only one. */
-int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, int64_t n, uint8_t *a, uint8_t *b,
-                          float *norms, int threads);
+/* e (n, w) times scale: errors; base (n, w) times scale, a power of two, less centre (w): y^. a and b: (n, bytes of a
+ * row); b is NULL for 4-bit codes. norms (n, planes): of each plane |z|^2 + 2 <y^, z>, z = e^A for plane A, z = e^ for
+ * plane B; plane A of 4-bit codes is the only one. */
+int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, float scale, const float *centre,
+                          int64_t n, uint8_t *a, uint8_t *b, float *norms, int threads);
 void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, int64_t n,
                            float *out); /* out (n, w): e^ */
 

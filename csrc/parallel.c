@@ -126,13 +126,13 @@ static struct {
     int inside;
 } trace;
 
-void fpq_trace(float *log, int64_t room) {
+int64_t fpq_trace(float *log, int64_t room) {
+    const int64_t used = trace.used;
     trace.log = log;
     trace.room = room;
     trace.used = trace.inside = 0;
+    return used;
 }
-
-int64_t fpq_traced(void) { return trace.used; }
 
 static void put_in_log(double number) {
     if (trace.used < trace.room) trace.log[trace.used] = (float)number;

@@ -187,7 +187,7 @@ def test_tables_and_their_sums_have_the_same_bits_everywhere(isa: str, nbits: in
 
         ids = rng.integers(0, k, (m, n)).astype(np.int32)
         codes = np.empty((n, -(-m * nbits // 8)), np.uint8)
-        _native.pack_codes(ids, nbits, codes)
+        _native.pack_codes(ids, nbits, codes, 2)
         blocks = np.zeros((-(-n // 64), codes.shape[1], 64), np.uint8)
         _native.put_codes(codes, np.arange(n, dtype=np.int64), blocks)
         sums = np.zeros((3, n), np.float32)
@@ -214,7 +214,7 @@ def test_codes_there_and_back(nbits: int) -> None:
     for m, n in itertools.product([*range(1, 18), 31, 64, 100], [0, 1, 63, 64, 65]):
         ids = rng.integers(0, 1 << nbits, (m, n)).astype(np.int32)
         codes = np.full((n, -(-m * nbits // 8)), 255, np.uint8)
-        _native.pack_codes(ids, nbits, codes)
+        _native.pack_codes(ids, nbits, codes, 2)
         bits = (ids.T[:, :, None] >> np.arange(nbits) & 1).astype(np.uint8).reshape(n, m * nbits)
         np.testing.assert_array_equal(codes, np.packbits(bits, axis=1, bitorder="little"))
         back = np.full_like(ids, -1)
@@ -222,7 +222,7 @@ def test_codes_there_and_back(nbits: int) -> None:
         np.testing.assert_array_equal(back, ids)
         blocks = np.zeros((3, codes.shape[1], 64), np.uint8)
         rows = rng.permutation(192)[:n]
-        _native.put_codes(codes, rows, blocks)
+        _native.put_codes(codes, rows, blocks, 2)
         np.testing.assert_array_equal(blocks.transpose(0, 2, 1).reshape(192, -1)[rows], codes)
         assert blocks.astype(bool).sum() == codes.astype(bool).sum()
         again = np.empty_like(codes)

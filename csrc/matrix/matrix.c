@@ -94,6 +94,31 @@ int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
     return fpq_parallel(fpq_batches(x->n, FPQ_ROW_BATCH), 0, threads, normalize_batch, &p);
 }
 
+typedef struct {
+    const fpq_matrix *x;
+    const float *centroids;
+    const int32_t *labels;
+    float *out;
+} difference;
+
+static void subtract_batch(void *context, int64_t i, fpq_worker *worker) {
+    const difference *p = context;
+    const int64_t first = i * FPQ_ROW_BATCH, d = p->x->d;
+    const int n = fpq_batch_size(p->x->n, FPQ_ROW_BATCH, i);
+    (void)worker;
+    fpq_active()->read_rows(p->x, NULL, first, n, 0, (int)d, NULL, p->out + first * d);
+    for (int64_t row = first; row < first + n; row++) {
+        const float *FPQ_RESTRICT centroid = p->centroids + (p->labels ? p->labels[row] : row) * d;
+        float *FPQ_RESTRICT out = p->out + row * d;
+        for (int64_t t = 0; t < d; t++) out[t] -= centroid[t];
+    }
+}
+
+int fpq_residuals(const fpq_matrix *x, const float *centroids, const int32_t *labels, float *out, int threads) {
+    difference p = {x, centroids, labels, out};
+    return fpq_parallel(fpq_batches(x->n, FPQ_ROW_BATCH), 0, threads, subtract_batch, &p);
+}
+
 int64_t fpq_packed_size(int k, int d) { return (int64_t)FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK * d; }
 
 void fpq_pack(const float *c, int k, int d, ptrdiff_t ld, const float *offset, float *out) {

@@ -52,7 +52,8 @@ static void pack_pairs(const uint8_t *codes, int row_bytes, uint8_t *out) {
 
 typedef struct {
     const fpq_refinement *r;
-    const float *e, *base;
+    const float *e, *base, *centre;
+    float scale;
     int64_t n;
     uint8_t *a, *b;
     float *norms;
@@ -64,9 +65,9 @@ static void encode_row(const encoding *x, int64_t i, uint8_t *codes) {
     const float *e = x->e + i * w, *base = x->base + i * w, *steps = x->r->steps;
     const double middle = (1 << (bits - 1)) - 0.5, scale_a = 1 << lower;
     double norm_a = 0, norm = 0;
-    for (int j = 0; j < w; j++) codes[j] = (uint8_t)code_of((double)e[j], (double)steps[j], bits);
+    for (int j = 0; j < w; j++) codes[j] = (uint8_t)code_of((double)(e[j] * x->scale), (double)steps[j], bits);
     for (int j = 0; j < w; j++) {
-        const double step = (double)steps[j], twice = 2 * (double)base[j];
+        const double step = (double)steps[j], twice = 2 * (double)(base[j] * x->scale - x->centre[j]);
         const double part = step * scale_a * ((codes[j] >> lower) - 7.5), whole = step * (codes[j] - middle);
         norm_a += part * (part + twice);
         norm += whole * (whole + twice);
@@ -86,9 +87,9 @@ static void encode_batch(void *context, int64_t task, fpq_worker *worker) {
     for (int i = 0; i < n; i++) encode_row(x, task * ROW_BATCH + i, (uint8_t *)worker->scratch);
 }
 
-int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, int64_t n, uint8_t *a, uint8_t *b,
-                          float *norms, int threads) {
-    encoding x = {r, e, base, n, a, b, norms};
+int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, float scale, const float *centre,
+                          int64_t n, uint8_t *a, uint8_t *b, float *norms, int threads) {
+    encoding x = {r, e, base, centre, scale, n, a, b, norms};
     return fpq_parallel(fpq_batches(n, ROW_BATCH), padded_codes(r), threads, encode_batch, &x);
 }
 

@@ -10,8 +10,7 @@ cdef extern from "fpq.h" nogil:
     int fpq_max_threads()
     void fpq_on_poll(int (*poll)() noexcept nogil)
     void fpq_after_fork()
-    void fpq_trace(float *log, int64_t room)
-    int64_t fpq_traced()
+    int64_t fpq_trace(float *log, int64_t room)
 
     int FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8
     ctypedef struct fpq_matrix:
@@ -22,6 +21,7 @@ cdef extern from "fpq.h" nogil:
     int fpq_largest(const fpq_matrix *x, float *out, int threads)
     int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads)
     int fpq_normalize(const fpq_matrix *x, float *out, int threads)
+    int fpq_residuals(const fpq_matrix *x, const float *centroids, const int32_t *labels, float *out, int threads)
     int64_t fpq_packed_size(int k, int d)
     void fpq_pack(const float *c, int k, int d, Py_ssize_t ld, const float *offset, float *out)
     int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int threads)
@@ -50,12 +50,18 @@ cdef extern from "fpq.h" nogil:
                          int threads)
     int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors, const int64_t *counts,
                           int64_t *rows)
+    int fpq_reorder(const int64_t *order, int64_t n, int m, int32_t *ids, float *errors, int threads)
+    int fpq_renumber(int m, int k, int64_t n, const int32_t *numbers, int32_t *ids, int64_t *counts, int threads)
     int fpq_open_index(const fpq_codebooks *cb, const fpq_rows *data, double limit, int candidates, int shared,
                        int32_t *ids, int64_t *counts, int threads)
 
-    void fpq_pack_codes(const int32_t *ids, int64_t n, int m, int nbits, uint8_t *codes)
+    int fpq_pack_codes(const int32_t *ids, int64_t n, int m, int nbits, uint8_t *codes, int threads)
     void fpq_unpack_codes(const uint8_t *codes, int64_t n, int m, int nbits, int32_t *ids)
-    void fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks)
+    int fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks,
+                      int threads)
+    int fpq_decode(const fpq_codebooks *cb, int nbits, const uint8_t *codes, int64_t n, float *out, int threads)
+    int fpq_sum_entries(const double *entries, int m, int nbits, const uint8_t *codes, int64_t n, double *sums,
+                        int threads)
     void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes)
 
     ctypedef enum fpq_metric:
@@ -96,8 +102,8 @@ cdef extern from "fpq.h" nogil:
         int w, bits
         const float *steps
     int fpq_refinement_plane_bytes(int w, int bits, int plane)
-    int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, int64_t n, uint8_t *a,
-                              uint8_t *b, float *norms, int threads)
+    int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, float scale,
+                              const float *centre, int64_t n, uint8_t *a, uint8_t *b, float *norms, int threads)
     void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, int64_t n, float *out)
     ctypedef struct fpq_refined:
         fpq_refinement codes

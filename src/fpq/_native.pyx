@@ -80,14 +80,8 @@ def after_fork():
 
 
 def trace(float[::1] log):
-    """Log tasks and their times, which then run on this thread, until `trace(None)`."""
-    if log is None: fpq_trace(NULL, 0)
-    else: fpq_trace(&log[0], log.shape[0])
-
-
-def traced():
-    """How many numbers `trace` has put into the log, or would have with enough room."""
-    return fpq_traced()
+    """Log tasks and their times until `trace(None)`; return how many numbers the log before has or would have."""
+    return fpq_trace(NULL, 0) if log is None else fpq_trace(&log[0], log.shape[0])
 
 
 # ---- matrices ----
@@ -131,6 +125,14 @@ def normalize(object x, float[:, ::1] out, int threads):
     """Rows of x (n, d) scaled to length 1."""
     cdef _Matrix matrix = _Matrix(x)
     with nogil: _done(fpq_normalize(&matrix.c, &out[0, 0], threads))
+
+
+def residuals(object x, const float[:, ::1] centroids, const int32_t[::1] labels, float[:, ::1] out, int threads):
+    """out (n, d): rows less the centroids of their labels; labels None: row i less centroid i."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef const int32_t *of_rows = NULL
+    if labels is not None: of_rows = &labels[0]
+    with nogil: _done(fpq_residuals(&matrix.c, &centroids[0, 0], of_rows, &out[0, 0], threads))
 
 
 def packed_size(int k, int d):
@@ -221,6 +223,20 @@ def kmeans_donors(const int32_t[::1] ids, const float[::1] errors, const int64_t
     with nogil: _done(fpq_kmeans_donors(<int>counts.shape[0], ids.shape[0], &ids[0], &errors[0], &counts[0], &rows[0]))
 
 
+def reorder(const int64_t[::1] order, int32_t[:, ::1] ids, float[:, ::1] errors, int threads):
+    """Move row i of ids and errors (m, n) to row order[i]."""
+    with nogil: _done(fpq_reorder(&order[0], ids.shape[1], <int>ids.shape[0], &ids[0, 0], &errors[0, 0], threads))
+
+
+def renumber(const int32_t[:, ::1] numbers, int32_t[:, ::1] ids, int64_t[:, ::1] counts, int threads):
+    """ids (m, n) become numbers (m, k) of these ids, unless numbers is None; counts (m, k) of the new ids."""
+    cdef const int32_t *of_ids = NULL
+    if numbers is not None: of_ids = &numbers[0, 0]
+    with nogil:
+        _done(fpq_renumber(<int>ids.shape[0], <int>counts.shape[1], ids.shape[1], of_ids, &ids[0, 0], &counts[0, 0],
+                           threads))
+
+
 def open_index(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
                double limit, int candidates, bint shared, int32_t[:, ::1] ids, int64_t[:, ::1] counts, int threads):
     """OpenIndexing: nearest ids in, chosen ids out; counts (m, k), or (1, k) when shared, go on."""
@@ -232,9 +248,9 @@ def open_index(const float[:, :, ::1] centroids, const int32_t[::1] offsets, obj
 
 # ---- codes (n, code_size) and scan blocks (ceil(n / 64), code_size, 64) ----
 
-def pack_codes(const int32_t[:, ::1] ids, int nbits, uint8_t[:, ::1] codes):
+def pack_codes(const int32_t[:, ::1] ids, int nbits, uint8_t[:, ::1] codes, int threads):
     """ids (m, n) to codes."""
-    with nogil: fpq_pack_codes(&ids[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &codes[0, 0])
+    with nogil: _done(fpq_pack_codes(&ids[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &codes[0, 0], threads))
 
 
 def unpack_codes(const uint8_t[:, ::1] codes, int nbits, int32_t[:, ::1] ids):
@@ -242,9 +258,24 @@ def unpack_codes(const uint8_t[:, ::1] codes, int nbits, int32_t[:, ::1] ids):
     with nogil: fpq_unpack_codes(&codes[0, 0], ids.shape[1], <int>ids.shape[0], nbits, &ids[0, 0])
 
 
-def put_codes(const uint8_t[:, ::1] codes, const int64_t[::1] rows, uint8_t[:, :, ::1] blocks):
-    """codes into the given rows of blocks."""
-    with nogil: fpq_put_codes(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0])
+def put_codes(const uint8_t[:, ::1] codes, const int64_t[::1] rows, uint8_t[:, :, ::1] blocks, int threads=1):
+    """codes into the given rows of blocks. With one thread, this cannot fail."""
+    with nogil:
+        _done(fpq_put_codes(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0], threads))
+
+
+def decode(const float[:, :, ::1] codebooks, const int32_t[::1] offsets, int nbits, const uint8_t[:, ::1] codes,
+           float[:, ::1] out, int threads):
+    """The vectors out (n, d) that codes stand for."""
+    cdef fpq_codebooks cb = _codebooks(codebooks, offsets)
+    with nogil: _done(fpq_decode(&cb, nbits, &codes[0, 0], codes.shape[0], &out[0, 0], threads))
+
+
+def sum_entries(const double[:, ::1] entries, int nbits, const uint8_t[:, ::1] codes, double[::1] sums, int threads):
+    """The sums (n) of the entries (m, 2**nbits) of the sub-codes of each row."""
+    with nogil:
+        _done(fpq_sum_entries(&entries[0, 0], <int>entries.shape[0], nbits, &codes[0, 0], codes.shape[0], &sums[0],
+                              threads))
 
 
 def get_codes(const uint8_t[:, :, ::1] blocks, const int64_t[::1] rows, uint8_t[:, ::1] codes):

@@ -13,13 +13,13 @@ cdef class Refinement(_Held):
     def __cinit__(self, int bits, const float[::1] steps):
         self.c = fpq_refinement(<int>steps.shape[0], bits, &steps[0])
 
-    def encode(self, const float[:, ::1] residuals, const float[:, ::1] decoded, uint8_t[:, ::1] first,
-               uint8_t[:, ::1] second, float[:, ::1] norms, int threads):
-        """Codes of residuals (n, w) of the decoded vectors; second may be None."""
+    def encode(self, const float[:, ::1] residuals, const float[:, ::1] decoded, float scale, const float[::1] centre,
+               uint8_t[:, ::1] first, uint8_t[:, ::1] second, float[:, ::1] norms, int threads):
+        """Codes of residuals (n, w), times scale, of the decoded vectors, times scale, less centre; second may be None."""
         cdef uint8_t *b = NULL if second is None else &second[0, 0]
         with nogil:
-            _done(fpq_refinement_encode(&self.c, &residuals[0, 0], &decoded[0, 0], residuals.shape[0], &first[0, 0], b,
-                                        &norms[0, 0], threads))
+            _done(fpq_refinement_encode(&self.c, &residuals[0, 0], &decoded[0, 0], scale, &centre[0], residuals.shape[0],
+                                        &first[0, 0], b, &norms[0, 0], threads))
 
     def decode(self, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second, float[:, ::1] out):
         """The residuals (n, w) that codes stand for."""

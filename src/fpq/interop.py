@@ -183,7 +183,7 @@ def _put_in_lists(index: IVFPQIndex, centroids: Float32, labels: Int32, codes: U
     slots, place, _ = index._lists.place(labels)
     index._lists.write(slots, codes, ids)
     if index.residual:
-        np.maximum.at(index._max_residual, labels, index.quantizer.lengths(codes))
+        np.maximum.at(index._max_residual, labels, index.quantizer.lengths(codes, n_threads))
     place()
     index._ids.adding(given, len(ids))()
 

@@ -43,14 +43,15 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
         row = 0
         for codes, rotated in index._encoded(x, counts, leaving, n_threads, change):
             chunk = slice(row, row + len(codes))
-            index._lists.write(slots[chunk], codes, ids[chunk])
+            index._lists.write(slots[chunk], codes, ids[chunk], n_threads)
             if index._refinement is not None:
-                rest, decoded = residuals_of(index.quantizer, rotated, codes)
+                rest, decoded = residuals_of(index.quantizer, rotated, codes, n_threads)
                 if index.residual:
-                    decoded += index._rotated[labels[chunk]]
+                    residuals, decoded = decoded, np.empty_like(decoded)
+                    _native.residuals(residuals, -index._rotated, labels[chunk], decoded, n_threads)
                 index._lists.columns.write(slots[chunk], index._refinement.encode(rest, decoded, n_threads))
             if index.residual:
-                np.maximum.at(max_residual, labels[chunk], index.quantizer.lengths(codes))
+                np.maximum.at(max_residual, labels[chunk], index.quantizer.lengths(codes, n_threads))
             row = chunk.stop
             advance(len(codes))
 

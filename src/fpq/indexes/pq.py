@@ -192,9 +192,10 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             row = first
             for codes, rotated in self._encoded(x, counts, leaving, n_threads, self._metric.prepare):
                 rows = np.arange(row, row + len(codes), dtype=np.int64)
-                _native.put_codes(codes, rows, self._blocks.data)
+                _native.put_codes(codes, rows, self._blocks.data, n_threads)
                 if self._refinement is not None:
-                    planes = self._refinement.encode(*residuals_of(self.quantizer, rotated, codes), n_threads)
+                    both = residuals_of(self.quantizer, rotated, codes, n_threads)
+                    planes = self._refinement.encode(*both, n_threads)
                     self._columns.write(rows, planes)
                 row += len(codes)
                 advance(len(codes))

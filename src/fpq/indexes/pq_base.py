@@ -19,7 +19,7 @@ from fpq.indexes.parts import recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.operating_points import OperatingPoints, chosen
-from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, Planes, Refinement, RefineName, residuals_of
+from fpq.indexes.parts.refinement import BITS, BLOCK_DIMS, TRAINING_ROWS, Planes, Refinement, RefineName, residuals_of
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
@@ -157,9 +157,11 @@ class CodeIndex(Index):
             return None
         sample = rows.sampled(self._choose(rows.n, TRAINING_ROWS)).local()
         codes, rotated = next(quantizer.encode_chunks(sample.take(None), None, sample.n, n_threads))
-        residuals, decoded = residuals_of(quantizer, rotated, codes)
+        residuals, decoded = residuals_of(quantizer, rotated, codes, n_threads)
         vectors = decoded if centroids is None else centroids[:TRAINING_ROWS]
-        return Refinement.learned(self.refine, residuals, np.median(vectors, axis=0).astype(np.float32))
+        columns = [slice(start, start + BLOCK_DIMS) for start in range(0, vectors.shape[1], BLOCK_DIMS)]
+        medians = threads.parallel_map(lambda block: np.median(vectors[:, block], axis=0), columns, n_threads)
+        return Refinement.learned(self.refine, residuals, np.concatenate(medians).astype(np.float32), n_threads)
 
     def _no_rows(self) -> dict[str, Any]:
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors
@@ -433,7 +435,7 @@ class CodeIndex(Index):
 
     def _decoded(self, places: Int64) -> Float32:
         """The vectors (n, d) that the codes in these places stand for, with their refinement."""
-        decoded = self.quantizer.decoded(self._codes(places))
+        decoded = self.quantizer.decoded(self._codes(places), threads.resolve(self.n_threads))
         if self._refinement is not None:
             planes = self._planes
             second = None if planes.second is None else planes.second[places]

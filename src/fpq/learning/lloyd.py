@@ -153,7 +153,9 @@ class LocalSteps:
             centroids, self._offsets, x, rows, active, limit, chunk_rows, self._ids, self._errors, *self._bounds,
             self._last_centroids, sums, changed, self._rows.n_threads,
         )  # fmt: skip
-        self._last_centroids = centroids.copy()
+        if self._last_centroids is None:
+            self._last_centroids = np.empty_like(centroids)
+        np.copyto(self._last_centroids, centroids)
 
 
 class Training(NamedTuple):
@@ -191,7 +193,7 @@ def train_codebooks(
     )
     ids, errors = done.steps.assigned(done.centroids)
     if done.order is not None:
-        ids[:, done.order], errors[:, done.order] = ids.copy(), errors.copy()
+        _native.reorder(done.order, ids, errors, n_threads)
     return Training(done.centroids, ids, errors, done.n_iter_run)
 
 

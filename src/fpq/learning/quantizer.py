@@ -250,18 +250,20 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
                 rows, offsets, start, n_iter=self.n_iter, rng=rng, n_threads=n_threads, advance=advance
             )
             if k == 256:
-                trained = group_centroids(trained, offsets)
+                trained = group_centroids(trained, offsets, n_threads)
             if self.open_indexing and local is not None:
                 self.open_indexing.apply(
                     trained.centroids, offsets, local.x, trained.ids, self.open_indexing.new_counts(m, k),
                     local.n, n_threads, local.rows,
                 )  # fmt: skip
+        code_counts = np.empty((m, k), np.int64)
+        _native.renumber(None, trained.ids, code_counts, n_threads)
         if rotation and power:
             rotation = rotations.Rotation(rotation.matrix, scaling.scaled(rotation.mean, -power))
         self._learned(
             dim=dim,
             codebooks=scaling.scaled(trained.centroids, -power),
-            code_counts=np.array([np.bincount(ids, minlength=k) for ids in trained.ids]),
+            code_counts=code_counts,
             inertia=math.ldexp(float(trained.errors.sum(dtype=np.float64)), -2 * power),
             n_iter_run=trained.n_iter_run,
             rotation=rotation,
@@ -363,7 +365,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             if self.open_indexing and counts is not None:
                 self.open_indexing.apply(self.codebooks, self.offsets, chunk, ids, counts, n_total, n_threads)
             codes = np.empty((len(chunk), self.code_size), dtype=np.uint8)
-            _native.pack_codes(ids, self.nbits, codes)
+            _native.pack_codes(ids, self.nbits, codes, n_threads)
             yield codes, chunk
 
     def decode(self, codes: ArrayLike) -> Float32:
@@ -380,14 +382,12 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             raise TypeError(f"codes: expected dtype uint8, got {array.dtype}")
         if array.ndim != 2 or array.shape[1] != self.code_size:
             raise ValueError(f"codes: expected shape (n, {self.code_size}), got {array.shape}")
-        return self.unrotated(self.decoded(np.ascontiguousarray(array)))
+        return self.unrotated(self.decoded(np.ascontiguousarray(array), threads.resolve(self.n_threads)))
 
-    def decoded(self, codes: UInt8) -> Float32:
+    def decoded(self, codes: UInt8, n_threads: int) -> Float32:
         """The vectors that codes stand for, in the space of the codebooks."""
-        ids = self._sub_codes(codes)
         out = np.empty((len(codes), self.offsets[-1]), dtype=np.float32)
-        for j, (start, end) in enumerate(zip(self.offsets, self.offsets[1:], strict=False)):
-            out[:, start:end] = self.codebooks[j, ids[j], : end - start]
+        _native.decode(self.codebooks, self.offsets, self.nbits, codes, out, n_threads)
         return out
 
     def unrotated(self, x: Float32) -> Float32:
@@ -404,12 +404,11 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         for j, ids in enumerate(self._sub_codes(codes)):
             np.add.at(counts[min(j, len(counts) - 1)], ids, step)
 
-    def lengths(self, codes: UInt8) -> Float32:
+    def lengths(self, codes: UInt8, n_threads: int) -> Float32:
         """Upper bounds of the L2 norms of the reconstructions before the inverse rotation: float32 (n,)."""
         squares = np.einsum("jkt,jkt->jk", self.codebooks, self.codebooks, dtype=np.float64)
-        total = np.zeros(len(codes))
-        for square, ids in zip(squares, self._sub_codes(codes), strict=True):
-            total += square[ids]
+        total = np.empty(len(codes))
+        _native.sum_entries(squares, self.nbits, codes, total, n_threads)
         return (np.sqrt(total) * (1 + 1e-6)).astype(np.float32)  # 1e-6 covers the rounding to float32
 
     def distance_table(self, Q: ArrayLike) -> Float32:

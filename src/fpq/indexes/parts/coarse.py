@@ -117,7 +117,10 @@ class CoarseQuantizer:
             nonlocal row
             lists = labels[row : row + len(chunk)]
             row += len(chunk)
-            return np.subtract(prepare(chunk, n_threads), self.centroids[lists], dtype=np.float32)
+            rows = prepare(chunk, n_threads)
+            out = np.empty(rows.shape, np.float32)
+            _native.residuals(rows, self.centroids, lists, out, n_threads)
+            return out
 
         return subtract
 
@@ -146,7 +149,9 @@ def rows_per_list(n_lists: int) -> int:
 
 def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int) -> Float32:
     """The residuals of rows: the differences to the centroids of their lists."""
-    return np.subtract(x, coarse.centroids[coarse.nearest(x, n_threads)], dtype=np.float32)
+    out = np.empty(x.shape, np.float32)
+    _native.residuals(x, coarse.centroids, coarse.nearest(x, n_threads), out, n_threads)
+    return out
 
 
 def list_limit(capacity: float, n: int, n_lists: int) -> int:

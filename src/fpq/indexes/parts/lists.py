@@ -145,9 +145,9 @@ class InvertedLists:
         self.slot_ids.reserve(blocks)
         self.columns.reserve(blocks)
 
-    def write(self, slots: Int64, codes: UInt8, ids: Int64) -> None:
+    def write(self, slots: Int64, codes: UInt8, ids: Int64, n_threads: int = 1) -> None:
         """Write rows to the slots of a placement before its commit."""
-        _native.put_codes(codes, slots, self.blocks.data)
+        _native.put_codes(codes, slots, self.blocks.data, n_threads)
         self.slot_ids.data.reshape(-1)[slots] = ids
 
     def _clearing(self, slots: Int64) -> Callable[[], None]:

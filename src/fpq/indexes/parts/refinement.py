@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fpq import _native
+from fpq import _native, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, UInt8
 from fpq.learning.quantizer import ProductQuantizer
@@ -19,6 +19,7 @@ BITS: dict[RefineName, int] = {"sq4": 4, "sq6": 6, "sq8": 8}
 TRAINING_ROWS = 1 << 14
 CLIPS = np.geomspace(1.5, 8, 24)  # ranges of a code in standard deviations, of which training takes the best
 BLOCK_ROWS = 64
+BLOCK_DIMS = 8  # dimensions per task of training
 NAMES: dict[int, tuple[str, ...]] = {  # of the arrays in a file
     0: (),
     2: ("refine_first", "refine_norms"),
@@ -107,7 +108,7 @@ class Refinement:
         self._native = _native.Refinement(bits, steps)
 
     @classmethod
-    def learned(cls, kind: RefineName, residuals: Float32, centre: Float32) -> Refinement:
+    def learned(cls, kind: RefineName, residuals: Float32, centre: Float32, n_threads: int) -> Refinement:
         """Learn the steps that code `residuals` (n, w) of decoded vectors with the least squared error."""
         bits = BITS[kind]
         largest = max(float(np.abs(residuals).max(initial=0)), float(np.abs(centre).max(initial=0)))
@@ -115,15 +116,22 @@ class Refinement:
         x = np.ldexp(residuals, -exponent)
         deviation = np.sqrt(np.einsum("ij,ij->j", x, x, dtype=np.float64) / max(1, len(x)))
         half = 1 << (bits - 1)
-        best, steps = np.full(x.shape[1], np.inf), np.zeros(x.shape[1], np.float32)
-        for clip in CLIPS:
-            step = (clip * deviation / half).astype(np.float32)
-            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                code = np.clip(np.floor(x / step), -half, half - 1)
-                error = x - step * (code + np.float32(0.5))
-            squared = np.einsum("ij,ij->j", error, error, dtype=np.float64)
-            better = squared < best
-            best[better], steps[better] = squared[better], step[better]
+
+        def best_steps(block: slice) -> Float32:
+            part = x[:, block]
+            best, steps = np.full(part.shape[1], np.inf), np.zeros(part.shape[1], np.float32)
+            for clip in CLIPS:
+                step = (clip * deviation[block] / half).astype(np.float32)
+                with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                    code = np.clip(np.floor(part / step), -half, half - 1)
+                    error = part - step * (code + np.float32(0.5))
+                squared = np.einsum("ij,ij->j", error, error, dtype=np.float64)
+                better = squared < best
+                best[better], steps[better] = squared[better], step[better]
+            return steps
+
+        blocks = [slice(start, start + BLOCK_DIMS) for start in range(0, x.shape[1], BLOCK_DIMS)]
+        steps = np.concatenate(threads.parallel_map(best_steps, blocks, n_threads))
         return cls(bits, steps, np.ldexp(centre, -exponent), exponent)
 
     @property
@@ -150,9 +158,8 @@ class Refinement:
         second = np.empty((n, second_bytes), np.uint8) if second_bytes else None
         norms = np.empty((n, 2 if second_bytes else 1), np.float32)
         if n:
-            rest, base = (np.ldexp(np.asarray(x, np.float32), -self.exponent) for x in (residuals, decoded))
-            base -= self.centre
-            self._native.encode(rest, base, first, second, norms, n_threads)
+            scale = math.ldexp(1.0, -self.exponent)
+            self._native.encode(residuals, decoded, scale, self.centre, first, second, norms, n_threads)
         return Planes(first, second, norms)
 
     def decode(self, planes: Planes) -> Float32:
@@ -210,7 +217,11 @@ def plane_sizes(w: int, bits: int) -> tuple[int, int]:
     return _native.plane_bytes(w, bits, 0), _native.plane_bytes(w, bits, 1)
 
 
-def residuals_of(quantizer: ProductQuantizer, rotated: Float32, codes: UInt8) -> tuple[Float32, Float32]:
+def residuals_of(
+    quantizer: ProductQuantizer, rotated: Array, codes: UInt8, n_threads: int
+) -> tuple[Float32, Float32]:
     """What the codes of rotated rows leave over, and the rows that the codes stand for, (n, w) each."""
-    decoded = quantizer.decoded(codes)
-    return np.subtract(rotated, decoded, dtype=np.float32), decoded
+    decoded = quantizer.decoded(codes, n_threads)
+    residuals = np.empty_like(decoded)
+    _native.residuals(rotated, decoded, None, residuals, n_threads)
+    return residuals, decoded
