@@ -2,7 +2,7 @@
 
     python bench/serial.py [--only TEXT] [--rounds 3] [--json docs/data/serial.json]
 
-A call is cut into tasks for 4, 8 or 64 threads, but its tasks run one after another on one thread, each of them timed
+A call is cut into tasks for 64 threads, but its tasks run one after another on one thread, each of them timed
 (`fpq_trace` in csrc/fpq.h). Time outside tasks counts as serial. A parallel region of P cores takes the time that its
 measured tasks take if each core takes the next task as soon as it is free. The expected speed-up is the time of all of
 it on one thread, divided by the serial time plus the times of the regions. The column "64 by Amdahl" leaves the tasks
@@ -126,16 +126,13 @@ def works() -> Iterator[tuple[str, Callable[[int], Iterator[tuple[str, Call]]]]]
     ) -> Callable[[int], Iterator[tuple[str, Call]]]:
         def calls(n: int) -> Iterator[tuple[str, Call]]:
             made = make(n)
-            yield "fit", lambda: make(n).fit(x)
-            made.fit(x)
+            yield "fit", lambda: made.fit(x)
 
             def add() -> None:
                 made.reset()
                 made.add(x)
 
             yield "add", add
-            if not len(made):
-                made.add(x)
             yield "search", lambda: made.search(queries, 10, **named)
             yield "search, 1 query", lambda: [made.search(query, 10, **named) for query in queries[:50]]
 
@@ -160,8 +157,9 @@ def works() -> Iterator[tuple[str, Callable[[int], Iterator[tuple[str, Call]]]]]
     yield "IVFPQIndex(1024, 16), plain codes", index(lambda n: ivf(1024, 16, residual=False, n_threads=n), n_probe=16)
     yield "IVFPQIndex(1024, 16), OPQ", index(lambda n: ivf(1024, 16, rotation="opq", n_threads=n), n_probe=16)
     yield "IVFPQIndex(1024, 16), capacity", index(lambda n: ivf(1024, 16, list_capacity=1.5, n_threads=n), n_probe=16)
-    yield "IVFPQIndex(1024, 96), text, sq6", index(
-        lambda n: ivf(1024, 96, refine="sq6", n_threads=n), text, text_queries[:2000], n_probe=16, rerank=4
+    yield (
+        "IVFPQIndex(1024, 96), text, sq6",
+        index(lambda n: ivf(1024, 96, refine="sq6", n_threads=n), text, text_queries[:2000], n_probe=16, rerank=4),
     )
     yield "IVFPQIndex(8192, 16)", index(lambda n: ivf(8192, 16, n_threads=n), n_probe=16)
     yield "FlatIndex", index(lambda n: fpq.FlatIndex(n_threads=n))
@@ -179,36 +177,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="calls whose name contains this text")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cores", type=int, nargs="*", default=CORES)
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to save the results")
     options = parser.parse_args()
-    threads.MOST_THREADS = max(options.cores)
+    threads.MOST_THREADS = CORES[-1]
     threads.parallel_map, threads.blas_decompose = one_after_another, decompose
-    print(f"| call | seconds, 1 core | serial | {' | '.join(f'{c} cores' for c in options.cores)} | 64 by Amdahl |", end="")
-    print(f" decompositions |\n|---|{'---|' * (4 + len(options.cores))}")
+    print("| call | seconds, 1 core | serial | 4 cores | 8 cores | 64 cores | 64 by Amdahl | decompositions |")
+    print("|---|---|---|---|---|---|---|---|")
     rows: dict[str, dict[str, Any]] = {}
     for name, calls in works():
         if options.only and options.only not in name:
             continue
-        for cores in options.cores:
-            for kind, call in calls(cores):
-                found = measure(call, options.rounds)
-                row = rows.setdefault(f"{name}: {kind}", {"speedup": {}})
-                share = found.serial / found.total
-                row["speedup"][cores] = round(found.expected(cores), 2)
-                row |= {
-                    "seconds": round(found.total, 5), "serial": round(share, 5),
-                    "amdahl": round(1 / (share + (1 - share) / 64), 2),
-                    "decomposed": round(found.decomposed / found.total, 5),
-                    "regions": len(found.regions), "tasks": sum(map(len, found.regions)),
-                }  # fmt: skip
-        for call_name, row in rows.items():
-            if call_name.startswith(f"{name}: "):
-                speedups = " | ".join(f"{speedup:.1f}" for speedup in row["speedup"].values())
-                print(
-                    f"| {call_name} | {row['seconds']:.3f} | {row['serial']:.1%} | {speedups} | {row['amdahl']:.0f} | "
-                    f"{row['decomposed']:.1%} |", flush=True,
-                )  # fmt: skip
+        for kind, call in calls(CORES[-1]):
+            found = measure(call, options.rounds)
+            share = found.serial / found.total
+            speedups = {cores: round(found.expected(cores), 2) for cores in CORES}
+            rows[f"{name}: {kind}"] = {
+                "seconds": round(found.total, 5), "serial": round(share, 5), "speedup": speedups,
+                "amdahl": round(1 / (share + (1 - share) / CORES[-1]), 2),
+                "decomposed": round(found.decomposed / found.total, 5),
+                "regions": len(found.regions), "tasks": sum(map(len, found.regions)),
+            }  # fmt: skip
+            print(
+                f"| {name}: {kind} | {found.total:.3f} | {share:.1%} | "
+                f"{' | '.join(f'{each:.1f}' for each in speedups.values())} | "
+                f"{1 / (share + (1 - share) / CORES[-1]):.0f} | {found.decomposed / found.total:.1%} |", flush=True,
+            )  # fmt: skip
     if options.json:
         about = {"isa": _native.isa(), "numpy": np.__version__, "python": sys.version.split()[0]}
         options.json.write_text(json.dumps({"about": about, "calls": rows}, indent=1) + "\n", encoding="utf-8")

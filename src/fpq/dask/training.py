@@ -176,9 +176,9 @@ def assign_and_sum(part: Part, iteration: Iteration) -> tuple[Float32, Int64]:
     """Run an iteration on a part: the sums per chunk, and the numbers of changed ids."""
     iteration = iteration.aligned()
     steps = part.state_before(iteration)
-    answer = steps.sums(iteration.centroids, iteration.active, part.rows.n, iteration.chunk_rows, 0.0)
+    sums, changed = steps.sums(iteration.centroids, iteration.active, part.rows.n, iteration.chunk_rows, 0.0)
     part.number = iteration.number
-    return answer
+    return sums.copy(), changed
 
 
 def assignment(part: Part, iteration: Iteration, j: int) -> tuple[Int32, Float32]:

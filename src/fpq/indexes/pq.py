@@ -196,7 +196,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
                 if self._refinement is not None:
                     both = residuals_of(self.quantizer, rotated, codes, n_threads)
                     planes = self._refinement.encode(*both, n_threads)
-                    self._columns.write(rows, planes)
+                    self._columns.write(slice(row, row + len(codes)), planes)
                 row += len(codes)
                 advance(len(codes))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fpq import _native, progress
+from fpq import _native, progress, threads
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 
 LONG, SHORT = 16, 8  # iterations; a training of fewer than SHORT uses all rows in every iteration
@@ -17,6 +17,8 @@ PART_ROWS_PER_CENTROID = 24  # a part has at least this many rows per centroid
 LEAST_PART = 4096  # and at least this many rows
 BOUNDS_BYTES = 1 << 26  # memory limit of the bounds
 LEAST_CENTROIDS, LEAST_DIM = 128, 8  # smaller codebooks are searched faster without bounds
+
+TAKEN = 2048  # rows per task of a copy
 
 Shape = tuple[int, ...]  # of the centroids: (m, k, dsub)
 Change = Callable[[Array, int], Array]  # (rows, n_threads) -> transformed rows
@@ -28,7 +30,10 @@ class Steps(Protocol):
     def sums(
         self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float
     ) -> tuple[Float32, Int64]:
-        """Assign the first `size` rows; return sums per chunk (m, chunks, k * (dsub + 1)) and changed ids (m,)."""
+        """Assign the first `size` rows; return sums per chunk (m, chunks, k * (dsub + 1)) and changed ids (m,).
+
+        The next call may overwrite the sums.
+        """
 
     def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
         """The last centroid ids and squared errors (size,) in subspace j."""
@@ -72,7 +77,15 @@ class LocalRows:
     def take(self, numbers: Int64 | None) -> Array:
         """As `TrainingRows.take`."""
         rows = self._of(numbers)
-        return self.x if rows is None else self.x[rows]
+        if rows is None:
+            return self.x
+        out = np.empty((len(rows), self.dim), self.x.dtype)
+
+        def copy(block: slice) -> None:
+            out[block] = self.x[rows[block]]
+
+        threads.parallel_map(copy, [slice(i, i + TAKEN) for i in range(0, len(rows), TAKEN)], self.n_threads)
+        return out
 
     def sampled(self, numbers: Int64 | None) -> LocalRows:
         """As `TrainingRows.sampled`."""
@@ -120,16 +133,18 @@ class LocalSteps:
         self._ids, self._errors = np.full((m, rows.n), -1, dtype=np.int32), np.zeros((m, rows.n), dtype=np.float32)
         self._bounds = Bounds.of(shape, rows.n, limited)
         self._last_centroids: Float32 | None = None
+        self._sums: Float32 | None = None
 
     def sums(
         self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float
     ) -> tuple[Float32, Int64]:
         """As `Steps.sums`."""
-        m, chunks = len(active), -(-size // chunk_rows)
-        sums = np.empty((m, chunks, self._k * (self._dsub + 1)), np.float32)
-        changed = np.empty((m, chunks), np.int64)
-        self._assign(centroids, active, size, chunk_rows, limit, sums, changed)
-        return sums, changed.sum(axis=1)
+        shape = len(active), -(-size // chunk_rows), self._k * (self._dsub + 1)
+        if self._sums is None or self._sums.shape != shape:  # fresh memory would cost page faults in each iteration
+            self._sums = np.empty(shape, np.float32)
+        changed = np.empty(shape[:2], np.int64)
+        self._assign(centroids, active, size, chunk_rows, limit, self._sums, changed)
+        return self._sums, changed.sum(axis=1)
 
     def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
         """As `Steps.assignment`."""

@@ -121,7 +121,8 @@ class InvertedLists:
         added = np.bincount(labels, minlength=len(sizes))
         layout = self.layout.resized(sizes + added)
         live_rows = layout.updated_live_rows(self.layout, self.live_rows, np.flatnonzero(added))
-        order = np.argsort(labels, kind="stable")
+        keys = labels.astype(np.uint16) if len(sizes) <= 1 << 16 else labels  # NumPy sorts 16 bits in linear time
+        order = np.argsort(keys, kind="stable")
         lists = labels[order].astype(np.int64)
         rank = np.arange(len(labels)) - (np.cumsum(added) - added)[lists]
         slots = np.empty(len(labels), dtype=np.int64)

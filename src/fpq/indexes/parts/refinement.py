@@ -59,7 +59,7 @@ class Columns:
         flat = self._flat()
         return Planes(flat[0], flat[1] if len(flat) == 3 else None, flat[-1])
 
-    def write(self, rows: Int64, planes: Planes) -> None:
+    def write(self, rows: Int64 | slice, planes: Planes) -> None:
         """Write codes to these rows."""
         for array, new in zip(self._flat(), (each for each in planes if each is not None), strict=True):
             array[rows] = new
@@ -217,9 +217,7 @@ def plane_sizes(w: int, bits: int) -> tuple[int, int]:
     return _native.plane_bytes(w, bits, 0), _native.plane_bytes(w, bits, 1)
 
 
-def residuals_of(
-    quantizer: ProductQuantizer, rotated: Array, codes: UInt8, n_threads: int
-) -> tuple[Float32, Float32]:
+def residuals_of(quantizer: ProductQuantizer, rotated: Array, codes: UInt8, n_threads: int) -> tuple[Float32, Float32]:
     """What the codes of rotated rows leave over, and the rows that the codes stand for, (n, w) each."""
     decoded = quantizer.decoded(codes, n_threads)
     residuals = np.empty_like(decoded)
