@@ -15,11 +15,11 @@ cdef class Refinement(_Held):
 
     def encode(self, const float[:, ::1] residuals, const float[:, ::1] decoded, float scale, const float[::1] centre,
                uint8_t[:, ::1] first, uint8_t[:, ::1] second, float[:, ::1] norms, int threads):
-        """Codes of residuals (n, w), times scale, of the decoded vectors, times scale, less centre; second may be None."""
+        """Codes of scale * residuals (n, w) of the vectors scale * decoded - centre; second may be None."""
         cdef uint8_t *b = NULL if second is None else &second[0, 0]
         with nogil:
-            _done(fpq_refinement_encode(&self.c, &residuals[0, 0], &decoded[0, 0], scale, &centre[0], residuals.shape[0],
-                                        &first[0, 0], b, &norms[0, 0], threads))
+            _done(fpq_refinement_encode(&self.c, &residuals[0, 0], &decoded[0, 0], scale, &centre[0],
+                                        residuals.shape[0], &first[0, 0], b, &norms[0, 0], threads))
 
     def decode(self, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second, float[:, ::1] out):
         """The residuals (n, w) that codes stand for."""
