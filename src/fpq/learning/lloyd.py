@@ -77,8 +77,8 @@ class LocalRows:
     def take(self, numbers: Int64 | None) -> Array:
         """As `TrainingRows.take`."""
         rows = self._of(numbers)
-        if rows is None:
-            return self.x
+        if rows is None or len(rows) <= TAKEN:
+            return self.x if rows is None else self.x[rows]
         out = np.empty((len(rows), self.dim), self.x.dtype)
 
         def copy(block: slice) -> None:
