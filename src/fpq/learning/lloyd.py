@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from fpq import _native, progress, threads
+from fpq import _native, progress
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 
 LONG, SHORT = 16, 8  # iterations; a training of fewer than SHORT uses all rows in every iteration
@@ -17,8 +17,6 @@ PART_ROWS_PER_CENTROID = 24  # a part has at least this many rows per centroid
 LEAST_PART = 4096  # and at least this many rows
 BOUNDS_BYTES = 1 << 26  # memory limit of the bounds
 LEAST_CENTROIDS, LEAST_DIM = 128, 8  # smaller codebooks are searched faster without bounds
-
-TAKEN = 2048  # rows per task of a copy
 
 Shape = tuple[int, ...]  # of the centroids: (m, k, dsub)
 Change = Callable[[Array, int], Array]  # (rows, n_threads) -> transformed rows
@@ -77,15 +75,7 @@ class LocalRows:
     def take(self, numbers: Int64 | None) -> Array:
         """As `TrainingRows.take`."""
         rows = self._of(numbers)
-        if rows is None or len(rows) <= TAKEN:
-            return self.x if rows is None else self.x[rows]
-        out = np.empty((len(rows), self.dim), self.x.dtype)
-
-        def copy(block: slice) -> None:
-            out[block] = self.x[rows[block]]
-
-        threads.parallel_map(copy, [slice(i, i + TAKEN) for i in range(0, len(rows), TAKEN)], self.n_threads)
-        return out
+        return self.x if rows is None else self.x[rows]
 
     def sampled(self, numbers: Int64 | None) -> LocalRows:
         """As `TrainingRows.sampled`."""
