@@ -16,12 +16,12 @@ typedef enum {
 /* Tables in bytes, quantized for a threshold t: floor((entry - minimum of its table) * scale), at most 255. The bytes
  * of a row with a distance of at most x <= t add up to at most scale * (x - zero). */
 typedef struct {
-    uint8_t *group;  /* (m, code_groups): the minimum of each code group */
-    uint8_t *pair;   /* (m, code_groups / 2): the lesser byte of each pair of code groups, or NULL */
-    uint8_t *full;   /* (m, ld_table): every code's own; `group` itself where a group is one code */
-    int has_full;    /* whether `full` has been made for the threshold */
-    int factor;      /* precomputed: scale per step, times 65536 */
-    float threshold; /* -INFINITY: not quantized yet */
+    uint8_t *group;         /* (m, code_groups): the minimum of each code group */
+    uint8_t *pair;          /* (m, code_groups / 2): the lesser byte of each pair of code groups, or NULL */
+    uint8_t *full;          /* (m, ld_table): every code's own; `group` itself where a group is one code */
+    int has_pair, has_full; /* whether they have been made for the threshold */
+    int factor;             /* precomputed: scale per step, times 65536 */
+    float threshold;        /* -INFINITY: not quantized yet */
     float zero, scale;
 } fpq_lut8;
 
@@ -73,7 +73,8 @@ void fpq_lut_order(fpq_lut *lut);           /* exact: set `order` by mean_excess
 /* ---- quantizing (quantize.c) ---- */
 /* Make lut8 for a threshold; 0 if no row can have a distance of at most the threshold. */
 int fpq_lut_quantize(fpq_lut *lut, float threshold);
-void fpq_lut_quantize_full(fpq_lut *lut); /* make lut8.full */
+void fpq_lut_quantize_full(fpq_lut *lut);  /* make lut8.full */
+void fpq_lut_quantize_pairs(fpq_lut *lut); /* make lut8.pair */
 /* What the bytes of a row with a distance of at most x <= lut8.threshold add up to at most. */
 int fpq_lut_byte_threshold(const fpq_lut *lut, float x);
 /* What fpq_lut_sums gives at most for a row with a distance of at most the threshold. */

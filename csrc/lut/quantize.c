@@ -21,14 +21,6 @@ float fpq_lut_approx_threshold(const fpq_lut *lut, float threshold) {
     return threshold + rounding_error(lut, threshold) + step_error(lut);
 }
 
-/* The groups of a pair lie 16 apart. */
-static void pair_min(const uint8_t *group, int n, uint8_t *pair) {
-    for (int p = 0; p < n / 2; p++) {
-        const uint8_t *first = group + p / 16 * 32 + p % 16;
-        pair[p] = first[0] < first[16] ? first[0] : first[16];
-    }
-}
-
 /* A row with a float32 distance of at most the threshold has, in exact arithmetic and by approximate tables, entries
  * above the minima of their tables that add up to at most threshold - offset - base + error. Its bytes are rounded
  * down, so their sum is at most FPQ_BYTE_THRESHOLD. */
@@ -49,12 +41,23 @@ int fpq_lut_quantize(fpq_lut *lut, float threshold) {
         else
             lut->kern->quantize_u8(lut->group + at, groups, lut->min[j], scale, lut8->group + at);
     }
-    if (lut8->pair) pair_min(lut8->group, lut->adc->m * groups, lut8->pair);
     lut8->threshold = threshold;
     lut8->zero = zero;
     lut8->scale = scale;
     lut8->has_full = lut8->full == lut8->group;
+    lut8->has_pair = 0;
     return 1;
+}
+
+/* The groups of a pair lie 16 apart. */
+void fpq_lut_quantize_pairs(fpq_lut *lut) {
+    const int n = lut->adc->m * fpq_code_groups(lut->kern, lut->adc) / 32;
+    const uint8_t *group = lut->lut8.group;
+    uint8_t *pair = lut->lut8.pair;
+    if (lut->lut8.has_pair) return;
+    for (int p = 0; p < n; p++, group += 32, pair += 16)
+        for (int i = 0; i < 16; i++) pair[i] = group[i] < group[i + 16] ? group[i] : group[i + 16];
+    lut->lut8.has_pair = 1;
 }
 
 void fpq_lut_quantize_full(fpq_lut *lut) {

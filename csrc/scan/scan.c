@@ -98,7 +98,8 @@ static fpq_prune_lut bytes_of_groups(const fpq_scan *s, const fpq_lut *lut) {
     return (fpq_prune_lut){lut->lut8.group, fpq_code_groups(s->kern, s->adc), lut->order, s->adc->m};
 }
 
-static fpq_prune_lut bytes_of_pairs(const fpq_scan *s, const fpq_lut *lut) {
+static fpq_prune_lut bytes_of_pairs(const fpq_scan *s, fpq_lut *lut) {
+    fpq_lut_quantize_pairs(lut);
     return (fpq_prune_lut){lut->lut8.pair, fpq_code_groups(s->kern, s->adc) / 2, lut->order, s->adc->m};
 }
 
@@ -161,8 +162,8 @@ static int prune_in_stages(const fpq_scan *s, const fpq_prune_lut *bytes, int32_
  * pruning by the codes' own bytes costs more than scoring. */
 static int prune(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, float threshold) {
     const int byte_threshold = fpq_lut_byte_threshold(lut, threshold);
-    const fpq_prune_lut groups = bytes_of_groups(s, lut), pairs = bytes_of_pairs(s, lut);
-    n = prune_in_stages(s, s->by_pairs ? &pairs : &groups, block_ids, rows, n, byte_threshold);
+    const fpq_prune_lut groups = bytes_of_groups(s, lut), first = s->by_pairs ? bytes_of_pairs(s, lut) : groups;
+    n = prune_in_stages(s, &first, block_ids, rows, n, byte_threshold);
     if (s->by_pairs) prune_again(s, &groups, MIN_ROWS_GROUPS, block_ids, rows, n, byte_threshold);
     if (!lut->lut8.pair && lut->lut8.full != lut->lut8.group &&
         (lut->lut8.has_full || count(rows, n) >= MIN_ROWS_BUILD_FULL)) {
