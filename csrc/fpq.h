@@ -42,8 +42,10 @@ int fpq_largest(const fpq_matrix *x, float *out,
                 int threads); /* the largest absolute value of finite numbers; 0 if there are none */
 int fpq_normalize(const fpq_matrix *x, float *out, int threads); /* out (n, d): rows of length 1; zero rows stay zero */
 
-/* out (n, d): rows less the centroids (., d) of their labels (n). labels NULL: row i less centroid i. */
-int fpq_residuals(const fpq_matrix *x, const float *centroids, const int32_t *labels, float *out, int threads);
+/* out (n, d): rows plus sign (1 or -1) times the centroids (., d) of their labels (n). labels NULL: of centroid i for
+ * row i. */
+int fpq_add_centroids(const fpq_matrix *x, const float *centroids, const int32_t *labels, float sign, float *out,
+                      int threads);
 
 /* ---- packed columns: c (k, d) with rows ld apart -> out, fpq_packed_size(k, d) floats, 64-byte aligned ---- */
 int64_t fpq_packed_size(int k, int d);

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT  The vector words on AVX2 + FMA: 8 lanes. */
 #include <immintrin.h>
-#include <string.h>
 
 typedef __m256 vf;
 typedef __m256i vi;
@@ -111,11 +110,6 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
 }
 
-FPQ_INLINE vb vb_set_4(const uint8_t *p) {
-    int32_t four; /* _mm_loadu_si32 is missing before GCC 11 */
-    memcpy(&four, p, sizeof four);
-    return _mm256_set1_epi32(four);
-}
 FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
 #ifdef FPQ_VNNI
     return _mm256_dpbusd_avx_epi32(sum, a, x);

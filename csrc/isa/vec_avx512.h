@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT  The vector words on AVX-512 F, BW, DQ, VL: 16 lanes. */
 #include <immintrin.h>
-#include <string.h>
 
 typedef __m512 vf;
 typedef __m512i vi;
@@ -101,11 +100,6 @@ FPQ_INLINE vb vt_look_up(vt table, vb code, const int n) {
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }
 
-FPQ_INLINE vb vb_set_4(const uint8_t *p) {
-    int32_t four; /* _mm_loadu_si32 is missing before GCC 11 */
-    memcpy(&four, p, sizeof four);
-    return _mm512_set1_epi32(four);
-}
 FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
 #ifdef FPQ_VNNI
     return _mm512_dpbusd_epi32(sum, a, x);

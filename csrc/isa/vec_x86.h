@@ -1,6 +1,14 @@
 /* SPDX-License-Identifier: MIT  The words that AVX2 and AVX-512 have in common; 16-bit integers have 16 lanes on both.
  */
+#include <string.h>
+
 #define FPQ_OWN_CODE_L2 "scan/code_l2_x86.inc"
+
+FPQ_INLINE vb vb_set_4(const uint8_t *p) {
+    int32_t four; /* _mm_loadu_si32 is missing before GCC 11 */
+    memcpy(&four, p, sizeof four);
+    return vi_set(four);
+}
 
 typedef struct {
     vb part[4];

@@ -98,11 +98,11 @@ typedef struct {
     const fpq_matrix *x;
     const float *centroids;
     const int32_t *labels;
-    float *out;
-} difference;
+    float sign, *out;
+} shift;
 
-static void subtract_batch(void *context, int64_t i, fpq_worker *worker) {
-    const difference *p = context;
+static void shift_batch(void *context, int64_t i, fpq_worker *worker) {
+    const shift *p = context;
     const int64_t first = i * FPQ_ROW_BATCH, d = p->x->d;
     const int n = fpq_batch_size(p->x->n, FPQ_ROW_BATCH, i);
     (void)worker;
@@ -110,13 +110,14 @@ static void subtract_batch(void *context, int64_t i, fpq_worker *worker) {
     for (int64_t row = first; row < first + n; row++) {
         const float *FPQ_RESTRICT centroid = p->centroids + (p->labels ? p->labels[row] : row) * d;
         float *FPQ_RESTRICT out = p->out + row * d;
-        for (int64_t t = 0; t < d; t++) out[t] -= centroid[t];
+        for (int64_t t = 0; t < d; t++) out[t] += p->sign * centroid[t];
     }
 }
 
-int fpq_residuals(const fpq_matrix *x, const float *centroids, const int32_t *labels, float *out, int threads) {
-    difference p = {x, centroids, labels, out};
-    return fpq_parallel(fpq_batches(x->n, FPQ_ROW_BATCH), 0, threads, subtract_batch, &p);
+int fpq_add_centroids(const fpq_matrix *x, const float *centroids, const int32_t *labels, float sign, float *out,
+                      int threads) {
+    shift p = {x, centroids, labels, sign, out};
+    return fpq_parallel(fpq_batches(x->n, FPQ_ROW_BATCH), 0, threads, shift_batch, &p);
 }
 
 int64_t fpq_packed_size(int k, int d) { return (int64_t)FPQ_COLUMN_BLOCKS(k) * FPQ_COLUMN_BLOCK * d; }

@@ -21,7 +21,8 @@ cdef extern from "fpq.h" nogil:
     int fpq_largest(const fpq_matrix *x, float *out, int threads)
     int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads)
     int fpq_normalize(const fpq_matrix *x, float *out, int threads)
-    int fpq_residuals(const fpq_matrix *x, const float *centroids, const int32_t *labels, float *out, int threads)
+    int fpq_add_centroids(const fpq_matrix *x, const float *centroids, const int32_t *labels, float sign, float *out,
+                          int threads)
     int64_t fpq_packed_size(int k, int d)
     void fpq_pack(const float *c, int k, int d, Py_ssize_t ld, const float *offset, float *out)
     int fpq_project(const fpq_matrix *x, const float *packed, int k, float *out, int threads)

@@ -127,12 +127,13 @@ def normalize(object x, float[:, ::1] out, int threads):
     with nogil: _done(fpq_normalize(&matrix.c, &out[0, 0], threads))
 
 
-def residuals(object x, const float[:, ::1] centroids, const int32_t[::1] labels, float[:, ::1] out, int threads):
-    """out (n, d): rows less the centroids of their labels; labels None: row i less centroid i."""
+def add_centroids(object x, const float[:, ::1] centroids, const int32_t[::1] labels, float sign,
+                  float[:, ::1] out, int threads):
+    """out (n, d): rows plus sign (1 or -1) times the centroids of their labels; labels None: centroid i for row i."""
     cdef _Matrix matrix = _Matrix(x)
     cdef const int32_t *of_rows = NULL
     if labels is not None: of_rows = &labels[0]
-    with nogil: _done(fpq_residuals(&matrix.c, &centroids[0, 0], of_rows, &out[0, 0], threads))
+    with nogil: _done(fpq_add_centroids(&matrix.c, &centroids[0, 0], of_rows, sign, &out[0, 0], threads))
 
 
 def packed_size(int k, int d):

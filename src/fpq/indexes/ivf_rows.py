@@ -47,8 +47,8 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
             if index._refinement is not None:
                 rest, decoded = residuals_of(index.quantizer, rotated, codes, n_threads)
                 if index.residual:
-                    residuals, decoded = decoded, np.empty_like(decoded)
-                    _native.residuals(residuals, -index._rotated, labels[chunk], decoded, n_threads)
+                    coded, decoded = decoded, np.empty_like(decoded)
+                    _native.add_centroids(coded, index._rotated, labels[chunk], 1, decoded, n_threads)
                 index._lists.columns.write(slots[chunk], index._refinement.encode(rest, decoded, n_threads))
             if index.residual:
                 np.maximum.at(max_residual, labels[chunk], index.quantizer.lengths(codes, n_threads))

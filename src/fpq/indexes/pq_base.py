@@ -19,7 +19,7 @@ from fpq.indexes.parts import recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.operating_points import OperatingPoints, chosen
-from fpq.indexes.parts.refinement import BITS, BLOCK_DIMS, TRAINING_ROWS, Planes, Refinement, RefineName, residuals_of
+from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, Planes, Refinement, RefineName, by_columns, residuals_of
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
@@ -159,9 +159,8 @@ class CodeIndex(Index):
         codes, rotated = next(quantizer.encode_chunks(sample.take(None), None, sample.n, n_threads))
         residuals, decoded = residuals_of(quantizer, rotated, codes, n_threads)
         vectors = decoded if centroids is None else centroids[:TRAINING_ROWS]
-        columns = [slice(start, start + BLOCK_DIMS) for start in range(0, vectors.shape[1], BLOCK_DIMS)]
-        medians = threads.parallel_map(lambda block: np.median(vectors[:, block], axis=0), columns, n_threads)
-        return Refinement.learned(self.refine, residuals, np.concatenate(medians).astype(np.float32), n_threads)
+        medians = by_columns(lambda block: np.median(vectors[:, block], axis=0), vectors.shape[1], n_threads)
+        return Refinement.learned(self.refine, residuals, medians.astype(np.float32), n_threads)
 
     def _no_rows(self) -> dict[str, Any]:
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors

@@ -119,7 +119,7 @@ class CoarseQuantizer:
             row += len(chunk)
             rows = prepare(chunk, n_threads)
             out = np.empty(rows.shape, np.float32)
-            _native.residuals(rows, self.centroids, lists, out, n_threads)
+            _native.add_centroids(rows, self.centroids, lists, -1, out, n_threads)
             return out
 
         return subtract
@@ -150,7 +150,7 @@ def rows_per_list(n_lists: int) -> int:
 def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int) -> Float32:
     """The residuals of rows: the differences to the centroids of their lists."""
     out = np.empty(x.shape, np.float32)
-    _native.residuals(x, coarse.centroids, coarse.nearest(x, n_threads), out, n_threads)
+    _native.add_centroids(x, coarse.centroids, coarse.nearest(x, n_threads), -1, out, n_threads)
     return out
 
 

@@ -130,8 +130,7 @@ class Refinement:
                 best[better], steps[better] = squared[better], step[better]
             return steps
 
-        blocks = [slice(start, start + BLOCK_DIMS) for start in range(0, x.shape[1], BLOCK_DIMS)]
-        steps = np.concatenate(threads.parallel_map(best_steps, blocks, n_threads))
+        steps = by_columns(best_steps, x.shape[1], n_threads)
         return cls(bits, steps, np.ldexp(centre, -exponent), exponent)
 
     @property
@@ -217,9 +216,15 @@ def plane_sizes(w: int, bits: int) -> tuple[int, int]:
     return _native.plane_bytes(w, bits, 0), _native.plane_bytes(w, bits, 1)
 
 
+def by_columns(function: Callable[[slice], Array], w: int, n_threads: int) -> Array:
+    """The joined results (w,) of a function of some dimensions, on `n_threads` threads."""
+    blocks = [slice(start, start + BLOCK_DIMS) for start in range(0, w, BLOCK_DIMS)]
+    return np.concatenate(threads.parallel_map(function, blocks, n_threads))
+
+
 def residuals_of(quantizer: ProductQuantizer, rotated: Array, codes: UInt8, n_threads: int) -> tuple[Float32, Float32]:
     """What the codes of rotated rows leave over, and the rows that the codes stand for, (n, w) each."""
     decoded = quantizer.decoded(codes, n_threads)
     residuals = np.empty_like(decoded)
-    _native.residuals(rotated, decoded, None, residuals, n_threads)
+    _native.add_centroids(rotated, decoded, None, -1, residuals, n_threads)
     return residuals, decoded
