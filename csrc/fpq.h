@@ -239,22 +239,6 @@ void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, in
                     const int64_t *targets, int64_t n_moved);
 void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits); /* bits of these places; none for -1 */
 
-/* ---- inverted lists of codes ---- */
-typedef struct {
-    const float *centroids; /* (n_lists, d) */
-    const int64_t *first;   /* (n_lists + 1): list l is the blocks block_ids[first[l]] .. block_ids[first[l + 1] - 1] */
-    const int32_t *block_ids;
-    const uint64_t *live_rows; /* bit r of live_rows[b]: row r of block b holds a vector that may be returned */
-    const float *max_residual; /* (n_lists), no decoded residual is longer; NULL: not known */
-    int residual;              /* codes are of x - centroid */
-    int64_t n;                 /* how many */
-} fpq_lists;
-
-/* As fpq_adc_search, among the lists probes (nq, n_probe). Row r of block b has the id slot_ids[b * 64 + r]. */
-int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
-                   int n_probe, const uint8_t *blocks, const int64_t *slot_ids, const fpq_answers *answers,
-                   int threads);
-
 /* ---- refined distances of candidates ---- */
 typedef struct {
     fpq_refinement codes;
@@ -294,6 +278,31 @@ int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, co
 /* The k smallest (distance, id) of each row of n >= k, ascending; an id of -1 is none, NaN counts as +inf. */
 int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids,
                  int threads);
+
+/* ---- inverted lists of codes ---- */
+typedef struct {
+    const float *centroids; /* (n_lists, d) */
+    const int64_t *first;   /* (n_lists + 1): list l is the blocks block_ids[first[l]] .. block_ids[first[l + 1] - 1] */
+    const int32_t *block_ids;
+    const uint64_t *live_rows; /* bit r of live_rows[b]: row r of block b holds a vector that may be returned */
+    const float *max_residual; /* (n_lists), no decoded residual is longer; NULL: not known */
+    int residual;              /* codes are of x - centroid */
+    int64_t n;                 /* how many */
+    const uint8_t *blocks;     /* of codes */
+    const int64_t *slot_ids;   /* row r of block b has the id slot_ids[b * 64 + r] */
+} fpq_lists;
+
+/* The lists that each query probes. */
+typedef struct {
+    int per_query;
+    const int64_t *lists;         /* (nq, per_query), nearest first; NULL: the nearest lists by `coarse` */
+    const fpq_small_flat *coarse; /* of the centroids before their rotation, */
+    const float *queries;         /* and the queries before theirs */
+} fpq_probes;
+
+/* As fpq_adc_search, among the probed lists. */
+int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
+                   const fpq_probes *probes, const fpq_answers *answers, int threads);
 
 /* ---- LSH ---- */
 /* Hash j of table t of a vector x is floor(v), v = (x - centre) . column t * n_hashes + j + shift, columns in units of

@@ -45,6 +45,11 @@ static inline int fpq_parts(int64_t n, int64_t max, int threads) {
     return (int)(wanted < max ? wanted : max);
 }
 
+/* How many of `wanted` threads have at least `share` of the work each; at least 1. */
+static inline int fpq_worth_threads(int wanted, int64_t work, int64_t share) {
+    return work / share >= wanted ? wanted : work < 2 * share ? 1 : (int)(work / share);
+}
+
 /* Batches of `size` that n things make, and the size of batch i. */
 static inline int64_t fpq_batches(int64_t n, int64_t size) { return (n + size - 1) / size; }
 static inline int fpq_batch_size(int64_t n, int64_t size, int64_t i) {

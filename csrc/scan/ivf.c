@@ -34,7 +34,6 @@ typedef struct {
     const fpq_lists *lists;
     fpq_precomputed precomputed;
     fpq_codeword_norms norms;
-    const int64_t *slot_ids;
     int d, per_list; /* per_list: each list has tables of its own */
     const float *queries;
     int64_t nq, batch; /* queries per batch */
@@ -100,7 +99,7 @@ static void begin_batch(batch *b, int64_t task) {
         query_state *state = b->states + i;
         state->q = s->queries + s->order[number * s->batch + i] * s->d;
         state->length = s->scan.adc->metric == FPQ_IP ? (float)sqrt(fpq_dot(state->q, state->q, s->d)) : 0;
-        state->results = fpq_results_of(s->answers, answer_of(s, task, i), s->slot_ids);
+        state->results = fpq_results_of(s->answers, answer_of(s, task, i), s->lists->slot_ids);
     }
     for (int i = 0; i < b->n && (s->precomputed.lists || !s->per_list); i += FPQ_LUT_QUERIES) {
         fpq_lut *luts[FPQ_LUT_QUERIES];
@@ -294,38 +293,67 @@ static int64_t batch_size(int64_t nq, int n_probe, int threads) {
     return size < 1 ? 1 : size < QUERY_BATCH ? size : QUERY_BATCH;
 }
 
-int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq, const int64_t *probes,
-                   int n_probe, const uint8_t *blocks, const int64_t *slot_ids, const fpq_answers *answers,
-                   int threads) {
-    search s = {.scan = fpq_scan_of(adc, blocks),
+/* Bytes of the codes in the probed lists, and of the tables that they need. */
+static int64_t work_of(const search *s) {
+    const fpq_adc *adc = s->scan.adc;
+    const int64_t n = s->nq * s->n_probe, table = (int64_t)sizeof(float) * adc->m * fpq_ld_table(adc);
+    int64_t blocks = 0;
+    for (int64_t p = 0; p < n; p++) blocks += s->lists->first[s->probes[p] + 1] - s->lists->first[s->probes[p]];
+    return blocks * 64 * s->scan.code_size + (s->per_list ? n : s->nq) * table;
+}
+
+/* The lists with the nearest centroids. distances: as many floats as there are probes. */
+static int find_probes(const fpq_probes *probes, const fpq_lists *lists, int64_t nq, float *distances, int64_t *found,
+                       int threads) {
+    const fpq_selector all = {.n = lists->n};
+    const fpq_answers nearest = {.k = probes->per_query, .distances = distances, .ids = found};
+    return fpq_small_flat_search(probes->coarse, probes->queries, nq, &all, &nearest, threads);
+}
+
+/* As fpq_ivf_search, once the probes are known. */
+static int search_probes(search *s, const fpq_answers *answers, int threads) {
+    const fpq_adc *adc = s->scan.adc;
+    threads = fpq_worth_threads(threads, work_of(s), FPQ_THREAD_BYTES);
+    s->batch = s->nq < threads ? 1 : batch_size(s->nq, s->n_probe, threads);
+    s->ranges = s->nq < threads ? threads : 1; /* few queries share their probes among the threads */
+    /* The first list of a top-k search has exact tables, all others approximate or precomputed ones. */
+    const int has_approx = s->scan.prunes && s->per_list && adc->metric == FPQ_L2 && (s->n_probe > 1 || !answers->k);
+    float *norms = has_approx ? fpq_alloc(fpq_codeword_norms_size(adc) * sizeof *norms) : NULL;
+    s->order = fpq_alloc((size_t)(s->nq == 1 ? 1 : s->nq + s->lists->n + 1) * sizeof *s->order);
+    int status = s->order && (norms || !has_approx) ? 0 : -1;
+    if (!status && has_approx) {
+        s->norms = fpq_codeword_norms_of(s->scan.kern, adc, norms);
+        if (s->n_probe >= MIN_PROBES_PRECOMPUTED)
+            status = fpq_precomputed_make(s->scan.kern, adc, &s->norms, s->lists, s->probes, s->nq * s->n_probe,
+                                          &s->precomputed, threads);
+    }
+    if (!status) {
+        order_queries(s, s->order + s->nq);
+        status = fpq_search_ranges(answers, s->nq, s->ranges, &s->answers, fpq_batches(s->nq, s->batch) * s->ranges,
+                                   batch_scratch(s), threads, search_batch, s);
+    }
+    fpq_precomputed_free(&s->precomputed);
+    fpq_free(norms);
+    fpq_free(s->order);
+    return status;
+}
+
+int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
+                   const fpq_probes *probes, const fpq_answers *answers, int threads) {
+    const size_t n_probes = (size_t)nq * (size_t)probes->per_query;
+    search s = {.scan = fpq_scan_of(adc, lists->blocks),
                 .lists = lists,
-                .slot_ids = slot_ids,
                 .d = adc->offsets[adc->m],
                 .per_list = lists->residual && adc->metric != FPQ_IP,
                 .queries = queries,
                 .nq = nq,
-                .batch = nq < threads ? 1 : batch_size(nq, n_probe, threads),
-                .probes = probes,
-                .n_probe = n_probe,
-                .ranges = nq < threads ? threads : 1}; /* few queries share their probes among the threads */
-    /* The first list of a top-k search has exact tables, all others approximate or precomputed ones. */
-    const int has_approx = s.scan.prunes && s.per_list && adc->metric == FPQ_L2 && (n_probe > 1 || !answers->k);
-    float *norms = has_approx ? fpq_alloc(fpq_codeword_norms_size(adc) * sizeof *norms) : NULL;
-    s.order = fpq_alloc((size_t)(nq + lists->n + 1) * sizeof *s.order);
-    int status = s.order && (norms || !has_approx) ? 0 : -1;
-    if (!status && has_approx) {
-        s.norms = fpq_codeword_norms_of(s.scan.kern, adc, norms);
-        if (n_probe >= MIN_PROBES_PRECOMPUTED)
-            status = fpq_precomputed_make(s.scan.kern, adc, &s.norms, lists, probes, nq * n_probe, &s.precomputed,
-                                          threads);
-    }
-    if (!status) {
-        order_queries(&s, s.order + nq);
-        status = fpq_search_ranges(answers, nq, s.ranges, &s.answers, fpq_batches(nq, s.batch) * s.ranges,
-                                   batch_scratch(&s), threads, search_batch, &s);
-    }
-    fpq_precomputed_free(&s.precomputed);
-    fpq_free(norms);
-    fpq_free(s.order);
+                .probes = probes->lists,
+                .n_probe = probes->per_query};
+    if (probes->lists) return search_probes(&s, answers, threads);
+    int64_t *found = fpq_alloc(n_probes * (sizeof(int64_t) + sizeof(float)));
+    s.probes = found;
+    int status = found ? find_probes(probes, lists, nq, (float *)(void *)(found + n_probes), found, threads) : -1;
+    if (!status) status = search_probes(&s, answers, threads);
+    fpq_free(found);
     return status;
 }

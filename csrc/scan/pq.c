@@ -78,6 +78,7 @@ int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const u
     search s = {.scan = fpq_scan_of(adc, blocks), .queries = queries, .nq = nq, .selector = selector};
     s.scan.by_pairs = s.scan.kern->prunes_by_pairs && adc->nbits == 8;
     s.lut_size = fpq_lut_size(s.scan.kern, adc);
+    threads = fpq_worth_threads(threads, nq * fpq_batches(selector->n, 64) * 64 * s.scan.code_size, FPQ_THREAD_BYTES);
     s.batch = batch_size(nq, s.lut_size, threads);
     s.n_blocks = fpq_batches(selector->n, 64);
     s.ranges = nq >= threads ? 1 : 2 * threads;

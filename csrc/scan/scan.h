@@ -7,7 +7,10 @@
 #include "lut/lut.h"
 #include "results.h"
 
-enum { FPQ_BLOCK_RUN = 32 };
+enum {
+    FPQ_BLOCK_RUN = 32,
+    FPQ_THREAD_BYTES = 256 << 10 /* codes, and entries of tables, that pay for a thread: some ten microseconds */
+};
 
 typedef struct {
     const fpq_kernels *kern;

@@ -33,6 +33,8 @@ EXACT_INTEGERS = 1 << 24  # float32 represents every integer up to this one
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """`value` as an int from `low` to `high` (default: 2**63 - 1)."""
+    if type(value) is int and low <= value <= (MOST if high is None else high):
+        return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     try:

@@ -128,18 +128,6 @@ cdef extern from "fpq.h" nogil:
                         const int64_t *sources, const int64_t *targets, int64_t n_moved)
     void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits)
 
-    ctypedef struct fpq_lists:
-        const float *centroids
-        const int64_t *first
-        const int32_t *block_ids
-        const uint64_t *live_rows
-        const float *max_residual
-        int residual
-        int64_t n
-    int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
-                       const int64_t *probes, int n_probe, const uint8_t *blocks, const int64_t *slot_ids,
-                       const fpq_answers *answers, int threads)
-
     int fpq_flat_search(const fpq_matrix *x, const float *norms, const float *queries, int64_t nq,
                         const fpq_selector *selector, fpq_metric metric, const fpq_answers *answers, int threads)
     ctypedef struct fpq_small_flat:
@@ -155,6 +143,24 @@ cdef extern from "fpq.h" nogil:
                            fpq_metric metric, float *out, int threads)
     int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out,
                      int64_t *out_ids, int threads)
+
+    ctypedef struct fpq_lists:
+        const float *centroids
+        const int64_t *first
+        const int32_t *block_ids
+        const uint64_t *live_rows
+        const float *max_residual
+        int residual
+        int64_t n
+        const uint8_t *blocks
+        const int64_t *slot_ids
+    ctypedef struct fpq_probes:
+        int per_query
+        const int64_t *lists
+        const fpq_small_flat *coarse
+        const float *queries
+    int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
+                       const fpq_probes *probes, const fpq_answers *answers, int threads)
 
     ctypedef struct fpq_hashes:
         int d, n_tables, n_hashes

@@ -34,6 +34,26 @@ cdef int _done(int status) except -1 nogil:
     return 0
 
 
+# ---- the interpreter lock: a short call keeps it, as handing it over to another thread and back takes longer ----
+
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *PyEval_SaveThread()
+    void PyEval_RestoreThread(PyThreadState *state)
+
+
+cdef inline PyThreadState *_released(int64_t numbers) noexcept:
+    """Release the lock for a call that reads so many numbers, or bytes of codes: more take over ten microseconds."""
+    return PyEval_SaveThread() if numbers > 1 << 16 else NULL
+
+
+cdef inline int _ended(PyThreadState *state, int status) except -1:
+    """Take the lock again, and raise what ended the call."""
+    if state != NULL: PyEval_RestoreThread(state)
+    return _done(status)
+
+
 # ---- instruction sets and threads ----
 
 def features():
@@ -86,6 +106,9 @@ def trace(float[::1] log):
 
 # ---- matrices ----
 
+cdef dict _KINDS = {b"f": FPQ_F32, b"d": FPQ_F64, b"e": FPQ_F16, b"B": FPQ_U8, b"b": FPQ_I8}
+
+
 cdef class _Matrix:
     """A 2-d buffer, held as long as this lives."""
     cdef Py_buffer view
@@ -94,11 +117,10 @@ cdef class _Matrix:
     def __cinit__(self, object x, int exponent=0):
         PyObject_GetBuffer(x, &self.view, PyBUF_STRIDES | PyBUF_FORMAT)
         cdef bytes kind = self.view.format
-        cdef dict kinds = {b"f": FPQ_F32, b"d": FPQ_F64, b"e": FPQ_F16, b"B": FPQ_U8, b"b": FPQ_I8}
-        if self.view.ndim != 2 or kind not in kinds:
+        if self.view.ndim != 2 or kind not in _KINDS:
             raise ValueError(f"not a matrix of a known type: {self.view.ndim} dimensions of {kind!r}")
         self.c = fpq_matrix(<const char *>self.view.buf, self.view.shape[0], self.view.shape[1], self.view.strides[0],
-                            self.view.strides[1], kinds[kind], exponent)
+                            self.view.strides[1], _KINDS[kind], exponent)
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)
@@ -107,9 +129,9 @@ cdef class _Matrix:
 def first_nonfinite_row(object x, int threads):
     """Number of the first row with a NaN or an infinity as float32, or -1."""
     cdef _Matrix matrix = _Matrix(x)
-    cdef int64_t row
-    with nogil: row = fpq_first_nonfinite_row(&matrix.c, threads)
-    _done(row == -2)
+    cdef PyThreadState *state = _released(matrix.c.n * matrix.c.d)
+    cdef int64_t row = fpq_first_nonfinite_row(&matrix.c, threads)
+    _ended(state, row == -2)
     return row
 
 
@@ -117,14 +139,18 @@ def largest(object x, int threads):
     """The largest absolute value of the numbers of x, which are finite; 0 if there are none."""
     cdef _Matrix matrix = _Matrix(x)
     cdef float found = 0
-    with nogil: _done(fpq_largest(&matrix.c, &found, threads))
+    cdef PyThreadState *state = _released(matrix.c.n * matrix.c.d)
+    cdef int status = fpq_largest(&matrix.c, &found, threads)
+    _ended(state, status)
     return found
 
 
 def normalize(object x, float[:, ::1] out, int threads):
     """Rows of x (n, d) scaled to length 1."""
     cdef _Matrix matrix = _Matrix(x)
-    with nogil: _done(fpq_normalize(&matrix.c, &out[0, 0], threads))
+    cdef PyThreadState *state = _released(matrix.c.n * matrix.c.d)
+    cdef int status = fpq_normalize(&matrix.c, &out[0, 0], threads)
+    _ended(state, status)
 
 
 def add_centroids(object x, const float[:, ::1] centroids, const int32_t[::1] labels, float sign,
@@ -405,23 +431,44 @@ cdef class ADC(_Held):
                const uint64_t[::1] allowed, int64_t n, Answers answers, int threads):
         """Search all n codes."""
         cdef fpq_selector selector = _selector(ids, allowed, n)
-        with nogil:
-            _done(fpq_adc_search(&self.c, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector, &answers.c,
-                                 threads))
+        cdef PyThreadState *state = _released(queries.shape[0] * n * blocks.shape[1])
+        cdef int status = fpq_adc_search(&self.c, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector,
+                                         &answers.c, threads)
+        _ended(state, status)
 
-    def search_lists(self, const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] block_ids,
-                     const uint64_t[::1] live_rows, const float[::1] max_residual, bint residual,
-                     const float[:, ::1] queries, const int64_t[:, ::1] probes, const uint8_t[:, :, ::1] blocks,
-                     const int64_t[:, ::1] slot_ids, int64_t first_query, Answers answers, int threads):
-        """Search the probed lists (nq, n_probe) of queries, which are those from first_query on of the answers."""
+    def search_lists(self, Lists lists, const float[:, ::1] queries, const int64_t[:, ::1] probes, SmallFlat coarse,
+                     const float[:, ::1] unrotated, int n_probe, int64_t first_query, Answers answers, int threads):
+        """Search the probed lists of queries, which are those from first_query on of the answers.
+
+        probes (nq, n_probe), or None: those that `coarse` finds for the unrotated queries.
+        """
+        cdef fpq_probes probed = fpq_probes(n_probe, NULL, NULL, NULL)
+        if probes is None:
+            probed.coarse, probed.queries = coarse.c, &unrotated[0, 0]
+        else:
+            probed.lists = &probes[0, 0]
+        cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
+        cdef PyThreadState *state = _released(lists.work * n_probe * queries.shape[0])
+        cdef int status = fpq_ivf_search(&self.c, &lists.c, &queries[0, 0], queries.shape[0], &probed, &here, threads)
+        _ended(state, status)
+
+
+@cython.final
+cdef class Lists:
+    """Inverted lists of codes, as `search_lists` reads them; max_residual may be None."""
+    cdef fpq_lists c
+    cdef int64_t work
+    cdef tuple arrays
+
+    def __cinit__(self, const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] block_ids,
+                  const uint64_t[::1] live_rows, const float[::1] max_residual, bint residual,
+                  const uint8_t[:, :, ::1] blocks, const int64_t[:, ::1] slot_ids):
+        self.arrays = (centroids, first, block_ids, live_rows, max_residual, blocks, slot_ids)
         cdef const float *longest = NULL
         if max_residual is not None: longest = &max_residual[0]
-        cdef fpq_lists lists = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], longest, residual,
-                                         centroids.shape[0])
-        cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
-        with nogil:
-            _done(fpq_ivf_search(&self.c, &lists, &queries[0, 0], queries.shape[0], &probes[0, 0],
-                                 <int>probes.shape[1], &blocks[0, 0, 0], &slot_ids[0, 0], &here, threads))
+        self.c = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], longest, residual,
+                           centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
+        self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)
 
 
 def flat_norms(object x, float[::1] norms, int threads):
@@ -470,28 +517,24 @@ cdef class SmallFlat(_Held):
         """Whether it is faster than `flat_search` for the k nearest."""
         return self.c != NULL and fpq_small_flat_applies(&self.rows.c, self.metric, k)
 
-    def search(self, const float[:, ::1] queries, TopK answers, int threads):
-        """Search the rows, exactly."""
-        cdef fpq_selector selector = _selector(None, None, self.n)
-        with nogil:
-            _done(fpq_small_flat_search(self.c, &queries[0, 0], queries.shape[0], &selector, &answers.c, threads))
-
 
 def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, fpq_metric metric,
                    float[:, ::1] out, int threads, int exponent=0):
     """The distance of query i and each of rows[i], read times 2**exponent; a row of -1 gives +inf."""
     cdef _Matrix matrix = _Matrix(x, exponent)
-    with nogil:
-        _done(fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
-                                 metric, &out[0, 0], threads))
+    cdef PyThreadState *state = _released(queries.shape[0] * rows.shape[1] * matrix.c.d)
+    cdef int status = fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
+                                         metric, &out[0, 0], threads)
+    _ended(state, status)
 
 
 def smallest(const float[:, ::1] distances, const int64_t[:, ::1] ids, float[:, ::1] out, int64_t[:, ::1] out_ids,
              int threads):
     """The k smallest (distance, id) of each row, k being the width of out and out_ids; ids of -1 are none."""
-    with nogil:
-        _done(fpq_smallest(&distances[0, 0], &ids[0, 0], ids.shape[0], ids.shape[1], <int>out.shape[1], &out[0, 0],
-                           &out_ids[0, 0], threads))
+    cdef PyThreadState *state = _released(ids.shape[0] * ids.shape[1])
+    cdef int status = fpq_smallest(&distances[0, 0], &ids[0, 0], ids.shape[0], ids.shape[1], <int>out.shape[1],
+                                   &out[0, 0], &out_ids[0, 0], threads)
+    _ended(state, status)
 
 
 include "_refine.pxi"

@@ -90,16 +90,17 @@ def scan(
 ) -> None:  # fmt: skip
     """Search the `n_probe` nearest lists of prepared queries, scaled by 2**power, and fill `answers`."""
     assert index._coarse is not None
-    lists, rotated, max_residual = index._lists, index._rotated, index._max_residual
+    coarse, quantizer = index._coarse, index.quantizer
+    rotated, max_residual = index._rotated, index._max_residual if index.residual else None
     if power and not index._metric.inner_product:
-        rotated, max_residual = scaling.scaled(rotated, power), scaling.scaled(max_residual, power)
-    adc = index.quantizer.adc(index._metric, power)
+        rotated = scaling.scaled(rotated, power)
+        max_residual = None if max_residual is None else scaling.scaled(max_residual, power)
+    lists = index._lists.native(rotated, max_residual, allowed, residual=index.residual)
+    adc, packed = quantizer.adc(index._metric, power), coarse.packed(n_probe, power)
     step = max(1, PROBES // n_probe)
     for first in range(0, len(queries), step):
         batch = queries[first : first + step]
+        probes = None if packed else coarse.probe(batch, n_probe, n_threads, power)
         adc.search_lists(
-            rotated, lists.layout.first, lists.layout.block_ids,
-            lists.live_rows if allowed is None else allowed, max_residual if index.residual else None, index.residual,
-            index.quantizer.rotate(batch, n_threads), index._coarse.probe(batch, n_probe, n_threads, power),
-            lists.blocks.data, lists.slot_ids.data, first, answers, n_threads,
-        )  # fmt: skip
+            lists, quantizer.rotate(batch, n_threads), probes, packed, batch, n_probe, first, answers, n_threads
+        )

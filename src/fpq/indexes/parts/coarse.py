@@ -124,6 +124,11 @@ class CoarseQuantizer:
 
         return subtract
 
+    def packed(self, n_probe: int, power: int) -> _native.SmallFlat | None:
+        """The packed centroids, if a search of the lists is to select its probes by these; None: by `probe`."""
+        scaled = power and not self._inner_product
+        return None if scaled or not self._small.applies(n_probe) else self._small
+
     def probe(self, queries: Float32, n_probe: int, n_threads: int, power: int = 0) -> Int64:
         """The `n_probe` nearest lists of each query, scaled by 2**power, nearest first: int64 (nq, n_probe)."""
         power = 0 if self._inner_product else power
@@ -132,13 +137,10 @@ class CoarseQuantizer:
                 return self._two_level.probe(queries, n_probe, n_threads)
         distances = np.empty((len(queries), n_probe), dtype=np.float32)
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
-        found = _native.TopK(distances, lists)
-        if not power and self._small.applies(n_probe):
-            self._small.search(queries, found, n_threads)
-        else:
-            _native.flat_search(
-                self.centroids, self._norms, queries, None, None, self._inner_product, found, n_threads, power
-            )
+        _native.flat_search(
+            self.centroids, self._norms, queries, None, None, self._inner_product, _native.TopK(distances, lists),
+            n_threads, power,
+        )  # fmt: skip
         return lists
 
 

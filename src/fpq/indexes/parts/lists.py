@@ -10,7 +10,7 @@ import numpy as np
 
 from fpq import _native
 from fpq._arrays import GrowingArray
-from fpq._checks import Int32, Int64, UInt8, UInt64
+from fpq._checks import Float32, Int32, Int64, UInt8, UInt64
 from fpq.indexes.parts.ids import Commit, Ids, IdTable, bits_to_mask, places_allowed
 from fpq.indexes.parts.refinement import Columns
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
@@ -108,6 +108,7 @@ class InvertedLists:
         self.live_rows = self.layout.live_rows()
         self._table = IdTable()  # id -> slot
         self._owners: tuple[Int32, Int64] | None = None  # the block_ids and `Layout.owners()` of these blocks
+        self._native: tuple[Layout, Float32, _native.Lists] | None = None  # the result of `native` for this layout
 
     @property
     def nbytes(self) -> int:
@@ -127,9 +128,7 @@ class InvertedLists:
         rank = np.arange(len(labels)) - (np.cumsum(added) - added)[lists]
         slots = np.empty(len(labels), dtype=np.int64)
         slots[order] = layout.slots(lists, sizes[lists] + rank)
-        self.blocks.reserve(layout.n_blocks)
-        self.slot_ids.reserve(layout.n_blocks)
-        self.columns.reserve(layout.n_blocks)
+        self._reserve_blocks(layout.n_blocks)
         slot_ids = self.slot_ids.data.reshape(-1)
         self._table.reserve(slot_ids, len(slots))
 
@@ -141,7 +140,10 @@ class InvertedLists:
 
     def reserve(self, n: int) -> None:
         """Allocate memory for `n` rows in total, for any distribution of the rows over the lists."""
-        blocks = n // BLOCK_ROWS + len(self.layout.sizes)
+        self._reserve_blocks(n // BLOCK_ROWS + len(self.layout.sizes))
+
+    def _reserve_blocks(self, blocks: int) -> None:
+        self._native = None  # which would keep the arrays of before
         self.blocks.reserve(blocks)
         self.slot_ids.reserve(blocks)
         self.columns.reserve(blocks)
@@ -264,6 +266,22 @@ class InvertedLists:
             return None
         slot_ids = self.slot_ids.data.reshape(-1)[: len(self.live_rows) * BLOCK_ROWS]
         return self.live_rows & places_allowed(ids.allowed(allowed), len(slot_ids), slot_ids, self._find)
+
+    def native(
+        self, centroids: Float32, max_residual: Float32 | None, allowed: UInt64 | None, *, residual: bool
+    ) -> _native.Lists:
+        """The lists as kernels read them, with the rows of these bit masks; None: all live rows."""
+        cached = self._native
+        if cached is not None and cached[0] is self.layout and cached[1] is centroids and allowed is None:
+            return cached[2]
+        layout = self.layout
+        lists = _native.Lists(
+            centroids, layout.first, layout.block_ids, self.live_rows if allowed is None else allowed, max_residual,
+            residual, self.blocks.data, self.slot_ids.data,
+        )  # fmt: skip
+        if allowed is None:
+            self._native = layout, centroids, lists
+        return lists
 
     def state(self) -> State:
         """The state that a file stores. The array `chain` of a file is `block_ids`."""

@@ -14,6 +14,18 @@ from typing import Any, TypeVar, cast
 from fpq import progress
 
 
+_process = os.getpid()  # which itself takes a system call
+
+
+def _note_fork() -> None:
+    global _process  # noqa: PLW0603
+    _process = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 class Lock:
     """A lock for many readers or one writer. A waiting writer goes before new readers.
 
@@ -25,16 +37,17 @@ class Lock:
         self._renew()
 
     def _renew(self) -> None:
-        self._process = os.getpid()
+        self._process = _process
         self._mutex = threading.Lock()  # its `with` is atomic: Ctrl-C cannot come between acquisition and block
         self._changed = threading.Condition(self._mutex)
         self._readers: set[int] = set()
         self._writer: int | None = None
         self._waiting: set[int] = set()  # threads that wait to write
+        self._sleep = False  # whether a thread may wait for a change
 
     def holds(self, me: int, *, to_write: bool = False) -> bool:
         """Whether thread `me` holds the lock."""
-        if self._process != os.getpid():
+        if self._process != _process:
             self._renew()
         if to_write and me in self._readers:
             raise RuntimeError("an index cannot be changed within a search by the same thread")
@@ -44,6 +57,7 @@ class Lock:
         """Wait for all writers, then take the lock to read."""
         with self._mutex:
             while self._writer is not None or self._waiting:
+                self._sleep = True
                 self._changed.wait()
             self._readers.add(me)
 
@@ -52,6 +66,7 @@ class Lock:
         with self._mutex:
             self._waiting.add(me)
             while self._writer is not None or self._readers:
+                self._sleep = True
                 self._changed.wait()
             self._writer = me
             self._waiting.discard(me)
@@ -70,8 +85,9 @@ class Lock:
             self._waiting.discard(me)
             if self._writer == me:
                 self._writer = None
-            if not self._readers:
+            if self._sleep and not self._readers:
                 self._changed.notify_all()
+                self._sleep = False
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
