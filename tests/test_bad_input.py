@@ -31,7 +31,7 @@ def state(thing: object) -> dict[str, Any]:
     """What is in an object, in a form that can be compared."""
     parts: dict[str, Any] = {}
     for name, value in vars(thing).items():
-        if name == "_table":  # a look-up table of ids that is made when it is first needed
+        if name in ("_table", "memo"):  # a look-up table of ids, and what searches have worked out: made when needed
             continue
         simple = isinstance(value, (int, float, str, bool, type(None), np.ndarray))
         parts[name] = pickle.dumps(value) if simple else state(value) if hasattr(value, "__dict__") else repr(value)

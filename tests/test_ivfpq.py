@@ -1,6 +1,9 @@
 """IVFPQIndex against exhaustive NumPy models of what it promises."""
 
+import gc
+import itertools
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -78,6 +81,93 @@ def test_same_bits_under_every_isa_batch_and_thread_count(metric, residual, n_pr
         assert np.array_equal(batch.distances, expected.distances)
         assert np.array_equal(np.stack([s.ids for s in single]), expected.ids)
         assert np.array_equal(np.stack([s.distances for s in single]), expected.distances)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_same_bits_where_threads_share_the_probes_of_a_query(metric):
+    x = made_up(9000)
+    index = fpq.IVFPQIndex(64, m=12, metric=metric, residual=metric == "l2").fit(x[:3000]).add(np.tile(x, (8, 1)))
+    for search in (
+        lambda n_threads: index.search(Q[0], 40, n_probe=64, n_threads=n_threads),
+        lambda n_threads: index.search(Q[:2], 40, n_probe=64, n_threads=n_threads),
+        lambda n_threads: index.range_search(Q[0], index.search(Q[0], 40).distances[-1], n_threads=n_threads),
+    ):
+        for one, several in zip(search(1), search(3), strict=True):
+            assert np.array_equal(one, several)
+
+
+@pytest.mark.parametrize(
+    "kind", ["plain", "rerank", "sq4", "sq8 and rerank", "rotated", "without residuals", "PQIndex"]
+)
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_single_queries_have_the_bits_of_batches_while_the_index_changes(metric, kind):
+    options = {"m": 6, "metric": metric, "keep_vectors": "rerank" in kind, "refine": kind[:3] if "sq" in kind else None}
+    if kind == "PQIndex":
+        index = fpq.PQIndex(**options).fit(X)
+    else:
+        rotation, residual = "pca" if kind == "rotated" else None, kind != "without residuals"
+        index = fpq.IVFPQIndex(LISTS, rotation=rotation, residual=residual, **options).fit(X)
+    efforts = [{}] if kind == "PQIndex" else [{"n_probe": 1}, {}, {"n_probe": 9}, {"n_probe": LISTS + 1}]
+    if "rerank" in kind:
+        efforts = [effort | {"rerank": 3} for effort in efforts]
+
+    def compare() -> None:
+        for effort, k in itertools.product(efforts, (1, 10)):
+            batch = index.search(Q, k, **effort)
+            for form in (lambda q: q, lambda q: q[None], lambda q: q.astype(float), lambda q: np.repeat(q, 2)[::2]):
+                found = [
+                    index.search(form(q), k, n_threads=n, **effort) for q, n in zip(Q, (None, 1, 2) * 5, strict=True)
+                ]
+                assert np.array_equal(np.stack([each.ids.ravel() for each in found]), batch.ids)
+                assert np.array_equal(np.stack([each.distances.ravel() for each in found]), batch.distances)
+
+    assert (index.search(Q[0]).ids == -1).all()
+    index.add(X[:1000])
+    compare()
+    index.add(X[1000:], ids=np.arange(5000, 7000))
+    compare()
+    index.remove(np.arange(0, 6000, 3))
+    compare()
+    index.update(X[:300], np.arange(300))
+    compare()
+    twin = index.copy()
+    twin.reset()
+    compare()
+    assert (twin.search(Q[0]).ids == -1).all()
+
+
+def test_arguments_are_checked_again_unless_they_are_the_same_integers():
+    index = build().add(X)
+    expected = index.search(Q[0], 1, n_probe=1, n_threads=1)
+    assert np.array_equal(index.search(Q[0], np.int64(1), n_probe=np.int8(1)).ids, expected.ids)
+    for name in ("k", "n_probe", "n_threads", "rerank"):
+        for equal in (True, 1.0):
+            with pytest.raises(TypeError, match=f"{name}: expected an integer"):
+                index.search(Q[0], **{"k": 1, "n_probe": 1, "n_threads": 1, name: equal})
+    index.n_probe = LISTS
+    every = index.search(Q[0], 1)
+    index.n_probe = 1
+    assert np.array_equal(index.search(Q[0], 1).ids, expected.ids)
+    index.n_probe = LISTS
+    assert np.array_equal(index.search(Q[0], 1).ids, every.ids)
+    with pytest.raises(ValueError, match="rerank: expected None"):
+        index.search(Q[0], 1, rerank=2)
+    with pytest.raises(ValueError, match="Q: expected vectors of dimension 24, got dimension 23"):
+        index.search(Q[0, 1:], 1)
+    with pytest.raises(ValueError, match="got NaN or infinity in row 0"):
+        index.search(np.full(D, np.nan), 1)
+
+
+def test_an_index_is_freed_with_its_last_reference():
+    index = build().add(X)
+    index.search(Q[0])
+    freed = weakref.ref(index)
+    gc.disable()
+    try:
+        del index
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_probes_only_the_nearest_lists():

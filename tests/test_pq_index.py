@@ -400,8 +400,8 @@ def test_many_threads_search_at_the_same_time() -> None:
 @pytest.mark.parametrize("nbits", [4, 6, 8])
 def test_same_bits_for_any_number_of_threads(nq: int, nbits: int) -> None:
     rng = np.random.default_rng(4)
-    x = rng.normal(size=(20_000, 12)).astype(np.float32)
-    index = fpq.PQIndex(M, nbits=nbits).fit(x).add(x)
+    x = rng.normal(size=(80_000, 12)).astype(np.float32)  # enough for several threads per query
+    index = fpq.PQIndex(12, nbits=nbits).fit(x[:5000]).add(x)
     one = index.search(x[:nq] + 0.1, 50, n_threads=1)
     for n_threads in (2, 3):
         same(index.search(x[:nq] + 0.1, 50, n_threads=n_threads), one)

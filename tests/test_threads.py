@@ -60,6 +60,39 @@ def test_thousands_of_mixed_calls_from_many_threads(index: Any) -> None:
         list(pool.map(work, range(16)))
 
 
+@pytest.mark.parametrize("kind", ["pq", "ivfpq"])
+def test_single_queries_beside_an_add_see_one_state(kind: str) -> None:
+    """Each batch brings a nearer neighbour of every query: the answers are those after one of the additions."""
+    index = INDEXES[kind]()
+    batches = [Q + np.float32(2.0**-step) for step in range(6)]
+    states = [index.copy()]
+    for step, batch in enumerate(batches):
+        states.append(states[-1].copy().add(batch, ids=20_000 + 100 * step + np.arange(len(batch))))
+    expected = [[tuple(state.search(q, 5).ids) for q in Q] for state in states]
+    done = threading.Event()
+
+    def search(number: int) -> None:
+        last = [0] * len(Q)
+        while not done.is_set():
+            for i in range(number, len(Q), 7):
+                ids = tuple(index.search(Q[i], 5).ids)
+                seen = [at for at in range(last[i], len(states)) if expected[at][i] == ids]
+                assert seen, f"query {i}: {ids}"
+                last[i] = seen[0]
+
+    with ThreadPoolExecutor(3) as pool:
+        searching = [pool.submit(search, number) for number in range(3)]
+        try:
+            for step, batch in enumerate(batches):
+                index.add(batch, ids=20_000 + 100 * step + np.arange(len(batch)))
+        finally:
+            done.set()
+        for each in searching:
+            each.result()
+    for i, q in enumerate(Q):
+        assert tuple(index.search(q, 5).ids) == expected[-1][i]
+
+
 def test_changes_wait_for_searches_and_searches_for_changes(index: Any) -> None:
     """Every search sees the index before or after each change, never in between."""
     far = X + 1000

@@ -7,10 +7,15 @@
 #include "lut/lut.h"
 #include "results.h"
 
-enum {
-    FPQ_BLOCK_RUN = 32,
-    FPQ_THREAD_BYTES = 256 << 10 /* codes, and entries of tables, that pay for a thread: some ten microseconds */
-};
+enum { FPQ_BLOCK_RUN = 32 };
+
+/* Bytes of codes and tables that pay for a thread, as a parallel region takes at least some microseconds, and far more
+ * where threads sleep or wait for a CPU. */
+#ifdef FPQ_SELFTEST
+enum { FPQ_THREAD_BYTES = 256 };
+#else
+enum { FPQ_THREAD_BYTES = 256 << 10 };
+#endif
 
 typedef struct {
     const fpq_kernels *kern;

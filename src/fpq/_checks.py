@@ -93,6 +93,12 @@ def choice(name: str, value: Any, options: tuple[Any, ...], elsewhere: Mapping[A
 def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_threads: int = 1) -> Array:
     """`x` as a finite 2-d array of a type that the kernels read; such an array is not copied."""
     array = numbers(name, x)
+    _require_vectors(name, array, dim, min_rows, n_threads)
+    return array
+
+
+def _require_vectors(name: str, array: Array, dim: int | None, min_rows: int, n_threads: int) -> None:
+    """Raise ValueError unless `array` is a finite 2-d array of this dimension, with so many rows."""
     if array.ndim != 2:
         raise ValueError(f"{name}: expected a 2-d array (n, d), got shape {array.shape}")
     n, d = array.shape
@@ -106,7 +112,6 @@ def vectors(name: str, x: Any, *, dim: int | None = None, min_rows: int = 0, n_t
     row = _native.first_nonfinite_row(array, n_threads)
     if row >= 0:
         raise ValueError(f"{name}: expected numbers that are finite as float32, got NaN or infinity in row {row}")
-    return array
 
 
 def queries(x: Any, dim: int | None, n_threads: int) -> tuple[Float32, bool]:
@@ -115,7 +120,9 @@ def queries(x: Any, dim: int | None, n_threads: int) -> tuple[Float32, bool]:
     single = array.ndim == 1
     if array.ndim not in (1, 2):
         raise ValueError(f"Q: expected one query (d,) or several (nq, d), got shape {array.shape}")
-    array = vectors("Q", array[None, :] if single else array, dim=dim, n_threads=n_threads)
+    if single:
+        array = array[None]
+    _require_vectors("Q", array, dim, 0, n_threads)
     return np.ascontiguousarray(array, dtype=np.float32), single
 
 

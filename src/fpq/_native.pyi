@@ -148,20 +148,30 @@ class ADC:
     ) -> None: ...
     def search_lists(
         self,
+        lists: Lists,
+        queries: Float32,
+        probes: Int64 | None,
+        coarse: SmallFlat | None,
+        unrotated: Float32,
+        n_probe: int,
+        first_query: int,
+        answers: Answers,
+        threads: int,
+    ) -> None: ...
+
+@final
+class Lists:
+    def __new__(
+        cls,
         centroids: Float32,
         first: Int64,
         block_ids: Int32,
         live_rows: UInt64,
         max_residual: Float32 | None,
         residual: bool,
-        queries: Float32,
-        probes: Int64,
         blocks: UInt8,
         slot_ids: Int64,
-        first_query: int,
-        answers: Answers,
-        threads: int,
-    ) -> None: ...
+    ) -> Lists: ...
 
 def flat_norms(x: Array, norms: Float32, threads: int) -> None: ...
 def flat_search(
@@ -183,7 +193,6 @@ class SmallFlat:
     @property
     def nbytes(self) -> int: ...
     def applies(self, k: int) -> bool: ...
-    def search(self, queries: Float32, answers: TopK, threads: int) -> None: ...
 
 def flat_distances(
     x: Array, queries: Float32, rows: Int64, metric: int, out: Float32, threads: int, exponent: int = 0

@@ -16,7 +16,7 @@ from fpq.indexes.changes import Changes
 from fpq.indexes.parts.lock import reads
 
 Bits = np.ndarray[Any, np.dtype[np.uint64]]
-Nearest = Callable[[Float32, int, "Bits | None", int], tuple[Float32, Int64]]
+Nearest = Callable[..., tuple[Float32, Int64]]  # as `Index._nearest`
 
 
 class SearchResult(NamedTuple):
@@ -56,9 +56,12 @@ class Index(Changes):
     """Vectors with ids, and the search for nearest neighbours."""
 
     def _queries(self, Q: Any, n_threads: int) -> tuple[Float32, bool]:
-        self._require_trained()
-        queries, single = _checks.queries(Q, self.dim, n_threads)
-        return self._metric.prepare(queries, n_threads), single
+        dim = self.dim
+        if dim is None:
+            self._require_trained()
+        queries, single = _checks.queries(Q, dim, n_threads)
+        metric = self._metric
+        return metric.prepare(queries, n_threads) if metric.unit_length else queries, single
 
     def _nearest(
         self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, sort: bool = True, **effort: Any
@@ -70,7 +73,7 @@ class Index(Changes):
         distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         queries, power = self._scaled(queries)
         self._scan(queries, power, _native.TopK(distances, ids, sort), allowed, n_threads, **effort)
-        return scaling.unscaled(distances, power, self._metric.inner_product), ids
+        return scaling.unscaled(distances, power, self._metric.inner_product) if power else distances, ids
 
     @property
     def _largest(self) -> float:
@@ -79,7 +82,8 @@ class Index(Changes):
 
     def _scaled(self, queries: Float32) -> tuple[Float32, int]:
         """Prepared queries times 2**power, and power: 0 unless squares or products exceed the range of float32."""
-        if self._metric.unit_length:
+        metric = self._metric
+        if metric.unit_length or (not metric.inner_product and self._largest >= scaling.LEAST):
             return queries, 0
         power = scaling.for_search(self._metric.inner_product, self._largest, queries)
         return (scaling.scaled(queries, power), power) if power else (queries, 0)
@@ -87,12 +91,17 @@ class Index(Changes):
     def _search(self, Q: Any, k: int, allowed: Any, n_threads: int | None, find: Nearest | None = None) -> SearchResult:
         """Check the arguments, search with `find` (default: `_nearest`), and pad the result to k."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
-        k = _checks.integer("k", k, 1)
-        queries, single = self._queries(Q, count)
-        bits = self._allowed_bits(allowed)
-        nearest = min(k, len(self))
+        return self._found(Q, _checks.integer("k", k, 1), allowed, count, find or self._nearest, {})
+
+    def _found(
+        self, Q: Any, k: int, allowed: Any, n_threads: int, find: Nearest, effort: dict[str, int | None]
+    ) -> SearchResult:
+        """As `_search`, with checked k and number of threads, and further arguments of `find`."""
+        queries, single = self._queries(Q, n_threads)
+        bits = None if allowed is None else self._allowed_bits(allowed)
+        nearest = min(k, self._ids.n)
         if len(queries) and nearest:
-            found, ids = (find or self._nearest)(queries, nearest, bits, count)
+            found, ids = find(queries, nearest, bits, n_threads, **effort)
             self._require_finite(found, ids)
         else:
             if not self._ids.next_id:

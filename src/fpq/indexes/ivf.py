@@ -299,10 +299,6 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _efforts(self) -> list[tuning.Setting]:
         return [{"n_probe": n_probe} for n_probe in tuning.steps(self.n_lists or 1)]
 
-    def _probes(self, n_probe: int | None) -> int:
-        wanted = _checks.integer("n_probe", self.n_probe if n_probe is None else n_probe, 1)
-        return min(self.n_lists or wanted, wanted)
-
     @property
     def _largest(self) -> float:
         assert self._coarse is not None
@@ -310,9 +306,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int,
-        n_probe: int | None = None, **_: Any,
+        n_probe: int = 1, **_: Any,
     ) -> None:  # fmt: skip
-        ivf_rows.scan(self, queries, power, answers, allowed, n_threads, self._probes(n_probe))
+        ivf_rows.scan(self, queries, power, answers, allowed, n_threads, n_probe)
 
     def _allowed_bits(self, allowed: Any) -> UInt64 | None:
         return self._lists.allowed_rows(self._ids, allowed)
@@ -350,7 +346,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         ValueError, TypeError
             If the index is not trained or an argument is not as described.
         """
-        return self._range_search(Q, radius, allowed, n_threads, n_probe=self._probes(n_probe))
+        n_probe = self.n_probe if n_probe is None else _checks.integer("n_probe", n_probe, 1)
+        return self._range_search(Q, radius, allowed, n_threads, n_probe=n_probe)
 
     def _places(self, rows: Int64) -> Int64:
         return self._lists.find(self._ids.of(rows))

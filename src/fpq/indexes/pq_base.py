@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +14,10 @@ from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
-from fpq.indexes.parts import recall_ceiling
+from fpq.indexes.parts import arguments, recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
-from fpq.indexes.parts.operating_points import OperatingPoints, chosen
+from fpq.indexes.parts.operating_points import OperatingPoints
 from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, Planes, Refinement, RefineName, by_columns, residuals_of
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
@@ -249,24 +248,26 @@ class CodeIndex(Index):
         """The codes at these places, uint8 (len(rows), code_size)."""
 
     def _search_codes(
-        self, Q: Any, k: int, recall: float | None, allowed: Any, n_threads: int | None, **given: int | None
-    ) -> SearchResult:
+        self, Q: Any, k: int, recall: float | None, allowed: Any, n_threads: int | None, rerank: int | None,
+        n_probe: int | None = None,
+    ) -> SearchResult:  # fmt: skip
         """The k nearest codes or, with re-ranking, the k nearest vectors among the rerank * k nearest codes."""
-        self._require_trained()
-        setting = self._given(**given) if recall is None else chosen(self._points, k, recall, given)
-        found = self._search(Q, k, allowed, n_threads, partial(self._ranked, **setting))
-        if setting["rerank"] is None and self.refine is None and not self._is_judged:
+        own = vars(self)
+        known: arguments.Arguments | None = self._lock.memo.get("arguments")
+        if recall is None:
+            n_threads = own["n_threads"] if n_threads is None else n_threads
+            rerank = own["rerank"] if rerank is None else rerank
+            n_probe = own.get("n_probe") if n_probe is None else n_probe
+        if (
+            known is None or recall is not None or known.k is not k or known.n_threads is not n_threads
+            or known.rerank is not rerank or known.n_probe is not n_probe
+        ):  # fmt: skip
+            known = arguments.checked(self, k, recall, n_threads, rerank, n_probe)
+        count = threads.resolve(None) if known.n_threads is None else known.n_resolved
+        found = self._found(Q, known.k, allowed, count, self._nearest if known.by_codes else self._ranked, known.effort)
+        if known.by_codes and found.ids.ndim == 2 and not self._is_judged:
             self._is_judged = recall_ceiling.judge(self, Q, found)
         return found
-
-    def _given(self, **given: int | None) -> dict[str, Any]:
-        """The arguments of a search; None: those of the attributes."""
-        setting = {
-            name: getattr(self, name) if value is None else _checks.integer(name, value, 1)
-            for name, value in given.items()
-        }
-        self._require_ranked(setting["rerank"])
-        return setting
 
     def _require_ranked(self, rerank: int | None) -> None:
         if rerank is not None and not self.keep_vectors and self.refine is None:

@@ -108,7 +108,6 @@ class InvertedLists:
         self.live_rows = self.layout.live_rows()
         self._table = IdTable()  # id -> slot
         self._owners: tuple[Int32, Int64] | None = None  # the block_ids and `Layout.owners()` of these blocks
-        self._native: tuple[Layout, Float32, _native.Lists] | None = None  # the result of `native` for this layout
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +127,9 @@ class InvertedLists:
         rank = np.arange(len(labels)) - (np.cumsum(added) - added)[lists]
         slots = np.empty(len(labels), dtype=np.int64)
         slots[order] = layout.slots(lists, sizes[lists] + rank)
-        self._reserve_blocks(layout.n_blocks)
+        self.blocks.reserve(layout.n_blocks)
+        self.slot_ids.reserve(layout.n_blocks)
+        self.columns.reserve(layout.n_blocks)
         slot_ids = self.slot_ids.data.reshape(-1)
         self._table.reserve(slot_ids, len(slots))
 
@@ -140,10 +141,7 @@ class InvertedLists:
 
     def reserve(self, n: int) -> None:
         """Allocate memory for `n` rows in total, for any distribution of the rows over the lists."""
-        self._reserve_blocks(n // BLOCK_ROWS + len(self.layout.sizes))
-
-    def _reserve_blocks(self, blocks: int) -> None:
-        self._native = None  # which would keep the arrays of before
+        blocks = n // BLOCK_ROWS + len(self.layout.sizes)
         self.blocks.reserve(blocks)
         self.slot_ids.reserve(blocks)
         self.columns.reserve(blocks)
@@ -271,17 +269,10 @@ class InvertedLists:
         self, centroids: Float32, max_residual: Float32 | None, allowed: UInt64 | None, *, residual: bool
     ) -> _native.Lists:
         """The lists as kernels read them, with the rows of these bit masks; None: all live rows."""
-        cached = self._native
-        if cached is not None and cached[0] is self.layout and cached[1] is centroids and allowed is None:
-            return cached[2]
-        layout = self.layout
-        lists = _native.Lists(
-            centroids, layout.first, layout.block_ids, self.live_rows if allowed is None else allowed, max_residual,
-            residual, self.blocks.data, self.slot_ids.data,
+        return _native.Lists(
+            centroids, self.layout.first, self.layout.block_ids, self.live_rows if allowed is None else allowed,
+            max_residual, residual, self.blocks.data, self.slot_ids.data,
         )  # fmt: skip
-        if allowed is None:
-            self._native = layout, centroids, lists
-        return lists
 
     def state(self) -> State:
         """The state that a file stores. The array `chain` of a file is `block_ids`."""

@@ -9,10 +9,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from threading import get_ident
 from typing import Any, TypeVar, cast
 
 from fpq import progress
-
 
 _process = os.getpid()  # which itself takes a system call
 
@@ -26,8 +26,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
+class _NoMemo(dict[str, Any]):
+    """A memo that stays empty."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Keep nothing."""
+
+
 class Lock:
     """A lock for many readers or one writer. A waiting writer goes before new readers.
+
+    Readers may keep in the dictionary `memo` what they have worked out from the state that the lock guards. A writer
+    forgets it.
 
     A thread that holds the lock may take the lock again to read, but a reader cannot become a writer. In a forked
     process the lock is free, as the threads that held the lock do not exist in that process.
@@ -44,6 +54,7 @@ class Lock:
         self._writer: int | None = None
         self._waiting: set[int] = set()  # threads that wait to write
         self._sleep = False  # whether a thread may wait for a change
+        self.memo: dict[str, Any] = {}
 
     def holds(self, me: int, *, to_write: bool = False) -> bool:
         """Whether thread `me` holds the lock."""
@@ -70,6 +81,7 @@ class Lock:
                 self._changed.wait()
             self._writer = me
             self._waiting.discard(me)
+            self.memo = _NoMemo()  # for searches by progress functions of the change
 
     def end(self, me: int) -> None:
         """Release what thread `me` holds, and cancel what it waits for: an interrupt can come within `begin_...`."""
@@ -84,7 +96,7 @@ class Lock:
             self._readers.discard(me)
             self._waiting.discard(me)
             if self._writer == me:
-                self._writer = None
+                self._writer, self.memo = None, {}
             if self._sleep and not self._readers:
                 self._changed.notify_all()
                 self._sleep = False
@@ -92,7 +104,7 @@ class Lock:
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
         """Hold the lock to read."""
-        me = threading.get_ident()
+        me = get_ident()
         if self.holds(me):
             yield
             return
@@ -111,7 +123,7 @@ def reads(method: F) -> F:
 
     @functools.wraps(method)
     def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        me, lock = threading.get_ident(), self._lock
+        me, lock = get_ident(), self._lock
         if lock.holds(me):
             return method(self, *args, **kwargs)
         try:
@@ -129,7 +141,7 @@ def writes(method: F) -> F:
     @functools.wraps(method)
     def locked(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._require_writable()
-        me, lock = threading.get_ident(), self._lock
+        me, lock = get_ident(), self._lock
         if lock.holds(me, to_write=True):
             if progress.telling():
                 raise RuntimeError("an index cannot be changed by a progress function or log handler of its own change")

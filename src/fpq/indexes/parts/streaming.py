@@ -99,7 +99,7 @@ def searches_blocks(method: F) -> F:
 
     @functools.wraps(method)
     def search(self: Any, Q: Any, k: int = 10, **options: Any) -> Any:
-        if not in_blocks(Q):
+        if type(Q) is np.ndarray or not in_blocks(Q):
             return method(self, Q, k, **options)
 
         def search_one(block: Any, info: BlockInfo) -> Any:
