@@ -136,8 +136,6 @@ cdef extern from "fpq.h" nogil:
     fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, fpq_metric metric)
     void fpq_small_flat_free(fpq_small_flat *small)
     int64_t fpq_small_flat_bytes(const fpq_small_flat *small)
-    int fpq_small_flat_search(const fpq_small_flat *small, const float *queries, int64_t nq,
-                              const fpq_selector *selector, const fpq_answers *answers, int threads)
     int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads)
     int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                            fpq_metric metric, float *out, int threads)

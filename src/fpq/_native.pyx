@@ -457,8 +457,8 @@ cdef class ADC(_Held):
 cdef class Lists:
     """Inverted lists of codes, as `search_lists` reads them; max_residual may be None."""
     cdef fpq_lists c
-    cdef int64_t work
-    cdef tuple arrays
+    cdef int64_t work  # per probe, for `_released`
+    cdef tuple arrays  # which these views hold
 
     def __cinit__(self, const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] block_ids,
                   const uint64_t[::1] live_rows, const float[::1] max_residual, bint residual,
@@ -468,7 +468,7 @@ cdef class Lists:
         if max_residual is not None: longest = &max_residual[0]
         self.c = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], longest, residual,
                            centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
-        self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)
+        self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)  # the latter: tables
 
 
 def flat_norms(object x, float[::1] norms, int threads):
@@ -493,13 +493,12 @@ def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, c
 cdef class SmallFlat(_Held):
     """A small matrix packed for the k nearest rows of any number of queries."""
     cdef _Matrix rows
-    cdef int64_t n
     cdef fpq_metric metric
     cdef fpq_small_flat *c
 
     def __cinit__(self, object x, fpq_metric metric):
         cdef _Matrix matrix = _Matrix(x)
-        self.rows, self.n, self.metric = matrix, matrix.c.n, metric
+        self.rows, self.metric = matrix, metric
         if fpq_small_flat_applies(&matrix.c, metric, 1):
             with nogil:
                 self.c = fpq_small_flat_make(&matrix.c, metric)

@@ -92,17 +92,16 @@ def scan(
     memo, coarse, quantizer = index._lock.memo, index._coarse, index.quantizer
     assert coarse is not None
     n_probe = min(n_probe, len(coarse.centroids))
-    kept = None if power or allowed is not None else memo.get("scan")
-    if kept is None:
+    lists: _native.Lists | None = None if power or allowed is not None else memo.get("lists")
+    if lists is None:
         rotated, max_residual = index._rotated, index._max_residual if index.residual else None
         if power and not index._metric.inner_product:
             rotated = scaling.scaled(rotated, power)
             max_residual = None if max_residual is None else scaling.scaled(max_residual, power)
         lists = index._lists.native(rotated, max_residual, allowed, residual=index.residual)
-        kept = quantizer.adc(index._metric, power), lists
         if not power and allowed is None:
-            memo["scan"] = kept
-    (adc, lists), packed = kept, coarse.packed(n_probe, power)
+            memo["lists"] = lists
+    adc, packed = quantizer.adc(index._metric, power), coarse.packed(n_probe, power)
     step = max(1, PROBES // n_probe)
     for first in range(0, len(queries), step):
         batch = queries if len(queries) <= step else queries[first : first + step]
