@@ -1,0 +1,187 @@
+# Search: the part of _native.pyx for csrc/exact and csrc/scan.
+# ids int64 (n), or None for row numbers; allowed uint64 (ceil(n / 64)), or None for all.
+
+cdef fpq_selector _selector(const int64_t[::1] ids, const uint64_t[::1] allowed, int64_t n) noexcept:
+    cdef const int64_t *of_rows = NULL
+    if ids is not None: of_rows = &ids[0]
+    cdef const uint64_t *bits = NULL
+    if allowed is not None: bits = &allowed[0]
+    return fpq_selector(of_rows, bits, n)
+
+
+cdef class _Held:
+    """What keeps the arrays that it was made of; pickles as these."""
+    cdef readonly tuple arguments
+
+    def __init__(self, *arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return type(self), self.arguments
+
+
+# ---- answers: what a search is to find ----
+
+cdef class Answers:
+    """The k nearest of each query, or all within a radius."""
+    cdef fpq_answers c
+
+
+@cython.final
+cdef class TopK(Answers):
+    """The k nearest: distances and ids (nq, k) receive them. With rows_of, ids receives rows that have these ids."""
+    cdef float[:, ::1] distances
+    cdef int64_t[:, ::1] ids
+    cdef const int64_t[::1] rows_of
+
+    def __cinit__(self, float[:, ::1] distances, int64_t[:, ::1] ids, bint sort=True,
+                  const int64_t[::1] rows_of=None):
+        self.distances, self.ids, self.rows_of = distances, ids, rows_of
+        self.c.k, self.c.distances, self.c.ids = ids.shape[1], &distances[0, 0], &ids[0, 0]
+        self.c.unsorted = not sort
+        if rows_of is not None: self.c.rows_of = &rows_of[0]
+
+
+@cython.final
+cdef class Within(Answers):
+    """All within a radius of each of nq queries."""
+    cdef int64_t nq
+
+    def __cinit__(self, int64_t nq, float radius):
+        self.c.hits = fpq_hits_make(nq)
+        _done(-1 if self.c.hits == NULL else 0)
+        self.nq, self.c.radius = nq, radius
+
+    def __dealloc__(self):
+        fpq_hits_free(self.c.hits, self.nq)
+
+    def counts(self, int64_t[::1] out):
+        """How many each query has, (nq,)."""
+        fpq_hits_counts(self.c.hits, self.nq, &out[0])
+
+    def copy(self, float[::1] distances, int64_t[::1] ids):
+        """Those of all queries, one after the other."""
+        with nogil: fpq_hits_copy(self.c.hits, self.nq, &distances[0], &ids[0])
+
+
+@cython.final
+cdef class ADC(_Held):
+    """Asymmetric distances to the codes of a product quantizer."""
+    cdef fpq_adc c
+
+    def __cinit__(self, const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets,
+                  int nbits, fpq_metric metric):
+        self.c = fpq_adc(&packed[0, 0], &codebooks[0, 0, 0], &offsets[0], <int>codebooks.shape[0], nbits,
+                         <int>codebooks.shape[2], metric)
+
+    def tables(self, const float[:, ::1] queries, float[:, :, ::1] out):
+        """Look-up tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""
+        with nogil: fpq_adc_tables(&self.c, &queries[0, 0], queries.shape[0], &out[0, 0, 0])
+
+    def search(self, const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, const int64_t[::1] ids,
+               const uint64_t[::1] allowed, int64_t n, Answers answers, int threads):
+        """Search all n codes."""
+        cdef fpq_selector selector = _selector(ids, allowed, n)
+        cdef PyThreadState *state = _released(queries.shape[0] * n * blocks.shape[1])
+        cdef int status = fpq_adc_search(&self.c, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector,
+                                         &answers.c, threads)
+        _ended(state, status)
+
+    def search_lists(self, Lists lists, const float[:, ::1] queries, const int64_t[:, ::1] probes, SmallFlat coarse,
+                     const float[:, ::1] unrotated, int n_probe, int64_t first_query, Answers answers, int threads):
+        """Search the probed lists of queries, which are those from first_query on of the answers.
+
+        probes (nq, n_probe), or None: those that `coarse` finds for the unrotated queries.
+        """
+        cdef fpq_probes probed = fpq_probes(n_probe, NULL, NULL, NULL)
+        if probes is None:
+            probed.coarse, probed.queries = coarse.c, &unrotated[0, 0]
+        else:
+            probed.lists = &probes[0, 0]
+        cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
+        cdef PyThreadState *state = _released(lists.work * n_probe * queries.shape[0])
+        cdef int status = fpq_ivf_search(&self.c, &lists.c, &queries[0, 0], queries.shape[0], &probed, &here, threads)
+        _ended(state, status)
+
+
+@cython.final
+cdef class Lists:
+    """Inverted lists of codes, as `search_lists` reads them; max_residual may be None."""
+    cdef fpq_lists c
+    cdef int64_t work  # per probe, for `_released`
+    cdef tuple arrays  # which these views hold
+
+    def __cinit__(self, const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] block_ids,
+                  const uint64_t[::1] live_rows, const float[::1] max_residual, bint residual,
+                  const uint8_t[:, :, ::1] blocks, const int64_t[:, ::1] slot_ids):
+        self.arrays = (centroids, first, block_ids, live_rows, max_residual, blocks, slot_ids)
+        cdef const float *longest = NULL
+        if max_residual is not None: longest = &max_residual[0]
+        self.c = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], longest, residual,
+                           centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
+        self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)  # the latter: tables
+
+
+def flat_norms(object x, float[::1] norms, int threads):
+    """Squared lengths of the rows of x."""
+    cdef _Matrix matrix = _Matrix(x)
+    with nogil: _done(fpq_flat_norms(&matrix.c, &norms[0], threads))
+
+
+def flat_search(object x, const float[::1] norms, const float[:, ::1] queries, const int64_t[::1] ids,
+                const uint64_t[::1] allowed, fpq_metric metric, Answers answers, int threads, int exponent=0):
+    """Search the rows of x, read times 2**exponent, exactly. norms: those of `flat_norms`, or None: row by row."""
+    cdef _Matrix matrix = _Matrix(x, exponent)
+    cdef fpq_selector selector = _selector(ids, allowed, matrix.c.n)
+    cdef const float *squares = NULL
+    if norms is not None: squares = &norms[0]
+    with nogil:
+        _done(fpq_flat_search(&matrix.c, squares, &queries[0, 0], queries.shape[0], &selector, metric,
+                              &answers.c, threads))
+
+
+@cython.final
+cdef class SmallFlat(_Held):
+    """A small matrix packed for the k nearest rows of any number of queries."""
+    cdef _Matrix rows
+    cdef fpq_metric metric
+    cdef fpq_small_flat *c
+
+    def __cinit__(self, object x, fpq_metric metric):
+        cdef _Matrix matrix = _Matrix(x)
+        self.rows, self.metric = matrix, metric
+        if fpq_small_flat_applies(&matrix.c, metric, 1):
+            with nogil:
+                self.c = fpq_small_flat_make(&matrix.c, metric)
+            _done(-1 if self.c == NULL else 0)
+
+    def __dealloc__(self):
+        fpq_small_flat_free(self.c)
+
+    @property
+    def nbytes(self):
+        """Bytes taken beside the rows."""
+        return 0 if self.c == NULL else fpq_small_flat_bytes(self.c)
+
+    def applies(self, int k):
+        """Whether it is faster than `flat_search` for the k nearest."""
+        return self.c != NULL and fpq_small_flat_applies(&self.rows.c, self.metric, k)
+
+
+def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, fpq_metric metric,
+                   float[:, ::1] out, int threads, int exponent=0):
+    """The distance of query i and each of rows[i], read times 2**exponent; a row of -1 gives +inf."""
+    cdef _Matrix matrix = _Matrix(x, exponent)
+    cdef PyThreadState *state = _released(queries.shape[0] * rows.shape[1] * matrix.c.d)
+    cdef int status = fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
+                                         metric, &out[0, 0], threads)
+    _ended(state, status)
+
+
+def smallest(const float[:, ::1] distances, const int64_t[:, ::1] ids, float[:, ::1] out, int64_t[:, ::1] out_ids,
+             int threads):
+    """The k smallest (distance, id) of each row, k being the width of out and out_ids; ids of -1 are none."""
+    cdef PyThreadState *state = _released(ids.shape[0] * ids.shape[1])
+    cdef int status = fpq_smallest(&distances[0, 0], &ids[0, 0], ids.shape[0], ids.shape[1], <int>out.shape[1],
+                                   &out[0, 0], &out_ids[0, 0], threads)
+    _ended(state, status)
