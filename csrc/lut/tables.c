@@ -11,6 +11,9 @@ int fpq_code_groups(const fpq_kernels *kern, const fpq_adc *adc) {
     return adc->nbits == 8 ? kern->code_groups : fpq_ld_table(adc);
 }
 
+/* Subquantizers per plane of codes. */
+static int per_plane(const fpq_adc *adc) { return adc->nbits == 4 ? 2 : 1; }
+
 /* Entries of all tables: one per code, one per code group. */
 static size_t n_entries(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc); }
 static size_t n_groups(const fpq_kernels *kern, const fpq_adc *adc) {
@@ -36,8 +39,9 @@ void fpq_lut_place(const fpq_kernels *kern, const fpq_adc *adc, char *memory, fp
     *lut = (fpq_lut){.kern = kern, .adc = adc, .table = cut(&memory, entries * sizeof(float))};
     lut->group = groups < entries ? cut(&memory, groups * sizeof(float)) : lut->table;
     lut->min = cut(&memory, m * sizeof(float));
-    lut->mean_excess = cut(&memory, m * sizeof(float));
+    lut->excess = cut(&memory, m * sizeof(float));
     lut->lut8.group = cut(&memory, groups);
+    if (adc->m % per_plane(adc)) memset(lut->lut8.group + groups, 0, 16); /* the cache line has room */
     lut->lut8.full = groups < entries ? cut(&memory, entries) : lut->lut8.group;
     lut->lut8.pair = groups < entries && kern->prunes_by_pairs ? cut(&memory, groups / 2) : NULL;
     lut->order = cut(&memory, m * sizeof(int32_t));
@@ -72,13 +76,15 @@ static void make_groups(fpq_lut *lut) {
 /* Minima, means and bounds of exact tables. */
 static void finish_exact(fpq_lut *lut) {
     const fpq_adc *adc = lut->adc;
-    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc);
+    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc), per = per_plane(adc);
     double base = 0, magnitude = 0;
     for (int j = 0; j < adc->m; j++) {
         float stats[3];
         lut->kern->min_max_sum(lut->table + (ptrdiff_t)j * ld, k, stats);
         lut->min[j] = stats[0];
-        lut->mean_excess[j] = fmaxf(stats[2] / (float)k - stats[0], 0); /* 0 where the mean is NaN */
+        const int first = j % per == 0;
+        lut->excess[j / per] = fmaxf(stats[2] / (float)k - stats[0], 0) +
+                               (first ? 0 : lut->excess[j / per]); /* 0 where the mean is NaN */
         base += (double)stats[0];
         magnitude += fmax(fabs((double)stats[0]), fabs((double)stats[1]));
     }
@@ -156,11 +162,12 @@ void fpq_lut_make_exact(fpq_lut *lut) {
 }
 
 void fpq_lut_order(fpq_lut *lut) {
-    for (int j = 0; j < lut->adc->m; j++) {
-        const float excess = lut->mean_excess[j];
+    const int planes = (lut->adc->m + per_plane(lut->adc) - 1) / per_plane(lut->adc);
+    for (int p = 0; p < planes; p++) {
+        const float excess = lut->excess[p];
         int rank = 0; /* counted without branches, which the CPU could not predict */
-        for (int i = 0; i < j; i++) rank += lut->mean_excess[i] >= excess;
-        for (int i = j + 1; i < lut->adc->m; i++) rank += lut->mean_excess[i] > excess;
-        lut->order[rank] = j;
+        for (int i = 0; i < p; i++) rank += lut->excess[i] >= excess;
+        for (int i = p + 1; i < planes; i++) rank += lut->excess[i] > excess;
+        lut->order[rank] = p;
     }
 }

@@ -11,11 +11,12 @@ enum {
     FPQ_BYTE_THRESHOLD = 254 /* the largest sum of bytes of a survivor */
 };
 
-/* Byte tables of some subquantizers of a query (fpq_lut8). */
+/* Byte tables of some subquantizers of a query (fpq_lut8). Plane p of a code block is byte p of its 64 codes: sub-code
+ * p of 8 bits, or sub-codes 2p and 2p + 1 of 4 bits. */
 typedef struct {
-    const uint8_t *entries; /* (m, code_groups) */
+    const uint8_t *entries; /* (m, code_groups); an odd number of 4-bit codes has one more table, of zeros */
     int code_groups;        /* 8-bit codes: 256, 64 or 32: FPQ_CODE_GROUP; 4-bit codes: 16 */
-    const int32_t *order;   /* the subquantizers to add */
+    const int32_t *order;   /* the planes whose entries are to be added */
     int n;                  /* length of order */
 } fpq_prune_lut;
 

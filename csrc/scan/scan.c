@@ -95,17 +95,17 @@ static void add_bytes(const fpq_scan *s, const fpq_prune_lut *bytes, const int32
 }
 
 static fpq_prune_lut bytes_of_groups(const fpq_scan *s, const fpq_lut *lut) {
-    return (fpq_prune_lut){lut->lut8.group, fpq_code_groups(s->kern, s->adc), lut->order, s->adc->m};
+    return (fpq_prune_lut){lut->lut8.group, fpq_code_groups(s->kern, s->adc), lut->order, s->code_size};
 }
 
 static fpq_prune_lut bytes_of_pairs(const fpq_scan *s, fpq_lut *lut) {
     fpq_lut_quantize_pairs(lut);
-    return (fpq_prune_lut){lut->lut8.pair, fpq_code_groups(s->kern, s->adc) / 2, lut->order, s->adc->m};
+    return (fpq_prune_lut){lut->lut8.pair, fpq_code_groups(s->kern, s->adc) / 2, lut->order, s->code_size};
 }
 
 static fpq_prune_lut bytes_of_codes(const fpq_scan *s, fpq_lut *lut) {
     fpq_lut_quantize_full(lut);
-    return (fpq_prune_lut){lut->lut8.full, fpq_ld_table(s->adc), lut->order, s->adc->m};
+    return (fpq_prune_lut){lut->lut8.full, fpq_ld_table(s->adc), lut->order, s->code_size};
 }
 
 /* Keeps the blocks that have rows left. */
@@ -138,12 +138,12 @@ static void prune_again(const fpq_scan *s, const fpq_prune_lut *bytes, int min_r
 }
 
 /* Prunes rows whose bytes add up to more than the threshold's. Most blocks lose all rows after half or three quarters
- * of the subquantizers, so there are three stages. Returns how many blocks are left. */
+ * of the planes, so there are three stages. Returns how many blocks are left. */
 static int prune_in_stages(const fpq_scan *s, const fpq_prune_lut *bytes, int32_t *block_ids, uint64_t *rows, int n,
                            int byte_threshold) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
     uint64_t survivors[FPQ_BLOCK_RUN];
-    const int m = bytes->n, ends[] = {0, m / 2, m * 3 / 4, m};
+    const int planes = bytes->n, ends[] = {0, planes / 2, planes * 3 / 4, planes};
     memset(sums, 0, (size_t)n * 64);
     for (int stage = 0; stage < 3; stage++) {
         if (ends[stage] == ends[stage + 1]) continue;
