@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Whole matrices by tasks of rows: checks, normalisation, packing, products. */
 #include <math.h>
+#include <string.h>
 
 #include "dot.h"
 #include "isa/kernels.h"
@@ -68,6 +69,40 @@ int fpq_largest(const fpq_matrix *x, float *out, int threads) {
     *out = 0;
     for (int64_t i = 0; i < shares && !status; i++) *out = fmaxf(*out, c.max_abs[i]);
     return status;
+}
+
+typedef struct {
+    const fpq_matrix *x;
+    const int64_t *rows;
+    int64_t n;
+    ptrdiff_t item; /* bytes of a number; 0: numbers become float32 */
+    char *out;
+} copy;
+
+static void copy_batch(void *context, int64_t i, fpq_worker *worker) {
+    const copy *c = context;
+    const fpq_matrix *x = c->x;
+    const int64_t first = i * FPQ_ROW_BATCH;
+    const int n = fpq_batch_size(c->n, FPQ_ROW_BATCH, i), d = (int)x->d;
+    (void)worker;
+    if (!c->item) {
+        fpq_active()->read_rows(x, c->rows, first, n, 0, d, NULL, (float *)(void *)c->out + first * d);
+        return;
+    }
+    char *to = c->out + first * d * c->item;
+    for (int64_t r = first; r < first + n; r++, to += d * c->item) {
+        const char *row = x->data + (c->rows ? c->rows[r] : r) * x->row_stride;
+        if (x->col_stride == c->item)
+            memcpy(to, row, (size_t)(d * c->item));
+        else
+            for (int t = 0; t < d; t++) memcpy(to + t * c->item, row + t * x->col_stride, (size_t)c->item);
+    }
+}
+
+int fpq_copy_rows(const fpq_matrix *x, const int64_t *rows, int64_t n, int to_float32, char *out, int threads) {
+    const ptrdiff_t item = x->dtype == FPQ_F64 ? 8 : x->dtype == FPQ_F32 ? 4 : x->dtype == FPQ_F16 ? 2 : 1;
+    copy c = {x, rows, n, to_float32 ? 0 : item, out};
+    return fpq_parallel(fpq_batches(n, FPQ_ROW_BATCH), 0, threads, copy_batch, &c);
 }
 
 typedef struct {

@@ -132,6 +132,7 @@ static void prune_again(const fpq_scan *s, const fpq_prune_lut *bytes, int min_r
         chosen[n_chosen] = block_ids[b];
         n_chosen += fpq_popcount(rows[b]) >= min_rows;
     }
+    if (!n_chosen) return;
     memset(sums, 0, (size_t)n_chosen * 64);
     add_bytes(s, bytes, chosen, n_chosen, sums, survivors);
     for (int i = 0; i < n_chosen; i++) rows[at[i]] &= s->kern->bytes_at_most(sums + i * 64, byte_threshold);

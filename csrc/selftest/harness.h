@@ -113,6 +113,8 @@ static double half(unsigned bits) {
     return bits & 0x8000 ? -magnitude : magnitude;
 }
 
+static const ptrdiff_t item_size[] = {4, 8, 2, 1, 1}; /* by dtype */
+
 static const char *element(const fpq_matrix *x, int64_t i, int64_t t) {
     return x->data + i * x->row_stride + t * x->col_stride;
 }
@@ -154,7 +156,7 @@ static void draw(int dtype, void *at) {
 }
 
 static fpq_matrix matrix(int64_t n, int64_t d, int dtype) {
-    const ptrdiff_t bytes = (ptrdiff_t[]){4, 8, 2, 1, 1}[dtype], all = n * d * bytes;
+    const ptrdiff_t bytes = item_size[dtype], all = n * d * bytes;
     char *data = INPUT(char, all);
     for (ptrdiff_t i = 0; i < all; i += bytes) draw(dtype, data + i);
     fpq_matrix x = {data, n, d, d * bytes, bytes, dtype, 0};

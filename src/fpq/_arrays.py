@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fpq import _native
-from fpq._checks import Array, Float32
+from fpq._checks import Array, Float32, Int64
 
 COPY_BYTES = 1 << 26  # of a copy: Python handles Ctrl-C between two copies
 MOVE_BYTES = 1 << 22  # of the buffer of `GrowingArray.moving`
@@ -53,6 +53,13 @@ def pack_codebooks(codebooks: Float32, offsets: Array) -> Float32:
 def unpack(packed: Float32, k: int, d: int) -> Float32:
     """The columns (k, d) from the result of `pack`."""
     return packed.reshape(-1, d, 16).transpose(0, 2, 1).reshape(-1, d)[:k]
+
+
+def take_rows(x: Array, rows: Int64, n_threads: int) -> Array:
+    """x[rows], of a matrix of a type that the kernels read."""
+    taken = np.empty((len(rows), x.shape[1]), x.dtype)
+    _native.copy_rows(x, np.ascontiguousarray(rows), taken, n_threads)
+    return taken
 
 
 def copy_rows(source: Array, target: Array) -> None:

@@ -145,6 +145,16 @@ def largest(object x, int threads):
     return found
 
 
+def copy_rows(object x, const int64_t[::1] rows, object out, int threads):
+    """Rows of x, all if rows is None, to out (n, d), which has contiguous rows of the type of x or of float32."""
+    cdef _Matrix matrix = _Matrix(x), to = _Matrix(out)
+    cdef const int64_t *chosen = NULL
+    if rows is not None: chosen = &rows[0]
+    cdef PyThreadState *state = _released(to.c.n * to.c.d)
+    cdef int status = fpq_copy_rows(&matrix.c, chosen, to.c.n, to.c.dtype != matrix.c.dtype, <char *>to.c.data, threads)
+    _ended(state, status)
+
+
 def normalize(object x, float[:, ::1] out, int threads):
     """Rows of x (n, d) scaled to length 1."""
     cdef _Matrix matrix = _Matrix(x)

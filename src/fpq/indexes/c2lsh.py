@@ -12,8 +12,9 @@ from fpq import _checks, _native, _settings, progress, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Bits, Nearest, SearchResult
+from fpq.indexes.changes import Addition
 from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
-from fpq.indexes.parts.ids import Commit, Removal
+from fpq.indexes.parts.ids import Commit, Removal, no_op
 from fpq.indexes.parts.lock import reads
 from fpq.indexes.parts.vectors import Vectors
 from fpq.metric import MetricName
@@ -202,7 +203,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
             "_row_sketches": GrowingArray((size,), np.uint8) if size else None,
         }
 
-    def _hashing(self, x: Array, n_threads: int) -> Commit:
+    def _hashing(self, x: Array, n_threads: int) -> Addition:
         assert self._hashes is not None
         first, n = len(self), len(self) + len(x)
         codes = np.empty((len(x), self.n_hashes), dtype=np.uint8)
@@ -213,12 +214,13 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         if self._row_sketches is not None:
             self._row_sketches.reserve(n)
 
-        def commit() -> None:
-            _native.put_codes(codes, rows, self._blocks.data)
+        def write(advance: progress.Advance) -> None:
+            _native.put_codes(codes, rows, self._blocks.data, n_threads)
             if self._row_sketches is not None:
-                self._row_sketches.data[first:n] = sketches
+                _native.copy_rows(sketches, None, self._row_sketches.data[first:n], n_threads)
+            advance(len(x))
 
-        return commit
+        return Addition(no_op, write, self._clearing())
 
     def _clearing(self) -> Commit:
         """A function that zeroes the codes behind the last row in its block, as files hold whole blocks."""

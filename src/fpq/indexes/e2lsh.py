@@ -12,6 +12,7 @@ from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt32, UInt64
 from fpq.indexes import lsh
 from fpq.indexes.base import Bits, Nearest, SearchResult
+from fpq.indexes.changes import Addition
 from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
 from fpq.indexes.parts.ids import Commit, Removal, no_op
 from fpq.indexes.parts.lock import reads
@@ -183,7 +184,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         chosen = {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
         return hashes, chosen | self._no_tables(n_tables, sketch_size(x.shape[1]))
 
-    def _hashing(self, x: Array, n_threads: int) -> Commit:
+    def _hashing(self, x: Array, n_threads: int) -> Addition:
         assert self._hashes is not None
         first, old, n = self._tables.n, len(self), len(self) + len(x)
         new = np.empty((len(self._tables.entries), len(x)), dtype=np.uint64)
@@ -194,13 +195,13 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
                 if rows is not None:
                     pending.reserve(n - first)
                     pending.data[old - first : n - first] = rows
-            return no_op
+            return Addition(no_op)
         tables = self._merged(new, by_row, n_threads)
 
         def commit() -> None:
             self._tables = tables
 
-        return commit
+        return Addition(commit)
 
     def _complete_tables(self, n_threads: int) -> Tables:
         """The tables after the merge of the pending rows."""

@@ -236,7 +236,7 @@ class LSHIndex(Index):
     def _adding(self, x: Array, ids: Int64, kept: Array | None, leaving: Int64, n_threads: int) -> Addition:
         prepared = x if kept is None or not self._metric.unit_length else kept
         with progress.stage("hashes", len(x), "rows"):
-            return Addition(self._hashing(prepared, n_threads) if len(x) else no_op)
+            return self._hashing(prepared, n_threads) if len(x) else Addition(no_op)
 
     def _training(self) -> dict[str, Any]:
         names = [name for name in ("n_tables", "n_hashes", "width") if hasattr(self, name)]
@@ -247,8 +247,8 @@ class LSHIndex(Index):
         }  # fmt: skip
 
     @abstractmethod
-    def _hashing(self, x: Array, n_threads: int) -> Commit:
-        """Hash at least one prepared row; the commit adds the hashes."""
+    def _hashing(self, x: Array, n_threads: int) -> Addition:
+        """Hash at least one prepared row, for the addition of its hashes."""
 
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any

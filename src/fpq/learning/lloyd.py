@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from fpq import _native, progress
+from fpq._arrays import take_rows
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 
 LONG, SHORT = 16, 8  # iterations; a training of fewer than SHORT uses all rows in every iteration
@@ -75,7 +76,7 @@ class LocalRows:
     def take(self, numbers: Int64 | None) -> Array:
         """As `TrainingRows.take`."""
         rows = self._of(numbers)
-        return self.x if rows is None else self.x[rows]
+        return self.x if rows is None else take_rows(self.x, rows, self.n_threads)
 
     def sampled(self, numbers: Int64 | None) -> LocalRows:
         """As `TrainingRows.sampled`."""

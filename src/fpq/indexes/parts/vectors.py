@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fpq import _native
-from fpq._arrays import GrowingArray, copy_rows
+from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.parts.ids import Removal
 from fpq.metric import Metric
@@ -65,11 +65,11 @@ class Vectors:
         else:
             rows = GrowingArray(self._rows.data.shape[1:], np.float32)
             rows.reserve(self.n)
-            copy_rows(self.data, rows.data)
+            _native.copy_rows(self.data, None, rows.data[: self.n], n_threads)
         rows.reserve(self.n + len(x))
         new = rows.data[self.n : self.n + len(x)]
         if not normalize:
-            copy_rows(x, new)
+            _native.copy_rows(x, None, new, n_threads)
         elif changed:
             _native.normalize(x, new, n_threads)
         else:  # rounded in float32 rows too, so that results do not depend on the order of additions
