@@ -277,8 +277,8 @@ def test_missing_numbers_are_refused(tmp_path: Path) -> None:
 
 def test_tensors_that_are_no_arrays() -> None:
     tensor = torch(X[:4].copy(), Path())
-    for bad in (tensor.clone().requires_grad_(), tensor.bfloat16(), tensor.to_sparse(), tensor.to("meta")):
-        with pytest.raises(TypeError, match=r"^X: expected an array or a list of numbers, got Tensor: "):
+    for bad in (tensor.clone().requires_grad_(), tensor.to_sparse(), tensor.to("meta")):
+        with pytest.raises(TypeError, match=r"^X: expected a .*tensor .*, got "):
             fpq.FlatIndex().add(bad)
 
 
@@ -352,7 +352,6 @@ def test_masked_chunks_of_dask_are_refused() -> None:
         (np.zeros(3, [("a", "f4")]), "dtype \\[\\('a'"),
         (np.zeros((3, 4), "V4"), "dtype |V4"),
         ({1.0, 2.0}, "dtype object from set"),
-        (np.array([None, [1.0], None], dtype=object), "dtype object"),
     ],
 )
 def test_what_is_no_array_of_numbers(bad: Any, message: str) -> None:
@@ -427,17 +426,9 @@ def test_neighbors_do_not_wrap() -> None:
         index.tune(X[:2], k=1, neighbors=np.array([[2**63], [1]], np.uint64))
 
 
-def test_sparse_matrices_and_bfloat16_tensors_get_a_hint() -> None:
+def test_sparse_matrices_get_a_hint() -> None:
     class Sparse:
         def toarray(self) -> None: ...
 
-    class Tensor:
-        dtype = "torch.bfloat16"
-
-        def __array__(self, dtype: object = None, copy: object = None) -> None:
-            raise TypeError("Got unsupported ScalarType BFloat16")
-
     with pytest.raises(TypeError, match=r"^X: expected .* got dtype object from Sparse; convert it by \.toarray\(\)$"):
         fpq.FlatIndex().add(Sparse())
-    with pytest.raises(TypeError, match=r"^X: expected .* got Tensor: .*BFloat16; convert it by \.float\(\)$"):
-        fpq.FlatIndex().add(Tensor())

@@ -7,12 +7,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpq import _native
+from fpq import _inputs, _native
 
 Rows: TypeAlias = ArrayLike | Iterable[ArrayLike]  # vectors (n, d), or blocks of vectors
 Array = NDArray[Any]
@@ -28,6 +29,7 @@ Float64 = NDArray[np.float64]
 KERNEL_TYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, np.uint8, np.int8))
 MOST = (1 << 63) - 1  # the largest integer of files and kernels
 PACKAGE = os.path.dirname(__file__) + os.sep
+ARRAY_PROTOCOLS = ("__array__", "__array_interface__")
 EXACT_INTEGERS = 1 << 24  # float32 represents every integer up to this one
 
 
@@ -133,18 +135,16 @@ def plain(name: str, x: Any) -> Array:
     "f4" as equal, but their buffers have the format strings "<f" and "f".
     """
     refuse_masked(name, x)
+    x = _inputs.in_memory(name, x)
     try:
         array = _from_pandas(x)
         if array is None:
-            only_dlpack = hasattr(x, "__dlpack__") and not hasattr(x, "__array__")
+            only_dlpack = hasattr(x, "__dlpack__") and not any(map(partial(hasattr, x), ARRAY_PROTOCOLS))
             array = np.from_dlpack(x) if only_dlpack else np.asarray(x)
     except ValueError as error:  # lists of unequal length, missing integers
         raise ValueError(f"{name}: expected a rectangular array without missing entries: {error}") from None
     except (TypeError, RuntimeError, BufferError) as error:  # tensors on other devices or with gradients
-        hint = "; convert it by .float()" if "bfloat16" in str(getattr(x, "dtype", "")) else ""
-        raise TypeError(
-            f"{name}: expected an array or a list of numbers, got {type(x).__name__}: {error}{hint}"
-        ) from None
+        raise TypeError(f"{name}: expected an array or a list of numbers, got {type(x).__name__}: {error}") from None
     if array.dtype.isnative and array.dtype.byteorder in "<>":
         array = array.view(array.dtype.newbyteorder("="))
     return array
@@ -180,12 +180,13 @@ def numbers(name: str, x: Any) -> Array:
     if type(x) is np.ndarray and x.dtype.byteorder in "=|" and x.dtype in KERNEL_TYPES and x.flags.aligned:
         return x
     array = plain(name, x)
-    if array.dtype == object and array.ndim == 1 and _are_rows(array):  # a column of lists or arrays
-        array = plain(name, array.tolist())
+    if array.dtype == object and array.ndim == 1:  # maybe a column of lists or arrays
+        rows = _inputs.rows_of_objects(name, array)
+        array = array if rows is None else plain(name, rows)
     small = array.dtype.kind == "V" and array.dtype.names is None and np.can_cast(array.dtype, np.float32)  # bfloat16
     if array.dtype.kind not in "fiub" and not small:
         source = "" if isinstance(x, np.ndarray) else f" from {type(x).__name__}"
-        hint = ": select the columns of numbers" if hasattr(x, "columns") else ""
+        hint = ": select the columns of numbers, or one column of vectors" if hasattr(x, "columns") else ""
         hint = "; convert it by .toarray()" if hasattr(x, "toarray") else hint
         raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}{source}{hint}")
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and array.size:
@@ -198,10 +199,6 @@ def numbers(name: str, x: Any) -> Array:
     if not array.dtype.isnative or not array.flags.aligned:
         array = array.astype(array.dtype.newbyteorder("="))
     return array
-
-
-def _are_rows(array: Array) -> bool:
-    return all(issubclass(kind, (np.ndarray, list, tuple)) for kind in set(map(type, array)))
 
 
 def id_array(name: str, ids: Any) -> Int64:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -97,7 +98,7 @@ class LocalBlocks:
         if on_dask(X):
             return cls.of_dask(X)
         matrix = hasattr(X, "dtype") and len(getattr(X, "shape", ())) == 2
-        if not matrix and (hasattr(X, "__array__") or hasattr(X, "__dlpack__")):
+        if not matrix and any(map(partial(hasattr, X), (*_checks.ARRAY_PROTOCOLS, "__dlpack__"))):
             X = _checks.numbers("X", X)  # the items of a table are its columns, and a column may consist of rows
         if hasattr(X, "shape") and hasattr(X, "dtype"):
             if len(X.shape) != 2 or not X.shape[1]:

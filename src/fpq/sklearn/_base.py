@@ -13,8 +13,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fpq import _checks
+from fpq import _checks, _inputs
 from fpq._checks import Array, Float32, Float64, Int64
+from fpq._inputs import is_column
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
 from fpq.metric import COSINE, L2, MetricName
 
@@ -50,6 +51,9 @@ def checked(estimator: Any, X: Any, **options: Any) -> Any:
     """`X` (and `y` in the options), checked as by the estimators of scikit-learn."""
     for name, given in {"X": X, **options}.items():
         _checks.refuse_masked(name, given)
+    X = _inputs.in_memory("X", X)
+    if is_column(X):
+        X = _checks.numbers("X", X)
     return validate_data(estimator, X, dtype=DTYPES, **options)
 
 

@@ -36,7 +36,7 @@ def judge(index: CodeIndex, Q: Any, found: SearchResult) -> bool:
     chosen = np.flatnonzero(ids[:, -1] >= 0)[:MOST_QUERIES]
     if len(chosen) < LEAST_QUERIES:
         return False
-    queries, _ = index._queries(np.asarray(Q)[chosen], 1)
+    queries, _ = index._queries(_checks.numbers("Q", Q)[chosen], 1)
     warn(noise(index.quantizer, index._metric, queries, distances[chosen]), bool(index.keep_vectors))
     return True
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fpq import _checks, progress
 from fpq._checks import KERNEL_TYPES
+from fpq._inputs import is_column
 from fpq.blocks import BlockInfo, LocalBlocks, on_dask
 from fpq.indexes.base import SearchResult
 from fpq.indexes.parts.lock import uninterrupted
@@ -31,8 +32,8 @@ def in_blocks(X: Any) -> bool:
     if isinstance(X, np.memmap):
         return X.ndim == 2 and len(X) > ROWS
     if isinstance(X, (list, tuple)):
-        return bool(X) and isinstance(X[0], np.ndarray) and X[0].ndim == 2
-    if hasattr(X, "__array__") or hasattr(X, "__dlpack__"):
+        return bool(X) and (getattr(X[0], "ndim", None) == 2 or is_column(X[0]))
+    if any(map(functools.partial(hasattr, X), (*_checks.ARRAY_PROTOCOLS, "__dlpack__"))):
         return on_dask(X)
     return isinstance(X, Iterable) and not hasattr(X, "__len__")
 
