@@ -28,7 +28,7 @@ void fpq_after_fork(void);           /* call in a forked child, on the thread th
 int64_t fpq_trace(float *log, int64_t room);
 
 /* ---- input matrices: any element type, any strides ---- */
-enum { FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8 };
+enum { FPQ_F32, FPQ_F64, FPQ_F16, FPQ_BF16, FPQ_U8, FPQ_I8 };
 typedef struct {
     const char *data;
     int64_t n, d;

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq import _native
+from fpq import _bfloat16, _native
 from fpq._arrays import aligned_empty, pack
 from fpq.learning.kmeans import even_offsets
 from fpq.learning.lloyd import LocalRows
 
-KERNEL_TYPES = [np.float32, np.float64, np.float16, np.uint8, np.int8]
+BFLOAT16 = pytest.param(
+    _bfloat16.installed(), marks=pytest.mark.skipif(_bfloat16.installed() is None, reason="no ml_dtypes")
+)
+KERNEL_TYPES = [np.float32, np.float64, np.float16, BFLOAT16, np.uint8, np.int8]
 LAYOUTS = ["C", "F", "strided", "reversed", "one row", "read-only"]
 EDGES = [1, 2, 3, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 127, 128, 129, 255, 256, 257]
 

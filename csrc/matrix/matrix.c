@@ -100,7 +100,7 @@ static void copy_batch(void *context, int64_t i, fpq_worker *worker) {
 }
 
 int fpq_copy_rows(const fpq_matrix *x, const int64_t *rows, int64_t n, int to_float32, char *out, int threads) {
-    const ptrdiff_t item = x->dtype == FPQ_F64 ? 8 : x->dtype == FPQ_F32 ? 4 : x->dtype == FPQ_F16 ? 2 : 1;
+    const ptrdiff_t item = (ptrdiff_t[]){4, 8, 2, 2, 1, 1}[x->dtype];
     copy c = {x, rows, n, to_float32 ? 0 : item, out};
     return fpq_parallel(fpq_batches(n, FPQ_ROW_BATCH), 0, threads, copy_batch, &c);
 }

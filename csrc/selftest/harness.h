@@ -106,6 +106,8 @@ static int is_distance(float got, int inner_product, const float *q, const float
 }
 
 /* ---- matrices of any type and layout ---- */
+enum { TYPES = FPQ_I8 + 1 };
+
 static double half(unsigned bits) {
     const int exponent = bits >> 10 & 31, fraction = bits & 1023;
     const double magnitude = exponent == 31 ? (fraction ? (double)NAN : (double)INFINITY)
@@ -113,7 +115,14 @@ static double half(unsigned bits) {
     return bits & 0x8000 ? -magnitude : magnitude;
 }
 
-static const ptrdiff_t item_size[] = {4, 8, 2, 1, 1}; /* by dtype */
+static double bfloat16(unsigned bits) {
+    const int exponent = bits >> 7 & 255, fraction = bits & 127;
+    const double magnitude = exponent == 255 ? (fraction ? (double)NAN : (double)INFINITY)
+                                             : ldexp(fraction + (exponent ? 128 : 0), (exponent ? exponent : 1) - 134);
+    return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+static const ptrdiff_t item_size[] = {4, 8, 2, 2, 1, 1}; /* by dtype */
 
 static const char *element(const fpq_matrix *x, int64_t i, int64_t t) {
     return x->data + i * x->row_stride + t * x->col_stride;
@@ -128,6 +137,8 @@ static double value(const fpq_matrix *x, int64_t i, int64_t t) {
         return *(const double *)at;
     case FPQ_F16:
         return half(*(const uint16_t *)at);
+    case FPQ_BF16:
+        return bfloat16(*(const uint16_t *)at);
     case FPQ_U8:
         return *(const uint8_t *)at;
     default:
@@ -147,6 +158,13 @@ static void draw(int dtype, void *at) {
     case FPQ_F16:
         *(uint16_t *)at = kind == REALS ? (uint16_t)(next() & 0xbfff) : halves[below(9)];
         break;
+    case FPQ_BF16: {
+        const float x = number();
+        uint32_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        *(uint16_t *)at = (uint16_t)(bits >> 16);
+        break;
+    }
     case FPQ_U8:
         *(uint8_t *)at = (uint8_t)below(kind == REALS ? 256 : 9);
         break;
@@ -213,7 +231,7 @@ static problem random_problem(int k, int n) {
     for (int i = 0; i < m * k * dsub; i++) /* padding */
         if (i % dsub >= offsets[i / dsub / k + 1] - offsets[i / dsub / k]) centroids[i] = 0;
     for (int i = 0; by_rows && i < n; i++) rows[i] = below(n_all);
-    return (problem){{m, k, dsub, offsets, centroids},      {matrix(n_all, offsets[m], below(5)), rows, n}, m, k, n,
+    return (problem){{m, k, dsub, offsets, centroids},      {matrix(n_all, offsets[m], below(TYPES)), rows, n}, m, k, n,
                      kind == INTEGERS && (k & (k - 1)) == 0};
 }
 

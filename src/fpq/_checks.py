@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpq import _inputs, _native
+from fpq import _bfloat16, _inputs, _native
 
 Rows: TypeAlias = ArrayLike | Iterable[ArrayLike]  # vectors (n, d), or blocks of vectors
 Array = NDArray[Any]
@@ -150,6 +150,11 @@ def plain(name: str, x: Any) -> Array:
     return array
 
 
+def can_be_read(kind: np.dtype[Any]) -> bool:
+    """Whether the kernels read rows of this type, if the byte order is native."""
+    return kind in KERNEL_TYPES or _bfloat16.is_bfloat16(kind)
+
+
 def refuse_masked(name: str, x: Any) -> None:
     """Raise ValueError if `x`, or an item of a list `x`, has masked entries."""
     if isinstance(x, (list, tuple)):
@@ -183,17 +188,18 @@ def numbers(name: str, x: Any) -> Array:
     if array.dtype == object and array.ndim == 1:  # maybe a column of lists or arrays
         rows = _inputs.rows_of_objects(name, array)
         array = array if rows is None else plain(name, rows)
-    small = array.dtype.kind == "V" and array.dtype.names is None and np.can_cast(array.dtype, np.float32)  # bfloat16
-    if array.dtype.kind not in "fiub" and not small:
+    if array.dtype.kind not in "fiub" and not can_be_read(array.dtype):
         source = "" if isinstance(x, np.ndarray) else f" from {type(x).__name__}"
         hint = ": select the columns of numbers, or one column of vectors" if hasattr(x, "columns") else ""
         hint = "; convert it by .toarray()" if hasattr(x, "toarray") else hint
+        if array.dtype == "V2":  # which NumPy reads from the .npy file of an array of bfloat16
+            hint = f": if these are numbers of bfloat16, pass {name}.view(ml_dtypes.bfloat16)"
         raise TypeError(f"{name}: expected an array of real numbers, got dtype {array.dtype}{source}{hint}")
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2 and array.size:
         low, high = int(array.min()), int(array.max())
         if max(-low, high) > EXACT_INTEGERS:
             warn(f"{name}: integers beyond 2**24 are rounded to float32, got {low} to {high}", UserWarning)
-    if array.dtype not in KERNEL_TYPES:
+    if not can_be_read(array.dtype):
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     if not array.dtype.isnative or not array.flags.aligned:

@@ -19,10 +19,10 @@ MAX_HEADER = 1 << 20
 MAX_DIMENSIONS = 8
 DIGEST_CHUNK = 1 << 20
 BLANK = "0" * 64
-DTYPES = {
+DTYPES: dict[str, Any] = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BF16": [("bfloat16", "<u2")],
 }  # fmt: skip
 BEGINNINGS = {  # the first bytes of files that a user may name by mistake
     b"\x93NUMPY": "a .npy file",

@@ -12,7 +12,7 @@ cdef extern from "fpq.h" nogil:
     void fpq_after_fork()
     int64_t fpq_trace(float *log, int64_t room)
 
-    int FPQ_F32, FPQ_F64, FPQ_F16, FPQ_U8, FPQ_I8
+    int FPQ_F32, FPQ_F64, FPQ_F16, FPQ_BF16, FPQ_U8, FPQ_I8
     ctypedef struct fpq_matrix:
         const char *data
         int64_t n, d

@@ -106,7 +106,7 @@ def trace(float[::1] log):
 
 # ---- matrices ----
 
-cdef dict _KINDS = {b"f": FPQ_F32, b"d": FPQ_F64, b"e": FPQ_F16, b"B": FPQ_U8, b"b": FPQ_I8}
+cdef dict _KINDS = {b"f": FPQ_F32, b"d": FPQ_F64, b"e": FPQ_F16, b"H": FPQ_BF16, b"B": FPQ_U8, b"b": FPQ_I8}
 
 
 cdef class _Matrix:
@@ -115,6 +115,8 @@ cdef class _Matrix:
     cdef fpq_matrix c
 
     def __cinit__(self, object x, int exponent=0):
+        if x.dtype.kind == "V":  # bfloat16, of which NumPy makes no buffer
+            x = x.view("u2")
         PyObject_GetBuffer(x, &self.view, PyBUF_STRIDES | PyBUF_FORMAT)
         cdef bytes kind = self.view.format
         if self.view.ndim != 2 or kind not in _KINDS:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fpq import _checks, _native, tuning
+from fpq import _bfloat16, _checks, _native, tuning
 from fpq._checks import Array, Rows
 from fpq.blocks import on_dask
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
@@ -19,7 +19,7 @@ from fpq.indexes.parts.coarse import N_ITER, rows_per_list
 from fpq.indexes.parts.lists import BLOCK_ROWS
 from fpq.indexes.parts.refinement import BITS, RefineName, plane_sizes
 from fpq.indexes.parts.two_level import LEAST_LISTS
-from fpq.indexes.parts.vectors import KEPT_TYPES
+from fpq.indexes.parts.vectors import KEPT_TYPES, is_narrow
 from fpq.learning.defaults import default_lists, default_m
 from fpq.metric import METRICS, NAMES_ELSEWHERE, MetricName
 
@@ -154,7 +154,7 @@ def recommend(
     listed = [each for each in fitting if n <= PQ_ROWS or not isinstance(each[1], PQIndex)] or fitting
     option, index, size = reaching[0] if reaching else max(listed, key=lambda each: each[0].recall)
     reasons = [*option.reasons, *_budget_reasons(option, wanted, budget, bool(reaching))]
-    added = "X" if sample is not None and option.dtype == sample.dtype else f"X as {option.dtype}"
+    added = "X" if sample is not None and option.dtype == sample.dtype else f"X as {_bfloat16.name_of(option.dtype)}"
     if isinstance(index, FlatIndex):
         reasons.append(f"next: add({added}); an exact index needs no fit and no tune")
     else:
@@ -178,12 +178,13 @@ def _described(X: Any) -> tuple[int, int, Array | None]:
 def _dtype(dtype: DTypeLike | None, sample: Array | None) -> np.dtype[Any]:
     """The element type in which vectors are kept."""
     try:
-        given = np.dtype(np.float32 if sample is None else sample.dtype) if dtype is None else np.dtype(dtype)
+        given = np.dtype(np.float32 if sample is None else sample.dtype) if dtype is None else _bfloat16.of(dtype)
     except TypeError:
         raise TypeError(f"dtype: expected a type of real numbers, got {dtype!r}") from None
-    if given.kind not in "fiub":
+    kept = given in KEPT_TYPES or is_narrow(given)
+    if given.kind not in "fiub" and not kept:
         raise TypeError(f"dtype: expected a type of real numbers, got {given}")
-    return given if given in KEPT_TYPES else np.dtype(np.float32)
+    return given if kept else np.dtype(np.float32)
 
 
 def _options(n: int, d: int, dtype: np.dtype[Any], metric: str, sample: Array | None) -> list[Option]:
@@ -221,7 +222,7 @@ def _kept_types(dtype: np.dtype[Any], metric: str, sample: Array | None) -> list
     if metric == "cosine" and dtype.kind in "iub":
         dtype = np.dtype(np.float32)
     if dtype != np.float32:
-        return [(dtype, f"vectors are kept as {dtype}")]
+        return [(dtype, f"vectors are kept as {_bfloat16.name_of(dtype)}")]
     types = [(dtype, "vectors are kept as float32")]
     whole = sample is not None and bool(((sample >= 0) & (sample <= 255) & (sample == np.floor(sample))).all())
     if whole and metric != "cosine":
@@ -294,7 +295,8 @@ def _budget_reasons(option: Option, wanted: float, budget: float | None, reached
 def estimated_nbytes(index: FlatIndex | PQIndex | IVFPQIndex, n: int, d: int, dtype: np.dtype[Any]) -> int:
     """The `nbytes` of an index after `fit`, and one `add` of n vectors of d numbers of this type without ids."""
     metric = METRICS[index.metric]
-    kept = np.dtype(np.float32) if dtype not in KEPT_TYPES or (metric.unit_length and dtype != np.float16) else dtype
+    as_given = is_narrow(dtype) or (dtype in KEPT_TYPES and not metric.unit_length)
+    kept = dtype if as_given else np.dtype(np.float32)
     if isinstance(index, FlatIndex):
         return n * (4 + d * kept.itemsize)
     pq = index.quantizer

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fpq import _files, _format, _settings, progress, threads
+from fpq import _bfloat16, _files, _format, _settings, progress, threads
 from fpq._arrays import aligned_empty, copy_rows
 from fpq._checks import Array
 from fpq._files import PIECE_BYTES
@@ -269,8 +269,8 @@ class Stored:
         extent = self._extent(name)
         dtypes = [np.dtype(d) for d in (dtype if isinstance(dtype, tuple) else (dtype,))]
         if extent.dtype not in dtypes or extent.shape != shape:
-            expected = f"{' or '.join(map(str, dtypes))} {shape}"
-            raise FormatError(f"{name}: expected {expected}, got {extent.dtype} {extent.shape}")
+            expected = f"{' or '.join(map(_bfloat16.name_of, dtypes))} {shape}"
+            raise FormatError(f"{name}: expected {expected}, got {_bfloat16.name_of(extent.dtype)} {extent.shape}")
         self._arrays.discard(name)
         if isinstance(self.source, dict):
             array: Array = np.ascontiguousarray(self.source[name])

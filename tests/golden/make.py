@@ -29,6 +29,12 @@ def ivfpq(**options: Any) -> fpq.IVFPQIndex:
     return fpq.IVFPQIndex(5, 2, **options).fit(rows(1, 700))
 
 
+def bfloat16(x: Any) -> Any:
+    import ml_dtypes  # nothing but the making of these files needs this package
+
+    return x.astype(ml_dtypes.bfloat16)
+
+
 def changed(index: Any) -> Any:
     index.remove(index.ids[:5])
     return index
@@ -46,6 +52,7 @@ RECIPES = {
     ),
     "flat": lambda: fpq.FlatIndex().add((rows(2, 70) * 40 + 128).clip(0, 255).astype(np.uint8)),
     "flat-ids": lambda: changed(fpq.FlatIndex("cosine").add(rows(2, 70), ids=np.arange(70) * 3)),
+    "flat-bfloat16": lambda: changed(fpq.FlatIndex("cosine").add(bfloat16(rows(2, 70)))),
     "flat-empty": lambda: fpq.FlatIndex("ip"),
     "pq": lambda: pq().add(rows(2, 70)),
     "pq-vectors": lambda: changed(
@@ -56,6 +63,7 @@ RECIPES = {
     "pq-refine": lambda: pq(rotation="pca", metric="ip", refine="sq6").add(rows(2, 70)),
     "pq-untrained": lambda: fpq.PQIndex(2, nbits=4),
     "ivfpq": lambda: changed(ivfpq(keep_vectors=True).add(rows(2, 200), ids=np.arange(200) * 3)),
+    "ivfpq-bfloat16": lambda: ivfpq(keep_vectors=True).add(bfloat16(rows(2, 200)), ids=np.arange(200)[::-1]),
     "ivfpq-plain": lambda: ivfpq(residual=False, metric="ip", open_indexing=2.0, list_capacity=1.2).add(rows(2, 200)),
     "ivfpq-4bit": lambda: ivfpq(nbits=4, metric="cosine", rotation="pca").add(rows(2, 200)),
     "ivfpq-refine": lambda: changed(ivfpq(refine="sq8").add(rows(2, 200), ids=np.arange(200) * 3)),

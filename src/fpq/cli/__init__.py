@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fpq import ShardedIndex, __version__, _format, cpu_info, datasets, demo, load, storage
+from fpq import ShardedIndex, __version__, _bfloat16, _format, cpu_info, datasets, demo, load, storage
 from fpq.cli import files, index, outputs, words
 from fpq.cli.report import Commands, UsageError, facts, positive, print_json
 from fpq.sharding import manifest
@@ -129,7 +129,7 @@ def _file_info(args: argparse.Namespace) -> None:
         else:
             found[name] = json.dumps(value)
     for name, extent in sorted(layout.arrays.items(), key=lambda item: item[1].start):
-        found[name] = f"{extent.dtype} {'x'.join(map(str, extent.shape))}, {extent.nbytes} bytes"
+        found[name] = f"{_bfloat16.name_of(extent.dtype)} {'x'.join(map(str, extent.shape))}, {extent.nbytes} bytes"
     found["checked"] = "all data" if verify else "the header only (--verify checks the data)"
     _print(args.json, found)
 

@@ -198,7 +198,7 @@ class Index(Changes):
         rows = self._ids.rows(ids)
         if not len(rows):
             return np.empty((0, self.dim or 0), dtype=np.float32)
-        return self._vectors.data[rows].astype(np.float32)
+        return self._vectors.rows(rows)
 
     @abstractmethod
     def _scan(

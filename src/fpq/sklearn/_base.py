@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fpq import _checks, _inputs
+from fpq._bfloat16 import is_bfloat16
 from fpq._checks import Array, Float32, Float64, Int64
 from fpq._inputs import is_column
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
@@ -52,8 +53,9 @@ def checked(estimator: Any, X: Any, **options: Any) -> Any:
     for name, given in {"X": X, **options}.items():
         _checks.refuse_masked(name, given)
     X = _inputs.in_memory("X", X)
-    if is_column(X):
-        X = _checks.numbers("X", X)
+    if is_column(X) or (isinstance(X, np.ndarray) and is_bfloat16(X.dtype)):
+        x = _checks.numbers("X", X)
+        X = x.astype(np.float32) if is_bfloat16(x.dtype) else x
     return validate_data(estimator, X, dtype=DTYPES, **options)
 
 

@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from fpq import _checks, progress
-from fpq._checks import KERNEL_TYPES
 from fpq._inputs import is_column
 from fpq.blocks import BlockInfo, LocalBlocks, on_dask
 from fpq.indexes.base import SearchResult
@@ -51,7 +50,8 @@ def fits_blocks(method: F) -> F:
 
     @functools.wraps(method)
     def fit(self: Any, X: Any) -> Any:
-        if not in_blocks(X) or (isinstance(X, np.memmap) and X.dtype in KERNEL_TYPES):  # such a map is read in place
+        read_in_place = isinstance(X, np.memmap) and _checks.can_be_read(X.dtype)
+        if read_in_place or not in_blocks(X):
             return method(self, X)
         training_rows.learn(self, LocalBlocks.of(X, ROWS))
         return self

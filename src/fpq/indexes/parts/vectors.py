@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from fpq import _native
+from fpq import _bfloat16, _native
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.parts.ids import Removal
 from fpq.metric import Metric
-from fpq.storage import State, Stored, finite
+from fpq.storage import Check, State, Stored, finite
 
-KEPT_TYPES = (np.float32, np.float16, np.uint8, np.int8)
-SCALED_VALUES = 1 << 22  # values that are scaled to length 1 before they are rounded to float16
+KEPT_TYPES = (np.float32, np.float16, _bfloat16.BITS, np.uint8, np.int8)
+SCALED_VALUES = 1 << 22  # values that are scaled to length 1 before they are rounded to 16 bits
+FINITE_BITS = Check(finite.expected, lambda rows: _native.first_nonfinite_row(rows, 1) < 0)
+
+
+def is_narrow(kind: np.dtype[Any]) -> bool:
+    """Whether rows of length 1 are kept in this type of 16 bits."""
+    return kind == np.float16 or _bfloat16.is_bfloat16(kind) or kind == _bfloat16.BITS
 
 
 class Vectors:
     """An array of rows that grows at its end. float64 input, and input of different dtypes, is kept as float32.
 
-    Rows of length 1 are kept as float16 if the input is float16, else as float32.
+    Rows of length 1 are kept as float16 or bfloat16 if the input has this type, else as float32.
     """
 
     by_id = False  # vectors are read by row
@@ -54,9 +61,9 @@ class Vectors:
     def write(self, x: Array, ids: Int64, *, normalize: bool = False, n_threads: int = 1) -> GrowingArray | None:
         """Write `x` behind the present rows. The returned array becomes visible by `commit`.
 
-        With `normalize`, rows are scaled to length 1, and rows of float16 are rounded to float16.
+        With `normalize`, rows are scaled to length 1, and rows of float16 or bfloat16 are rounded again.
         """
-        changed = (normalize and x.dtype != np.float16) or x.dtype == np.float64
+        changed = (normalize and not is_narrow(x.dtype)) or x.dtype == np.float64
         kept = np.dtype(np.float32) if changed else x.dtype
         if self._rows is None:
             rows = GrowingArray((x.shape[1],), kept)
@@ -78,7 +85,7 @@ class Vectors:
                 piece = x[start : start + step]
                 scaled = np.empty(piece.shape, dtype=np.float32)
                 _native.normalize(piece, scaled, n_threads)
-                new[start : start + len(piece)] = scaled.astype(np.float16)
+                new[start : start + len(piece)] = scaled.astype(x.dtype)
         return rows
 
     def commit(self, rows: GrowingArray, n: int) -> None:
@@ -105,20 +112,21 @@ class Vectors:
 
     def state(self) -> State:
         """The state that a file stores."""
-        return State({}, {} if self._rows is None else {"vectors": self.data})
+        return State({}, {} if self._rows is None else {"vectors": _bfloat16.as_bits(self.data)})
 
     @classmethod
     def from_state(cls, stored: Stored, n: int, dim: int) -> Vectors:
         """Read vectors (n, dim) from a file."""
         vectors = cls()
-        checks = (finite,) if stored.dtype("vectors").kind == "f" else ()
-        rows = stored.array("vectors", KEPT_TYPES, (n, dim), *checks, bulk=True)
+        kind = stored.dtype("vectors")
+        checks = (FINITE_BITS,) if kind == _bfloat16.BITS else (finite,) if kind.kind == "f" else ()
+        rows = _bfloat16.from_bits(stored.array("vectors", KEPT_TYPES, (n, dim), *checks, bulk=True))
         vectors.commit(GrowingArray.of(rows), n)
         return vectors
 
     def rows(self, rows: Int64) -> Float32:
         """The vectors of these rows, float32 (n, d)."""
-        return self.data[rows].astype(np.float32)
+        return _bfloat16.widened(self.data[rows]).astype(np.float32, copy=False)
 
     def distances(self, queries: Float32, rows: Int64, metric: Metric, n_threads: int, power: int = 0) -> Float32:
         """The exact distances of query i to rows[i], float32 (nq, r); +inf for row -1.
