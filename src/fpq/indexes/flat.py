@@ -23,10 +23,10 @@ from fpq.storage import State, Stored, non_negative
 class FlatIndex(Index, kind="FlatIndex"):
     """Exact nearest neighbours: a scan of all vectors.
 
-    Vectors keep their dtype (float32, float16, uint8, int8; float64 becomes float32), with 4 bytes per vector for the
-    norm. "cosine" scales vectors to length 1: float16 vectors are rounded to float16 again, which changes a similarity
-    by at most 0.0005; other vectors become float32. An index of vectors of several dtypes keeps float32. Any number of
-    threads may search at the same time. A call that changes the index runs alone.
+    Vectors keep their dtype (float32, float16, bfloat16, uint8, int8; float64 becomes float32), with 4 bytes per vector
+    for the norm. "cosine" scales vectors to length 1: vectors of float16 or bfloat16 are rounded to this type again,
+    which changes a similarity by at most 0.0005 or 0.002; other vectors become float32. An index of vectors of several
+    dtypes keeps float32. Any number of threads may search at the same time. A call that changes the index runs alone.
 
     Parameters
     ----------

@@ -228,9 +228,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Parameters
         ----------
         X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
-            float32, float64, float16, uint8 and int8 are read in place. Input that is not in memory is read in pieces:
-            one Dask chunk, one item of the iterable, or 2**18 rows of a memory-mapped array. With OpenIndexing or
-            `list_capacity`, each chunk or item is an `add` of its own.
+            float32, float64, float16, bfloat16, uint8 and int8 are read in place. Input that is not in memory is read
+            in pieces: one Dask chunk, one item of the iterable, or 2**18 rows of a memory-mapped array. With
+            OpenIndexing or `list_capacity`, each chunk or item is an `add` of its own.
         ids : int array (n,), optional
             Unique, not in the index, at least 0. By default, ids continue after the largest id used so far.
 

@@ -220,8 +220,8 @@ class LSHIndex(Index):
         Parameters
         ----------
         X : array (n, d)
-            The index keeps the dtype (float32, float16, uint8, int8; float64 becomes float32). "cosine" keeps vectors
-            of length 1, rounded to float16 if X is float16, else float32.
+            The index keeps the dtype (float32, float16, bfloat16, uint8, int8; float64 becomes float32). "cosine" keeps
+            vectors of length 1, rounded to float16 or bfloat16 if X has this type, else float32.
         ids : int array (n,), optional
             Unique, not in the index, at least 0. By default, ids continue after the largest id used so far.
 

@@ -54,9 +54,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         Squared Euclidean distance, inner product, or cosine similarity (vectors and queries are scaled to length 1).
     keep_vectors : bool or path, default False
         True: keep the vectors too, for `rerank` and for an exact `reconstruct`, in the dtype of the input (float64
-        becomes float32). For "cosine", vectors of length 1 are kept, rounded to float16 if the input is float16, else
-        float32. A path: read the vectors from this memory-mapped .npy file instead: (n, d) in C order, float32,
-        float64, float16, uint8 or int8; row i is the vector with id i. A saved index stores the path as given (relative
+        becomes float32). For "cosine", vectors of length 1 are kept, rounded to float16 or bfloat16 if the input has
+        this type, else float32. A path: read the vectors from this memory-mapped .npy file instead: (n, d) in C order,
+        float32, float64, float16, uint8 or int8; row i is the vector with id i. A saved index stores the path as given (relative
         paths start at the working directory), the shape and the dtype. The values are not checked. The file must not
         change while an index uses it.
     refine : {"sq4", "sq6", "sq8"}, optional
@@ -169,9 +169,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         Parameters
         ----------
         X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
-            float32, float64, float16, uint8 and int8 are read in place. Input that is not in memory is read in pieces:
-            one Dask chunk, one item of the iterable, or 2**18 rows of a memory-mapped array. With OpenIndexing,
-            each chunk or item is an `add` of its own.
+            float32, float64, float16, bfloat16, uint8 and int8 are read in place. Input that is not in memory is read
+            in pieces: one Dask chunk, one item of the iterable, or 2**18 rows of a memory-mapped array. With
+            OpenIndexing, each chunk or item is an `add` of its own.
         ids : int array (n,), optional
             Unique, not in the index, at least 0. By default, ids continue after the largest id used so far.
 

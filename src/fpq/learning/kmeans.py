@@ -168,7 +168,7 @@ class KMeans(Storable, kind="KMeans"):
         Parameters
         ----------
         X : array (n, d)
-            At least one row. float32, float64, float16, uint8 and int8 are read in place.
+            At least one row. float32, float64, float16, bfloat16, uint8 and int8 are read in place.
 
         Raises
         ------

@@ -174,7 +174,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         Parameters
         ----------
         X : array (n, d)
-            At least one row; d at least m. float32, float64, float16, uint8 and int8 are read in place.
+            At least one row; d at least m. float32, float64, float16, bfloat16, uint8 and int8 are read in place.
 
         Raises
         ------
