@@ -278,7 +278,7 @@ def test_missing_numbers_are_refused(tmp_path: Path) -> None:
 def test_tensors_that_are_no_arrays() -> None:
     tensor = torch(X[:4].copy(), Path())
     for bad in (tensor.clone().requires_grad_(), tensor.to_sparse(), tensor.to("meta")):
-        with pytest.raises(TypeError, match=r"^X: expected a .*tensor .*, got "):
+        with pytest.raises(TypeError, match=r"^X: expected a .*tensor.*, got "):
             fpq.FlatIndex().add(bad)
 
 

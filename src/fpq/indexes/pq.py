@@ -56,9 +56,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         True: keep the vectors too, for `rerank` and for an exact `reconstruct`, in the dtype of the input (float64
         becomes float32). For "cosine", vectors of length 1 are kept, rounded to float16 or bfloat16 if the input has
         this type, else float32. A path: read the vectors from this memory-mapped .npy file instead: (n, d) in C order,
-        float32, float64, float16, uint8 or int8; row i is the vector with id i. A saved index stores the path as given (relative
-        paths start at the working directory), the shape and the dtype. The values are not checked. The file must not
-        change while an index uses it.
+        float32, float64, float16, uint8 or int8; row i is the vector with id i. A saved index stores the path as given
+        (relative paths start at the working directory), the shape and the dtype. The values are not checked. The file
+        must not change while an index uses it.
     refine : {"sq4", "sq6", "sq8"}, optional
         Keep scalar codes of 4, 6 or 8 bits per dimension of what the product quantizer leaves over. `search` ranks the
         ``10 * k`` nearest codes (or ``rerank * k``) by distances that include the scalar codes. They take an eighth to
