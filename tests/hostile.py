@@ -218,5 +218,8 @@ def check(kind: str, data: bytes, whole: bytes, path: Path, mmap: bool) -> str:
     if contents(thing) == whole or (kind == "mixed up" and contents(thing) in FILES):  # or the other file, whole
         return "same"
     assert kind == "hand-made", f"a {kind} file was loaded as if it were whole"
-    exercise(thing)
+    try:
+        exercise(thing)
+    except ValueError as error:
+        assert "expected distances within float32" in str(error), error  # of numbers that are as large as can be
     return "made up"
