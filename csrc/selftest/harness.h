@@ -122,7 +122,7 @@ static double bfloat16(unsigned bits) {
     return bits & 0x8000 ? -magnitude : magnitude;
 }
 
-static const ptrdiff_t item_size[] = {4, 8, 2, 2, 1, 1}; /* by dtype */
+static const ptrdiff_t item_size[TYPES] = {4, 8, 2, 2, 1, 1}; /* by dtype */
 
 static const char *element(const fpq_matrix *x, int64_t i, int64_t t) {
     return x->data + i * x->row_stride + t * x->col_stride;
