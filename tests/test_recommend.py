@@ -14,7 +14,6 @@ import fpq
 from fpq import cli
 from fpq.indexes.parts import recall_ceiling
 from fpq.learning.defaults import default_lists, default_m
-from fpq.recommendation import estimated_nbytes
 
 RNG = np.random.default_rng(0)
 
@@ -135,40 +134,6 @@ def test_command_line_takes_auto(tmp_path: Path) -> None:
     assert not cli.main(["build", *names, "--kind", "ivfpq", "--m", "auto", "--quiet"])
     index = fpq.load(tmp_path / "x.fpq")
     assert (index.n_lists, index.quantizer.m) == (default_lists(len(X)), 15)
-
-
-# ---- estimates ----
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "float64"])
-@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
-def test_estimated_bytes_of_kept_vectors(metric: Any, dtype: str) -> None:
-    x = np.abs(X * 20).astype(dtype)
-    for make in (
-        lambda: fpq.FlatIndex(metric),
-        lambda: fpq.PQIndex(None, metric=metric, keep_vectors=True),
-        lambda: fpq.IVFPQIndex(None, None, metric=metric, keep_vectors=True),
-    ):
-        index: Any = make()
-        estimate = estimated_nbytes(index, *x.shape, x.dtype)
-        assert estimate == pytest.approx(index.fit(x).add(x).nbytes, rel=0.03)
-
-
-@pytest.mark.parametrize(("n", "d", "m", "n_lists"), [
-    (5000, 8, 2, 10), (5000, 8, 8, 300), (9000, 24, 12, 1000), (40_000, 16, 16, 500), (20_000, 4, 2, 9000),
-])  # fmt: skip
-def test_estimated_bytes_of_codes(n: int, d: int, m: int, n_lists: int) -> None:
-    x = clustered(n, d)
-    index = fpq.IVFPQIndex(n_lists, m)
-    estimate = estimated_nbytes(index, n, d, x.dtype)
-    assert estimate == pytest.approx(index.fit(x).add(x).nbytes, rel=0.03)
-    plain = fpq.PQIndex(m, nbits=4, rotation="pca")
-    estimate = estimated_nbytes(plain, n, d, x.dtype)
-    assert estimate == pytest.approx(plain.fit(x).add(x).nbytes, rel=0.03)
-    for refine in ("sq4", "sq6", "sq8"):
-        refined = fpq.IVFPQIndex(n_lists, m, refine=refine)
-        estimate = estimated_nbytes(refined, n, d, x.dtype)
-        assert estimate == pytest.approx(refined.fit(x).add(x).nbytes, rel=0.03)
 
 
 # ---- recommend ----

@@ -14,6 +14,7 @@ ShardedIndex
     An index in several files that is searched like a single index.
 
 `recommend` returns a `Recommendation`: a configured index for the shape of the data, a recall and a budget of bytes.
+`estimate` returns an `Estimate`: the memory, the size of the file and the build time of an index before it is built.
 Search returns a `SearchResult`, a range search a `RangeResult`. `load` reads a saved object, and raises `FormatError`
 if the file is damaged. `cpu_info` tells the instruction set and the number of threads in use.
 
@@ -57,6 +58,7 @@ from typing import Any as _Any
 from fpq import _install as _install  # first: it explains a broken installation
 from fpq import _native, datasets, metrics
 from fpq import threads as _threads
+from fpq.estimation import Estimate, estimate
 from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex, RangeResult, SearchResult
 from fpq.learning.kmeans import KMeans
 from fpq.learning.open_indexing import OpenIndexing
@@ -68,6 +70,7 @@ from fpq.storage import FormatError, load
 __all__ = [
     "C2LSHIndex",
     "E2LSHIndex",
+    "Estimate",
     "FlatIndex",
     "FormatError",
     "IVFPQIndex",
@@ -81,6 +84,7 @@ __all__ = [
     "ShardedIndex",
     "cpu_info",
     "datasets",
+    "estimate",
     "load",
     "metrics",
     "recommend",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fpq import _bfloat16, _checks, _native, tuning
+from fpq import _bfloat16, _checks, building, tuning
 from fpq._checks import Array, Rows
 from fpq.blocks import on_dask
+from fpq.estimation import element_type, estimated_nbytes, readable_seconds
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
-from fpq.indexes.parts.coarse import N_ITER, rows_per_list
-from fpq.indexes.parts.lists import BLOCK_ROWS
-from fpq.indexes.parts.refinement import BITS, RefineName, plane_sizes
-from fpq.indexes.parts.two_level import LEAST_LISTS
+from fpq.indexes.parts.refinement import RefineName
 from fpq.indexes.parts.vectors import KEPT_TYPES, is_narrow
 from fpq.learning.defaults import default_lists, default_m
 from fpq.metric import METRICS, NAMES_ELSEWHERE, MetricName
@@ -27,8 +24,6 @@ FLAT_ROWS = 10_000  # an exact search of at most this many rows is fast
 PQ_ROWS = 20_000  # at most this many rows have no inverted lists
 LIST_ROWS = 256  # vectors per list at least: on MiniLM (40,000 vectors), longer lists are as fast in fewer bytes
 SAMPLE_ROWS = 4096
-MOST_SMALL = 1 << 14  # lists for which the centroids may be packed once more (csrc/exact/small.c)
-SPREAD = 0.4  # standard deviation of the lengths of lists, in multiples of the mean: 0.39 to 0.43 on SIFT and GloVe
 DEFAULT_RECALL = 0.95
 
 # recall@10 of codes alone, by dimensions per code: rounded down from bench/widths.py for 2, 4 and 8 dimensions, of SIFT
@@ -38,11 +33,6 @@ NARROW = {2: 0.75, 4: 0.4, 8: 0.15, 16: 0.05, 32: 0.05}  # fewer than NARROW_DIM
 NARROW_DIM = 100
 REFINED_RECALL: dict[RefineName, float] = {"sq8": 0.97, "sq4": 0.9}  # bench/pareto.py on SIFT and MiniLM
 KEPT_RECALL = 0.99  # with kept vectors and `tune`: what users may ask for, not what every data set reaches
-
-# Seconds per unit of work with 2 threads of an Intel Xeon with AVX-512 (VNNI), fitted on a busy machine.
-TRAIN_VALUE, TRAIN_CODE = 9e-8, 4.6e-7  # codebooks: per training row, and dimension or code
-ENCODE_VALUE, ENCODE_CODE = 4e-9, 2.2e-8  # per row, and dimension or code
-ASSIGN_VALUE = 2.5e-12  # per row, list and dimension: in each iteration of the training of lists, and in `add`
 
 Make = Callable[..., FlatIndex | PQIndex | IVFPQIndex]
 
@@ -60,7 +50,7 @@ class Recommendation:
     nbytes : int
         Estimated `nbytes` of the index with all vectors: mostly within 3 %.
     build_seconds : float
-        Estimated seconds of `fit` and `add` with 2 threads of an Intel Xeon with AVX-512: a rough guide.
+        Estimated seconds of `fit` and `add` on this machine, as `estimate` gives them.
     reasons : tuple of str
         Why, and what to do next.
     """
@@ -73,7 +63,7 @@ class Recommendation:
 
     def __str__(self) -> str:
         size = f"{self.nbytes:,} bytes, {self.bytes_per_vector:.1f} per vector"
-        head = [repr(self.index), f"about {size}; built in about {self.build_seconds:.2g} s"]
+        head = [repr(self.index), f"about {size}; built in about {readable_seconds(self.build_seconds)}"]
         return "\n".join([*head, *(f"- {reason}" for reason in self.reasons)])
 
 
@@ -161,7 +151,7 @@ def recommend(
         known = "" if index.keep_vectors else ", X=X"
         tune = f", then tune(Q, recall={wanted:g}{known}) with queries that are not among the vectors"
         reasons.append(f"next: fit(X), add({added}){tune if reaching else ''}")
-    return Recommendation(index, size / n, size, _build_seconds(index, n, d), tuple(reasons))
+    return Recommendation(index, size / n, size, building.seconds(index, n, d), tuple(reasons))
 
 
 def _described(X: Any) -> tuple[int, int, Array | None]:
@@ -177,14 +167,8 @@ def _described(X: Any) -> tuple[int, int, Array | None]:
 
 def _dtype(dtype: DTypeLike | None, sample: Array | None) -> np.dtype[Any]:
     """The element type in which vectors are kept."""
-    try:
-        given = np.dtype(np.float32 if sample is None else sample.dtype) if dtype is None else _bfloat16.of(dtype)
-    except TypeError:
-        raise TypeError(f"dtype: expected a type of real numbers, got {dtype!r}") from None
-    kept = given in KEPT_TYPES or is_narrow(given)
-    if given.kind not in "fiub" and not kept:
-        raise TypeError(f"dtype: expected a type of real numbers, got {given}")
-    return given if kept else np.dtype(np.float32)
+    given = np.dtype(np.float32 if sample is None else sample.dtype) if dtype is None else element_type(dtype)
+    return given if given in KEPT_TYPES or is_narrow(given) else np.dtype(np.float32)
 
 
 def _options(n: int, d: int, dtype: np.dtype[Any], metric: str, sample: Array | None) -> list[Option]:
@@ -290,62 +274,3 @@ def _budget_reasons(option: Option, wanted: float, budget: float | None, reached
     return [
         f"no index is expected to reach a recall of {wanted:g} in {budget:g} bytes per vector: this one comes nearest"
     ]
-
-
-def estimated_nbytes(index: FlatIndex | PQIndex | IVFPQIndex, n: int, d: int, dtype: np.dtype[Any]) -> int:
-    """The `nbytes` of an index after `fit`, and one `add` of n vectors of d numbers of this type without ids."""
-    metric = METRICS[index.metric]
-    as_given = is_narrow(dtype) or (dtype in KEPT_TYPES and not metric.unit_length)
-    kept = dtype if as_given else np.dtype(np.float32)
-    if isinstance(index, FlatIndex):
-        return n * (4 + d * kept.itemsize)
-    pq = index.quantizer
-    m, k, width = default_m(d) if pq.m is None else pq.m, 1 << pq.nbits, pq.rotation_dim or d
-    dsub, code_size = -(-width // m), (m * pq.nbits + 7) // 8
-    total = m * (k * dsub * 4 + 4 * _native.packed_size(k, dsub) + 8 * k)
-    total += 0 if pq.rotation is None else 4 * d * (2 * width + 1)
-    total += n * d * kept.itemsize if index.keep_vectors is True else 0
-    row = code_size
-    if index.refine is not None:
-        total += 8 * width
-        row += sum(size + 4 for size in plane_sizes(width, BITS[index.refine]) if size)
-    if isinstance(index, PQIndex):
-        return total + -(-n // BLOCK_ROWS) * BLOCK_ROWS * row
-    n_lists = index.n_lists or default_lists(n)
-    blocks = _blocks(n, n_lists)
-    total += blocks * (BLOCK_ROWS * (row + 8) + 4 + 8) + n_lists * (8 + 8 + 4)
-    return total + 4 * n_lists * (width + d + 1) + _packed_centroids(n_lists, d, not metric.euclidean)
-
-
-def _blocks(n: int, n_lists: int) -> int:
-    """The expected number of blocks of all lists; the last block of a list is half empty on average."""
-    shape = SPREAD**-2
-    lengths = np.random.default_rng(0).gamma(shape, n / n_lists / shape, 4096)
-    lengths *= n / n_lists / lengths.mean()
-    return round(float(np.ceil(np.round(lengths) / BLOCK_ROWS).mean()) * n_lists)
-
-
-def _packed_centroids(n_lists: int, d: int, inner_product: bool) -> int:
-    """Bytes of what finds the nearest lists, beside the centroids."""
-    packed = 0
-    if n_lists <= MOST_SMALL:  # depends on the instruction set
-        packed = _native.SmallFlat(np.zeros((n_lists, d), np.float32), inner_product).nbytes
-    if n_lists < LEAST_LISTS:
-        return packed
-    cells = math.isqrt(n_lists)
-    return packed + cells * (4 * d + 4) + 8 * math.ceil(1.5 * n_lists / cells) * cells + 8 * n_lists
-
-
-def _build_seconds(index: FlatIndex | PQIndex | IVFPQIndex, n: int, d: int) -> float:
-    """The estimated seconds of `fit` and `add`."""
-    seconds = n * d * 1e-9
-    if isinstance(index, FlatIndex):
-        return seconds
-    m = index.quantizer.m
-    seconds += min(n, index.quantizer.max_training_rows) * (TRAIN_VALUE * d + TRAIN_CODE * m)
-    seconds += n * (ENCODE_VALUE * d + ENCODE_CODE * m)
-    if isinstance(index, IVFPQIndex):
-        compared = index.n_lists if index.n_lists < LEAST_LISTS else 64 * math.isqrt(index.n_lists)
-        trained = min(n, index.n_lists * rows_per_list(index.n_lists))
-        seconds += (trained * N_ITER + n) * compared * d * ASSIGN_VALUE
-    return seconds

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fpq import ShardedIndex, __version__, _bfloat16, _format, cpu_info, datasets, demo, load, storage
-from fpq.cli import files, index, outputs, words
+from fpq.cli import estimate, files, index, outputs, words
 from fpq.cli.report import Commands, UsageError, facts, positive, print_json
 from fpq.sharding import manifest
 
@@ -21,6 +21,7 @@ examples:
   fpq demo --json > figures.json      the same figures as JSON
   fpq build base.fvecs base.fpq       an index of the vectors in a file
   fpq search base.fpq queries.fvecs   the 10 nearest vectors of each query
+  fpq estimate 1000000x128 --m 32     memory, disk and time of an index before it is built
   fpq info                            version, instruction set, threads
   fpq info points.fpq --verify        the content of a file, checked for damage
 fpq COMMAND --help describes each command.
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     index.add_commands(commands)
+    estimate.add_commands(commands)
     _add_info(commands)
     if not argv:
         parser.print_help(sys.stderr)

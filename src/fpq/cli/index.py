@@ -50,32 +50,11 @@ def add_commands(commands: Commands) -> None:
     )  # fmt: skip
     build.add_argument("vectors", metavar="VECTORS", help="file to read")
     build.add_argument("index", metavar="INDEX", help="file to write")
-    build.add_argument("--kind", choices=list(KINDS), default="pq", help="default: %(default)s")
-    build.add_argument("--metric", choices=list(METRICS), default=L2.name, help="default: %(default)s")
-    # Omitted options are suppressed, so that the defaults of the index apply.
-    codes = build.add_argument_group("pq and ivfpq", argument_default=argparse.SUPPRESS)
-    codes.add_argument("--m", type=positive_or_auto, metavar="M", help="subquantizers; auto: from the dimensions")
-    codes.add_argument("--nbits", type=positive, metavar="B", help="bits per subquantizer, 1 to 8")
-    codes.add_argument("--rotation", choices=["pca", "opq"], help="learn a rotation first")
-    codes.add_argument("--rotation-dim", type=positive, metavar="D", help="dimensions to keep after the rotation")
-    codes.add_argument("--open-indexing", type=float, metavar="C", help="limit on the rows of a codeword")
-    codes.add_argument("--keep-vectors", action="store_true", help="also store the vectors, for --rerank")
-    codes.add_argument(
-        "--refine", choices=BITS, help="also store scalar codes of what the product quantizer leaves over"
-    )
-    codes.add_argument("--train-rows", type=positive, metavar="N", help="training rows (default: 262144)")
-    lists = build.add_argument_group("ivfpq", argument_default=argparse.SUPPRESS)
-    lists.add_argument("--lists", dest="n_lists", type=positive, metavar="L", help="default: 1.5 sqrt(n)")
-    lists.add_argument("--list-capacity", type=float, metavar="C", help="limit on the length of lists")
-    lists.add_argument("--no-residual", dest="residual", action="store_false", help="encode vectors, not residuals")
-    lsh = build.add_argument_group("e2lsh and c2lsh", argument_default=argparse.SUPPRESS)
-    lsh.add_argument("--tables", dest="n_tables", type=positive, metavar="T", help="e2lsh: hash tables")
-    lsh.add_argument("--hashes", dest="n_hashes", type=positive, metavar="H", help="hash functions (e2lsh: per table)")
-    lsh.add_argument("--width", type=float, metavar="W", help="bucket width, a distance")
-    lsh.add_argument("--memory-limit", type=positive, metavar="BYTES", help="e2lsh: maximum size of the tables")
-    lsh.add_argument("--threshold", type=positive, metavar="T", help="c2lsh: collisions that make a candidate")
-    lsh.add_argument("--ratio", type=float, metavar="C", help="c2lsh: growth factor of the windows")
-    build.add_argument("--seed", type=int, metavar="S", default=argparse.SUPPRESS, help="default: 0")
+    add_kind(build)
+    build.add_argument(
+        "--train-rows", type=positive, metavar="N", default=argparse.SUPPRESS,
+        help="pq and ivfpq: training rows (default: 262144)",
+    )  # fmt: skip
     outputs.add_force(build, "INDEX")
     _add_shared(build)
 
@@ -130,6 +109,42 @@ def add_commands(commands: Commands) -> None:
     _add_shared(tune)
 
 
+def add_kind(parser: argparse.ArgumentParser) -> None:
+    """Add the options of an index that is to be built."""
+    parser.add_argument("--kind", choices=list(KINDS), default="pq", help="default: %(default)s")
+    parser.add_argument("--metric", choices=list(METRICS), default=L2.name, help="default: %(default)s")
+    # Omitted options are suppressed, so that the defaults of the index apply.
+    codes = parser.add_argument_group("pq and ivfpq", argument_default=argparse.SUPPRESS)
+    codes.add_argument("--m", type=positive_or_auto, metavar="M", help="subquantizers; auto: from the dimensions")
+    codes.add_argument("--nbits", type=positive, metavar="B", help="bits per subquantizer, 1 to 8")
+    codes.add_argument("--rotation", choices=["pca", "opq"], help="learn a rotation first")
+    codes.add_argument("--rotation-dim", type=positive, metavar="D", help="dimensions to keep after the rotation")
+    codes.add_argument("--open-indexing", type=float, metavar="C", help="limit on the rows of a codeword")
+    codes.add_argument("--keep-vectors", action="store_true", help="also store the vectors, for --rerank")
+    codes.add_argument(
+        "--refine", choices=BITS, help="also store scalar codes of what the product quantizer leaves over"
+    )
+    lists = parser.add_argument_group("ivfpq", argument_default=argparse.SUPPRESS)
+    lists.add_argument("--lists", dest="n_lists", type=positive, metavar="L", help="default: 1.5 sqrt(n)")
+    lists.add_argument("--list-capacity", type=float, metavar="C", help="limit on the length of lists")
+    lists.add_argument("--no-residual", dest="residual", action="store_false", help="encode vectors, not residuals")
+    lsh = parser.add_argument_group("e2lsh and c2lsh", argument_default=argparse.SUPPRESS)
+    lsh.add_argument("--tables", dest="n_tables", type=positive, metavar="T", help="e2lsh: hash tables")
+    lsh.add_argument("--hashes", dest="n_hashes", type=positive, metavar="H", help="hash functions (e2lsh: per table)")
+    lsh.add_argument("--width", type=float, metavar="W", help="bucket width, a distance")
+    lsh.add_argument("--memory-limit", type=positive, metavar="BYTES", help="e2lsh: maximum size of the tables")
+    lsh.add_argument("--threshold", type=positive, metavar="T", help="c2lsh: collisions that make a candidate")
+    lsh.add_argument("--ratio", type=float, metavar="C", help="c2lsh: growth factor of the windows")
+    parser.add_argument("--seed", type=int, metavar="S", default=argparse.SUPPRESS, help="default: 0")
+
+
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the class of `--kind` that the command line names; an error for options of other classes."""
+    given = {name: value for name, value in vars(args).items() if name in BUILD_OPTIONS}
+    refuse(set(given) - set(KINDS[args.kind][1]), f"--kind {args.kind}")
+    return given
+
+
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help="default: all that the environment allows")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -148,11 +163,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    cls, names = KINDS[args.kind]
-    given = {name: value for name, value in vars(args).items() if name in BUILD_OPTIONS}
-    _refuse(set(given) - set(names), f"--kind {args.kind}")
+    (cls, names), given = KINDS[args.kind], given_options(args)
     if hasattr(args, "train_rows") and "m" not in names:
-        _refuse({"train_rows"}, f"--kind {args.kind}")
+        refuse({"train_rows"}, f"--kind {args.kind}")
     outputs.check(args.index, [files.split(args.vectors)[0]], outputs.is_saved, force=args.force)
     with files.opened(args.vectors, files.BASE) as rows, progress.call("fpq build", not args.quiet):
         if not len(rows):
@@ -296,7 +309,7 @@ def _find(
 ) -> tuple[Float32, Int64, float]:
     """Distances and ids of the first `most` queries (default: all), and the seconds of the search."""
     given = {name: getattr(args, name) for name in SEARCH_OPTIONS if hasattr(args, name)}
-    _refuse(set(given) - set(inspect.signature(index.search).parameters), type(index).__name__)
+    refuse(set(given) - set(inspect.signature(index.search).parameters), type(index).__name__)
     if "rerank" in given and not (getattr(index, "keep_vectors", True) or getattr(index, "refine", None)):
         raise UsageError(f"--rerank: {args.index} keeps no vectors; build the index with --keep-vectors or --refine")
     nq = len(queries) if most is None else min(most, len(queries))
@@ -313,6 +326,7 @@ def _find(
     return distances, ids, seconds
 
 
-def _refuse(options: set[str], of: str) -> None:
+def refuse(options: set[str], of: str) -> None:
+    """Raise an error that names these options, if there are any."""
     if options:
         raise UsageError(f"{', '.join(map(words.flag, sorted(options)))}: not an option of {of}")

@@ -171,14 +171,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
             width = WIDTH * self._neighbour_distance(x, rng, n_threads)
         if n_hashes is None:
             n_hashes = hashes_for(len(x), collision_probability(lsh.pair_distances(sample, rng), width))
-        nbytes = table_bytes(len(x), x.shape[1])
-        limit = MAX_TABLES if self.memory_limit is None else self.memory_limit // nbytes
-        if limit < (n_tables or 1):
-            raise ValueError(
-                f"memory_limit: expected at least {(n_tables or 1) * nbytes} bytes for {n_tables or 1} table(s) of "
-                f"{len(x)} rows, got {self.memory_limit}"
-            )
-        n_tables = n_tables or min(TABLES, limit)
+        n_tables = table_count(len(x), x.shape[1], n_tables, self.memory_limit)
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
         hashes = self._draw(n_tables, n_hashes, width, centre, rng)
         chosen = {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
@@ -444,3 +437,15 @@ def directory_bits(n: int) -> int:
 def table_bytes(n: int, d: int) -> int:
     """Bytes per table of n rows: entries, sketches, directory."""
     return n * (8 + sketch_size(d)) + 4 * ((1 << directory_bits(n)) + 1)
+
+
+def table_count(n: int, d: int, n_tables: int | None, memory_limit: int | None) -> int:
+    """The number of tables of n rows: as given, or as many as the limit permits, up to the default."""
+    nbytes = table_bytes(n, d)
+    limit = MAX_TABLES if memory_limit is None else memory_limit // nbytes
+    if limit < (n_tables or 1):
+        raise ValueError(
+            f"memory_limit: expected at least {(n_tables or 1) * nbytes} bytes for {n_tables or 1} table(s) of {n} "
+            f"rows, got {memory_limit}"
+        )
+    return n_tables or min(TABLES, limit)

@@ -107,11 +107,18 @@ class Bounds(NamedTuple):
 
     @staticmethod
     def of(shape: Shape, n: int, limited: bool) -> Bounds:
-        """Empty bounds, for the number of centroid groups that BOUNDS_BYTES permits (possibly none)."""
-        m, k, dsub = shape
-        bounded = not limited and k >= LEAST_CENTROIDS and dsub >= LEAST_DIM
-        groups = 16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if bounded else 0
+        """Empty bounds."""
+        m = shape[0]
+        groups = 0 if limited else Bounds.groups(shape, n)
         return Bounds(np.zeros((m, n, groups), np.uint16), np.zeros((m, groups), np.uint16), np.zeros(m, np.float32))
+
+    @staticmethod
+    def groups(shape: Shape, n: int) -> int:
+        """The number of centroid groups that BOUNDS_BYTES permits, possibly none."""
+        m, k, dsub = shape
+        return (
+            16 * min(-(-k // 256), 4, BOUNDS_BYTES // (m * n * 32)) if k >= LEAST_CENTROIDS and dsub >= LEAST_DIM else 0
+        )
 
 
 class LocalSteps:

@@ -1,0 +1,223 @@
+"""The cost of building an index, from its options and the shape of the data: the peak memory, and the time."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from fpq import _native, threads
+from fpq._checks import KERNEL_TYPES
+from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex
+from fpq.indexes.e2lsh import table_count
+from fpq.indexes.lsh import NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS, SAMPLE_ROWS, sketch_size
+from fpq.indexes.parts.coarse import N_ITER, rows_per_list
+from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, plane_sizes
+from fpq.indexes.parts.two_level import ASSIGN_CELLS, LEAST_LISTS
+from fpq.learning.defaults import default_lists, default_m
+from fpq.learning.kmeans import SEED_ROWS, even_offsets
+from fpq.learning.lloyd import Bounds
+from fpq.learning.quantizer import CHUNK_ROWS, ProductQuantizer
+from fpq.learning.rotation import BLOCK_ROWS, OPQ_POINTS_PER_CENTROID, OPQ_ROUNDS
+from fpq.metric import METRICS
+
+AnyIndex = FlatIndex | PQIndex | IVFPQIndex | E2LSHIndex | C2LSHIndex
+E2LSH_HASHES = 12  # the guess for `n_hashes`, if `fit` chooses it from the vectors
+
+# Seconds per unit of `work` with one thread of an Intel Xeon with AVX-512 (VNNI), fitted by `python bench/estimates.py
+# fit` on other data than those of the errors in docs/choosing.md.
+SECONDS = {
+    "fixed": 1e-3,
+    "copied value": 1e-9,
+    "seeded value": 2e-11,
+    "training value": 9e-8,
+    "training code": 4.6e-7,
+    "encoded value": 4e-9,
+    "encoded code": 2.2e-8,
+    "assigned value": 2.5e-12,
+    "placed row": 1e-7,
+    "rotated value": 1e-11,
+    "decomposed value": 1e-9,
+    "opq value": 9e-8,
+    "opq code": 4.6e-7,
+    "refinement value": 1e-6,
+    "refined value": 1e-9,
+    "hashed value": 1e-11,
+    "sorted entry": 1e-7,
+}
+
+SERIAL = {"fixed", "copied value", "placed row", "decomposed value"}  # work that gains little by threads
+
+PROBE_ROWS, PROBE_DIM, PROBE_CODES, PROBE_RUNS = 1 << 12, 64, 8, 8  # a short run is less often disturbed
+PROBE_SECONDS = 5e-3  # of a run on the machine of SECONDS
+
+
+def codebook_sizes(pq: ProductQuantizer, d: int) -> tuple[int, int, int]:
+    """The numbers of codebooks, of their centroids, and of dimensions after the rotation, as `fit` chooses them."""
+    width = pq.rotation_dim or d
+    return default_m(width) if pq.m is None else pq.m, 1 << pq.nbits, width
+
+
+def hash_functions(index: E2LSHIndex | C2LSHIndex, n: int, d: int) -> tuple[int, int]:
+    """The numbers of tables and of hash functions in all tables, as `fit` chooses them."""
+    if isinstance(index, C2LSHIndex):
+        return 0, index.n_hashes
+    n_tables = table_count(n, d, index.n_tables, index.memory_limit)
+    return n_tables, n_tables * (index.n_hashes or E2LSH_HASHES)
+
+
+# ---- time ----
+
+
+def seconds(index: AnyIndex, n: int, d: int) -> float:
+    """The estimated seconds of `fit` and `add` on this machine."""
+    isa, n_threads = _native.isa(), threads.resolve(index.n_threads)
+    return sum(
+        SECONDS[name] * amount * pace(isa, 1 if name in SERIAL else n_threads)
+        for name, amount in work(index, n, d).items()
+    )
+
+
+@functools.cache
+def pace(isa: str, n_threads: int) -> float:
+    """The time of this machine relative to SECONDS, with the instruction set `isa`, which is in use."""
+    return probe(n_threads) / PROBE_SECONDS
+
+
+def probe(n_threads: int) -> float:
+    """The seconds that some rows take to find their nearest centroids in some codebooks."""
+    rng = np.random.default_rng(0)
+    x = rng.random((PROBE_ROWS, PROBE_DIM), np.float32)
+    codebooks = rng.random((PROBE_CODES, 256, PROBE_DIM // PROBE_CODES), np.float32)
+    ids, offsets = np.empty((PROBE_CODES, PROBE_ROWS), np.int32), even_offsets(PROBE_DIM, PROBE_CODES)
+    times = []
+    for _ in range(PROBE_RUNS):
+        start = time.perf_counter()
+        _native.assign(codebooks, offsets, x, None, ids, None, n_threads)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def work(index: AnyIndex, n: int, d: int) -> dict[str, float]:
+    """The amounts of work of `fit` and `add`, by the names in SECONDS."""
+    units: dict[str, float] = {"fixed": 1}
+    if isinstance(index, FlatIndex):
+        units["copied value"] = n * d
+        return units
+    if isinstance(index, (E2LSHIndex, C2LSHIndex)):
+        n_tables, columns = hash_functions(index, n, d)
+        units["copied value"] = n * d
+        units["hashed value"] = n * d * (columns + sketch_size(d))
+        units["hashed value"] += 0 if index.width else NEIGHBOUR_QUERIES * min(n, NEIGHBOUR_ROWS) * d
+        units["sorted entry"] = n_tables * n
+        units["rotated value"] = min(n, SAMPLE_ROWS) * d * d if sketch_size(d) else 0
+        units["decomposed value"] = d**3 if sketch_size(d) else 0
+        return units
+    _add_codes(units, index, n, d)
+    if isinstance(index, IVFPQIndex):
+        n_lists = index.n_lists or default_lists(n)
+        compared = n_lists if n_lists < LEAST_LISTS else 64 * math.isqrt(n_lists)
+        trained = min(n, n_lists * rows_per_list(n_lists))
+        units["assigned value"] = (trained * N_ITER + n) * compared * d
+        units["placed row"] = n
+    return units
+
+
+def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: int) -> None:
+    """Add the work of codebooks, rotation, codes, refinement codes and kept vectors."""
+    pq = index.quantizer
+    m, k, width = codebook_sizes(pq, d)
+    rows, share = min(n, pq.max_training_rows), k / 256
+    units["training value"] = rows * width * share
+    units["training code"] = rows * m
+    units["seeded value"] = min(rows, SEED_ROWS * k) * k * width if pq.init == "k-means++" else 0
+    units["encoded value"] = n * width * share
+    units["encoded code"] = n * m
+    units["copied value"] = n * d * ((index.keep_vectors is True) + METRICS[index.metric].unit_length)
+    if pq.rotation is not None:
+        units["rotated value"] = (n + rows) * d * width + rows * d * d
+        units["decomposed value"] = d**3
+    if pq.rotation == "opq":
+        sample = min(rows, OPQ_POINTS_PER_CENTROID * k)
+        units["rotated value"] += 2 * OPQ_ROUNDS * sample * width * width
+        units["decomposed value"] += OPQ_ROUNDS * width**3
+        units["opq value"] = sample * width * share
+        units["opq code"] = sample * m
+    if index.refine is not None:
+        units["refinement value"] = min(rows, TRAINING_ROWS) * width
+        units["refined value"] = n * width
+
+
+# ---- memory ----
+
+
+def peak_nbytes(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any], nbytes: int) -> int:
+    """The largest memory of `fit` and `add`, without X, of an index that takes `nbytes` in the end."""
+    converted = 0 if dtype in KERNEL_TYPES else 4 * n * d
+    size = 4 if converted else dtype.itemsize
+    numbers = 8 * n  # the ids of the new rows
+    if isinstance(index, FlatIndex):
+        return converted + nbytes + numbers
+    n_threads = threads.resolve(index.n_threads)
+    if isinstance(index, (E2LSHIndex, C2LSHIndex)):
+        n_tables, columns = hash_functions(index, n, d)
+        sketches = sketch_size(d)
+        fit = 16 * min(n, SAMPLE_ROWS) * d + (NEIGHBOUR_ROWS * d * size if n > NEIGHBOUR_ROWS else 0)
+        if isinstance(index, C2LSHIndex):
+            add = n * (columns + sketches + 8)
+        else:  # the new entries and a copy, the sketches by row, and what each thread sorts
+            add = 16 * n * n_tables + 2 * n * sketches + 16 * n * min(n_threads, n_tables)
+        return converted + max(fit, nbytes + numbers + add)
+    return converted + max(_fit_nbytes(index, n, d, size, n_threads), nbytes + numbers + _add_nbytes(index, n, d))
+
+
+def _add_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int) -> int:
+    """The largest memory of `add`, without the index and the numbers of the rows."""
+    m, _, width = codebook_sizes(index.quantizer, d)
+    rows, code_size = min(n, CHUNK_ROWS), (m * index.quantizer.nbits + 7) // 8
+    copies = 2 if METRICS[index.metric].unit_length or index.quantizer.rotation is not None else 0
+    residual = isinstance(index, IVFPQIndex) and index.residual
+    copies = max(copies, 2 if residual else 0)
+    chunk = 4 * m + 2 * code_size + 4 * d * copies
+    if index.refine is not None:
+        chunk += (8 if residual else 4) * width * 2
+        chunk += 2 * sum(size + 4 for size in plane_sizes(width, BITS[index.refine]) if size)
+    return rows * chunk + (12 * n if isinstance(index, IVFPQIndex) else 0)
+
+
+def _fit_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int, size: int, n_threads: int) -> int:
+    """The largest memory of `fit` of rows whose numbers take `size` bytes."""
+    pq, unit_length = index.quantizer, METRICS[index.metric].unit_length
+    m, k, width = codebook_sizes(pq, d)
+    rows = min(n, pq.max_training_rows)
+    held, lists = 0, 0  # the sample that the steps share
+    if isinstance(index, IVFPQIndex):
+        n_lists = index.n_lists or default_lists(n)
+        sample = min(n, max(rows, n_lists * rows_per_list(n_lists)))
+        trained = min(sample, n_lists * rows_per_list(n_lists))
+        held = sample * d * (4 if unit_length else size) if unit_length or sample < n else 0
+        lists = _lloyd_nbytes(1, n_lists, d, trained) + 8 * sample
+        if n_lists >= LEAST_LISTS:
+            lists = 8 * sample + 4 * sample + 8 * CHUNK_ROWS * d + 24 * CHUNK_ROWS * ASSIGN_CELLS
+        codes = rows * d * 4 if index.residual else 0
+    else:
+        codes = rows * d * 4 if unit_length else 8 * rows
+    if pq.rotation is not None:
+        workers = n_threads * 4 * (BLOCK_ROWS * d + d * d) + 40 * d * d
+        codes += 4 * rows * width
+        if pq.rotation == "opq":
+            sample = min(rows, OPQ_POINTS_PER_CENTROID * k)
+            workers += 8 * sample * width + _lloyd_nbytes(m, k, -(-width // m), sample)
+        codes += max(0, workers - _lloyd_nbytes(m, k, -(-width // m), rows))
+    codes += _lloyd_nbytes(m, k, -(-width // m), rows)
+    return held + max(lists, codes)
+
+
+def _lloyd_nbytes(m: int, k: int, dsub: int, n: int) -> int:
+    """The memory of Lloyd iterations on n rows: assignments, errors, bounds, sums, the order of the rows."""
+    chunks = -(-n // _native.kmeans_chunk_rows(m, k, dsub, n))
+    groups = Bounds.groups((m, k, dsub), n)
+    return 8 * m * n + 2 * m * n * groups + 4 * m * chunks * k * (dsub + 1) + 16 * n
