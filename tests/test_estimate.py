@@ -48,7 +48,7 @@ def test_kept_vectors(metric: Any, dtype: str, tmp_path: Path) -> None:
     x = np.abs(X * 20).astype(dtype)
     check(lambda: fpq.FlatIndex(metric), x, tmp_path)
     check(lambda: fpq.PQIndex(None, metric=metric, keep_vectors=True), x, tmp_path)
-    check(lambda: fpq.IVFPQIndex(None, None, metric=metric, keep_vectors=True), x, tmp_path)
+    check(lambda: fpq.IVFPQIndex(40, None, metric=metric, keep_vectors=True), x, tmp_path)
 
 
 @pytest.mark.parametrize(("n", "d", "m", "n_lists"), [
@@ -164,7 +164,7 @@ def test_time_grows_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pace_is_measured_once() -> None:
     first = fpq.estimate(10**6, 128, fpq.PQIndex())
     assert first == fpq.estimate(10**6, 128, fpq.PQIndex())
-    assert first.build_seconds == fpq.recommendation.building.seconds(fpq.PQIndex(), 10**6, 128)  # type: ignore[attr-defined]
+    assert first.build_seconds == building.seconds(fpq.PQIndex(), 10**6, 128)
 
 
 # ---- the result, and errors ----

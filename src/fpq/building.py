@@ -35,7 +35,6 @@ SECONDS = {
     "seeded value": 2e-11,
     "training value": 9e-8,
     "training code": 4.6e-7,
-    "encoded value": 4e-9,
     "encoded code": 2.2e-8,
     "assigned value": 2.5e-12,
     "placed row": 1e-7,
@@ -134,7 +133,6 @@ def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: 
     units["training value"] = rows * width * share
     units["training code"] = rows * m
     units["seeded value"] = min(rows, SEED_ROWS * k) * k * width if pq.init == "k-means++" else 0
-    units["encoded value"] = n * width * share
     units["encoded code"] = n * m
     units["copied value"] = n * d * ((index.keep_vectors is True) + METRICS[index.metric].unit_length)
     if pq.rotation is not None:
@@ -177,15 +175,14 @@ def peak_nbytes(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any], nbytes: i
 def _add_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int) -> int:
     """The largest memory of `add`, without the index and the numbers of the rows."""
     m, _, width = codebook_sizes(index.quantizer, d)
-    rows, code_size = min(n, CHUNK_ROWS), (m * index.quantizer.nbits + 7) // 8
-    copies = 2 if METRICS[index.metric].unit_length or index.quantizer.rotation is not None else 0
     residual = isinstance(index, IVFPQIndex) and index.residual
-    copies = max(copies, 2 if residual else 0)
-    chunk = 4 * m + 2 * code_size + 4 * d * copies
+    prepared = METRICS[index.metric].unit_length or index.quantizer.rotation is not None or residual
+    chunk = (m * index.quantizer.nbits + 7) // 8 + (4 * width if prepared else 0)
     if index.refine is not None:
-        chunk += (8 if residual else 4) * width * 2
-        chunk += 2 * sum(size + 4 for size in plane_sizes(width, BITS[index.refine]) if size)
-    return rows * chunk + (12 * n if isinstance(index, IVFPQIndex) else 0)
+        chunk += (8 if residual else 4) * width + sum(plane_sizes(width, BITS[index.refine])) + 8
+    chunk *= 2 if n > CHUNK_ROWS else 1  # the next chunk is prepared while the last is held
+    chunk += 4 * m + (4 * width if index.refine is not None else 0)
+    return min(n, CHUNK_ROWS) * chunk + (12 * n if isinstance(index, IVFPQIndex) else 0)
 
 
 def _fit_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int, size: int, n_threads: int) -> int:

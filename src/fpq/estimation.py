@@ -79,8 +79,9 @@ def readable_seconds(seconds: float) -> str:
 
 def _digits(number: float, digits: int) -> str:
     """A number with this many digits, without an exponent."""
-    decimals = digits - 1 - math.floor(math.log10(number)) if number > 0 else 0
-    return f"{round(number, decimals):.{max(0, decimals)}f}"
+    rounded = float(f"{number:.{digits}g}")
+    decimals = digits - 1 - math.floor(math.log10(rounded)) if rounded else 0
+    return f"{rounded:.{max(0, decimals)}f}"
 
 
 def estimate(n: int, d: int, index: AnyIndex, *, dtype: DTypeLike = np.float32, ids: bool = False) -> Estimate:
@@ -121,7 +122,7 @@ def estimate(n: int, d: int, index: AnyIndex, *, dtype: DTypeLike = np.float32, 
     >>> import fpq
     >>> found = fpq.estimate(1_000_000, 128, fpq.IVFPQIndex(1500, m=25, keep_vectors=True), dtype="uint8")
     >>> found.nbytes // 10**6, round(found.ratio, 2)
-    (167, 0.33)
+    (165, 0.32)
     >>> found.nbytes < found.peak_nbytes
     True
     """

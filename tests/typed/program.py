@@ -30,6 +30,8 @@ labels: NDArray[np.int32] = fpq.KMeans(8).fit(X).predict(X)
 flat = fpq.FlatIndex("ip").add([[1.0, 2.0], [3.0, 4.0]], ids=[7, 8])
 hashed = fpq.E2LSHIndex(n_tables=4).fit(X).add(X)
 machine = fpq.cpu_info()["isa"]
+estimate: fpq.Estimate = fpq.estimate(1_000_000, 128, fpq.IVFPQIndex(1500, m=25), dtype="uint8", ids=True)
+seconds: float = estimate.build_seconds + estimate.peak_nbytes
 
 fpq.FlatIndex("euclid")  # wrong
 fpq.PQIndex(16, 8)  # wrong
@@ -38,3 +40,4 @@ index.search(X, k="10")  # wrong
 index.search(X, nprobe=4)  # wrong
 index.nprobe = 4  # wrong
 again.kneighbors(X)  # wrong
+fpq.estimate(1000, 128, fpq.PQIndex)  # wrong
