@@ -38,6 +38,7 @@ CODES = (  # of made-up vectors: (n, d), class, options
     ((30_000, 384), "IVFPQIndex", {"n_lists": 117, "m": 48, "refine": "sq4", "residual": False}),
     ((60_000, 64), "IVFPQIndex", {"n_lists": 300, "m": 8, "rotation": "opq"}),
     ((200_000, 32), "IVFPQIndex", {"n_lists": 10_000, "m": 8}),
+    ((200_000, 64), "PQIndex", {"m": 8, "refine": "sq8"}), ((2_000, 32), "PQIndex", {"m": 8}),
     ((4_000, 1024), "PQIndex", {"m": 32, "rotation": "pca"}), ((4_000, 768), "PQIndex", {"m": 16, "rotation": "opq"}),
     ((300_000, 96), "FlatIndex", {}), ((60_000, 384), "FlatIndex", {"metric": "cosine"}),
     ((100_000, 64), "E2LSHIndex", {}), ((60_000, 128), "E2LSHIndex", {"n_tables": 4}),
@@ -82,7 +83,7 @@ def clustered(n: int, d: int) -> np.ndarray:
 def build(case: tuple) -> dict:
     """Build an index in this process, and return what it takes."""
     data, kind, options, n_threads = case
-    X = clustered(*data) if isinstance(data, tuple) else np.ascontiguousarray(datasets.load(data).base)
+    X = clustered(*data) if isinstance(data, tuple) else np.array(datasets.load(data).base)
     index = getattr(fpq, kind)(n_threads=n_threads, **options)
     fpq.PQIndex(4, rotation="pca", n_threads=n_threads).fit(X[:2000])  # starts threads
     ctypes.CDLL(None).malloc_trim(0)  # the system gets back what the allocator keeps

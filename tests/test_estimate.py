@@ -136,7 +136,7 @@ def test_peak_of_the_arrays(make: Callable[[], Any]) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert fpq.estimate(*x.shape, make()).peak_nbytes == pytest.approx(peak, rel=0.4)
+    assert fpq.estimate(*x.shape, make()).peak_nbytes - building.FIXED_BYTES == pytest.approx(peak, rel=0.4)
 
 
 def test_time_grows_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_the_result_is_readable_and_plain() -> None:
     found = fpq.estimate(np.int64(1_000_000), np.int32(128), fpq.FlatIndex(), ids=np.True_)  # type: ignore[arg-type]
     assert {type(value) for value in dataclasses.astuple(found)} == {int, float}
     assert repr(found) == str(found)
-    assert "memory 524 MB (1.02 x float32 vectors), file 524 MB, peak 532 MB, build" in repr(found)
+    assert "memory 524 MB (1.02 x float32 vectors), file 524 MB, peak 535 MB, build" in repr(found)
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.nbytes = 3  # type: ignore[misc]
 

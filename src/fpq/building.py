@@ -30,28 +30,28 @@ E2LSH_HASHES = 12  # the guess for `n_hashes`, if `fit` chooses it from the vect
 # Seconds per unit of `work` with one thread of an Intel Xeon with AVX-512 (VNNI), fitted by `python bench/estimates.py
 # fit` on other data than those of the errors in docs/choosing.md.
 SECONDS = {
-    "fixed": 1e-3,
-    "copied value": 1e-9,
-    "seeded value": 2e-11,
-    "training value": 9e-8,
-    "training code": 4.6e-7,
-    "encoded code": 2.2e-8,
-    "assigned value": 2.5e-12,
-    "placed row": 1e-7,
-    "rotated value": 1e-11,
-    "decomposed value": 1e-9,
-    "opq value": 9e-8,
-    "opq code": 4.6e-7,
-    "refinement value": 1e-6,
-    "refined value": 1e-9,
-    "hashed value": 1e-11,
-    "sorted entry": 1e-7,
+    "copied value": 4.9e-9,
+    "seeded value": 2.2e-9,
+    "training value": 8.5e-8,
+    "training code": 9.8e-7,
+    "encoded code": 3.8e-8,
+    "assigned value": 9.9e-12,
+    "placed row": 1.8e-7,
+    "rotated value": 2.3e-11,
+    "decomposed value": 2.5e-10,
+    "opq value": 1.1e-6,
+    "refinement value": 5.1e-7,
+    "refined value": 1.6e-8,
+    "hashed value": 1.2e-10,
+    "sorted entry": 7.7e-8,
 }
 
-SERIAL = {"fixed", "copied value", "placed row", "decomposed value"}  # work that gains little by threads
+SERIAL = {"copied value", "placed row", "decomposed value"}  # work that gains little by threads
+
+FIXED_BYTES = 3 << 20  # of the process beside the arrays: stacks, and what the allocator keeps
 
 PROBE_ROWS, PROBE_DIM, PROBE_CODES, PROBE_RUNS = 1 << 12, 64, 8, 8  # a short run is less often disturbed
-PROBE_SECONDS = 5e-3  # of a run on the machine of SECONDS
+PROBE_SECONDS = 2.1e-3  # of a run on the machine of SECONDS
 
 
 def codebook_sizes(pq: ProductQuantizer, d: int) -> tuple[int, int, int]:
@@ -102,7 +102,7 @@ def probe(n_threads: int) -> float:
 
 def work(index: AnyIndex, n: int, d: int) -> dict[str, float]:
     """The amounts of work of `fit` and `add`, by the names in SECONDS."""
-    units: dict[str, float] = {"fixed": 1}
+    units: dict[str, float] = {}
     if isinstance(index, FlatIndex):
         units["copied value"] = n * d
         return units
@@ -141,9 +141,8 @@ def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: 
     if pq.rotation == "opq":
         sample = min(rows, OPQ_POINTS_PER_CENTROID * k)
         units["rotated value"] += 2 * OPQ_ROUNDS * sample * width * width
-        units["decomposed value"] += OPQ_ROUNDS * width**3
+        units["decomposed value"] += 2 * OPQ_ROUNDS * width**3  # a singular value decomposition takes longer
         units["opq value"] = sample * width * share
-        units["opq code"] = sample * m
     if index.refine is not None:
         units["refinement value"] = min(rows, TRAINING_ROWS) * width
         units["refined value"] = n * width
@@ -154,22 +153,23 @@ def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: 
 
 def peak_nbytes(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any], nbytes: int) -> int:
     """The largest memory of `fit` and `add`, without X, of an index that takes `nbytes` in the end."""
-    converted = 0 if dtype in KERNEL_TYPES else 4 * n * d
-    size = 4 if converted else dtype.itemsize
+    other = FIXED_BYTES + (0 if dtype in KERNEL_TYPES else 4 * n * d)
+    size = dtype.itemsize if dtype in KERNEL_TYPES else 4
     numbers = 8 * n  # the ids of the new rows
     if isinstance(index, FlatIndex):
-        return converted + nbytes + numbers
+        return other + nbytes + numbers
     n_threads = threads.resolve(index.n_threads)
     if isinstance(index, (E2LSHIndex, C2LSHIndex)):
         n_tables, columns = hash_functions(index, n, d)
         sketches = sketch_size(d)
-        fit = 16 * min(n, SAMPLE_ROWS) * d + (NEIGHBOUR_ROWS * d * size if n > NEIGHBOUR_ROWS else 0)
+        fit = (18 if sketches else 8) * min(n, SAMPLE_ROWS) * d
+        fit += NEIGHBOUR_ROWS * d * size if n > NEIGHBOUR_ROWS else 0
         if isinstance(index, C2LSHIndex):
             add = n * (columns + sketches + 8)
         else:  # the new entries and a copy, the sketches by row, and what each thread sorts
             add = 16 * n * n_tables + 2 * n * sketches + 16 * n * min(n_threads, n_tables)
-        return converted + max(fit, nbytes + numbers + add)
-    return converted + max(_fit_nbytes(index, n, d, size, n_threads), nbytes + numbers + _add_nbytes(index, n, d))
+        return other + max(fit, nbytes + numbers + add)
+    return other + max(_fit_nbytes(index, n, d, size, n_threads), nbytes + numbers + _add_nbytes(index, n, d))
 
 
 def _add_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int) -> int:
@@ -190,27 +190,31 @@ def _fit_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int, size: int, n_thread
     pq, unit_length = index.quantizer, METRICS[index.metric].unit_length
     m, k, width = codebook_sizes(pq, d)
     rows = min(n, pq.max_training_rows)
-    held, lists = 0, 0  # the sample that the steps share
+    share = -(-width // m)
+    held, copied, lists = 0, 4 * rows * d if unit_length else 8 * rows, 0
     if isinstance(index, IVFPQIndex):
         n_lists = index.n_lists or default_lists(n)
-        sample = min(n, max(rows, n_lists * rows_per_list(n_lists)))
-        trained = min(sample, n_lists * rows_per_list(n_lists))
+        trained = min(n, n_lists * rows_per_list(n_lists))
+        sample = max(rows, trained)
         held = sample * d * (4 if unit_length else size) if unit_length or sample < n else 0
-        lists = _lloyd_nbytes(1, n_lists, d, trained) + 8 * sample
+        lists = 8 * sample + _lloyd_nbytes(1, n_lists, d, trained)
         if n_lists >= LEAST_LISTS:
-            lists = 8 * sample + 4 * sample + 8 * CHUNK_ROWS * d + 24 * CHUNK_ROWS * ASSIGN_CELLS
-        codes = rows * d * 4 if index.residual else 0
-    else:
-        codes = rows * d * 4 if unit_length else 8 * rows
+            lists = 12 * sample + CHUNK_ROWS * (8 * d + 24 * ASSIGN_CELLS)
+        copied = 4 * rows * d if index.residual else 0
+        lists = max(lists, copied + (rows * d * size if copied and rows < n else 0))
+    lloyd = _lloyd_nbytes(m, k, share, rows)
+    if pq.init == "k-means++":
+        lloyd += 4 * min(rows, SEED_ROWS * k) * d
     if pq.rotation is not None:
-        workers = n_threads * 4 * (BLOCK_ROWS * d + d * d) + 40 * d * d
-        codes += 4 * rows * width
+        copied += 4 * rows * width
+        learned = n_threads * 4 * (BLOCK_ROWS * d + d * d) + 40 * d * d
         if pq.rotation == "opq":
             sample = min(rows, OPQ_POINTS_PER_CENTROID * k)
-            workers += 8 * sample * width + _lloyd_nbytes(m, k, -(-width // m), sample)
-        codes += max(0, workers - _lloyd_nbytes(m, k, -(-width // m), rows))
-    codes += _lloyd_nbytes(m, k, -(-width // m), rows)
-    return held + max(lists, codes)
+            correlations = 4 * -(-sample // BLOCK_ROWS) * width * width
+            learned += 8 * sample * width + _lloyd_nbytes(m, k, share, sample) + correlations + 64 * width * width
+        lloyd = max(lloyd, learned)
+    refinement = 0 if index.refine is None else 20 * min(rows, TRAINING_ROWS) * width
+    return held + max(lists, copied + max(lloyd, refinement))
 
 
 def _lloyd_nbytes(m: int, k: int, dsub: int, n: int) -> int:
