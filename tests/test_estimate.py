@@ -124,7 +124,7 @@ def test_the_index_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize("make", [
     fpq.FlatIndex, fpq.PQIndex, lambda: fpq.PQIndex(8, metric="cosine", keep_vectors=True), fpq.E2LSHIndex,
-    fpq.C2LSHIndex, lambda: fpq.IVFPQIndex(None, 8), lambda: fpq.PQIndex(rotation="opq", refine="sq4"),
+    fpq.C2LSHIndex, lambda: fpq.IVFPQIndex(None, 8), lambda: fpq.PQIndex(rotation="pca", refine="sq4"),
 ])  # fmt: skip
 def test_peak_of_the_arrays(make: Callable[[], Any]) -> None:
     """A rough check: `bench/estimates.py` measures the memory of the process at real sizes."""
@@ -164,7 +164,7 @@ def test_time_grows_with_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pace_is_measured_once() -> None:
     first = fpq.estimate(10**6, 128, fpq.PQIndex())
     assert first == fpq.estimate(10**6, 128, fpq.PQIndex())
-    assert first.build_seconds == building.seconds(fpq.PQIndex(), 10**6, 128)
+    assert first.build_seconds == building.seconds(fpq.PQIndex(), 10**6, 128, np.dtype(np.float32))
 
 
 # ---- the result, and errors ----

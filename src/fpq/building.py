@@ -17,6 +17,7 @@ from fpq.indexes.lsh import NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS, SAMPLE_ROWS, sket
 from fpq.indexes.parts.coarse import N_ITER, rows_per_list
 from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, plane_sizes
 from fpq.indexes.parts.two_level import ASSIGN_CELLS, LEAST_LISTS
+from fpq.indexes.parts.vectors import KEPT_TYPES, is_narrow
 from fpq.learning.defaults import default_lists, default_m
 from fpq.learning.kmeans import SEED_ROWS, even_offsets
 from fpq.learning.lloyd import Bounds
@@ -30,7 +31,7 @@ E2LSH_HASHES = 12  # the guess for `n_hashes`, if `fit` chooses it from the vect
 # Seconds per unit of `work` with one thread of an Intel Xeon with AVX-512 (VNNI), fitted by `python bench/estimates.py
 # fit` on other data than those of the errors in docs/choosing.md.
 SECONDS = {
-    "copied value": 4.9e-9,
+    "copied byte": 1.2e-9,
     "seeded value": 2.2e-9,
     "training value": 8.5e-8,
     "training code": 9.8e-7,
@@ -46,7 +47,7 @@ SECONDS = {
     "sorted entry": 7.7e-8,
 }
 
-SERIAL = {"copied value", "placed row", "decomposed value"}  # work that gains little by threads
+SERIAL = {"copied byte", "placed row", "decomposed value"}  # work that gains little by threads
 
 FIXED_BYTES = 3 << 20  # of the process beside the arrays: stacks, and what the allocator keeps
 
@@ -60,6 +61,12 @@ def codebook_sizes(pq: ProductQuantizer, d: int) -> tuple[int, int, int]:
     return default_m(width) if pq.m is None else pq.m, 1 << pq.nbits, width
 
 
+def kept_type(index: AnyIndex, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The element type in which vectors of this type are kept."""
+    as_given = is_narrow(dtype) or (dtype in KEPT_TYPES and not METRICS[index.metric].unit_length)
+    return dtype if as_given else np.dtype(np.float32)
+
+
 def hash_functions(index: E2LSHIndex | C2LSHIndex, n: int, d: int) -> tuple[int, int]:
     """The numbers of tables and of hash functions in all tables, as `fit` chooses them."""
     if isinstance(index, C2LSHIndex):
@@ -71,19 +78,20 @@ def hash_functions(index: E2LSHIndex | C2LSHIndex, n: int, d: int) -> tuple[int,
 # ---- time ----
 
 
-def seconds(index: AnyIndex, n: int, d: int) -> float:
+def seconds(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any]) -> float:
     """The estimated seconds of `fit` and `add` on this machine."""
     isa, n_threads = _native.isa(), threads.resolve(index.n_threads)
     return sum(
         SECONDS[name] * amount * pace(isa, 1 if name in SERIAL else n_threads)
-        for name, amount in work(index, n, d).items()
+        for name, amount in work(index, n, d, dtype).items()
     )
 
 
 @functools.cache
 def pace(isa: str, n_threads: int) -> float:
     """The time of this machine relative to SECONDS, with the instruction set `isa`, which is in use."""
-    return probe(n_threads) / PROBE_SECONDS
+    measured = probe(n_threads) / PROBE_SECONDS
+    return measured if n_threads == 1 else min(measured, pace(isa, 1))  # other load delays several threads most
 
 
 def probe(n_threads: int) -> float:
@@ -100,22 +108,23 @@ def probe(n_threads: int) -> float:
     return min(times)
 
 
-def work(index: AnyIndex, n: int, d: int) -> dict[str, float]:
+def work(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any]) -> dict[str, float]:
     """The amounts of work of `fit` and `add`, by the names in SECONDS."""
     units: dict[str, float] = {}
+    size = kept_type(index, dtype).itemsize
     if isinstance(index, FlatIndex):
-        units["copied value"] = n * d
+        units["copied byte"] = n * d * size
         return units
     if isinstance(index, (E2LSHIndex, C2LSHIndex)):
         n_tables, columns = hash_functions(index, n, d)
-        units["copied value"] = n * d
+        units["copied byte"] = n * d * size
         units["hashed value"] = n * d * (columns + sketch_size(d))
         units["hashed value"] += 0 if index.width else NEIGHBOUR_QUERIES * min(n, NEIGHBOUR_ROWS) * d
         units["sorted entry"] = n_tables * n
         units["rotated value"] = min(n, SAMPLE_ROWS) * d * d if sketch_size(d) else 0
         units["decomposed value"] = d**3 if sketch_size(d) else 0
         return units
-    _add_codes(units, index, n, d)
+    _add_codes(units, index, n, d, size)
     if isinstance(index, IVFPQIndex):
         n_lists = index.n_lists or default_lists(n)
         compared = n_lists if n_lists < LEAST_LISTS else 64 * math.isqrt(n_lists)
@@ -125,16 +134,16 @@ def work(index: AnyIndex, n: int, d: int) -> dict[str, float]:
     return units
 
 
-def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: int) -> None:
+def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: int, size: int) -> None:
     """Add the work of codebooks, rotation, codes, refinement codes and kept vectors."""
     pq = index.quantizer
     m, k, width = codebook_sizes(pq, d)
-    rows, share = min(n, pq.max_training_rows), k / 256
+    rows, share, prepared = min(n, pq.max_training_rows), k / 256, 4 * METRICS[index.metric].unit_length
     units["training value"] = rows * width * share
     units["training code"] = rows * m
     units["seeded value"] = min(rows, SEED_ROWS * k) * k * width if pq.init == "k-means++" else 0
     units["encoded code"] = n * m
-    units["copied value"] = n * d * ((index.keep_vectors is True) + METRICS[index.metric].unit_length)
+    units["copied byte"] = n * d * (size if index.keep_vectors is True else 0) + n * d * prepared
     if pq.rotation is not None:
         units["rotated value"] = (n + rows) * d * width + rows * d * d
         units["decomposed value"] = d**3

@@ -19,7 +19,7 @@ from fpq.indexes.lsh import MAX_ROWS, sketch_size
 from fpq.indexes.parts.lists import BLOCK_ROWS
 from fpq.indexes.parts.refinement import BITS, NAMES, plane_sizes
 from fpq.indexes.parts.two_level import LEAST_LISTS
-from fpq.indexes.parts.vectors import KEPT_TYPES, is_narrow
+from fpq.indexes.parts.vectors import is_narrow
 from fpq.learning.defaults import default_lists
 from fpq.metric import METRICS
 
@@ -141,7 +141,7 @@ def estimate(n: int, d: int, index: AnyIndex, *, dtype: DTypeLike = np.float32, 
         nbytes=nbytes,
         file_nbytes=_file_nbytes(index, arrays),
         peak_nbytes=building.peak_nbytes(index, n, d, given, nbytes),
-        build_seconds=building.seconds(index, n, d),
+        build_seconds=building.seconds(index, n, d, given),
         ratio=nbytes / (4 * n * d),
     )
 
@@ -173,17 +173,11 @@ def estimated_nbytes(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any]) -> i
     return memory_nbytes(index, n, d, stored_arrays(index, n, d, dtype, ids=False))
 
 
-def kept_type(index: AnyIndex, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The element type in which vectors of this type are kept."""
-    as_given = is_narrow(dtype) or (dtype in KEPT_TYPES and not METRICS[index.metric].unit_length)
-    return dtype if as_given else np.dtype(np.float32)
-
-
 def stored_arrays(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any], *, ids: bool) -> dict[str, Array]:
     """The arrays of the file of an index with n vectors, by name: views of one number, without memory."""
     arrays = {"ids": _view(np.int64, n)} if ids else {}
     if not isinstance(index, (PQIndex, IVFPQIndex)) or index.keep_vectors is True:
-        arrays["vectors"] = _bfloat16.as_bits(_view(kept_type(index, dtype), n, d))
+        arrays["vectors"] = _bfloat16.as_bits(_view(building.kept_type(index, dtype), n, d))
     if isinstance(index, FlatIndex):
         return {**arrays, "norms": _view(np.float32, n)}
     if isinstance(index, (PQIndex, IVFPQIndex)):

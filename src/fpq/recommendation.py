@@ -151,7 +151,7 @@ def recommend(
         known = "" if index.keep_vectors else ", X=X"
         tune = f", then tune(Q, recall={wanted:g}{known}) with queries that are not among the vectors"
         reasons.append(f"next: fit(X), add({added}){tune if reaching else ''}")
-    return Recommendation(index, size / n, size, building.seconds(index, n, d), tuple(reasons))
+    return Recommendation(index, size / n, size, building.seconds(index, n, d, option.dtype), tuple(reasons))
 
 
 def _described(X: Any) -> tuple[int, int, Array | None]:
