@@ -190,11 +190,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
                     pending.data[old - first : n - first] = rows
             return Addition(no_op)
         tables = self._merged(new, by_row, n_threads)
-
-        def commit() -> None:
-            self._tables = tables
-
-        return Addition(commit)
+        return Addition(lambda: vars(self).update(_tables=tables))
 
     def _complete_tables(self, n_threads: int) -> Tables:
         """The tables after the merge of the pending rows."""
