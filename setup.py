@@ -149,6 +149,7 @@ setup(
                 "src/fpq/_fpq.pxd",
                 "src/fpq/_lsh.pxi",
                 "src/fpq/_refine.pxi",
+                "src/fpq/_maxsim.pxi",
                 "src/fpq/_search.pxi",
                 *c_files(".h", ".inc"),
             ],

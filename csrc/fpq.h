@@ -306,6 +306,32 @@ typedef struct {
 int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
                    const fpq_probes *probes, const fpq_answers *answers, int threads);
 
+/* ---- documents of many token vectors ----
+ * The distance of a document to a query is the sum, over the tokens of the query, of the least distance of a token of
+ * the document: negated inner products of decoded tokens. */
+typedef struct {
+    const float *centroids; /* (n_lists, d) */
+    int32_t n_lists;
+    int residual;              /* codes are of token - centroid */
+    const int64_t *list_first; /* (n_lists + 1): documents list_rows[list_first[l]] .. have a token in list l */
+    const int32_t *list_rows;
+    const int64_t *first;  /* (n + 1): document i has the tokens first[i] .. first[i + 1] - 1, at least one */
+    const int32_t *lists;  /* of the tokens */
+    const uint8_t *codes;  /* (tokens, m), of 8 bits each */
+    fpq_selector selector; /* of the n documents */
+} fpq_documents;
+
+/* The documents of each list, ascending, from the lists of the tokens, which are below n_lists. list_rows NULL:
+ * list_first (n_lists + 1) receives where each list begins; else list_rows receives the documents. */
+int fpq_postings(const int64_t *first, const int32_t *lists, int64_t n, int32_t n_lists, int64_t *list_first,
+                 int32_t *list_rows);
+/* Query i has the tokens first[i] .. first[i + 1] - 1 of `queries` (., d), and probes (., n_probe) are of its tokens.
+ * Of the documents in its probed lists, whose number goes to found[i], those n_candidates are ranked that are nearest
+ * by the centroids of their tokens. */
+int fpq_maxsim_search(const fpq_adc *adc, const fpq_documents *docs, const float *queries, const int64_t *first,
+                      int64_t nq, const int64_t *probes, int n_probe, int64_t n_candidates, const fpq_answers *answers,
+                      int64_t *found, int threads);
+
 /* ---- LSH ---- */
 /* Hash j of table t of a vector x is floor(v), v = (x - centre) . column t * n_hashes + j + shift, columns in units of
  * widths. A table's key is the upper half of the sum of hash times mixer, modulo 2^64. */

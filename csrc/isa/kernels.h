@@ -26,6 +26,7 @@
 #include "exact/kernels.h"
 #include "lsh/kernels.h"
 #include "refine/kernels.h"
+#include "maxsim/kernels.h"
 
 #define FPQ_KERNELS(X)    \
     FPQ_MATRIX_KERNELS(X) \
@@ -36,7 +37,8 @@
     FPQ_SCAN_KERNELS(X)   \
     FPQ_EXACT_KERNELS(X)  \
     FPQ_LSH_KERNELS(X)    \
-    FPQ_REFINE_KERNELS(X)
+    FPQ_REFINE_KERNELS(X) \
+    FPQ_MAXSIM_KERNELS(X)
 
 #define FPQ_MEMBER(type, name, args) type(*name) args;
 typedef struct {

@@ -27,4 +27,5 @@
 #include "lsh/plain.inc"
 #include "lsh/scalar.inc"
 #include "refine/scalar.inc"
+#include "maxsim/scalar.inc"
 #include "isa/table.inc"

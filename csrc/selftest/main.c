@@ -9,6 +9,7 @@
 #include "lsh/selftest.inc"
 #include "lut/selftest.inc"
 #include "matrix/selftest.inc"
+#include "maxsim/selftest.inc"
 #include "metric/selftest.inc"
 #include "refine/selftest.inc"
 #include "results.h"
@@ -121,7 +122,7 @@ static const struct {
     int n;
 } families[] = {FAMILY(matrix_tests), FAMILY(metric_tests), FAMILY(assign_tests), FAMILY(kmeans_tests),
                 FAMILY(lut_tests),    FAMILY(scan_tests),   FAMILY(exact_tests),  FAMILY(lsh_tests),
-                FAMILY(refine_tests), FAMILY(other_tests)};
+                FAMILY(refine_tests), FAMILY(maxsim_tests), FAMILY(other_tests)};
 
 static void run(const test *t) {
     for (int round = 0; round < 2 * t->rounds; round++) {

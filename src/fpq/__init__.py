@@ -10,6 +10,8 @@ IVFPQIndex
     Search over codes in inverted lists: a query probes the lists nearest to it.
 E2LSHIndex, C2LSHIndex
     Locality-sensitive hashing over kept vectors.
+MultiVectorIndex
+    Search for documents of many token vectors by MaxSim (late interaction).
 ShardedIndex
     An index in several files that is searched like a single index.
 
@@ -59,7 +61,16 @@ from fpq import _install as _install  # first: it explains a broken installation
 from fpq import _native, datasets, metrics
 from fpq import threads as _threads
 from fpq.estimation import Estimate, estimate
-from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex, RangeResult, SearchResult
+from fpq.indexes import (
+    C2LSHIndex,
+    E2LSHIndex,
+    FlatIndex,
+    IVFPQIndex,
+    MultiVectorIndex,
+    PQIndex,
+    RangeResult,
+    SearchResult,
+)
 from fpq.learning.kmeans import KMeans
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer
@@ -75,6 +86,7 @@ __all__ = [
     "FormatError",
     "IVFPQIndex",
     "KMeans",
+    "MultiVectorIndex",
     "OpenIndexing",
     "PQIndex",
     "ProductQuantizer",

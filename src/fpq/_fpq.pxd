@@ -161,6 +161,22 @@ cdef extern from "fpq.h" nogil:
     int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
                        const fpq_probes *probes, const fpq_answers *answers, int threads)
 
+    ctypedef struct fpq_documents:
+        const float *centroids
+        int32_t n_lists
+        int residual
+        const int64_t *list_first
+        const int32_t *list_rows
+        const int64_t *first
+        const int32_t *lists
+        const uint8_t *codes
+        fpq_selector selector
+    int fpq_postings(const int64_t *first, const int32_t *lists, int64_t n, int32_t n_lists, int64_t *list_first,
+                     int32_t *list_rows)
+    int fpq_maxsim_search(const fpq_adc *adc, const fpq_documents *docs, const float *queries, const int64_t *first,
+                          int64_t nq, const int64_t *probes, int n_probe, int64_t n_candidates,
+                          const fpq_answers *answers, int64_t *found, int threads)
+
     ctypedef struct fpq_hashes:
         int d, n_tables, n_hashes
         const float *centre

@@ -174,6 +174,27 @@ class Lists:
         slot_ids: Int64,
     ) -> Lists: ...
 
+def postings(first: Int64, lists: Int32, list_first: Int64, list_rows: Int32 | None) -> None: ...
+def maxsim_search(
+    adc: ADC,
+    centroids: Float32,
+    residual: bool,
+    list_first: Int64,
+    list_rows: Int32,
+    first: Int64,
+    lists: Int32,
+    codes: UInt8,
+    ids: Int64 | None,
+    allowed: UInt64 | None,
+    queries: Float32,
+    query_first: Int64,
+    probes: Int64,
+    n_candidates: int,
+    first_query: int,
+    answers: Answers,
+    found: Int64,
+    threads: int,
+) -> None: ...
 def flat_norms(x: Array, norms: Float32, threads: int) -> None: ...
 def flat_search(
     x: Array,

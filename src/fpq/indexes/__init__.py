@@ -5,6 +5,16 @@ from fpq.indexes.c2lsh import C2LSHIndex
 from fpq.indexes.e2lsh import E2LSHIndex
 from fpq.indexes.flat import FlatIndex
 from fpq.indexes.ivf import IVFPQIndex
+from fpq.indexes.multi_vector import MultiVectorIndex
 from fpq.indexes.pq import PQIndex
 
-__all__ = ["C2LSHIndex", "E2LSHIndex", "FlatIndex", "IVFPQIndex", "PQIndex", "RangeResult", "SearchResult"]
+__all__ = [
+    "C2LSHIndex",
+    "E2LSHIndex",
+    "FlatIndex",
+    "IVFPQIndex",
+    "MultiVectorIndex",
+    "PQIndex",
+    "RangeResult",
+    "SearchResult",
+]

@@ -164,15 +164,19 @@ class Changes(Storable, ABC):
     def _add(self, X: Any, ids: Any) -> None:
         """Carry out `add`."""
         self._require_trained()
-        n_threads = threads.resolve(self.n_threads)
         if getattr(ids, "ndim", 1) == 2 and getattr(X, "ndim", 2) == 1:
             raise ValueError(f"X: expected add(X, ids), got an array of shape {np.shape(X)} first")
-        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
+        x = self._checked(X)
         with progress.method(self, "add", len(x)):
-            self._append(x, self._ids.new(ids, len(x)), NOTHING, n_threads)
+            self._append(x, self._ids.new(ids, len(x)), NOTHING)
 
-    def _append(self, x: Array, given: Int64 | None, leaving: Int64, n_threads: int) -> None:
+    def _checked(self, X: Any) -> Any:
+        """The checked rows of X."""
+        return _checks.vectors("X", X, dim=self.dim, n_threads=threads.resolve(self.n_threads))
+
+    def _append(self, x: Any, given: Int64 | None, leaving: Int64) -> None:
         """Add checked rows with checked ids; those in the places `leaving` are about to be removed."""
+        n_threads = threads.resolve(self.n_threads)
         self._append_rows(
             len(x), given,
             lambda ids: self._write_vectors(x, ids, n_threads),
@@ -298,15 +302,14 @@ class Changes(Storable, ABC):
                 f"update: expected an index that holds its vectors, got one that reads them from {self._vectors.path}: "
                 "remove the ids, and add vectors with the ids of new rows of the file"
             )
-        n_threads = threads.resolve(self.n_threads)
-        x = _checks.vectors("X", X, dim=self.dim, n_threads=n_threads)
+        x = self._checked(X)
         given = self._ids.different(ids, len(x))
         rows = self._ids.known_rows(given)
         places = self._places(rows)
         restore, done = self._restoring(), False
         try:
             with progress.method(self, "update", len(x)):
-                self._append(x, given, places, n_threads)  # some ids have two rows for now
+                self._append(x, given, places)  # some ids have two rows for now
             commit = self._removing_rows(rows, places, len(x))
             with uninterrupted():
                 commit()
@@ -366,12 +369,11 @@ class Changes(Storable, ABC):
                 raise ValueError(f"other: expected an index with the same {name}{shown}")
             given = self._ids.new(other._ids.values, len(other))
             if len(other):
-                n_threads = threads.resolve(self.n_threads)
                 with progress.method(self, "merge", len(other)):
                     self._append_rows(
                         len(other), given,
                         lambda ids: self._take_vectors(other, ids),
-                        lambda ids, kept: self._merging(other, ids, kept, n_threads),
+                        lambda ids, kept: self._merging(other, ids, kept, threads.resolve(self.n_threads)),
                     )  # fmt: skip
         return self
 

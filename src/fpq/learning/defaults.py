@@ -20,3 +20,8 @@ def default_lists(n: int) -> int:
     (bench/lists.py, SIFT, GloVe and MiniLM).
     """
     return max(1, min(n, int(1.5 * math.sqrt(n))))
+
+
+def default_token_lists(n: int) -> int:
+    """The number of lists for `n` tokens of documents."""
+    return max(1, min(n, int(4 * math.sqrt(n))))
