@@ -45,18 +45,26 @@ KINDS: dict[str, Callable[[], Any]] = {
     "ivfpq plain": lambda: fpq.IVFPQIndex(3, 2, nbits=2, metric="ip", residual=False, **FEW),
     "ivfpq kept": lambda: fpq.IVFPQIndex(3, 2, nbits=2, metric="cosine", keep_vectors=True, **FEW),
     "ivfpq open": lambda: fpq.IVFPQIndex(3, 2, nbits=2, open_indexing=1.5, list_capacity=1.5, **FEW),
+    "multi": lambda: fpq.MultiVectorIndex(3, 2, **FEW),
+    "multi kept": lambda: fpq.MultiVectorIndex(3, 2, "ip", residual=False, keep_vectors=True, **FEW),
     "e2lsh": lambda: fpq.E2LSHIndex(n_tables=2, n_hashes=2, **FEW),
     "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=20, **FEW),
 }
 STREAMS = ("flat", "pq", "pq plain", "ivfpq", "ivfpq plain", "ivfpq kept", "ivfpq open")
 
 
+def of(index: Any, x: Any) -> Any:
+    """Rows as the index takes them: as vectors, or as documents of one token each."""
+    return x[:, None] if isinstance(index, fpq.MultiVectorIndex) else x
+
+
 def filled(kind: str) -> Any:
     """With ids that are not row numbers, of which some have been removed."""
-    index = KINDS[kind]().fit(X)
-    if isinstance(index, (fpq.PQIndex, fpq.IVFPQIndex)) and index.keep_vectors:
+    index = KINDS[kind]()
+    index.fit(of(index, X))
+    if getattr(index, "keep_vectors", False):
         index.rerank = 2
-    index.add(X.astype(np.float16) if kind == "flat" else X, ids=np.arange(N) * 2)
+    index.add(of(index, X.astype(np.float16) if kind == "flat" else X), ids=np.arange(N) * 2)
     assert index.remove(np.arange(0, 40, 4)) == 10
     return index
 
@@ -65,7 +73,7 @@ def renumbered(index: Any) -> Any:
     """Another index with the training of this one and with odd ids."""
     with faults.untraced():
         other = index.copy().reset()
-        return other.add(MORE, ids=np.arange(len(MORE)) * 2 + 1)
+        return other.add(of(other, MORE), ids=np.arange(len(MORE)) * 2 + 1)
 
 
 def emptied(kind: str) -> Any:
@@ -82,7 +90,7 @@ def observed(index: Any) -> Any:
     answers: Any = None
     if index.is_trained and index.dim is not None:
         answers = [array.tobytes() for array in index.search(Q[:, : index.dim], 3)]
-        answers.append(index.reconstruct(index.ids).tobytes())
+        answers.append([each.tobytes() for each in index.reconstruct(index.ids)])
     settings = {name: getattr(index, name, None) for name in ("n_probe", "rerank", "n_candidates", "n_threads")}
     return len(index), params, {name: array.tobytes() for name, array in arrays.items()}, answers, settings
 
@@ -92,19 +100,19 @@ def blocks() -> list[np.ndarray]:
 
 
 FITS: dict[str, Callable[[Any], Any]] = {
-    "fit": lambda index: index.fit(X * 2),
+    "fit": lambda index: index.fit(of(index, X * 2)),
     "fit stream": lambda index: index.fit(iter([X[:50, :20], X[50:, :20]])),
     "fit blocks": lambda index: training_rows.learn(index, LocalBlocks.of_array(X * 2, 40)),
 }
 CHANGES: dict[str, Callable[[Any], Any]] = {
-    "add": lambda index: index.add(MORE),
-    "add with ids": lambda index: index.add(MORE.astype(np.float64), ids=np.arange(1000, 1040)),
+    "add": lambda index: index.add(of(index, MORE)),
+    "add with ids": lambda index: index.add(of(index, MORE.astype(np.float64)), ids=np.arange(1000, 1040)),
     "remove": lambda index: index.remove(np.arange(0, 120, 3)),
     "remove all": lambda index: index.remove(index.ids),
     "reset": lambda index: index.reset(),
     "merge": lambda index: index.merge(renumbered(index)),
-    "update": lambda index: index.update(MORE, ids=np.arange(20, 100, 2)),
-    "update all": lambda index: index.update(X[: len(index)].astype(np.float16), ids=index.ids[::-1]),
+    "update": lambda index: index.update(of(index, MORE), ids=np.arange(20, 100, 2)),
+    "update all": lambda index: index.update(of(index, X[: len(index)].astype(np.float16)), ids=index.ids[::-1]),
 }
 STREAMED: dict[str, Callable[[Any], Any]] = {
     "add stream": lambda index: index.add(iter(blocks())),
@@ -112,7 +120,7 @@ STREAMED: dict[str, Callable[[Any], Any]] = {
 }
 READS: dict[str, Callable[[Any], Any]] = {
     "search": lambda index: index.search(Q, 3),
-    "search some": lambda index: index.search(Q[0], 3, allowed=index.ids[::2]),
+    "search some": lambda index: index.search(of(index, Q)[0], 3, allowed=index.ids[::2]),
     "range_search": lambda index: index.range_search(Q, 10.0),
     "reconstruct": lambda index: index.reconstruct(index.ids[:9]),
     "pickle": lambda index: pickle.loads(pickle.dumps(index)),
@@ -171,8 +179,8 @@ def test_what_changes_is_declared_in_the_class(kind: str) -> None:
 
     before = others()
     changes = (
-        lambda: index.fit(X), lambda: index.add(X), lambda: index.remove(np.arange(0, 40, 4)),
-        lambda: index.update(X[:9], range(5, 14)), index.reset, lambda: index.merge(renumbered(index)),
+        lambda: index.fit(of(index, X)), lambda: index.add(of(index, X)), lambda: index.remove(np.arange(0, 40, 4)),
+        lambda: index.update(of(index, X[:9]), range(5, 14)), index.reset, lambda: index.merge(renumbered(index)),
     )  # fmt: skip
     for change in changes:
         change()

@@ -164,6 +164,26 @@ def of_index(name: str) -> Iterator[tuple[str, Made]]:
         yield f"{name}.lists_of", lambda _: again(lambda: filled(name).lists_of(np.tile(filled(name).ids, 50)))
 
 
+@functools.cache
+def documents() -> fpq.MultiVectorIndex:
+    """5,000 documents of four tokens each, which several tests share."""
+    index = fpq.MultiVectorIndex(64, 32, "ip", keep_vectors=True).fit(X[:4000, None])
+    return index.add(X.reshape(5000, 4, D))
+
+
+def of_documents() -> Iterator[tuple[str, Made]]:
+    """The calls of a MultiVectorIndex, but for those that a test below makes."""
+    many = MANY[:64_000].reshape(2000, 32, D)
+    effort = {"n_probe": 64, "n_candidates": 5000}
+    for t in (1, 2):
+        yield f"MultiVectorIndex.search {t}", lambda _: lambda: documents().search(many, n_threads=t, **effort)
+    yield "MultiVectorIndex.search one", lambda _: again(lambda: documents().search(X, n_threads=2, **effort))
+    yield "MultiVectorIndex.search rerank", lambda _: again(lambda: documents().search(many, rerank=50, **effort))
+    yield "MultiVectorIndex.range_search", lambda _: again(lambda: documents().range_search(many, 1e6, **effort))
+    yield "MultiVectorIndex.reconstruct", lambda _: again(lambda: documents().reconstruct(np.tile(np.arange(5000), 9)))
+    yield "MultiVectorIndex.copy", lambda _: again(lambda: documents().copy())
+
+
 def of_storable(name: str, make: Callable[[], Any]) -> Iterator[tuple[str, Made]]:
     """Calls of all that can be saved."""
 
@@ -234,6 +254,8 @@ KMEANS = functools.cache(lambda: fpq.KMeans(200).fit(X))
 LONG: dict[str, Made] = {
     **{case: make for name in INDEXES for case, make in of_index(name)},
     **{case: make for name in INDEXES for case, make in of_storable(name, functools.partial(filled, name))},
+    **dict(of_documents()),
+    **dict(of_storable("MultiVectorIndex", documents)),
     **dict(of_storable("KMeans", KMEANS)),
     **dict(of_storable("ProductQuantizer", PQ)),
     **dict(of_estimators()),
@@ -280,6 +302,7 @@ LONG: dict[str, Made] = {
 BELOW = {  # those that tests of their own make
     *(f"{name}.{call}" for name in INDEXES for call in ("add", "remove", "update", "merge")),
     *(f"{name}.{call}" for name in (*CODES, *LSH) for call in ("fit", "tune")),
+    *(f"MultiVectorIndex.{call}" for call in ("fit", "add", "remove", "update", "merge")),
     "ShardedIndex.add_shard", "ShardedIndex.drop_shard",
 }  # fmt: skip
 SHORT = {
@@ -287,7 +310,8 @@ SHORT = {
     "*.is_trained": "an attribute", "*Index.dim": "an attribute", "*.nbytes": "adds sizes up",
     "*Index.reset": "replaces arrays by empty arrays",
     "*Index.ids": "copies an array", "PQIndex.codes": "copies an array", "IVFPQIndex.list_sizes": "copies an array",
-    "IVFPQIndex.centroids": "an attribute", "C2LSHIndex.radius": "an attribute",
+    "IVFPQIndex.centroids": "an attribute", "MultiVectorIndex.centroids": "an attribute",
+    "MultiVectorIndex.n_tokens": "an attribute", "C2LSHIndex.radius": "an attribute",
     "ShardedIndex.kind": "an attribute", "ShardedIndex.metric": "an attribute", "ShardedIndex.shards": "an attribute",
     "OpenIndexing.*": "a part of fit and add",
     "ProductQuantizer.code_size": "an attribute", "ProductQuantizer.decoded": "as decode",
@@ -469,3 +493,35 @@ def test_add_and_drop_shards_again_and_again(tmp_path: Path, monkeypatch: pytest
     interrupt(change)
     assert len(index) in (10_000, 15_000)
     assert fpq.ShardedIndex(tmp_path / "manifest.json").shards == index.shards
+
+
+@pytest.mark.parametrize("call", ["fit", "add", "update", "add and remove", "merge"])
+def test_changes_of_documents(call: str) -> None:
+    """Each call is done or not."""
+    index = documents().copy()
+    new, other = (
+        fpq.MultiVectorIndex(1000, 32),
+        index.copy().reset().add(X.reshape(5000, 4, D), np.arange(5000) + 10**6),
+    )
+    before = faults.answers(index)
+
+    def change() -> None:
+        index.add(X[:8000].reshape(2000, 4, D), ids=np.arange(2000) + 10**6)
+        index.remove(np.arange(2000) + 10**6)
+
+    def merge() -> None:
+        index.merge(other)
+        index.remove(other.ids)
+
+    calls: dict[str, Callable[[], Any]] = {
+        "fit": lambda: new.fit(ENDLESS, lengths=[len(ENDLESS)]),
+        "add": lambda: index.add(ENDLESS[:10_000_000, None]),
+        "update": lambda: index.update(ENDLESS[:10_000_000, None], ids=np.arange(10_000_000)),
+        "add and remove": again(change),
+        "merge": again(merge),
+    }
+    interrupt(calls[call])
+    index.remove(other.ids)
+    assert not new.is_trained and len(index) == 5000
+    assert call in ("add and remove", "merge") or faults.answers(index) == before
+    assert index.search(X[:4], 1, n_probe=64).ids.tolist() == [0]

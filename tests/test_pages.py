@@ -33,6 +33,7 @@ ENTRIES = {  # what calls return
     "fpq.RangeResult": ("lims", "distances", "ids"),
     "fpq.PQIndex": ("rerank", "quantizer"),
     "fpq.IVFPQIndex": ("n_probe", "rerank", "quantizer"),
+    "fpq.MultiVectorIndex": ("n_probe", "n_candidates", "rerank", "last_found", "quantizer"),
     "fpq.E2LSHIndex": ("n_probe", "last_stats"),
     "fpq.C2LSHIndex": ("n_candidates", "last_stats"),
 }

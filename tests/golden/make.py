@@ -35,6 +35,14 @@ def bfloat16(x: Any) -> Any:
     return x.astype(ml_dtypes.bfloat16)
 
 
+def documents(seed: int, n: int) -> Any:
+    return np.split(rows(seed, 3 * n), np.cumsum(np.arange(n - 1) % 5 + 1))
+
+
+def multi(**options: Any) -> fpq.MultiVectorIndex:
+    return fpq.MultiVectorIndex(5, 2, **options).fit(documents(1, 300))
+
+
 def changed(index: Any) -> Any:
     index.remove(index.ids[:5])
     return index
@@ -69,6 +77,9 @@ RECIPES = {
     "ivfpq-refine": lambda: changed(ivfpq(refine="sq8").add(rows(2, 200), ids=np.arange(200) * 3)),
     "ivfpq-tuned": lambda: tuned(ivfpq(keep_vectors=True).add(rows(2, 200))),
     "ivfpq-untrained": lambda: fpq.IVFPQIndex(3, 2, nbits=4),
+    "multi": lambda: changed(multi(keep_vectors=True).add(documents(2, 90), ids=np.arange(90) * 3)),
+    "multi-plain": lambda: multi(metric="ip", residual=False).add(documents(2, 90)),
+    "multi-untrained": lambda: fpq.MultiVectorIndex(3, 2),
     "e2lsh": lambda: changed(
         fpq.E2LSHIndex(n_tables=3, n_hashes=4).fit(rows(1, 200)).add(rows(2, 70), ids=np.arange(70)[::-1])
     ),
