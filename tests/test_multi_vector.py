@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq import _native
+from fpq import _native, cli
 from fpq.indexes import multi_vector_rows
 
 RNG = np.random.default_rng(0)
@@ -379,3 +379,11 @@ def test_numbers_of_any_size() -> None:
             ours, theirs = huge.search(QUERIES[1] / scale, 5, **options), plain.search(QUERIES[1], 5, **options)
             np.testing.assert_array_equal(ours.ids, theirs.ids)
             np.testing.assert_allclose(ours.distances, theirs.distances, rtol=1e-5)
+
+
+def test_the_command_line_has_no_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index().add(DOCUMENTS).save(tmp_path / "a")
+    np.save(tmp_path / "q.npy", QUERIES[1])
+    assert cli.main(["info", str(tmp_path / "a")]) == 0
+    assert cli.main(["search", str(tmp_path / "a"), str(tmp_path / "q.npy"), "-o", str(tmp_path / "out.npz")]) != 0
+    assert "expected an index of vectors, got a MultiVectorIndex" in capsys.readouterr().err

@@ -29,12 +29,16 @@ codes: NDArray[np.uint8] = fpq.ProductQuantizer(m=4).fit(X).encode(X)
 labels: NDArray[np.int32] = fpq.KMeans(8).fit(X).predict(X)
 flat = fpq.FlatIndex("ip").add([[1.0, 2.0], [3.0, 4.0]], ids=[7, 8])
 hashed = fpq.E2LSHIndex(n_tables=4).fit(X).add(X)
+documents = fpq.MultiVectorIndex(metric="ip").fit([X[:500], X[500:]]).add(X, lengths=[400, 600])
+best: NDArray[np.int64] = documents.search([X[:3], X[:5]], k=1, n_candidates=2).ids
+tokens: list[NDArray[np.float32]] = documents.reconstruct([0])
 machine = fpq.cpu_info()["isa"]
 estimate: fpq.Estimate = fpq.estimate(1_000_000, 128, fpq.IVFPQIndex(1500, m=25), dtype="uint8", ids=True)
 seconds: float = estimate.build_seconds + estimate.peak_nbytes
 
 fpq.FlatIndex("euclid")  # wrong
 fpq.PQIndex(16, 8)  # wrong
+fpq.MultiVectorIndex(metric="l2")  # wrong
 fpq.PQIndex(rotation="pcs")  # wrong
 index.search(X, k="10")  # wrong
 index.search(X, nprobe=4)  # wrong

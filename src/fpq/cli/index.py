@@ -301,6 +301,8 @@ def _load(file: str, mmap: bool) -> Any:
     index = fpq.ShardedIndex(file) if files.is_manifest(file) else fpq.load(file, mmap=mmap)
     if not hasattr(index, "search"):
         raise ValueError(f"{file}: expected an index, got a {type(index).__name__}")
+    if isinstance(index, fpq.MultiVectorIndex):
+        raise ValueError(f"{file}: expected an index of vectors, got a MultiVectorIndex: search documents in Python")
     return index
 
 

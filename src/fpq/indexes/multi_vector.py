@@ -193,7 +193,7 @@ class MultiVectorIndex(Index, kind="MultiVectorIndex"):
             n_lists, self.quantizer.m, residual=self.residual, metric=self.metric, seed=self.quantizer.seed,
             n_threads=n_threads,
         )  # fmt: skip
-        with progress.stage("sample", None, "tokens") as advance:
+        with progress.stage("sample", None, "rows") as advance:
             rows = LocalRows(x, learner._drawn(len(x)), n_threads)
             advance(rows.n)
         learner._learning(rows, len(x))()
