@@ -187,6 +187,8 @@ def exercise(thing: Any) -> None:
     if isinstance(thing, fpq.E2LSHIndex):
         thing.n_probe = min(thing.n_probe, 10_000)  # a made-up number may take hours
     queries = rng.normal(size=(3, thing.dim))
+    if isinstance(thing, fpq.MultiVectorIndex):
+        queries = queries[:, None]  # of one token each
     with np.errstate(all="ignore"):
         thing.search(queries, k=5)
         thing.search(queries, k=5, allowed=thing.ids[:3])

@@ -291,6 +291,8 @@ def test_a_damaged_map_is_not_read_out_of_bounds(tmp_path: Path) -> None:
         fpq.load(path)
     with pytest.raises(fpq.FormatError, match=r"^lists: the data are damaged"):
         fpq.load(path, mmap=True).search(QUERIES[0])
+    with pytest.raises(fpq.FormatError, match=r"^lists: the data are damaged"):
+        fpq.load(path, mmap=True).reconstruct([0, 1, 2])
 
 
 NAN = [DOCUMENTS[0], np.full((2, D), np.nan)]

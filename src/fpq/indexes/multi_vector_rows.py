@@ -98,7 +98,7 @@ def decoded(index: MultiVectorIndex, numbers: Int64) -> Float32:
     n_threads = threads.resolve(index.n_threads)
     found = index.quantizer.decoded(index._tokens.codes[numbers], n_threads)
     if index.residual and len(numbers):
-        residuals, lists = found, index._tokens.lists[numbers]
+        residuals, lists = found, index._tokens.lists_of(numbers, len(index._coarse.centroids))
         found = np.empty_like(residuals)
         _native.add_centroids(residuals, index._coarse.centroids, lists, 1, found, n_threads)
     return found

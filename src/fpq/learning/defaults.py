@@ -23,5 +23,8 @@ def default_lists(n: int) -> int:
 
 
 def default_token_lists(n: int) -> int:
-    """The number of lists for `n` tokens of documents."""
+    """The number of lists for `n` tokens of documents.
+
+    More than for vectors: centroids stand for tokens when documents are pruned, and each query reads all centroids.
+    """
     return max(1, min(n, int(4 * math.sqrt(n))))

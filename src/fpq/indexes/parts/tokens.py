@@ -70,15 +70,17 @@ class Tokens:
         """The rows of each list."""
         found = self._postings  # a concurrent search may compute the same rows
         if found is None:
-            lists = self.lists
-            if lists.min() < 0 or lists.max() >= n_lists:  # possible in a mapped file, which is not checked
-                raise FormatError("lists: the data are damaged: expected numbers of lists")
+            lists = _lists_below(n_lists, self.lists)
             first = np.empty(n_lists + 1, np.int64)
             _native.postings(self.first, lists, first, None)
             rows = np.empty(int(first[-1]), np.int32)
             _native.postings(self.first, lists, first, rows)
             self._postings = found = Postings(first, rows)
         return found
+
+    def lists_of(self, numbers: Int64, n_lists: int) -> Int32:
+        """The lists of these tokens."""
+        return _lists_below(n_lists, self.lists[numbers])
 
     def of(self, rows: Int64) -> tuple[Int64, Int64]:
         """The numbers of the tokens of these documents, and where each document begins among them, (len(rows) + 1,)."""
@@ -164,6 +166,13 @@ class Tokens:
         if keeps and (n or stored.has("vectors")):
             tokens.vectors = Vectors.from_state(stored, n_tokens, dim)
         return tokens
+
+
+def _lists_below(n_lists: int, lists: Int32) -> Int32:
+    """Raise FormatError for other numbers, which a mapped file, which is not checked, can hold."""
+    if len(lists) and (lists.min() < 0 or lists.max() >= n_lists):
+        raise FormatError("lists: the data are damaged: expected numbers of lists")
+    return lists
 
 
 def _ascends(first: Int64) -> bool:
