@@ -15,6 +15,9 @@ MultiVectorIndex
 ShardedIndex
     An index in several files that is searched like a single index.
 
+Collection
+    Vectors with keys and metadata in a folder, searched by vector and by SQL conditions.
+
 `recommend` returns a `Recommendation`: a configured index for the shape of the data, a recall and a budget of bytes.
 `estimate` returns an `Estimate`: the memory, the size of the file and the build time of an index before it is built.
 Search returns a `SearchResult`, a range search a `RangeResult`. `load` reads a saved object, and raises `FormatError`
@@ -60,6 +63,7 @@ from typing import Any as _Any
 from fpq import _install as _install  # first: it explains a broken installation
 from fpq import _native, datasets, metrics
 from fpq import threads as _threads
+from fpq.collection import Collection
 from fpq.estimation import Estimate, estimate
 from fpq.indexes import (
     C2LSHIndex,
@@ -80,6 +84,7 @@ from fpq.storage import FormatError, load
 
 __all__ = [
     "C2LSHIndex",
+    "Collection",
     "E2LSHIndex",
     "Estimate",
     "FlatIndex",
