@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fpq._checks import Int64
-from fpq.collection.guard import Condition, Reach
+from fpq.collection.guard import Condition
 from fpq.collection.scan import Chosen, Read
 from fpq.collection.store import Store
 from fpq.collection.view import State
@@ -29,7 +29,7 @@ class Matches:
 
     state: State
     ids: Int64  # ascending; of these, some may be removed
-    reach: Reach
+    clock: bool  # whether the condition depends on the time
     chosen: Chosen
 
 
@@ -47,11 +47,11 @@ class Filters:
             return Chosen(state.index_bits(), state.tail_bits(), None), False
         with self._lock:
             known = self._kept.get(condition.known_as)
-        if known is not None and known.state is state and not known.reach.clock:
+        if known is not None and known.state is state and not known.clock:
             self._keep(condition, known)
             return known.chosen, True
-        ids, reach = self._found(state, condition, known)
-        matches = Matches(state, ids, reach, _chosen(state, ids, read))
+        ids, clock = self._found(state, condition, known)
+        matches = Matches(state, ids, clock, _chosen(state, ids, read))
         self._keep(condition, matches)
         return matches.chosen, False
 
@@ -62,22 +62,21 @@ class Filters:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
 
-    def _found(self, state: State, condition: Condition, known: Matches | None) -> tuple[Int64, Reach]:
+    def _found(self, state: State, condition: Condition, known: Matches | None) -> tuple[Int64, bool]:
         """The matches. Row numbers only grow, so that known matches need only those of new rows."""
         extend = (
             known is not None
-            and not known.reach.other_rows
-            and not known.reach.clock
+            and not known.clock
             and known.state.settings.edits == state.settings.edits
             and known.state.settings.last_id <= state.settings.last_id
         )
         after = known.state.settings.last_id if known is not None and extend else 0
         db = self._store.reader
         with db.reading():
-            ids, reach = db.guard.ids(db.connection, condition, state.names, after)
+            ids, clock = db.guard.ids(db.connection, condition, state.names, after)
         if known is not None and extend:
-            return np.concatenate([known.ids, ids]), known.reach
-        return ids, reach
+            return np.concatenate([known.ids, ids]), known.clock
+        return ids, clock
 
 
 def _chosen(state: State, ids: Int64, read: Read) -> Chosen:

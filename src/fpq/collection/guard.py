@@ -7,16 +7,16 @@ but reading `rows` and calling harmless functions; a time limit interrupts what 
 from __future__ import annotations
 
 import contextlib
-import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fpq._checks import Int64
 from fpq.collection import metadata
+from fpq.collection.scanner import scanned
 
 LONGEST = 100_000  # characters of a condition
 LONGEST_VALUE = 1 << 26  # bytes of a value within a condition
@@ -37,27 +37,15 @@ FUNCTIONS = CLOCKS | {
 }  # fmt: skip
 TABLES = ("rows", "json_each", "json_tree")
 
-# A string, a quoted name, a comment, or a single character. The last alternative of each opening mark is its error.
-TOKEN = re.compile(
-    r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`(?:[^`]|``)*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|.", re.DOTALL
-)  # fmt: skip
-
-
-class Reach(NamedTuple):
-    """What the result of a condition depends on besides the row itself."""
-
-    other_rows: bool  # a SELECT within the condition may read any row
-    clock: bool
-
 
 class Guard:
     """SQLite's authorizer of a connection, which refuses what a condition may not do while a condition runs."""
 
     def __init__(self) -> None:
-        self._selects: int | None = None  # None: no condition runs
-        self._selects_seen = 0
+        self._prepared = False
+        self._on_duty = False  # while a condition runs
         self._clock = False
-        self._reach: dict[str, Reach] = {}
+        self._clocks: dict[str, bool] = {}  # by condition
         self._deadline = 0.0
 
     def watch(self, connection: sqlite3.Connection) -> None:
@@ -70,12 +58,10 @@ class Guard:
         connection.set_progress_handler(self._late, STEPS)
 
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
-        if self._selects is None:
+        if not self._on_duty:
             return sqlite3.SQLITE_OK
-        if action == SELECT:
-            self._selects += 1
-            return sqlite3.SQLITE_OK
-        if action == READ and first in TABLES:
+        self._prepared = True
+        if action == SELECT or (action == READ and first in TABLES):
             return sqlite3.SQLITE_OK
         if action == FUNCTION and (second or "").lower() in FUNCTIONS:
             self._clock = self._clock or (second or "").lower() in CLOCKS
@@ -83,35 +69,39 @@ class Guard:
         return sqlite3.SQLITE_DENY
 
     def _late(self) -> bool:
-        return self._selects is not None and time.monotonic() > self._deadline
+        return self._on_duty and time.monotonic() > self._deadline
 
     @contextlib.contextmanager
     def _on(self, connection: sqlite3.Connection) -> Iterator[None]:
         limit = None
         if hasattr(connection, "setlimit"):
             limit = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
-        self._selects, self._clock, self._deadline = 0, False, time.monotonic() + SECONDS
+        self._prepared = False
+        self._on_duty, self._clock, self._deadline = True, False, time.monotonic() + SECONDS
         try:
             yield
         finally:
-            self._selects = None
+            self._on_duty = False
             if limit is not None:
                 connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
 
     def ids(
         self, connection: sqlite3.Connection, condition: Condition, columns: Sequence[str], after: int = 0
-    ) -> tuple[Int64, Reach]:
-        """The ids above `after` of the rows that fulfil a condition, ascending. The caller holds a transaction."""
+    ) -> tuple[Int64, bool]:
+        """The ids above `after` of the rows that fulfil a condition, ascending, and whether it depends on the time.
+
+        The caller holds a transaction.
+        """
         condition.require_columns(columns)
         sql = f"SELECT id FROM rows WHERE id > {after} AND (\n{condition.text}\n)"
         found = self._run(connection, sql, condition, columns)
-        if self._selects_seen:  # a statement in the cache of the connection is not prepared again
-            if len(self._reach) > 1000:
-                self._reach.clear()
-            self._reach[condition.text] = Reach(self._selects_seen > 1, self._clock)
-        reach = self._reach.get(condition.text, Reach(True, True))
+        if len(self._clocks) > 1000:
+            self._clocks.clear()
+        # A statement in the cache of the connection is not prepared again. A condition that is not known to be free of
+        # clocks is one with a clock.
+        clock = self._clocks.setdefault(condition.text, self._clock or not self._prepared)
         ids = np.fromiter((row[0] for row in found), np.int64, len(found))
-        return np.sort(ids), reach
+        return np.sort(ids), clock
 
     def plan(self, connection: sqlite3.Connection, condition: Condition, columns: Sequence[str]) -> tuple[str, ...]:
         """SQLite's plan for a condition."""
@@ -121,10 +111,7 @@ class Guard:
     def _run(self, connection: sqlite3.Connection, sql: str, condition: Condition, columns: Sequence[str]) -> list[Any]:
         try:
             with self._on(connection):
-                try:
-                    return connection.execute(sql, condition.params).fetchall()
-                finally:
-                    self._selects_seen = self._selects or 0
+                return connection.execute(sql, condition.params).fetchall()
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError) as error:
             raise ValueError(f"params: expected the values of the parameters in where, got an error: {error}") from None
         except (sqlite3.OperationalError, sqlite3.DataError, sqlite3.DatabaseError, OverflowError) as error:
@@ -151,7 +138,7 @@ class Condition:
         self.params = _params(params)
         values = self.params.items() if isinstance(self.params, dict) else self.params
         self.known_as = (where, tuple((type(value), value) for value in values))
-        self._quoted = _scanned(where)
+        self._quoted = scanned(where)
 
     def require_columns(self, columns: Sequence[str]) -> None:
         """Raise ValueError for a name in double quotes that is no column: SQLite would take the name as a text."""
@@ -179,22 +166,3 @@ def _params(params: Any) -> Any:
     if isinstance(params, (str, bytes)) or not isinstance(params, Sequence):
         raise TypeError(f"params: expected a list of values or a dict, got {params!r}")
     return tuple(metadata.stored_value("params", value) for value in params)
-
-
-def _scanned(text: str) -> list[str]:
-    """Check that the text stays within its parentheses; the names in double quotes."""
-    depth, quoted = 0, []
-    for match in TOKEN.finditer(text):
-        token = match.group()
-        depth += {"(": 1, ")": -1}.get(token, 0)
-        if depth < 0 or token in (";", "\0"):
-            raise ValueError(f"where: expected one condition, got {token!r} at character {match.start()}")
-        if token in ("'", '"', "`", "["):
-            raise ValueError(f"where: expected a closing mark for {token} at character {match.start()}")
-        if token == "/" and text[match.start() : match.start() + 2] == "/*":
-            raise ValueError(f"where: expected the end of the comment at character {match.start()}")
-        if len(token) > 1 and token[0] == '"':
-            quoted.append(token[1:-1].replace('""', '"'))
-    if depth:
-        raise ValueError(f"where: expected balanced parentheses, got {depth} that are not closed")
-    return quoted
