@@ -56,9 +56,15 @@ class Database:
                     self.execute("ROLLBACK")
                 raise
 
-    def reading(self) -> contextlib.AbstractContextManager[Database]:
-        """A transaction in which all statements see one state of the data."""
-        return self._transaction("BEGIN")
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Database]:
+        """A transaction in which all statements see one state of the data; within another one, a part of that."""
+        with self.lock:
+            if self.connection.in_transaction:
+                yield self
+            else:
+                with self._transaction("BEGIN"):
+                    yield self
 
     def writing(self) -> contextlib.AbstractContextManager[Database]:
         """A transaction that writes: all or nothing."""

@@ -41,8 +41,11 @@ class Filters:
         self._lock = threading.Lock()
         self._kept: OrderedDict[object, Matches] = OrderedDict()
 
-    def chosen(self, state: State, condition: Condition | None, read: Read) -> tuple[Chosen, bool]:
-        """The rows of a state that fulfil a condition, and whether the matches were known."""
+    def chosen(self, state: State, condition: Condition | None, read: Read) -> tuple[Chosen, bool] | None:
+        """The rows of a state that fulfil a condition, and whether the matches were known.
+
+        None: the state is no longer the last one, so that SQLite would find the rows of another.
+        """
         if condition is None:
             return Chosen(state.index_bits(), state.tail_bits(), None), False
         with self._lock:
@@ -50,8 +53,11 @@ class Filters:
         if known is not None and known.state is state and not known.clock:
             self._keep(condition, known)
             return known.chosen, True
-        ids, clock = self._found(state, condition, known)
-        matches = Matches(state, ids, clock, _chosen(state, ids, read))
+        with self._store.reader.reading() as db:
+            if self._store.settings(db) != state.settings:
+                return None
+            ids, clock = self._found(state, condition, known)
+            matches = Matches(state, ids, clock, _chosen(state, ids, read))
         self._keep(condition, matches)
         return matches.chosen, False
 
@@ -72,8 +78,7 @@ class Filters:
         )
         after = known.state.settings.last_id if known is not None and extend else 0
         db = self._store.reader
-        with db.reading():
-            ids, clock = db.guard.ids(db.connection, condition, state.names, after)
+        ids, clock = db.guard.ids(db.connection, condition, state.names, after)
         if known is not None and extend:
             return np.concatenate([known.ids, ids]), known.clock
         return ids, clock
@@ -82,7 +87,6 @@ class Filters:
 def _chosen(state: State, ids: Int64, read: Read) -> Chosen:
     """The rows of a state among `ids`."""
     settings = state.settings
-    ids = ids[: np.searchsorted(ids, settings.last_id, side="right")]
     row_bytes = (settings.dim or 1) * (settings.element.itemsize if settings.metric != "cosine" else 4)
     if len(ids) <= max(FEWEST, settings.rows * FEW_SHARE) and len(ids) * row_bytes <= FEW_BYTES:
         there, vectors = read(ids)

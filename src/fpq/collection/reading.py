@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any, overload
 
 import numpy as np
@@ -176,16 +177,19 @@ class Reading(Opened):
         condition = guard.condition_of(where, params)
         queries: Float32 | None = None
         hits: list[list[Hit]] = []
-        for attempt in range(RETRIES):
+        for attempt in count():
             state = self._state()
             if queries is None:
                 queries, single = _checks.queries(Q, state.settings.dim, 1)
-            chosen, cached = self._filters.chosen(state, condition, self._read)
+            known = self._filters.chosen(state, condition, self._read)
+            if known is None:
+                continue
+            chosen, cached = known
             answers = (
                 find(state, queries, chosen) if state.settings.dim else [(np.empty(0), np.empty(0))] * len(queries)
             )
             hits, complete = self._hits(state, answers, with_vectors)
-            if complete or attempt == RETRIES - 1:
+            if complete or attempt >= RETRIES:
                 break
         found: Any = hits[0] if single else hits
         if not explain:

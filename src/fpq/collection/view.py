@@ -21,6 +21,7 @@ from fpq.metric import MetricName
 from fpq.storage import load
 
 BLOCK_ROWS = 1 << 13  # rows that are read from the database at a time
+MOST_GAPS = 100  # row numbers per row for which a mask by number takes less memory than a table of numbers
 RETRIES = 20  # of opening an index file that a writer replaces meanwhile
 
 
@@ -126,7 +127,7 @@ class View:
             bits = places_of(index, in_index)
             # A row that was removed while the index file was made is in `removed`, but perhaps not in the index.
             removed += int(np.bitwise_count(bits).sum()) if hasattr(np, "bitwise_count") else len(in_index)
-            alive = all_places(bits) & ~bits if alive is None else alive & ~bits
+            alive = (all_places(index) if alive is None else alive) & ~bits
         dead = [*dead, gone[gone > settings.folded]] if len(in_index) < len(gone) else dead
         tail_ids = tail._ids.values
         tail_alive = ~np.isin(tail_ids, np.concatenate(dead)) if dead else None
@@ -148,9 +149,14 @@ def index_file(store: Store, generation: int) -> Any:
     return store.folder / f"index-{generation}.fpq"
 
 
-def all_places(bits: UInt64) -> UInt64:
-    """As many bits, all set: bits beyond the last place are ignored."""
-    return np.full_like(bits, np.iinfo(np.uint64).max)
+def all_places(index: Index) -> UInt64:
+    """The places of all rows of an index, as bits; lists have other places between them."""
+    largest = index._ids.largest
+    if largest > MOST_GAPS * len(index):
+        return places_of(index, index._ids.values)
+    with index._lock.reading():
+        bits: UInt64 = index._allowed_bits(np.ones(largest + 1, np.bool_))  # type: ignore[assignment]
+        return bits
 
 
 def _metric(settings: Settings) -> MetricName:
