@@ -31,6 +31,8 @@ ENTRIES = {  # what calls return
     "fpq.sharding.index.ShardedResult": ("missing",),
     "fpq.SearchResult": ("distances", "ids"),
     "fpq.RangeResult": ("lims", "distances", "ids"),
+    "fpq.collection.Hit": ("key", "distance", "metadata", "vector"),
+    "fpq.collection.Row": ("key", "vector", "metadata"),
     "fpq.PQIndex": ("rerank", "quantizer"),
     "fpq.IVFPQIndex": ("n_probe", "rerank", "quantizer"),
     "fpq.MultiVectorIndex": ("n_probe", "n_candidates", "rerank", "last_found", "quantizer"),

@@ -21,7 +21,7 @@ from fpq.collection.metadata import Columns
 FORMAT = 1
 FILE, LOCK = "collection.sqlite", "writer.lock"
 PIECE = 500  # parameters of a statement
-CHECKPOINT_PAGES = 4000  # 16 MB of write-ahead log are copied into the database at a time
+CHECKPOINT_PAGES = 16_000  # 64 MB of write-ahead log are copied into the database at a time
 
 # A row number `id` is never used twice: `last_id` counts on. Readers know rows by it.
 TABLES = (

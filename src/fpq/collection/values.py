@@ -15,6 +15,7 @@ from fpq.collection import metadata
 from fpq.collection.store import Settings
 from fpq.indexes.base import Index
 
+PARALLEL_VALUES = 1 << 22  # values whose check takes longer than the start of threads
 TYPES = ("float32", "float16", "uint8", "int8")
 
 
@@ -36,7 +37,8 @@ def vectors(given: Any, n: int, single: bool, settings: Settings, n_threads: int
         array = array[None]
     elif not n and not array.size:
         return np.empty((0, settings.dim or 1), settings.element)
-    array = _checks.vectors("vectors", array, dim=settings.dim, n_threads=threads.resolve(n_threads))
+    count = threads.resolve(n_threads) if array.size >= PARALLEL_VALUES else 1
+    array = _checks.vectors("vectors", array, dim=settings.dim, n_threads=count)
     if len(array) != n:
         raise ValueError(f"vectors: expected {n} vectors, one per key, got {len(array)}")
     if array.dtype == settings.element:
