@@ -229,7 +229,7 @@ class Reading(Opened):
         Parameters
         ----------
         recall_sample : int, default 0
-            The number of rows for which the recall@10 is measured, by comparison with exact search. That reads all
+            The number of rows for which the ``recall@10`` is measured, by comparison with exact search. That reads all
             vectors.
         """
         self._ready()

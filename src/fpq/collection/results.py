@@ -112,7 +112,7 @@ class CollectionStats:
     trained_at : str or None
         The time of the last training, in ISO format.
     recall : float or None
-        The measured recall@10, if asked for.
+        The measured ``recall@10``, if asked for.
     """
 
     rows: int
