@@ -18,8 +18,8 @@ from fpq.indexes.parts import arguments
 from fpq.indexes.pq_base import CodeIndex
 from fpq.metric import METRICS
 
-# The neighbours among few rows are farther away, in more lists. On 100,000 GloVe vectors, with a recall@10 of 0.953 by 51
-# probes, random 5 % of the rows have 0.927 with 51 probes and 0.978 with 108; random 50 % have 0.973 with 61.
+# The neighbours among few rows are farther away, in more lists. On 100,000 GloVe vectors, with a recall@10 of 0.953 by
+# 51 probes, random 5 % of the rows have 0.927 with 51 probes and 0.978 with 108; random 50 % have 0.973 with 61.
 PROBE_GROWTH = 0.25  # the number of probes grows with this power of the rows per chosen row
 
 Read = Callable[[Int64], tuple[Int64, Array]]  # the row numbers that exist, and their vectors
@@ -79,7 +79,7 @@ def _indexed(
             known = arguments.checked(index, wanted, recall, None, *_attributes(index, recall))
             effort = dict(known.effort)
             find = index._nearest if known.by_codes else index._ranked
-            if chosen.n is not None and "n_probe" in effort:
+            if chosen.n is not None and effort.get("n_probe"):
                 effort["n_probe"] = math.ceil(effort["n_probe"] * (len(index) / max(chosen.n, 1)) ** PROBE_GROWTH)
         found = find(prepared, k, chosen.index_bits, n_threads, **effort)
         # A condition may leave too few rows in the probed lists.
