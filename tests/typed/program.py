@@ -36,6 +36,12 @@ machine = fpq.cpu_info()["isa"]
 estimate: fpq.Estimate = fpq.estimate(1_000_000, 128, fpq.IVFPQIndex(1500, m=25), dtype="uint8", ids=True)
 seconds: float = estimate.build_seconds + estimate.peak_nbytes
 
+with fpq.Collection.create("folder", dim=16, columns={"year": int}) as collection:
+    collection.upsert(["a"], X[:1], [{"year": 2024}])
+    row = collection.get("a")
+    year: int = row.metadata["year"]
+    rows: int = len(collection) + len(collection.get(["a"])) + collection.delete(where="year < ?", params=[2000])
+
 fpq.FlatIndex("euclid")  # wrong
 fpq.PQIndex(16, 8)  # wrong
 fpq.MultiVectorIndex(metric="l2")  # wrong
