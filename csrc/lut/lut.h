@@ -35,13 +35,13 @@ typedef struct {
         float *group;      /* (m, code_groups): the minimum of each code group; `table` where a group is one code */
         uint16_t *group16; /* precomputed: the same in steps */
     };
-    float *min;         /* (m): the minimum of each table */
-    int32_t *min16;     /* (m): precomputed: the same in steps */
-    float *excess;      /* (planes): the mean of the tables of each plane (fpq_prune_lut) less their minima */
-    int32_t *order;     /* (planes): the planes in the order in which they prune */
-    float offset;       /* a distance less the sum of its entries */
-    float base;         /* the sum of the minima */
-    float magnitude;    /* a bound of the absolute value of partial sums, beside the threshold itself */
+    float *min;      /* (m): the minimum of each table */
+    int32_t *min16;  /* (m): precomputed: the same in steps */
+    float *excess;   /* (planes): the mean of the tables of each plane (fpq_prune_lut) less their minima */
+    int32_t *order;  /* (planes): the planes in the order in which they prune */
+    float offset;    /* a distance less the sum of its entries */
+    float base;      /* the sum of the minima */
+    float magnitude; /* a bound of the absolute value of partial sums, beside the threshold itself */
     const uint16_t *list_term, *query_term; /* precomputed: (m, ld_table) */
     float step;                             /* precomputed: the distance that one step stands for */
     fpq_lut8 lut8;
