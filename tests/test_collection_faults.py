@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -198,3 +201,16 @@ def test_processes_write_one_after_the_other(tmp_path: Path) -> None:
         )
         assert "BlockingIOError" in failed.stderr and "read_only=True" in failed.stderr
         collection.upsert([1], [[0, 0, 0, 0]])
+
+
+def test_a_database_cannot_make_python_run_code(tmp_path: Path) -> None:
+    index = fpq.IVFPQIndex(4, 2, metric="cosine")
+    with Collection.create(tmp_path / "c", index=index, background=False) as collection:
+        collection.upsert(list(range(1100)), np.random.default_rng(0).normal(size=(1100, 4)))
+    with contextlib.closing(sqlite3.connect(tmp_path / "c" / "collection.sqlite")) as db:
+        db.execute("UPDATE settings SET value = ? WHERE name = 'index'", [pickle.dumps(index)])
+        db.commit()
+    with Collection.open(tmp_path / "c", background=False) as collection:
+        with pytest.raises(fpq.FormatError, match="pickle"):
+            collection.optimize()
+        assert len(collection) == 1100

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import pickle
 import warnings
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -24,7 +23,7 @@ from fpq.indexes.changes import NOTHING
 from fpq.indexes.parts.coarse import rows_per_list
 from fpq.indexes.pq_base import CodeIndex
 from fpq.recommendation import recommend
-from fpq.storage import load
+from fpq.storage import _from_bytes, load
 
 EXACT_ROWS = 20_000  # a collection of fewer rows is searched exactly
 OWN_ROWS = 1000  # the fewest rows from which an index of the user learns
@@ -116,7 +115,7 @@ def _configured(store: Store, settings: Settings, n_threads: int | None) -> Inde
     """The index of the user, or the one that suits the rows, without training."""
     own = store.index_settings()
     if own is not None:
-        index: Index = pickle.loads(own)
+        index: Index = _from_bytes(own, n_threads, False)  # type: ignore[assignment]
     else:
         recommended = recommend(
             (settings.rows, settings.dim or 1), metric=settings.metric, dtype=settings.dtype  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from fpq import _checks, threads
 from fpq._checks import Array
 from fpq.collection import metadata
 from fpq.collection.store import Settings
+from fpq.indexes import MultiVectorIndex
 from fpq.indexes.base import Index
 
 PARALLEL_VALUES = 1 << 22  # values whose check takes longer than the start of threads
@@ -59,15 +59,15 @@ def metadata_of(given: Any, n: int, single: bool, settings: Settings) -> metadat
 
 
 def index_bytes(index: Any, metric: str) -> bytes | None:
-    """The settings of an index of the user."""
+    """The file of an index of the user, which holds its settings."""
     if index is None:
         return None
-    if not isinstance(index, Index):
-        raise TypeError(f"index: expected an index of fpq, got {type(index).__name__}")
+    if not isinstance(index, Index) or isinstance(index, MultiVectorIndex):
+        raise TypeError(f"index: expected an index of vectors, got {type(index).__name__}")
     if index.metric != metric:
         raise ValueError(f"index: expected an index with metric={metric!r}, got {index.metric!r}")
     if len(index):
         raise ValueError(f"index: expected an index without rows, got {len(index)} rows")
     if isinstance(getattr(index, "keep_vectors", False), str):
         raise ValueError("index: expected keep_vectors=True or False, got a file: the collection keeps the vectors")
-    return pickle.dumps(index)
+    return b"".join(index._pieces())
