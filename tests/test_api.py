@@ -139,7 +139,12 @@ def test_learning_knows_no_index() -> None:
     for file in files("_arrays.py", "_checks.py", "metric.py", "scaling.py", "threads.py", "learning/*.py"):
         assert not {name for name in imports(file) if name.startswith("fpq.indexes")}, file
     for file in files("_checks.py", "_arrays.py"):
-        assert imports(file) <= {"fpq", "fpq._native", "fpq._checks", "fpq._checks.Array", "fpq._checks.Float32"}, file
+        types = {f"fpq._checks.{name}" for name in ("Array", "Float32", "Int64")}
+        assert imports(file) <= {
+            "fpq",
+            *(f"fpq._{name}" for name in ("native", "checks", "inputs", "bfloat16")),
+            *types,
+        }, file
 
 
 def test_the_compiled_module_imports_nothing_of_fpq() -> None:

@@ -177,21 +177,22 @@ def test_readers_beside_a_writer(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(path), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
-        for _ in range(8):
-            assert writer.stdout.readline()
-        end, searches, seen = time.monotonic() + 1.5, 0, set()
-        with Collection.open(path, read_only=True) as reader, Collection.open(path, read_only=True) as other:
-            while time.monotonic() < end:
-                for each in (reader, other):
-                    hits = each.search(np.zeros(4), 1000)
-                    assert len({hit.key for hit in hits}) == len(hits) == 7 * BATCH
-                    groups = {(hit.key // BATCH, hit.metadata["batch"]) for hit in hits}
-                    assert len(groups) == 7
-                    seen.add(max(batch for _, batch in groups))
-                    searches += 1
-            assert searches > 10 and len(seen) > 3 and reader.stats().generation > 0
-        writer.kill()
-        writer.stdout.read()
+        try:
+            for _ in range(8):
+                assert writer.stdout.readline()
+            searches, seen = 0, set()
+            with Collection.open(path, read_only=True) as reader, Collection.open(path, read_only=True) as other:
+                while searches <= 20 or len(seen) <= 3 or not reader.stats().generation:
+                    for each in (reader, other):
+                        hits = each.search(np.zeros(4), 1000)
+                        assert len({hit.key for hit in hits}) == len(hits) == 7 * BATCH
+                        groups = {(hit.key // BATCH, hit.metadata["batch"]) for hit in hits}
+                        assert len(groups) == 7
+                        seen.add(max(batch for _, batch in groups))
+                        searches += 1
+        finally:
+            writer.kill()
+            writer.stdout.read()
 
 
 def test_processes_write_one_after_the_other(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from typing import Any
 
 import numpy as np
@@ -202,3 +204,16 @@ def test_known_matches_follow_changes(few: bool, monkeypatch: pytest.MonkeyPatch
 
 def test_names_in_quotes_are_columns_of_any_case(collection: Collection) -> None:
     assert found(collection, '"YEAR" = 3 AND "key" = 3') == [3]
+
+
+def test_interrupts() -> None:
+    numbers = list(range(2000))
+    long = "(SELECT count(*) FROM json_each(:x), json_each(:x), json_each(:x)) > n"
+    with Collection.create(":memory:") as collection:
+        collection.upsert([1, 2], [[1, 0], [0, 1]], {"n": [1, 2]})
+        timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            collection.search([1, 0], where=long, params={"x": numbers})
+        timer.join()
+        assert len(collection.search([1, 0], where="n > 1")) == 1

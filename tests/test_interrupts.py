@@ -322,6 +322,7 @@ SHORT = {
     "ProductQuantizer.encode_chunks": "a part of encode", "ProductQuantizer.count": "a part of add",
     "ProductQuantizer.lengths": "a part of add",
     "cpu_info": "asks the CPU", "recommend": "reads a sample of 4,096 rows", "cli info": "reads the head of a file",
+    "Collection.*": "statements of SQLite, and calls of indexes; test_collection_where.py interrupts a condition",
     "estimate": "adds sizes up", "cli estimate": "adds sizes up",
     "datasets.load": "maps files", "datasets.read_?vecs": "maps a file", "interop.*": "copies arrays",
     "metrics.approximation_ratio": "some passes of NumPy over the input",

@@ -118,6 +118,8 @@ class Guard:
             message = str(error)
             if any(words in message for words in ("malformed", "disk", "I/O")) and "JSON" not in message:
                 raise
+            if message == "interrupted" and time.monotonic() <= self._deadline:
+                raise KeyboardInterrupt from None  # which the function that SQLite asks for the time cannot pass on
             if message == "interrupted":
                 message = f"it takes longer than {SECONDS:g} s"
             known = ", ".join(["key", *columns])
