@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import fpq
 from fpq import Collection
-from fpq.collection import filters, folding
+from fpq.collection import filters, folding, scan
 
 KILLS = int(os.environ.get("FPQ_KILLS", "25"))
 BATCH = 20
@@ -215,3 +215,19 @@ def test_a_database_cannot_make_python_run_code(tmp_path: Path) -> None:
         with pytest.raises(fpq.FormatError, match="pickle"):
             collection.optimize()
         assert len(collection) == 1100
+
+
+def test_rows_that_are_replaced_during_every_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.eye(4)
+    with Collection.create(tmp_path / "c", background=False) as writer:
+        writer.upsert([0, 1, 2, 3], x)
+        with Collection.open(tmp_path / "c", read_only=True) as reader:
+            nearest = scan.nearest
+
+            def replacing(*args: Any) -> Any:
+                found = nearest(*args)
+                writer.upsert([0, 1, 2, 3], x)
+                return found
+
+            monkeypatch.setattr(scan, "nearest", replacing)
+            assert sorted(hit.key for hit in reader.search(x[0])) == [0, 1, 2, 3]

@@ -105,7 +105,7 @@ def test_vectors_in_a_file_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_a_subclass_counts_as_its_base() -> None:
-    class Mine(fpq.PQIndex, kind="Mine of test_estimate"):
+    class Mine(fpq.PQIndex):
         pass
 
     assert fpq.estimate(1000, 32, Mine()).nbytes == fpq.estimate(1000, 32, fpq.PQIndex()).nbytes

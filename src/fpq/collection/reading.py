@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
@@ -19,7 +20,7 @@ from fpq.collection.results import CollectionStats, Hit, Key, Row
 from fpq.collection.view import State
 from fpq.metric import METRICS
 
-RETRIES = 5  # of a search whose rows are removed by others before their metadata are read
+RETRIES = 3  # of a search whose rows others remove before their metadata are read; then a transaction keeps them
 
 Params = Sequence[Any] | Mapping[str, Any]
 
@@ -175,21 +176,24 @@ class Reading(Opened):
         start = time.perf_counter()
         self._ready()
         condition = guard.condition_of(where, params)
-        queries: Float32 | None = None
-        hits: list[list[Hit]] = []
         for attempt in count():
-            state = self._state()
-            if queries is None:
-                queries, single = _checks.queries(Q, state.settings.dim, 1)
-            known = self._filters.chosen(state, condition, self._read)
-            if known is None:
-                continue
-            chosen, cached = known
-            answers = (
-                find(state, queries, chosen) if state.settings.dim else [(np.empty(0), np.empty(0))] * len(queries)
-            )
-            hits, complete = self._hits(state, answers, with_vectors)
-            if complete or attempt >= RETRIES:
+            still = attempt >= RETRIES and attempt % 2 == 1
+            try:
+                with self._still() if still else contextlib.nullcontext():
+                    state = self._state()
+                    queries, single = _checks.queries(Q, state.settings.dim, 1)
+                    known = self._filters.chosen(state, condition, self._read)
+                    if known is None:
+                        continue
+                    chosen, cached = known
+                    none = [(np.empty(0), np.empty(0))] * len(queries)
+                    answers = find(state, queries, chosen) if state.settings.dim else none
+                    hits, complete = self._hits(state, answers, with_vectors)
+            except FileNotFoundError:
+                if not still:
+                    raise
+                continue  # a writer has replaced the index file of this moment
+            if complete:
                 break
         found: Any = hits[0] if single else hits
         if not explain:
@@ -199,6 +203,13 @@ class Reading(Opened):
             with self._store.reader.reading() as db:
                 sql = db.guard.plan(db.connection, condition, state.names)
         return found, measure.plan(state, chosen, cached, sql, time.perf_counter() - start)
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[None]:
+        """A transaction in which the rows do not change, whatever others write."""
+        with self._store.reader.reading() as db:
+            self._store.settings(db)  # SQLite takes its snapshot at the first statement that reads
+            yield
 
     def _hits(
         self, state: State, answers: Sequence[tuple[Array, Array]], with_vectors: bool
