@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fpq import ShardedIndex, __version__, _bfloat16, _format, cpu_info, datasets, demo, load, storage
-from fpq.cli import estimate, files, index, outputs, words
+from fpq.cli import collection, estimate, files, index, outputs, words
 from fpq.cli.report import Commands, UsageError, facts, positive, print_json
 from fpq.sharding import manifest
 
@@ -22,6 +22,7 @@ examples:
   fpq build base.fvecs base.fpq       an index of the vectors in a file
   fpq search base.fpq queries.fvecs   the 10 nearest vectors of each query
   fpq estimate 1000000x128 --m 32     memory, disk and time of an index before it is built
+  fpq collection create docs d.jsonl  a collection of rows with keys, vectors and metadata
   fpq info                            version, instruction set, threads
   fpq info points.fpq --verify        the content of a file, checked for damage
 fpq COMMAND --help describes each command.
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_demo(commands)
     index.add_commands(commands)
     estimate.add_commands(commands)
+    collection.add_commands(commands)
     _add_info(commands)
     if not argv:
         parser.print_help(sys.stderr)
