@@ -295,6 +295,10 @@ def _export(args: argparse.Namespace) -> None:
         raise FileExistsError(f"{args.out}: the file exists; --force overwrites it")
     n = 0
     with _opened(args, read_only=True) as collection, progress.call("fpq collection", not args.quiet):
+        if "vector" in collection.columns:
+            raise ValueError(
+                f"{args.collection}: expected metadata with other names than 'vector', the column of vectors"
+            )
         with tables.writer(args.out, collection.columns, lambda: _exported(collection)) as write:
             with progress.stage("rows", len(collection), "rows") as advance:
                 for some in _exported(collection):

@@ -14,6 +14,7 @@ from fpq._checks import Array
 from fpq.cli import files, tables
 from fpq.cli.report import UsageError
 from fpq.cli.tables import Table
+from fpq.collection.keys import checked
 
 Batch = tuple[list[Any], Array, dict[str, list[Any]]]  # keys, vectors, metadata
 
@@ -35,6 +36,7 @@ class Source:
             n = len(next(iter(columns.values()), ()))
             with self.naming(first, n):
                 found = keys(taken(columns, self.key, "--key"), kind)
+                checked(found, kind)
                 vectors = self._vectors(columns, first, n)
                 content = {name: self._values(name, _listed(each)) for name, each in columns.items()}
             # A later row replaces an earlier one with its key, as it would in another batch.
@@ -66,7 +68,12 @@ class Source:
 
     def _values(self, name: str, given: list[Any]) -> list[Any]:
         read = self._restorers.get(name)
-        return given if read is None else [read(each) if isinstance(each, str) else each for each in given]
+        if read is None:
+            return given
+        try:
+            return [read(each) if isinstance(each, str) else each for each in given]
+        except ValueError as error:
+            raise ValueError(f"metadata: expected {name!r} in its declared type, got an error: {error}") from None
 
 
 def taken(columns: tables.Columns, name: str, option: str) -> Any:
