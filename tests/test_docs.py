@@ -35,6 +35,9 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             if language == "python":
                 if "import pandas" in code:
                     pytest.importorskip("pandas")
+                for framework in ("langchain_core",):
+                    if f"from {framework}" in code:
+                        pytest.importorskip(framework)
                 exec(compile("\n" * line + code, str(page), "exec"), names)
             else:
                 for command in code.splitlines():
