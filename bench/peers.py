@@ -192,7 +192,7 @@ def compare(work: str, ours: Peer, theirs: Peer, rounds: int, method: str, *argu
 
 
 def kernels(ours: Peer, theirs: Peer, rounds: int, only: set[str]) -> Iterator[Row]:
-    """Training, encoding and flat search over 8-bit codes."""
+    """Training, encoding and flat search."""
     for name, m in (("mnist", 8), ("mnist", 16), ("sift500k", 16)):
         try:
             data(name)
@@ -217,6 +217,10 @@ def kernels(ours: Peer, theirs: Peer, rounds: int, only: set[str]) -> Iterator[R
             theirs("prepare", name, 32, 4)
             for k in (10, 100):
                 yield compare(f"  beside PQ32x4fs k={k}, batch of 1000", ours, theirs, rounds, "search", k, 1000, False)
+            ours("prepare", name, 32, 4)
+            for k in (10, 100):
+                work = f"4-bit codes, m=32, beside PQ32x4fs k={k}"
+                yield compare(work, ours, theirs, rounds, "search", k, 1000, False)
 
 
 def main() -> None:
