@@ -63,7 +63,7 @@ def index_bytes(index: Any, metric: str) -> bytes | None:
     if index is None:
         return None
     if not isinstance(index, Index) or isinstance(index, MultiVectorIndex):
-        raise TypeError(f"index: expected an index of vectors, got {type(index).__name__}")
+        raise TypeError(f"index: expected an index of fpq for vectors, got {type(index).__name__}")
     if index.metric != metric:
         raise ValueError(f"index: expected an index with metric={metric!r}, got {index.metric!r}")
     if len(index):
