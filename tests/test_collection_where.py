@@ -211,9 +211,13 @@ def test_interrupts() -> None:
     long = "(SELECT count(*) FROM json_each(:x), json_each(:x), json_each(:x)) > n"
     with Collection.create(":memory:") as collection:
         collection.upsert([1, 2], [[1, 0], [0, 1]], {"n": [1, 2]})
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background programs may ignore the signal
         timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
         timer.start()
-        with pytest.raises(KeyboardInterrupt):
-            collection.search([1, 0], where=long, params={"x": numbers})
-        timer.join()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                collection.search([1, 0], where=long, params={"x": numbers})
+        finally:
+            timer.join()
+            signal.signal(signal.SIGINT, before)
         assert len(collection.search([1, 0], where="n > 1")) == 1
