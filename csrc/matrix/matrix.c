@@ -71,6 +71,8 @@ int fpq_largest(const fpq_matrix *x, float *out, int threads) {
     return status;
 }
 
+static const ptrdiff_t item_size[] = {4, 8, 2, 2, 1, 1}; /* by dtype */
+
 typedef struct {
     const fpq_matrix *x;
     const int64_t *rows;
@@ -100,8 +102,7 @@ static void copy_batch(void *context, int64_t i, fpq_worker *worker) {
 }
 
 int fpq_copy_rows(const fpq_matrix *x, const int64_t *rows, int64_t n, int to_float32, char *out, int threads) {
-    const ptrdiff_t item = (ptrdiff_t[]){4, 8, 2, 2, 1, 1}[x->dtype];
-    copy c = {x, rows, n, to_float32 ? 0 : item, out};
+    copy c = {x, rows, n, to_float32 ? 0 : item_size[x->dtype], out};
     return fpq_parallel(fpq_batches(n, FPQ_ROW_BATCH), 0, threads, copy_batch, &c);
 }
 

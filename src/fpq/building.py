@@ -17,7 +17,7 @@ from fpq.indexes.lsh import NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS, SAMPLE_ROWS, sket
 from fpq.indexes.parts.coarse import N_ITER, rows_per_list
 from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, plane_sizes
 from fpq.indexes.parts.two_level import ASSIGN_CELLS, LEAST_LISTS
-from fpq.indexes.parts.vectors import KEPT_TYPES, is_narrow
+from fpq.indexes.parts.vectors import kept_type
 from fpq.learning.defaults import default_lists, default_m
 from fpq.learning.kmeans import SEED_ROWS, even_offsets
 from fpq.learning.lloyd import Bounds
@@ -59,12 +59,6 @@ def codebook_sizes(pq: ProductQuantizer, d: int) -> tuple[int, int, int]:
     """The numbers of codebooks, of their centroids, and of dimensions after the rotation, as `fit` chooses them."""
     width = pq.rotation_dim or d
     return default_m(width) if pq.m is None else pq.m, 1 << pq.nbits, width
-
-
-def kept_type(index: AnyIndex, dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The element type in which vectors of this type are kept."""
-    as_given = is_narrow(dtype) or (dtype in KEPT_TYPES and not METRICS[index.metric].unit_length)
-    return dtype if as_given else np.dtype(np.float32)
 
 
 def hash_functions(index: E2LSHIndex | C2LSHIndex, n: int, d: int) -> tuple[int, int]:
@@ -111,7 +105,7 @@ def probe(n_threads: int) -> float:
 def work(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any]) -> dict[str, float]:
     """The amounts of work of `fit` and `add`, by the names in SECONDS."""
     units: dict[str, float] = {}
-    size = kept_type(index, dtype).itemsize
+    size = kept_type(dtype, unit_length=METRICS[index.metric].unit_length).itemsize
     if isinstance(index, FlatIndex):
         units["copied byte"] = n * d * size
         return units

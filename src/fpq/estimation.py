@@ -19,7 +19,7 @@ from fpq.indexes.lsh import MAX_ROWS, sketch_size
 from fpq.indexes.parts.lists import BLOCK_ROWS
 from fpq.indexes.parts.refinement import BITS, NAMES, plane_sizes
 from fpq.indexes.parts.two_level import LEAST_LISTS
-from fpq.indexes.parts.vectors import is_narrow
+from fpq.indexes.parts.vectors import is_narrow, kept_type
 from fpq.learning.defaults import default_lists
 from fpq.metric import METRICS
 
@@ -177,7 +177,8 @@ def stored_arrays(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any], *, ids:
     """The arrays of the file of an index with n vectors, by name: views of one number, without memory."""
     arrays = {"ids": _view(np.int64, n)} if ids else {}
     if not isinstance(index, (PQIndex, IVFPQIndex)) or index.keep_vectors is True:
-        arrays["vectors"] = _bfloat16.as_bits(_view(building.kept_type(index, dtype), n, d))
+        kept = kept_type(dtype, unit_length=METRICS[index.metric].unit_length)
+        arrays["vectors"] = _bfloat16.as_bits(_view(kept, n, d))
     if isinstance(index, FlatIndex):
         return {**arrays, "norms": _view(np.float32, n)}
     if isinstance(index, (PQIndex, IVFPQIndex)):

@@ -16,7 +16,7 @@ from fpq.blocks import on_dask
 from fpq.estimation import element_type, estimated_nbytes, readable_seconds
 from fpq.indexes import FlatIndex, IVFPQIndex, PQIndex
 from fpq.indexes.parts.refinement import RefineName
-from fpq.indexes.parts.vectors import KEPT_TYPES, is_narrow
+from fpq.indexes.parts.vectors import kept_type
 from fpq.learning.defaults import default_lists, default_m
 from fpq.metric import METRICS, NAMES_ELSEWHERE, MetricName
 
@@ -168,7 +168,7 @@ def _described(X: Any) -> tuple[int, int, Array | None]:
 def _dtype(dtype: DTypeLike | None, sample: Array | None) -> np.dtype[Any]:
     """The element type in which vectors are kept."""
     given = np.dtype(np.float32 if sample is None else sample.dtype) if dtype is None else element_type(dtype)
-    return given if given in KEPT_TYPES or is_narrow(given) else np.dtype(np.float32)
+    return kept_type(given, unit_length=False)
 
 
 def _options(n: int, d: int, dtype: np.dtype[Any], metric: str, sample: Array | None) -> list[Option]:

@@ -16,7 +16,7 @@ import numpy as np
 from fpq import Collection, _checks, datasets, progress
 from fpq._checks import Array
 from fpq.cli import files, outputs, rows, tables
-from fpq.cli.report import Commands, UsageError, add_command, facts, positive, print_json
+from fpq.cli.report import Commands, UsageError, add_command, add_shared, facts, positive, print_json
 from fpq.cli.tables import Table
 from fpq.collection import folding, metadata, values
 from fpq.metric import METRICS
@@ -53,7 +53,7 @@ def add_commands(commands: Commands) -> None:
         "--indexed", action="append", default=[], metavar="NAME", help="column with an SQL index; needs --column"
     )
     _add_rows(create)
-    _add_shared(create)
+    add_shared(create)
 
     upsert = add_command(
         inner, "upsert", _upsert, "insert or replace the rows of a file",
@@ -65,7 +65,7 @@ def add_commands(commands: Commands) -> None:
     upsert.add_argument("collection", metavar="COLLECTION", help="folder of the collection")
     upsert.add_argument("rows", metavar="ROWS", help="file of rows")
     _add_rows(upsert)
-    _add_shared(upsert)
+    add_shared(upsert)
 
     search = add_command(
         inner, "search", _search, "find the nearest rows of queries",
@@ -81,7 +81,7 @@ def add_commands(commands: Commands) -> None:
     )  # fmt: skip
     search.add_argument("-k", type=positive, default=10, metavar="K", help="rows per query (default: %(default)s)")
     _add_where(search)
-    _add_shared(search)
+    add_shared(search)
 
     delete = add_command(
         inner, "delete", _delete, "delete rows by key or by a condition",
@@ -96,7 +96,7 @@ def add_commands(commands: Commands) -> None:
     delete.add_argument("--keys", metavar="FILE", help=f"file of {ROWS} with a column of keys")
     delete.add_argument("--key", default="key", metavar="NAME", help="column of keys of FILE (default: %(default)s)")
     _add_where(delete)
-    _add_shared(delete)
+    add_shared(delete)
 
     stats = add_command(
         inner, "stats", _stats, "show the number of rows, the index and the size of a collection",
@@ -105,7 +105,7 @@ def add_commands(commands: Commands) -> None:
     )  # fmt: skip
     stats.add_argument("collection", metavar="COLLECTION", help="folder of the collection")
     stats.add_argument("--recall-sample", type=positive, default=0, metavar="N", help="measure recall@10 on N rows")
-    _add_shared(stats)
+    add_shared(stats)
 
     export = add_command(
         inner, "export", _export, "write all rows to a file",
@@ -116,7 +116,7 @@ def add_commands(commands: Commands) -> None:
     export.add_argument("collection", metavar="COLLECTION", help="folder of the collection")
     export.add_argument("out", metavar="FILE", help="file to write")
     export.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
-    _add_shared(export)
+    add_shared(export)
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:
@@ -131,12 +131,6 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
         "--param", action="append", default=[], metavar="VALUE",
         help="value of ? in the condition, or NAME=VALUE for :NAME; may be repeated",
     )  # fmt: skip
-
-
-def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: all that the environment allows")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quiet", action="store_true", help="print no progress")
 
 
 def _declaration(text: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ import fpq
 from fpq import _files, metrics, progress
 from fpq._checks import Float32, Int64
 from fpq.cli import files, outputs, words
-from fpq.cli.report import Commands, UsageError, add_command, facts, positive, positive_or_auto, print_json
+from fpq.cli.report import Commands, UsageError, add_command, add_shared, facts, positive, positive_or_auto, print_json
 from fpq.indexes.parts.refinement import BITS
 from fpq.learning.defaults import default_lists
 from fpq.metric import L2, METRICS
@@ -56,7 +56,7 @@ def add_commands(commands: Commands) -> None:
         help="pq and ivfpq: training rows (default: 262144)",
     )  # fmt: skip
     outputs.add_force(build, "INDEX")
-    _add_shared(build)
+    add_shared(build)
 
     search = add_command(
         commands, "search", _search, "find the nearest vectors of queries",
@@ -106,7 +106,7 @@ def add_commands(commands: Commands) -> None:
         action="store_true",
         help="store in INDEX the setting as default, and the measurements for --recall",
     )
-    _add_shared(tune)
+    add_shared(tune)
 
 
 def add_kind(parser: argparse.ArgumentParser) -> None:
@@ -145,12 +145,6 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
-def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: all that the environment allows")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quiet", action="store_true", help="print no progress")
-
-
 def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=positive, default=10, metavar="K", help="neighbours (default: %(default)s)")
     given = parser.add_argument_group("settings of the index", argument_default=argparse.SUPPRESS)
@@ -159,7 +153,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     given.add_argument("--rerank", type=positive, metavar="R", help="re-rank the R * K nearest codes by kept vectors")
     given.add_argument("--recall", type=float, metavar="R", help="pq, ivfpq: the fastest setting for R by fpq tune")
     parser.add_argument("--mmap", action="store_true", help="map the file of the index into memory")
-    _add_shared(parser)
+    add_shared(parser)
 
 
 def _build(args: argparse.Namespace) -> None:

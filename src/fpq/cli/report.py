@@ -30,6 +30,13 @@ def add_command(
     return parser
 
 
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Add the options that most commands have."""
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: all that the environment allows")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quiet", action="store_true", help="print no progress")
+
+
 def positive(text: str) -> int:
     """An integer above 0 from the command line."""
     number = int(text)

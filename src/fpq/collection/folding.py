@@ -15,8 +15,8 @@ import numpy as np
 
 from fpq import progress, tuning
 from fpq._checks import Array, Float32, Int64
-from fpq.collection.store import Settings, Store
-from fpq.collection.view import BLOCK_ROWS, View, index_file
+from fpq.collection.store import BLOCK_ROWS, Settings, Store
+from fpq.collection.view import View, index_file
 from fpq.indexes import FlatIndex, IVFPQIndex
 from fpq.indexes.base import Index
 from fpq.indexes.changes import NOTHING
@@ -165,22 +165,11 @@ def _read(store: Store, settings: Settings, ids: Int64, advance: progress.Advanc
     return np.concatenate(blocks) if blocks else np.empty((0, settings.dim or 1), settings.dtype)
 
 
-def _blocks(store: Store, settings: Settings, first: int) -> Iterator[tuple[Int64, Array]]:
-    """The rows after `first` in blocks. Between two blocks, other threads may use the connection."""
-    while first < settings.last_id:
-        with store.reader.reading() as db:
-            ids, vectors = store.vectors_after(db, settings, first, settings.last_id, BLOCK_ROWS)
-        if not len(ids):
-            return
-        first = int(ids[-1])
-        yield ids, vectors
-
-
 def _extend(store: Store, settings: Settings, index: Index) -> float | None:
     """Add the tail; the coding error of some of the new rows."""
     sample = None
     with progress.stage("rows", settings.last_id - settings.folded, "rows") as advance:
-        for ids, vectors in _blocks(store, settings, settings.folded):
+        for ids, vectors in store.blocks(settings, settings.folded):
             index.add(vectors, ids)  # type: ignore[attr-defined]
             sample = (ids[:ERROR_ROWS], vectors[:ERROR_ROWS]) if sample is None else sample
             advance(len(ids))
@@ -199,7 +188,7 @@ def _filled(store: Store, settings: Settings, index: Index, held: Int64) -> dict
     """Add all rows to a trained index, tune it on the rows `held`, and describe the training."""
     n = 0
     with progress.stage("rows", settings.rows, "rows") as advance:
-        for ids, vectors in _blocks(store, settings, 0):
+        for ids, vectors in store.blocks(settings):
             learned = ~np.isin(ids, held)
             index.add(vectors[learned], ids[learned])  # type: ignore[attr-defined]
             n += len(ids)

@@ -19,12 +19,20 @@ def listed(keys: Any) -> tuple[list[Any], bool]:
     """The keys as a list, and whether `keys` is a single key."""
     if isinstance(keys, (str, int, UUID, np.integer, bytes)) or (isinstance(keys, np.ndarray) and keys.ndim == 0):
         return [keys.item() if isinstance(keys, (np.generic, np.ndarray)) else keys], True
-    for method in ("to_pylist", "to_list", "tolist"):  # pyarrow; pandas and polars; NumPy
-        if hasattr(keys, method):
-            return list(getattr(keys, method)()), False
+    column = of_column(keys)
+    if column is not None:
+        return column, False
     if isinstance(keys, dict) or not isinstance(keys, Iterable):
         raise TypeError(f"keys: expected a key or a list of keys, got {type(keys).__name__}")
     return list(keys), False
+
+
+def of_column(values: Any) -> list[Any] | None:
+    """The values of a column of pyarrow, pandas, polars or NumPy; None for anything else."""
+    for method in ("to_pylist", "to_list", "tolist"):
+        if hasattr(values, method):
+            return list(getattr(values, method)())
+    return None
 
 
 def checked(keys: list[Any], kind: str | None) -> tuple[list[Any], str | None]:

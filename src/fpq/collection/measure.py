@@ -11,7 +11,7 @@ from fpq.collection import scan
 from fpq.collection.results import CollectionStats, SearchPlan
 from fpq.collection.scan import Answer, Chosen, Read
 from fpq.collection.store import Store, size_on_disk
-from fpq.collection.view import BLOCK_ROWS, State
+from fpq.collection.view import State
 from fpq.indexes import FlatIndex
 
 K = 10
@@ -59,13 +59,7 @@ def _recall(store: Store, state: State, n_queries: int, read: Read) -> float:
     queries = rows.astype(np.float32)
     k = min(K + 1, len(numbers))
     true: list[Answer] = []
-    last = 0
-    while last < settings.last_id:
-        with store.reader.reading() as db:
-            ids, vectors = store.vectors_after(db, settings, last, settings.last_id, BLOCK_ROWS)
-        if not len(ids):
-            break
-        last = int(ids[-1])
+    for ids, vectors in store.blocks(settings):
         block = FlatIndex(state.tail.metric, n_threads=state.tail.n_threads).add(vectors, ids)
         distances, found = block.search(queries, k)
         ascending = -distances if block._metric.inner_product else distances

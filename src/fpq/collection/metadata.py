@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fpq.collection.keys import of_column
+
 RESERVED = ("id", "key", "_kinds")
 MOST_COLUMNS = 500
 LONGEST_NAME = 200
@@ -82,9 +84,9 @@ def _columns(metadata: Any, n: int) -> dict[str, Any]:
 
 
 def _listed(name: Any, values: Any) -> list[Any]:
-    for method in ("to_pylist", "to_list", "tolist"):
-        if hasattr(values, method):
-            return list(getattr(values, method)())
+    column = of_column(values)
+    if column is not None:
+        return column
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise TypeError(f"metadata: expected a list of values of {name!r}, one per key, got {values!r}")
     return list(values)

@@ -59,9 +59,7 @@ class Reading(Opened):
         return rows[0] if single else rows
 
     def __len__(self) -> int:
-        store = self._ready()
-        with store.reader.reading() as db:
-            return store.settings(db).rows
+        return self._present().rows
 
     def __contains__(self, key: object) -> bool:
         store = self._ready()

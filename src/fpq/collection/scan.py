@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import _native, scaling, threads
+from fpq import scaling, threads
 from fpq._checks import Array, Float32, Int64, UInt64
 from fpq.collection.view import State
 from fpq.indexes import FlatIndex, IVFPQIndex
@@ -154,18 +154,8 @@ def _within_exactly(
 
 
 def _ranges(index: Index, queries: Float32, threshold: np.float32, bits: UInt64 | None) -> list[Answer]:
-    if not len(index) or not len(queries):
-        return [(np.empty(0, np.float32), np.empty(0, np.int64)) for _ in queries]
     n_threads = threads.resolve(index.n_threads)
-    inner = index._metric.inner_product
-    prepared, power = index._scaled(index._queries(queries, n_threads)[0])
-    answers = _native.Within(len(queries), float(scaling.threshold(threshold, power, inner)))
     effort = {"n_probe": index.n_probe} if isinstance(index, IVFPQIndex) else {}
-    index._scan(prepared, power, answers, bits, n_threads, **effort)
-    lims = np.zeros(len(queries) + 1, np.int64)
-    answers.counts(lims[1:])
-    np.cumsum(lims, out=lims)
-    distances, ids = np.empty(lims[-1], np.float32), np.empty(lims[-1], np.int64)
-    answers.copy(distances, ids)
-    distances = scaling.unscaled(distances, power, inner) if power else distances
+    prepared = index._queries(queries, n_threads)[0] if len(index) else queries
+    lims, distances, ids = index._within(prepared, threshold, bits, n_threads, **effort)
     return [(distances[start:end], ids[start:end]) for start, end in pairwise(lims.tolist())]

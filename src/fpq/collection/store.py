@@ -21,6 +21,7 @@ from fpq.collection.metadata import Columns
 FORMAT = 1
 FILE, LOCK = "collection.sqlite", "writer.lock"
 PIECE = 500  # parameters of a statement
+BLOCK_ROWS = 1 << 13  # rows whose vectors are read at a time
 CHECKPOINT_PAGES = 16_000  # 64 MB of write-ahead log are copied into the database at a time
 
 # A row number `id` is never used twice: `last_id` counts on. Readers know rows by it.
@@ -194,10 +195,19 @@ class Store:
         """The row numbers among `ids` that exist, and their vectors."""
         return _arrays(_in(db, "SELECT id, vector FROM vectors WHERE id IN", ids), settings)
 
-    def vectors_after(self, db: Database, settings: Settings, first: int, last: int, n: int) -> tuple[Int64, Array]:
-        """At most `n` rows with row numbers above `first` up to `last`, ascending."""
+    def blocks(self, settings: Settings, after: int = 0) -> Iterator[tuple[Int64, Array]]:
+        """The row numbers above `after` that `settings` know, and their vectors, in ascending blocks.
+
+        Without a transaction of the caller, other threads may use the connection between two blocks.
+        """
         sql = "SELECT id, vector FROM vectors WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
-        return _arrays(db.execute(sql, (first, last, n)).fetchall(), settings)
+        while after < settings.last_id:
+            with self.reader.reading() as db:
+                rows = db.execute(sql, (after, settings.last_id, BLOCK_ROWS)).fetchall()
+            if not rows:
+                return
+            after = rows[-1][0]
+            yield _arrays(rows, settings)
 
     def close(self) -> None:
         """Close all connections, and let other writers in."""

@@ -20,7 +20,6 @@ from fpq.indexes.parts.lock import Lock
 from fpq.metric import MetricName
 from fpq.storage import load
 
-BLOCK_ROWS = 1 << 13  # rows that are read from the database at a time
 MOST_GAPS = 100  # row numbers per row for which a mask by number takes less memory than a table of numbers
 RETRIES = 20  # of opening an index file that a writer replaces meanwhile
 
@@ -113,21 +112,14 @@ class View:
         new = db.execute("SELECT seq, id FROM removed WHERE seq > ? ORDER BY seq", (seq,)).fetchall()
         gone = np.fromiter((row[1] for row in new), np.int64, len(new))
         seq = new[-1][0] if new else seq
-        blocks = []
-        while last < settings.last_id:
-            ids, vectors = self._store.vectors_after(db, settings, last, settings.last_id, BLOCK_ROWS)
-            if not len(ids):
-                break
-            last = int(ids[-1])
-            blocks.append((ids, vectors))
+        blocks = list(self._store.blocks(settings, last))
         if blocks:  # one call: a state includes all or none
             tail.add(np.concatenate([block[1] for block in blocks]), np.concatenate([block[0] for block in blocks]))
         in_index = gone[gone <= settings.folded]
         if index is not None and len(in_index):
-            bits = places_of(index, in_index)
             # A row that was removed while the index file was made is in `removed`, but perhaps not in the index.
-            removed += int(np.bitwise_count(bits).sum()) if hasattr(np, "bitwise_count") else len(in_index)
-            alive = (all_places(index) if alive is None else alive) & ~bits
+            removed += len(index._ids.known_rows(in_index))
+            alive = (all_places(index) if alive is None else alive) & ~places_of(index, in_index)
         dead = [*dead, gone[gone > settings.folded]] if len(in_index) < len(gone) else dead
         tail_ids = tail._ids.values
         tail_alive = ~np.isin(tail_ids, np.concatenate(dead)) if dead else None

@@ -167,13 +167,19 @@ class Index(Changes):
         with np.errstate(over="ignore"):
             threshold = np.float32(-radius if self._metric.inner_product else radius)
         queries, _ = self._queries(Q, count)
-        bits = self._allowed_bits(allowed)
+        lims, distances, ids = self._within(queries, threshold, self._allowed_bits(allowed), count, **effort)
+        return RangeResult(lims, self._metric.to_user(distances), ids)
+
+    def _within(
+        self, queries: Float32, threshold: np.float32, allowed: Bits | None, n_threads: int, **effort: Any
+    ) -> tuple[Int64, Float32, Int64]:
+        """All neighbours of prepared queries within a threshold, as in `RangeResult`, with kernel distances."""
         lims = np.zeros(len(queries) + 1, np.int64)
         if not len(queries) or not len(self):
-            return RangeResult(lims, np.empty(0, np.float32), np.empty(0, np.int64))
+            return lims, np.empty(0, np.float32), np.empty(0, np.int64)
         scaled, power = self._scaled(queries)
         answers = _native.Within(len(queries), float(scaling.threshold(threshold, power, self._metric.inner_product)))
-        self._scan(scaled, power, answers, bits, count, **effort)
+        self._scan(scaled, power, answers, allowed, n_threads, **effort)
         answers.counts(lims[1:])
         np.cumsum(lims, out=lims)
         distances, ids = np.empty(lims[-1], np.float32), np.empty(lims[-1], np.int64)
@@ -183,7 +189,7 @@ class Index(Changes):
             within = distances <= threshold
             lims = np.concatenate([[0], np.cumsum(within)])[lims]
             distances, ids = distances[within], ids[within]
-        return RangeResult(lims, self._metric.to_user(distances), ids)
+        return lims, distances, ids
 
     @reads
     def reconstruct(self, ids: ArrayLike) -> Float32:

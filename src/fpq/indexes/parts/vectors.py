@@ -25,6 +25,12 @@ def is_narrow(kind: np.dtype[Any]) -> bool:
     return kind == np.float16 or _bfloat16.is_bfloat16(kind) or kind == _bfloat16.BITS
 
 
+def kept_type(kind: np.dtype[Any], *, unit_length: bool) -> np.dtype[Any]:
+    """The type in which rows of this type are kept, scaled to length 1 or as they are."""
+    as_given = is_narrow(kind) or (kind in KEPT_TYPES and not unit_length)
+    return kind if as_given else np.dtype(np.float32)
+
+
 class Vectors:
     """An array of rows that grows at its end. float64 input, and input of different dtypes, is kept as float32.
 
@@ -63,8 +69,7 @@ class Vectors:
 
         With `normalize`, rows are scaled to length 1, and rows of float16 or bfloat16 are rounded again.
         """
-        changed = (normalize and not is_narrow(x.dtype)) or x.dtype == np.float64
-        kept = np.dtype(np.float32) if changed else x.dtype
+        kept = kept_type(x.dtype, unit_length=normalize)
         if self._rows is None:
             rows = GrowingArray((x.shape[1],), kept)
         elif self._rows.data.dtype in (kept, np.float32):
@@ -77,7 +82,7 @@ class Vectors:
         new = rows.data[self.n : self.n + len(x)]
         if not normalize:
             _native.copy_rows(x, None, new, n_threads)
-        elif changed:
+        elif not is_narrow(kept):
             _native.normalize(x, new, n_threads)
         else:  # rounded in float32 rows too, so that results do not depend on the order of additions
             step = max(1, SCALED_VALUES // x.shape[1])
