@@ -22,7 +22,8 @@ FORMAT = 1
 FILE, LOCK = "collection.sqlite", "writer.lock"
 PIECE = 500  # parameters of a statement
 BLOCK_ROWS = 1 << 13  # rows whose vectors are read at a time
-CHECKPOINT_PAGES = 16_000  # 64 MB of write-ahead log are copied into the database at a time
+PAGE_BYTES = 1 << 14  # of a new database: several vectors fit into a page
+CHECKPOINT_PAGES = 4000  # 64 MB of write-ahead log are copied into the database at a time
 
 # A row number `id` is never used twice: `last_id` counts on. Readers know rows by it.
 TABLES = (
@@ -76,7 +77,10 @@ class Store:
     def prepare_writer(self) -> None:
         """Have every commit reach the disk before it returns."""
         with translated(self.writer.name):
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", f"wal_autocheckpoint = {CHECKPOINT_PAGES}"):
+            for pragma in (
+                f"page_size = {PAGE_BYTES}", "journal_mode = WAL", "synchronous = FULL",
+                f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+            ):  # fmt: skip
                 self.writer.execute(f"PRAGMA {pragma}").fetchall()
 
     def create(
