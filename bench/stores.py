@@ -12,7 +12,7 @@ are measured in one process. The table shows:
   Stores take turns; the median of the queries, and of the rounds the best. Beside the time stands the recall@10.
 
 A store with a parameter of the search gets the smallest value that reaches the recall on the tuning queries, without a
-condition. qann keeps its rows in memory, and is saved once at the end; sqlite-vec and the local mode of Qdrant compare
+condition; fpq chooses by `tune`. qann keeps its rows in memory, and is saved once at the end; sqlite-vec and the local mode of Qdrant compare
 all rows. `docs/collection.md` quotes the results.
 """
 
@@ -45,7 +45,7 @@ def made_up(n: int, n_queries: int) -> tuple[Any, Any]:
     directions = rng.normal(size=(40, DIM))
 
     def draw(rows: int) -> Any:
-        spread = rng.normal(size=(rows, 40)) @ directions / 6
+        spread = rng.normal(size=(rows, 40)) @ directions / 10
         x = centres[rng.integers(0, 1000, rows)] + spread + rng.normal(size=(rows, DIM), scale=0.2)
         return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
@@ -75,6 +75,13 @@ class Store:
     def set(self, setting: int) -> None:
         self.setting = setting
 
+    def tune(self, Q: Any, truth: Any, recall: float) -> None:
+        """Keep the smallest setting that reaches the recall."""
+        for setting in self.settings:
+            self.set(setting)
+            if measured_recall(self, Q, truth, None) >= recall:
+                break
+
     def search(self, q: Any, below: int | None) -> Iterable[int]:
         raise NotImplementedError
 
@@ -99,6 +106,9 @@ class Fpq(Store):
 
     def build(self) -> None:
         self.collection.optimize()
+
+    def tune(self, Q: Any, truth: Any, recall: float) -> None:
+        self.collection.tune(Q, K, recall)
 
     def search(self, q: Any, below: int | None) -> Iterable[int]:
         condition = {} if below is None else {"where": "n < ?", "params": [below]}
@@ -261,7 +271,7 @@ class Qann(Store):
 STORES = (Fpq, Chroma, Lance, LanceHNSW, SqliteVec, Qann, Qdrant)
 
 
-def recall(store: Store, Q: Any, truth: Any, below: int | None) -> float:
+def measured_recall(store: Store, Q: Any, truth: Any, below: int | None) -> float:
     found = [list(store.search(q, below)) for q in Q]
     return float(np.mean([len(set(row) & set(true)) / K for row, true in zip(found, truth, strict=True)]))
 
@@ -306,11 +316,8 @@ def main() -> None:
             middle = time.perf_counter()
             store.build()
             end = time.perf_counter()
-            for setting in kind.settings:
-                store.set(setting)
-                reached = recall(store, Q[tuning], truths[0][tuning], None)
-                if reached >= arguments.recall:
-                    break
+            store.tune(Q[tuning], truths[0][tuning], arguments.recall)
+            reached = measured_recall(store, Q[tuning], truths[0][tuning], None)
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             rate, setting = arguments.rows / (middle - start), f", setting {store.setting}" if store.setting else ""
             print(
@@ -327,7 +334,7 @@ def main() -> None:
                 for store in stores:
                     best[store] = min(best[store], median_seconds(store, Q[asked], below))
             for store in stores:
-                reached, ratio = recall(store, Q[asked], truth[asked], below), best[store] / best[stores[0]]
+                reached, ratio = measured_recall(store, Q[asked], truth[asked], below), best[store] / best[stores[0]]
                 print(f"  {store.name}: {best[store] * 1e3:.2f} ms, {ratio:.2f} times, recall@10 {reached:.3f}")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -28,7 +28,7 @@ ENTRIES = {  # what calls return
     "fpq.tuning.Tuning": ("trials", "best"),
     "fpq.tuning.Trial": ("setting", "recall", "seconds"),
     "fpq.indexes.lsh.LSHStats": ("buckets", "candidates", "verified"),
-    "fpq.sharding.index.ShardedResult": ("missing",),
+    "fpq.sharding.results.ShardedResult": ("missing",),
     "fpq.SearchResult": ("distances", "ids"),
     "fpq.RangeResult": ("lims", "distances", "ids"),
     "fpq.collection.Hit": ("key", "distance", "metadata", "vector"),

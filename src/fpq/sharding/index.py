@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,38 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpq import _checks, _files, _settings, threads
-from fpq.indexes.base import RangeResult, SearchResult
-from fpq.indexes.parts.lock import uninterrupted
+from fpq import _checks, _files, _settings, threads, tuning
+from fpq._checks import Rows
+from fpq.indexes.parts.operating_points import OperatingPoints, chosen
 from fpq.metric import METRICS, negated
-from fpq.sharding import executor as executors
 from fpq.sharding import manifest as manifests
-from fpq.sharding import merge
-from fpq.sharding.executor import LocalShards, ShardExecutor, Task
+from fpq.sharding import measuring, merge
 from fpq.sharding.manifest import Manifest
 from fpq.sharding.merge import ShardQuery
-from fpq.storage import FormatError
+from fpq.sharding.results import ShardedRangeResult, ShardedResult
+from fpq.sharding.shards import Shards
 
 
-class ShardedResult(SearchResult):
-    """A `SearchResult` (``distances, ids``) with the names of missing shards.
-
-    Attributes
-    ----------
-    missing : dict
-        The errors of shards that were not searched, by file name. Always empty without ``allow_partial``.
-    """
-
-    missing: dict[str, str]
-
-
-class ShardedRangeResult(RangeResult):
-    """A `RangeResult` with the names of missing shards: `missing` is as in `ShardedResult`."""
-
-    missing: dict[str, str]
-
-
-class ShardedIndex(_settings.Checked):
+class ShardedIndex(Shards):
     """An index in several files (shards) that is searched like a single index.
 
     Shards are files of FlatIndex, PQIndex or IVFPQIndex objects with the same parameters and codebooks and disjoint
@@ -53,9 +33,9 @@ class ShardedIndex(_settings.Checked):
     Shards are mapped into memory: opening takes milliseconds, and a page is read from the disk when it is first used.
     Any number of threads may search, also while another thread adds and drops shards.
 
-    A copy and an unpickled object open the manifest again, with the same `allow_partial`. They have the shards that the
-    manifest then lists, and their process must see the files under the same path. A copy has the same client; an index
-    with a client cannot be pickled.
+    A copy and an unpickled object open the manifest again, with the same settings and measurements of `tune`. They have
+    the shards that the manifest then lists, and their process must see the files under the same path. A copy has the
+    same client; an index with a client cannot be pickled.
 
     Parameters
     ----------
@@ -66,6 +46,12 @@ class ShardedIndex(_settings.Checked):
         its nearest vectors. Workers must see the folder of the manifest under the same path.
     allow_partial : bool, default False
         Skip missing and damaged shards, and name them in the result.
+
+    Attributes
+    ----------
+    n_probe, rerank : int or None
+        Defaults of the arguments of `search`. None, the initial value: `n_probe` of each file, and no re-ranking.
+        `tune` sets both. Files do not contain them.
 
     Raises
     ------
@@ -88,23 +74,19 @@ class ShardedIndex(_settings.Checked):
     [5, 105, 205]
     """
 
-    allow_partial = _settings.Setting(_settings.flag)
+    n_probe = _settings.Setting(_settings.optional(_settings.integer(1)))
+    rerank = _settings.Setting(_settings.optional(_settings.integer(1)))
+
+    _points: OperatingPoints | None  # what `tune` measured
 
     def __init__(self, manifest: str | os.PathLike[str], *, client: Any = None, allow_partial: bool = False) -> None:
         self._begin(manifest, allow_partial)
         self._open(manifests.read(self._path), client)
 
     def _begin(self, manifest: str | os.PathLike[str], allow_partial: bool) -> None:
-        self.allow_partial = allow_partial
-        self._path = Path(os.path.abspath(manifest))
-        self._changing = threading.Lock()
-
-    def _open(self, content: Manifest, client: Any) -> None:
-        self._client = client
-        folder = self._path.parent
-        self._executor: ShardExecutor = LocalShards(folder) if client is None else _cluster(client, folder)
-        self._run(content, executors.open_only, None)
-        self._manifest = content
+        super()._begin(manifest, allow_partial)
+        self.n_probe = self.rerank = None
+        self._points = None
 
     @classmethod
     def create(
@@ -148,7 +130,7 @@ class ShardedIndex(_settings.Checked):
         _files.refuse_input(manifest, files)
         content: Manifest | None = None
         for file, offset in zip(files, offsets, strict=True):
-            content = _with_shard(content, file, Path(manifest).parent, offset)
+            content = manifests.with_shard(content, file, Path(manifest).parent, offset)
         assert content is not None
         index._open(content, client)
         content.write(manifest)
@@ -161,60 +143,16 @@ class ShardedIndex(_settings.Checked):
                 "ShardedIndex: an index with a client cannot be pickled: open its manifest, "
                 f"{os.fspath(self._path)}, in the other process"
             )
-        return _opened, (type(self), self._path, None, self.allow_partial)
+        return _opened, (type(self), self._path, None, self._settings())
 
     def __copy__(self) -> ShardedIndex:
-        return _opened(type(self), self._path, self._client, self.allow_partial)
+        return _opened(type(self), self._path, self._client, self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: vars(self)[name] for name in ("allow_partial", "n_probe", "rerank", "_points")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShardedIndex:
         return self.__copy__()
-
-    @property
-    def kind(self) -> str:
-        """The class name of the indexes in the shards."""
-        return self._manifest.kind
-
-    @property
-    def metric(self) -> str:
-        """The metric: "l2", "ip" or "cosine"."""
-        return self._manifest.metric
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the vectors."""
-        return self._manifest.dim
-
-    @property
-    def shards(self) -> list[str]:
-        """The files of the shards, relative to the folder of the manifest, in the order of their ids."""
-        return [shard.file for shard in self._manifest.shards]
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the arrays of all shards in bytes, in files or in memory, without missing shards."""
-        return sum(self._run(self._manifest, executors.nbytes, None)[0])
-
-    def __len__(self) -> int:
-        return sum(shard.n for shard in self._manifest.shards)
-
-    def __contains__(self, number: object) -> bool:
-        """Whether an id is in one of the shards; as for the indexes, anything but an integer is not.
-
-        Raises
-        ------
-        TypeError
-            For a list or an array of ids.
-        FormatError
-            If the shard whose range contains the id is missing or damaged, unless `allow_partial`.
-        ConnectionError
-            If the cluster does not respond.
-        """
-        wanted = _checks.one_id(number)
-        if wanted is None:
-            return False
-        value, content = int(wanted[0]), self._manifest
-        near = content.with_shards(shard for shard in content.shards if shard.first <= value <= shard.last)
-        return bool(near.shards) and any(self._run(near, executors.holds, value)[0])
 
     def search(
         self,
@@ -223,6 +161,7 @@ class ShardedIndex(_settings.Checked):
         *,
         n_probe: int | None = None,
         rerank: int | None = None,
+        recall: float | None = None,
         allowed: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> ShardedResult:
@@ -236,6 +175,9 @@ class ShardedIndex(_settings.Checked):
             For shards of IVFPQIndex: number of lists to scan, the same lists in all shards.
         rerank : int, optional
             For shards with kept vectors: re-rank the ``rerank * k`` nearest codes of all shards by exact distances.
+        recall : float, optional
+            Instead of `n_probe` and `rerank`: the fastest setting that reaches this recall@k by the measurements of
+            `tune`.
         allowed : array of ids, or boolean mask by id, optional
             The ids that may be returned.
         n_threads : int, optional
@@ -250,12 +192,26 @@ class ShardedIndex(_settings.Checked):
         Raises
         ------
         ValueError, TypeError
-            If an argument is not as described or does not apply to the shards.
+            If an argument is not as described or does not apply to the shards, or `recall` is given and `tune` has not
+            measured it.
         FormatError
             If a shard is missing or damaged, unless `allow_partial`.
         ConnectionError
             If the cluster does not respond.
         """
+        if recall is not None:
+            setting = chosen(self._points, k, recall, {"n_probe": n_probe, "rerank": rerank})
+        else:
+            setting = {
+                "n_probe": self.n_probe if n_probe is None else n_probe,
+                "rerank": self.rerank if rerank is None else rerank,
+            }
+        return self._search(Q, k, allowed=allowed, n_threads=n_threads, **setting)
+
+    def _search(
+        self, Q: Any, k: int, *, n_probe: int | None = None, rerank: int | None = None, allowed: Any = None,
+        n_threads: int | None = None,
+    ) -> ShardedResult:  # fmt: skip
         content = self._manifest
         query, single = self._query(content, Q, n_probe, allowed, n_threads)
         query = query._replace(k=_checks.integer("k", k, 1))
@@ -305,7 +261,7 @@ class ShardedIndex(_settings.Checked):
             As `search`.
         """
         content = self._manifest
-        query, _ = self._query(content, Q, n_probe, allowed, n_threads)
+        query, _ = self._query(content, Q, self.n_probe if n_probe is None else n_probe, allowed, n_threads)
         query = query._replace(radius=_checks.real("radius", radius))
         parts, missing = self._run(content, merge.within, query)
         lims, distances, ids = merge.merge_ranges(parts, len(query.queries))
@@ -334,97 +290,62 @@ class ShardedIndex(_settings.Checked):
             )
         return query._replace(allowed=allowed), single
 
-    def _run(self, content: Manifest, task: Task, query: Any) -> tuple[list[Any], dict[str, str]]:
-        """The results of a task, and the errors of missing shards by file; FormatError unless `allow_partial`."""
-        answers = self._executor.run(content, task, query)
-        missing = {file: error for _, errors in answers for file, error in errors.items()}
-        if missing and not self.allow_partial:
-            reasons = "; ".join(f"{file}: {error}" for file, error in missing.items())
-            raise FormatError(
-                f"{self._path}: {len(missing)} of {len(content.shards)} shards cannot be used (allow_partial=True "
-                f"searches the others): {reasons}"
-            )
-        return [answer for answer, _ in answers], missing
+    def tune(
+        self,
+        Q: ArrayLike,
+        k: int = 10,
+        recall: float = 0.95,
+        *,
+        X: Rows | None = None,
+        neighbors: ArrayLike | None = None,
+        n_threads: int | None = None,
+    ) -> tuning.Tuning:
+        """Measure search settings on sample queries, and set `n_probe` and `rerank` to the fastest that reach a recall.
 
-    def add_shard(self, file: str | os.PathLike[str], *, offset: int = 0) -> ShardedIndex:
-        """Add the file of an index as a shard, and rewrite the manifest. Other threads may search meanwhile.
+        As `IVFPQIndex.tune`, for searches in all shards. The measurements stay until the next `tune`.
 
         Parameters
         ----------
-        file : path
-        offset : int, default 0
-            The number to add to the ids of the file.
-
-        Raises
-        ------
-        FormatError
-            If the file is not an index with the parameters and codebooks of the other shards.
-        ValueError, TypeError
-            If the index is empty, or its range of ids overlaps that of another shard.
-        OSError
-            If the file cannot be read or the manifest cannot be written. After an error the index is unchanged.
-        """
-        with self._changing:
-            self._change(_with_shard(self._manifest, file, self._path.parent, offset))
-        return self
-
-    def drop_shard(self, file: str) -> int:
-        """Drop a shard by its name in `shards`, and rewrite the manifest. The file of the shard stays.
+        Q : array (nq, d)
+            Queries like those of the application.
+        k, recall, X, neighbors, n_threads
+            As in `IVFPQIndex.tune`. X and neighbors are needed unless all shards keep their vectors.
 
         Returns
         -------
-        int
-            The number of vectors in the shard.
+        fpq.tuning.Tuning
 
         Raises
         ------
-        ValueError
-            If `file` is not in `shards`.
+        ValueError, TypeError
+            If no setting reaches the recall (the message gives the best), the shards are of FlatIndex, or an argument
+            is not as described. The settings are then unchanged.
+        FormatError, ConnectionError
+            As `search`.
         """
-        with self._changing:
-            others = [shard for shard in self._manifest.shards if shard.file != file]
-            n = len(self) - sum(shard.n for shard in others)
-            if not n:
-                raise ValueError(f"file: expected one of the shards {', '.join(self.shards)}, got {file!r}")
-            self._change(self._manifest.with_shards(others))
-        return n
-
-    def _change(self, content: Manifest) -> None:
-        with uninterrupted():  # the file and the object change together
-            content.write(self._path)
-            self._manifest = content
-        self._executor.keep(content.shards)
-
-    def verify(self) -> None:
-        """Check the arrays of all shards, as `fpq.load` does without mmap.
-
-        Raises
-        ------
-        FormatError
-            If a shard is damaged.
-        """
-        self._run(self._manifest, executors.verify, None)
+        content, count = self._manifest, threads.resolve(n_threads)
+        if content.kind == "FlatIndex":
+            raise ValueError("tune: expected shards of PQIndex or IVFPQIndex, got FlatIndex, whose distances are exact")
+        k, recall = _checks.integer("k", k, 1), tuning.recall_target(recall)
+        queries, _ = _checks.queries(Q, content.dim, count)
+        if not len(queries):
+            raise ValueError("Q: expected at least one query, got none")
+        kind = next((kind for kind in self._run(content, measuring.kind, None)[0] if kind is not None), None)
+        if kind is None:
+            raise ValueError("tune: expected vectors in the shards, got no shards")
+        most = min(k, len(self))
+        truth = measuring.truth(self, queries, most, X, neighbors, count)
+        tuned = measuring.tuned(self, kind, queries, most, recall, truth, n_threads)
+        points = OperatingPoints.measured(k, tuned.trials) if most == k else None
+        vars(self).update(tuned.best.setting, _points=points)
+        return tuned
 
     def __repr__(self) -> str:
         content = self._manifest
         return f"ShardedIndex({content.kind}, metric={content.metric!r}, n={len(self)}, shards={len(content.shards)})"
 
 
-def _opened(cls: type[ShardedIndex], path: Path, client: Any, allow_partial: bool) -> ShardedIndex:
-    return cls(path, client=client, allow_partial=allow_partial)
-
-
-def _with_shard(content: Manifest | None, file: str | os.PathLike[str], folder: Path, offset: Any) -> Manifest:
-    """The manifest `content` (None: a new one) with one more shard."""
-    shard, belongs = manifests.describe(file, folder, _checks.integer("offset", offset, 0))
-    if content is None:
-        return belongs.with_shards([shard])
-    if belongs.learned != content.learned:
-        raise FormatError(f"{os.fspath(file)}: expected the codebooks and parameters of the other shards")
-    return content.with_shards([*content.shards, shard])
-
-
-def _cluster(client: Any, folder: Path) -> ShardExecutor:
-    from fpq.dask.serve import Cluster
-
-    return Cluster(client, folder)
+def _opened(cls: type[ShardedIndex], path: Path, client: Any, settings: dict[str, Any]) -> ShardedIndex:
+    index = cls(path, client=client, allow_partial=settings["allow_partial"])
+    vars(index).update(settings)
+    return index

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from fpq import _files, _format, storage
+from fpq import _checks, _files, _format, storage
 from fpq.indexes.pq_base import CodeIndex
 from fpq.storage import FormatError, Layout
 
@@ -158,6 +158,22 @@ def describe(path: str | os.PathLike[str], folder: Path, offset: int = 0) -> tup
     name = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(folder))).as_posix()
     shard = Shard(name, len(index), offset, first + offset, last + offset, digest(layout))
     return shard, Manifest(layout.kind, index.metric, index.dim, learned(layout), ())
+
+
+def with_shard(content: Manifest | None, file: str | os.PathLike[str], folder: Path, offset: Any) -> Manifest:
+    """The manifest `content` (None: a new one) with one more shard.
+
+    Raises
+    ------
+    FormatError, OSError, ValueError, TypeError
+        As `ShardedIndex.add_shard`.
+    """
+    shard, belongs = describe(file, folder, _checks.integer("offset", offset, 0))
+    if content is None:
+        return belongs.with_shards([shard])
+    if belongs.learned != content.learned:
+        raise FormatError(f"{os.fspath(file)}: expected the codebooks and parameters of the other shards")
+    return content.with_shards([*content.shards, shard])
 
 
 def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> Any:
