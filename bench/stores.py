@@ -12,8 +12,8 @@ are measured in one process. The table shows:
   Stores take turns; the median of the queries, and of the rounds the best. Beside the time stands the recall@10.
 
 A store with a parameter of the search gets the smallest value that reaches the recall on the tuning queries, without a
-condition; fpq chooses by `tune`. qann keeps its rows in memory, and is saved once at the end; sqlite-vec and the local mode of Qdrant compare
-all rows. `docs/collection.md` quotes the results.
+condition; fpq chooses by `tune`. qann keeps its rows in memory, and is saved once at the end; sqlite-vec and the local
+mode of Qdrant compare all rows. `docs/collection.md` quotes the results.
 """
 
 from __future__ import annotations

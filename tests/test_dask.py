@@ -149,12 +149,21 @@ def test_search_on_a_cluster(client: Any, tmp_path: Path) -> None:
     same(many.search(Q[0], 2), one.search(Q[0], 2))
     same(many.range_search(Q, 9.0, n_probe=4), one.range_search(Q, 9.0, n_probe=4))
     many.verify()
+    tuned = many.tune(Q, 5, 0.9)
+    same(many.search(Q, 5), one.search(Q, 5, **tuned.best.setting))
+    assert np.array_equal(np.sort(many.ids), np.arange(N))
+    np.testing.assert_array_equal(many.reconstruct([7, N - 1]), one.reconstruct([7, N - 1]))
+    many.n_probe = many.rerank = None
     dropped = many.shards[2]
     many.drop_shard(dropped)
     left = np.r_[0:800, 1200:N]
     same(many.search(Q, 11), ivf().fit(X).add(X[left], ids=left).search(Q, 11))
     many.add_shard(tmp_path / dropped, offset=800)
     same(many.search(Q, 11), one.search(Q, 11))
+    files, offsets = [tmp_path / file for file in many.shards], range(0, N, 400)
+    copied = fpq.ShardedIndex.create(tmp_path / "copied.json", files, offsets=offsets, client=client)
+    assert copied.remove(np.arange(0, N, 2)) == N // 2
+    same(copied.search(Q, 11), one.search(Q, 11, allowed=np.arange(1, N, 2)))
     (tmp_path / dropped).rename(tmp_path / "away")
     client.run(_forget)
     with pytest.raises(fpq.FormatError, match=f"1 of 8 shards .*{dropped}"):

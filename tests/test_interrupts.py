@@ -276,6 +276,8 @@ LONG: dict[str, Made] = {
     "ShardedIndex.search": lambda case: again(lambda s=case.sharded: s.search(MANY, 100)),
     "ShardedIndex.search rerank": lambda case: again(lambda s=case.sharded: s.search(MANY[:20_000], 10, rerank=500)),
     "ShardedIndex.range_search": lambda case: again(lambda s=case.sharded: s.range_search(MANY[:20_000], 1.0)),
+    "ShardedIndex.tune": lambda case: again(lambda s=case.sharded: s.tune(MANY[:20_000], 10, 0.0, X=MANY)),
+    "ShardedIndex.reconstruct": lambda case: again(lambda s=case.sharded: s.reconstruct(np.arange(15_000))),
     "ShardedIndex.verify": lambda case: again(lambda s=case.sharded: s.verify()),
     "load": lambda case: again(functools.partial(fpq.load, case.saved("PQIndex"))),
     "dask.fit": lambda _: lambda: fpq.dask.fit(fpq.IVFPQIndex(1000, 32), itertools.repeat(X, 1000)),
@@ -303,7 +305,7 @@ BELOW = {  # those that tests of their own make
     *(f"{name}.{call}" for name in INDEXES for call in ("add", "remove", "update", "merge")),
     *(f"{name}.{call}" for name in (*CODES, *LSH) for call in ("fit", "tune")),
     *(f"MultiVectorIndex.{call}" for call in ("fit", "add", "remove", "update", "merge")),
-    "ShardedIndex.add_shard", "ShardedIndex.drop_shard",
+    "ShardedIndex.add_shard", "ShardedIndex.drop_shard", "ShardedIndex.remove",
 }  # fmt: skip
 SHORT = {
     "*()": "keeps parameters or results",
@@ -494,6 +496,13 @@ def test_add_and_drop_shards_again_and_again(tmp_path: Path, monkeypatch: pytest
     interrupt(change)
     assert len(index) in (10_000, 15_000)
     assert fpq.ShardedIndex(tmp_path / "manifest.json").shards == index.shards
+
+
+def test_removal_from_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Case(tmp_path, monkeypatch).sharded
+    interrupt(lambda: [index.remove([i, 5000 + i, 10_000 + i]) for i in range(5000)])
+    assert len(index) % 3 == 0 and len(index) < 15_000
+    assert sorted(fpq.ShardedIndex(tmp_path / "manifest.json").ids) == sorted(index.ids)
 
 
 @pytest.mark.parametrize("call", ["fit", "add", "update", "add and remove", "merge"])
