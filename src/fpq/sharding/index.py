@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _files, _settings, threads, tuning
-from fpq._checks import Rows
+from fpq._checks import Float32, Int64, Rows
+from fpq.indexes.parts import true_neighbors
 from fpq.indexes.parts.operating_points import OperatingPoints, chosen
 from fpq.metric import METRICS, negated
 from fpq.sharding import manifest as manifests
@@ -334,11 +335,28 @@ class ShardedIndex(Shards):
         if kind is None:
             raise ValueError("tune: expected vectors in the shards, got no shards")
         most = min(k, len(self))
-        truth = measuring.truth(self, queries, most, X, neighbors, count)
-        tuned = measuring.tuned(self, kind, queries, most, recall, truth, n_threads)
+        truth = self._true_neighbors(content, queries, most, X, neighbors, count)
+
+        def search(setting: tuning.Setting) -> Int64:
+            return self._search(queries, most, n_threads=n_threads, **setting).ids
+
+        tuned = tuning.fastest(search, *measuring.settings(kind, len(self), most), truth, recall, tuning.RECALLS)
         points = OperatingPoints.measured(k, tuned.trials) if most == k else None
         vars(self).update(tuned.best.setting, _points=points)
         return tuned
+
+    def _true_neighbors(
+        self, content: Manifest, queries: Float32, k: int, X: Any, neighbors: Any, n_threads: int
+    ) -> Int64:
+        """The ids of the k nearest vectors: `neighbors`, or by exact search of X or of the kept vectors."""
+        if neighbors is not None:
+            return true_neighbors.given(X, neighbors, len(queries), k)
+        metric = METRICS[content.metric]
+        if X is not None:
+            prepared = metric.prepare(queries, n_threads)
+            return true_neighbors.among(X, prepared, k, self.ids, content.dim, metric, n_threads)
+        query = ShardQuery(queries, metric.inner_product, k, n_threads=n_threads)
+        return merge.merge(self._run(content, measuring.kept, query)[0], k).ids
 
     def __repr__(self) -> str:
         content = self._manifest

@@ -1,21 +1,16 @@
-"""`tune` of a sharded index: tasks that describe the shards and find true neighbours, and the measured search."""
+"""`tune` of a sharded index: tasks that describe the shards and find true neighbours, and the settings to measure."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fpq import threads, tuning
-from fpq._checks import Float32, Int64
 from fpq.indexes.parts import true_neighbors
 from fpq.indexes.pq_base import MAX_RERANK
-from fpq.metric import METRICS
 from fpq.sharding import merge
 from fpq.sharding.merge import OpenShards, Part, ShardQuery
-
-if TYPE_CHECKING:
-    from fpq.sharding.index import ShardedIndex
 
 
 class Kind(NamedTuple):
@@ -44,30 +39,12 @@ def kept(shards: OpenShards, query: ShardQuery) -> Part:
     return parts[0]
 
 
-def truth(index: ShardedIndex, queries: Float32, k: int, X: Any, neighbors: Any, n_threads: int) -> Int64:
-    """The ids of the k nearest vectors: `neighbors`, or by exact search of X or of the kept vectors."""
-    if neighbors is not None:
-        return true_neighbors.given(X, neighbors, len(queries), k)
-    metric = METRICS[index.metric]
-    if X is not None:
-        prepared = metric.prepare(queries, n_threads)
-        return true_neighbors.among(X, prepared, k, index.ids, index.dim, metric, n_threads)
-    query = ShardQuery(queries, metric.inner_product, k, n_threads=n_threads)
-    return merge.merge(index._run(index._manifest, kept, query)[0], k).ids
-
-
-def tuned(
-    index: ShardedIndex, kind: Kind, queries: Float32, k: int, recall: float, truth: Int64, n_threads: int | None
-) -> tuning.Tuning:
-    """Measure searches of all shards."""
-
-    def search(setting: tuning.Setting) -> Int64:
-        return index._search(queries, truth.shape[1], n_threads=n_threads, **setting).ids
-
+def settings(kind: Kind, n: int, k: int) -> tuple[list[tuning.Setting], list[int | None]]:
+    """The numbers of probes and the re-rankings to measure in shards of n vectors."""
     efforts: list[tuning.Setting] = [{}]
     if kind.n_lists is not None:
         efforts = [{"n_probe": n_probe} for n_probe in tuning.steps(kind.n_lists)]
     reranks: list[int | None] = [] if kind.refines else [None]
     if kind.keeps_vectors or kind.refines:
-        reranks += tuning.steps(min(MAX_RERANK, -(-len(index) // k)), 1.4)[1 if reranks else 0 :]
-    return tuning.fastest(search, efforts, reranks, truth, recall, tuning.RECALLS)
+        reranks += tuning.steps(min(MAX_RERANK, -(-n // k)), 1.4)[1 if reranks else 0 :]
+    return efforts, reranks
