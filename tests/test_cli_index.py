@@ -192,7 +192,12 @@ def test_manifest(data: Path, tmp_path: Path, capsys: Any) -> None:
     assert len(shown["files"]) == shown["shards"] == 4
     assert "metric" in run(capsys, "info", manifest)[0]
     _, err = run(capsys, "tune", manifest, data / "query.npy", code=1)
-    assert "expected an index of one file, got a manifest of shards" in err
+    assert "expected shards of PQIndex or IVFPQIndex, got FlatIndex" in err
+    codes = fpq.dask.build(fpq.PQIndex(4).fit(base), base, tmp_path / "codes", shard_rows=500)
+    assert "expected X or neighbors" in run(capsys, "tune", codes, data / "query.npy", code=1)[1]
+    argv = ["tune", codes, data / "query.npy", "--base", data / "base.npy", "--recall", "0.1"]
+    assert json.loads(run(capsys, *argv, "--json")[0])["best"]["recall"] >= 0.1
+    assert "--save: a manifest keeps no settings" in run(capsys, *argv, "--save", code=2)[1]
     other = tmp_path / "other.json"
     other.write_text("{}")
     for argv in (["info", other], ["tune", other, data / "query.npy"], ["search", other, data / "query.npy"]):

@@ -21,7 +21,6 @@ from fpq.cli.report import Commands, UsageError, add_command, add_shared, facts,
 from fpq.indexes.parts.refinement import BITS
 from fpq.learning.defaults import default_lists
 from fpq.metric import L2, METRICS
-from fpq.sharding import manifest
 
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {}
 _CODES = ("m", "nbits", "rotation", "rotation_dim", "open_indexing", "keep_vectors", "refine", "seed")
@@ -94,7 +93,7 @@ def add_commands(commands: Commands) -> None:
         "fpq tune base.fpq queries.fvecs --base base.fvecs",
         "fpq tune sift.fpq sift.hdf5 --truth sift.hdf5 --recall 0.8",
     )  # fmt: skip
-    tune.add_argument("index", metavar="INDEX", help="file of an index")
+    tune.add_argument("index", metavar="INDEX", help="file of an index, or manifest.json of shards")
     tune.add_argument("queries", metavar="QUERIES", help="file of vectors")
     tune.add_argument("-k", type=positive, default=10, metavar="K", help="neighbours (default: %(default)s)")
     tune.add_argument("--recall", type=float, default=0.95, metavar="R", help="recall@K (default: %(default)s)")
@@ -104,7 +103,7 @@ def add_commands(commands: Commands) -> None:
     tune.add_argument(
         "--save",
         action="store_true",
-        help="store in INDEX the setting as default, and the measurements for --recall",
+        help="store in INDEX, a file of one index, the setting as default, and the measurements for --recall",
     )
     add_shared(tune)
 
@@ -271,19 +270,15 @@ def _tune(args: argparse.Namespace) -> None:
 
 def _tunable(args: argparse.Namespace, given: set[str]) -> Any:
     """The index to tune; an error if it has no settings, or if the true neighbours are unknown."""
-    if files.is_manifest(args.index):
-        manifest.read(args.index)
-        raise ValueError(
-            f"{args.index}: expected an index of one file, got a manifest of shards: tune one of the shards, and give "
-            "its setting to the search (--n-probe, --rerank)"
-        )
+    if files.is_manifest(args.index) and args.save:
+        raise UsageError("--save: a manifest keeps no settings: give them to the search (--n-probe, --rerank)")
     index = _load(args.index, mmap=False)
     if not hasattr(index, "tune"):
         raise ValueError(f"{args.index}: expected an index with settings to tune, got a {type(index).__name__}")
     if "X" not in inspect.signature(index.tune).parameters:
         if given:
             raise UsageError(f"--base, --truth: {args.index} is a {type(index).__name__}, which keeps its vectors")
-    elif not index.keep_vectors and not given:
+    elif not getattr(index, "keep_vectors", True) and not given:
         raise UsageError(
             f"{args.index} keeps no vectors: give the vectors from which the index was built (--base FILE) or the true "
             "neighbours of the queries (--truth FILE), or build the index with --keep-vectors"
