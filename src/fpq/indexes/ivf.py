@@ -306,9 +306,27 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int,
-        n_probe: int = 1, **_: Any,
+        n_probe: int = 1, probes: Int64 | None = None, **_: Any,
     ) -> None:  # fmt: skip
-        ivf_rows.scan(self, queries, power, answers, allowed, n_threads, n_probe)
+        ivf_rows.scan(self, queries, power, answers, allowed, n_threads, n_probe, probes)
+
+    @reads
+    def _probes(self, queries: Float32, n_probe: int | None, n_threads: int) -> Int64:
+        """The lists that a search for these queries probes, int64 (nq, n_probe)."""
+        assert self._coarse is not None
+        prepared, power = self._scaled(self._metric.prepare(queries, n_threads))
+        n_probe = min(self.n_probe if n_probe is None else n_probe, len(self._coarse.centroids))
+        return self._coarse.probe(prepared, n_probe, n_threads, power)
+
+    @reads
+    def _search_lists(
+        self, queries: Float32, k: int, probes: Int64, rerank: int | None, allowed: Any, n_threads: int
+    ) -> SearchResult:
+        """As `search`, in given lists of each query."""
+        effort: dict[str, Any] = {"n_probe": probes.shape[1], "probes": probes}
+        if rerank is None and self.refine is None:
+            return self._found(queries, k, allowed, n_threads, self._nearest, effort)
+        return self._found(queries, k, allowed, n_threads, self._ranked, {**effort, "rerank": rerank})
 
     def _allowed_bits(self, allowed: Any) -> UInt64 | None:
         return self._lists.allowed_rows(self._ids, allowed)

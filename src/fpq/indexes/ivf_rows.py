@@ -86,9 +86,12 @@ def merging(index: IVFPQIndex, other: IVFPQIndex, ids: Int64) -> Addition:
 
 def scan(
     index: IVFPQIndex, queries: Float32, power: int, answers: _native.Answers, allowed: UInt64 | None, n_threads: int,
-    n_probe: int,
+    n_probe: int, probes: Int64 | None,
 ) -> None:  # fmt: skip
-    """Search the `n_probe` nearest lists of prepared queries, scaled by 2**power, and fill `answers`."""
+    """Search lists for prepared queries, scaled by 2**power, and fill `answers`.
+
+    probes: the lists of each query, (nq, n_probe); None: the `n_probe` nearest lists.
+    """
     memo, coarse, quantizer = index._lock.memo, index._coarse, index.quantizer
     assert coarse is not None
     n_probe = min(n_probe, len(coarse.centroids))
@@ -101,11 +104,14 @@ def scan(
         lists = index._lists.native(rotated, max_residual, allowed, residual=index.residual)
         if not power and allowed is None:
             memo["lists"] = lists
-    adc, packed = quantizer.adc(index._metric, power), coarse.packed(n_probe, power)
+    adc, packed = quantizer.adc(index._metric, power), None if probes is not None else coarse.packed(n_probe, power)
     step = max(1, PROBES // n_probe)
     for first in range(0, len(queries), step):
         batch = queries if len(queries) <= step else queries[first : first + step]
-        probes = None if packed else coarse.probe(batch, n_probe, n_threads, power)
+        if probes is not None:
+            nearest: Int64 | None = probes[first : first + step]
+        else:
+            nearest = None if packed else coarse.probe(batch, n_probe, n_threads, power)
         adc.search_lists(
-            lists, quantizer.rotate(batch, n_threads), probes, packed, batch, n_probe, first, answers, n_threads
+            lists, quantizer.rotate(batch, n_threads), nearest, packed, batch, n_probe, first, answers, n_threads
         )

@@ -10,10 +10,12 @@ import numpy as np
 from fpq import scaling, threads
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import RangeResult
+from fpq.indexes.ivf import IVFPQIndex
 from fpq.metric import negated
 from fpq.sharding.manifest import Shard
 
 MERGE_VALUES = 1 << 22  # distances that are collected before a merge
+PROBES = 1 << 22  # probes of a query batch that shards share, 8 bytes each
 LAST = np.iinfo(np.int64).max  # the sort key of missing results
 
 OpenShards = Sequence[tuple[Any, Shard]]  # (index, shard)
@@ -46,15 +48,15 @@ class ShardQuery(NamedTuple):
 
     def options(self, offset: int) -> dict[str, Any]:
         """The arguments of `search` in one shard."""
-        options: dict[str, Any] = {"n_threads": self.n_threads}
-        if self.allowed is not None:
-            options["allowed"] = _allowed_within(self.allowed, offset)
+        options: dict[str, Any] = {"n_threads": self.n_threads, "allowed": self.allowed_within(offset)}
         return options if self.n_probe is None else {**options, "n_probe": self.n_probe}
 
-
-def _allowed_within(allowed: Array, offset: int) -> Array:
-    """`allowed` in the ids of the file of a shard."""
-    return allowed[offset:] if allowed.dtype == np.bool_ else allowed[allowed >= offset] - offset
+    def allowed_within(self, offset: int) -> Array | None:
+        """`allowed` in the ids of the file of a shard."""
+        if self.allowed is None:
+            return None
+        allowed: Array = self.allowed
+        return allowed[offset:] if allowed.dtype == np.bool_ else allowed[allowed >= offset] - offset
 
 
 def nearest(shards: OpenShards, query: ShardQuery) -> Part:
@@ -62,25 +64,39 @@ def nearest(shards: OpenShards, query: ShardQuery) -> Part:
     nq = len(query.queries)
     parts = [Part(np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64), None)]
     n_collected = 0
+    probes = _probes(shards, query)
     for index, shard in shards:
-        parts.append(_nearest_in(index, shard.offset, query))
+        parts.append(_nearest_in(index, shard.offset, query, probes))
         n_collected += parts[-1].ids.size
         if n_collected > MERGE_VALUES:
             parts, n_collected = [merge(parts, query.width)], 0
     return merge(parts, query.width)
 
 
-def _nearest_in(index: Any, offset: int, query: ShardQuery) -> Part:
+def _probes(shards: OpenShards, query: ShardQuery) -> Int64 | None:
+    """The lists that each query probes, selected once for all shards, which have the same centroids; None: by each."""
+    index = shards[0][0] if len(shards) > 1 and len(query.queries) else None
+    if not isinstance(index, IVFPQIndex) or len(query.queries) * (query.n_probe or index.n_probe) > PROBES:
+        return None
+    return index._probes(query.queries, query.n_probe, threads.resolve(query.n_threads))
+
+
+def _search(index: Any, k: int, offset: int, query: ShardQuery, probes: Int64 | None, rerank: int | None) -> Any:
+    if probes is not None:
+        allowed, n_threads = query.allowed_within(offset), threads.resolve(query.n_threads)
+        return index._search_lists(query.queries, k, probes, rerank, allowed, n_threads)
+    ranked = {} if rerank is None else {"rerank": rerank}
+    return index.search(query.queries, k, **ranked, **query.options(offset))
+
+
+def _nearest_in(index: Any, offset: int, query: ShardQuery, probes: Int64 | None) -> Part:
     if getattr(index, "refine", None):  # each shard refines candidates of its own
-        distances, ids = index.search(
-            query.queries, min(query.k, len(index)), rerank=query.rerank, **query.options(offset)
-        )
+        distances, ids = _search(index, min(query.k, len(index)), offset, query, probes, query.rerank)
         return Part(
             negated(distances) if query.similarity else distances, np.where(ids < 0, ids, ids + offset),
             None if query.rerank is None else distances,
         )  # fmt: skip
-    width = min(query.width, len(index))
-    distances, ids = index.search(query.queries, width, **query.options(offset))
+    distances, ids = _search(index, min(query.width, len(index)), offset, query, probes, None)
     exact = None
     if query.rerank is not None:
         index._require_ranked(query.rerank)
