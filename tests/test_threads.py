@@ -428,6 +428,18 @@ def use(name):
         index.search(X, 3)
     elif name == "sklearn.cluster":
         module.KMeans(5, n_init=1).fit(X)
+    elif name == "torch":
+        module.set_num_threads(2)
+        layer = module.nn.Linear(16, 3)
+        layer(module.from_numpy(X)).square().sum().backward()
+        module.linalg.svd(module.from_numpy(X))
+    elif name == "numba":
+        module.set_num_threads(2)
+        module.njit(parallel=True)(lambda x: (x + x * x).sum())(X)
+    elif name == "xgboost":
+        module.XGBRegressor(n_estimators=3, n_jobs=2).fit(X, X[:, 0]).predict(X)
+    elif name == "lightgbm":
+        module.LGBMRegressor(n_estimators=3, n_jobs=2, verbose=-1).fit(X, X[:, 0]).predict(X)
     else:
         np.linalg.svd(X)
 for name in sys.argv[1:]:
