@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import uuid
 from typing import Any
 
 import numpy as np
@@ -204,6 +205,30 @@ def test_known_matches_follow_changes(few: bool, monkeypatch: pytest.MonkeyPatch
 
 def test_names_in_quotes_are_columns_of_any_case(collection: Collection) -> None:
     assert found(collection, '"YEAR" = 3 AND "key" = 3') == [3]
+
+
+def test_rows_and_keys_by_condition() -> None:
+    with Collection.create(":memory:") as made:
+        assert made.keys() == made.keys("key = 1") == made.get(where="key = 1") == []
+        made.upsert(["b", "a", "c"], X[:3], {"year": [3, 1, 2]})
+        made.upsert("b", X[3], {"year": 4, "new": True})
+        assert made.keys() == list(made) == ["a", "c", "b"]
+        assert made.keys("year > ?", [1]) == ["c", "b"]
+        rows = made.get(where="year > :year OR key = 'a'", params={"year": 2})
+        assert [(row.key, row.metadata) for row in rows] == [("a", {"year": 1}), ("b", {"year": 4, "new": True})]
+        assert np.array_equal([row.vector for row in rows], X[[1, 3]])
+        assert made.get(where="year IS NULL") == made.keys("year IS NULL") == []
+        for arguments in ({}, {"keys": ["a"], "where": "year = 1"}):
+            with pytest.raises(ValueError, match="keys: expected either keys or where"):
+                made.get(**arguments)  # type: ignore[call-overload]
+        with pytest.raises(ValueError, match="params: expected None without where"):
+            made.keys(params=[1])
+        with pytest.raises(ValueError, match="where: expected a condition over the columns"):
+            made.keys("nothing = 1")
+    with Collection.create(":memory:") as made:
+        identities = [uuid.UUID(int=i) for i in range(2)]
+        made.upsert(identities, X[:2])
+        assert made.keys() == [row.key for row in made.get(where="key IS NOT NULL")] == identities
 
 
 def test_interrupts() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
+from operator import itemgetter
 from typing import Any, overload
 
 import numpy as np
@@ -32,31 +33,72 @@ class Reading(Opened):
     def get(self, keys: Key) -> Row: ...  # type: ignore[overload-overlap]
     @overload
     def get(self, keys: Iterable[Key]) -> list[Row]: ...
-    def get(self, keys: Any) -> Row | list[Row]:
+    @overload
+    def get(self, *, where: str, params: Params | None = None) -> list[Row]: ...
+    def get(self, keys: Any = None, *, where: str | None = None, params: Params | None = None) -> Row | list[Row]:
         """The rows with these keys, in this order; a single `Row` for a single key.
+
+        Parameters
+        ----------
+        keys : list of keys, or one key
+        where, params
+            Instead of keys: a condition, as in `search`. The rows are in the order in which they were written.
 
         Raises
         ------
         KeyError
             If a key is not in the collection.
-        TypeError
-            If keys are of another type than those of the collection.
+        ValueError, TypeError
+            If an argument is not as described, or keys are of another type than those of the collection.
         """
         store = self._ready()
-        wanted, single = listed(keys)
+        condition = guard.condition_of(where, params)
+        if (keys is None) == (condition is None):
+            raise ValueError("keys: expected either keys or where")
+        wanted, single = ([], False) if keys is None else listed(keys)
         with store.reader.reading() as db:
             settings = store.settings(db)
-            stored, kind = checked(wanted, settings.keys)
-            found = {key: (number, content) for number, key, content in store.rows(
-                db, store.names(db, settings), "key", list(dict.fromkeys(stored)))}  # fmt: skip
-            vectors = _by_number(*store.vectors(db, settings, [number for number, _ in found.values()]))
+            names, kind = store.names(db, settings), settings.keys
+            if condition is None:
+                stored, kind = checked(wanted, kind)
+                content = list(store.rows(db, names, "key", list(dict.fromkeys(stored))))
+            else:
+                ids = db.guard.ids(db.connection, condition, names)[0].tolist()
+                content = sorted(store.rows(db, names, "id", ids), key=itemgetter(0))
+                stored = wanted = [key for _, key, _ in content]
+            vectors = _by_number(*store.vectors(db, settings, [row[0] for row in content]))
+        found = {key: (number, metadata) for number, key, metadata in content}
         rows = []
         for given, key in zip(wanted, stored, strict=True):
             if key not in found:
                 raise KeyError(given)
-            number, content = found[key]
-            rows.append(Row(restored(key, kind), vectors[number], dict(content)))
+            number, metadata = found[key]
+            rows.append(Row(restored(key, kind), vectors[number], dict(metadata)))
         return rows[0] if single else rows
+
+    def keys(self, where: str | None = None, params: Params | None = None) -> list[Key]:
+        """The keys of the rows that fulfil a condition, in the order in which the rows were written.
+
+        Parameters
+        ----------
+        where, params
+            As in `search`. Default: all keys.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is not as described.
+        """
+        store = self._ready()
+        condition = guard.condition_of(where, params)
+        with store.reader.reading() as db:
+            settings = store.settings(db)
+            if condition is None:
+                found = db.execute("SELECT id, key FROM rows ORDER BY id").fetchall()
+            else:
+                ids = db.guard.ids(db.connection, condition, store.names(db, settings))[0].tolist()
+                found = sorted((number, key) for number, key, _ in store.rows(db, [], "id", ids))
+        return [restored(key, settings.keys) for _, key in found]
 
     def __len__(self) -> int:
         return self._present().rows
