@@ -17,7 +17,9 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 
 from fpq import _checks
 from fpq.adapters._columns import Columns
+from fpq.adapters._conditions import Conditions, all_of
 from fpq.collection import Collection, Hit
+from fpq.collection import metadata as metadata_
 
 __all__ = ["FpqVectorStore"]
 
@@ -66,7 +68,11 @@ class FpqVectorStore(VectorStore):
             raise TypeError(f"collection: expected a fpq.Collection, got {type(collection).__name__}")
         self.collection = collection
         self._embedding = embedding
-        self._columns = Columns(text_name)
+        metadata_.check_name(text_name)
+        if text_name.endswith("_"):
+            raise ValueError(f"text_name: expected a name without an underscore at the end, got {text_name!r}")
+        self._text_name = text_name
+        self._columns = Columns([text_name])
 
     @property
     def embeddings(self) -> Embeddings:
@@ -137,7 +143,9 @@ class FpqVectorStore(VectorStore):
             if len(values) != len(contents):
                 raise ValueError(f"{name}: expected one per text, {len(contents)}, got {len(values)}")
         keys = [str(uuid.uuid4()) if key is None else key for key in given]
-        rows = [self._columns.stored(text, each) for text, each in zip(contents, metadata, strict=True)]
+        rows = [
+            {self._text_name: text, **self._columns.stored(each)} for text, each in zip(contents, metadata, strict=True)
+        ]
         if keys:
             self.collection.upsert(keys, self._embedding.embed_documents(contents), rows)
         return keys
@@ -243,13 +251,31 @@ class FpqVectorStore(VectorStore):
     def _hits(
         self, vector: list[float], k: int, filter: Filter | None, params: Params | None, vectors: bool = False
     ) -> list[Hit]:
-        where, params = self._columns.condition(filter, params)
+        where, params = self._condition(filter, params)
         hits: list[Hit] = self.collection.search(vector, k, where=where, params=params, vectors=vectors)
         return hits
 
     def _document(self, key: Any, metadata: dict[str, Any]) -> Document:
-        text, rest = self._columns.restored(metadata)
-        return Document(id=str(key), page_content=text, metadata=rest)
+        text = metadata.get(self._text_name)
+        content = "" if text is None else str(text)
+        return Document(id=str(key), page_content=content, metadata=self._columns.restored(metadata))
+
+    def _condition(self, filter: Filter | None, params: Params | None) -> tuple[str | None, Params | None]:
+        """The arguments `where` and `params` of a search."""
+        if filter is None or isinstance(filter, str):
+            return filter, params
+        if not isinstance(filter, Mapping):
+            raise TypeError(f"filter: expected a dict or an SQL condition, got {type(filter).__name__}")
+        if params is not None:
+            raise ValueError("params: expected none with a dict as filter")
+        names = [self._columns.stored_name(name) for name in filter]
+        for name in names:
+            metadata_.check_name(name)
+        conditions = Conditions(names)
+        parts = [
+            conditions.equal(conditions.column(name), value) for name, value in zip(names, filter.values(), strict=True)
+        ]
+        return (all_of(parts), conditions.params) if parts else (None, None)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """Scores as LangChain defines them: 1 is the best; for vectors of length 1, most scores are in 0 to 1."""

@@ -1,4 +1,4 @@
-"""Vector stores of other frameworks over a collection."""
+"""A vector store of LangChain over a collection."""
 
 from __future__ import annotations
 
