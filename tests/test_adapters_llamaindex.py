@@ -16,8 +16,16 @@ import fpq
 pytest.importorskip("llama_index.core", reason="LlamaIndex is not installed")
 
 from llama_index.core import MockEmbedding, StorageContext, VectorStoreIndex
-from llama_index.core.schema import Document, ImageNode, IndexNode, Node, NodeRelationship, RelatedNodeInfo, TextNode
-from llama_index.core.schema import MediaResource
+from llama_index.core.schema import (
+    Document,
+    ImageNode,
+    IndexNode,
+    MediaResource,
+    Node,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
 from llama_index.core.vector_stores import (
     FilterCondition,
     FilterOperator,
@@ -168,7 +176,9 @@ def test_filters_agree_with_those_of_llamaindex() -> None:
         assert keys == [str(i) for i, row in enumerate(rows) if _expected(filters, row)], filters
 
 
-@pytest.mark.parametrize("name", ['n" = 1 OR "n', "n) OR (1", "n; DROP TABLE rows", "key", "id", "_kinds", "", "'", "\0"])
+@pytest.mark.parametrize(
+    "name", ['n" = 1 OR "n', "n) OR (1", "n; DROP TABLE rows", "key", "id", "_kinds", "", "'", "\0"]
+)
 def test_hostile_names_and_values(name: str) -> None:
     made = store()
     for operator in FilterOperator:

@@ -120,9 +120,7 @@ class FpqVectorStore(BasePydanticVectorStore):
         """Delete all nodes."""
         self._delete("key IS NOT NULL", None)
 
-    def get_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
-    ) -> list[BaseNode]:
+    def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """The nodes with these identifiers that fulfil the filters, in the order in which they were stored.
 
         They have their embeddings. Without arguments: all nodes.
