@@ -251,6 +251,17 @@ def test_queries(metric: str) -> None:
     assert near(FpqVectorStore(fpq.Collection.create(":memory:")), [1.0]) == []
 
 
+def test_long_lists() -> None:
+    made = store()
+    unknown = [f"unknown {i}" for i in range(50_000)]
+    assert [each.node_id for each in made.get_nodes(["y", *unknown, "v"])] == ["v", "y"]
+    assert found(made, where("name", [*unknown, "node x"], "in")) == "x"
+    assert found(made, where("name", [*unknown, "node x"], "nin")) == "vwyz"
+    assert found(made, where("n", [*range(3, 5000)], "in")) == "yz"
+    made.delete_nodes([*unknown, "z"])
+    assert found(made) == "vwxy"
+
+
 def test_marginal_relevance() -> None:
     made = store()
     made.add([node("copy", {"n": 9}, embedding=VECTORS["v"])])
@@ -313,6 +324,10 @@ def test_mistakes() -> None:
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=f"filters: expected {expected} as value of '{operator}'"):
             found(made, where("n", value, operator))
+    many = [where("tags", "x", "contains")] * 20
+    assert found(made, *many) == "x"
+    with pytest.raises(ValueError, match="filters: expected at most 20 comparisons of lists"):
+        found(made, *many, where("tags", "x", "contains"))
     with pytest.raises(ValueError, match="embedding not set"):
         made.add([TextNode(text="no vector")])
     with pytest.raises(ValueError, match="keys: expected different keys"):

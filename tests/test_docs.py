@@ -35,7 +35,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             if language == "python":
                 if "import pandas" in code:
                     pytest.importorskip("pandas")
-                for framework in ("langchain_core",):
+                for framework in ("langchain_core", "llama_index.core", "haystack"):
                     if f"from {framework}" in code:
                         pytest.importorskip(framework)
                 exec(compile("\n" * line + code, str(page), "exec"), names)

@@ -12,9 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from fpq.collection import metadata as metadata_
+from fpq.collection.scanner import MOST_SELECTS
 from fpq.collection.store import quoted
 
 MISSING = "NULL"
+MANY = 1000  # values that become one parameter: the text of a condition is limited
 DATE = re.compile(r"\d{4}-\d\d-\d\d([Tt ].*)?", re.DOTALL)
 
 
@@ -23,6 +25,7 @@ class Conditions:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = set(names)
+        self._selects = 0
         self.params: dict[str, Any] = {}
 
     def _value(self, value: Any) -> str:
@@ -32,6 +35,15 @@ class Conditions:
 
     def _values(self, values: Iterable[Any]) -> str:
         return ", ".join(map(self._value, values))
+
+    def _select(self, what: str, column: str) -> str:
+        """The start of a SELECT over the elements of a list."""
+        self._selects += 1
+        if self._selects > MOST_SELECTS:
+            raise ValueError(
+                f"filters: expected at most {MOST_SELECTS} comparisons of lists or with long lists, got more"
+            )
+        return f"SELECT {what} FROM json_each({column})"
 
     def column(self, name: str) -> str:
         """The value of this metadata name."""
@@ -50,8 +62,10 @@ class Conditions:
             return _choice(_is_json(column), f"json({column}) = json({self._value(value)})", "0")
         return f"{column} = {self._value(value)}"
 
-    def among(self, column: str, values: Iterable[Any]) -> str:
+    def among(self, column: str, values: Sequence[Any]) -> str:
         """Whether a value is one of these."""
+        if len(values) > MANY and all(isinstance(value, (str, int)) for value in values):
+            return f"{column} IN ({self._select('json_each.value', self._value(values))})"
         return f"{column} IN ({self._values(values)})"
 
     def ordered(self, column: str, operator: str, value: Any) -> str:
@@ -84,15 +98,15 @@ class Conditions:
 
     def has_any(self, column: str, values: Sequence[Any]) -> str:
         """Whether a list contains one of the values, or a text one of the texts."""
-        inside = f"EXISTS (SELECT 1 FROM json_each({column}) WHERE json_each.value IN ({self._values(values)}))"
+        inside = f"EXISTS ({self._select('1', column)} WHERE json_each.value IN ({self._values(values)}))"
         texts = any_of([self.has_text(column, value) for value in values if isinstance(value, str)])
         return _choice(_is_list(column), inside, texts)
 
     def has_all(self, column: str, values: Sequence[Any]) -> str:
         """Whether a list contains all of the values, or a text all of the texts."""
         values = list(dict.fromkeys(values))
-        matches = f"FROM json_each({column}) WHERE json_each.value IN ({self._values(values)})"
-        inside = f"(SELECT count(DISTINCT json_each.value) {matches}) = {len(values)}"
+        matches = self._select("count(DISTINCT json_each.value)", column)
+        inside = f"({matches} WHERE json_each.value IN ({self._values(values)})) = {len(values)}"
         texts = all_of([self.has_text(column, value) if isinstance(value, str) else "0" for value in values])
         return _choice(_is_list(column), inside, f"{texts} AND {column} IS NOT NULL")
 
