@@ -294,12 +294,25 @@ typedef struct {
     const int64_t *slot_ids;   /* row r of block b has the id slot_ids[b * 64 + r] */
 } fpq_lists;
 
+/* A rotation per list. */
+typedef struct {
+    const float *packed;    /* (n, fpq_packed_size(d, d)): column t is the direction of dimension t of the result */
+    const float *centroids; /* (n, d), which are subtracted before; NULL: none */
+    int64_t n;              /* how many */
+} fpq_rotations;
+
+/* out (n, per_row, d): each row less the centroid of each of its lists (n, per_row), rotated. */
+int fpq_rotate(const fpq_matrix *x, const int64_t *lists, int per_row, const fpq_rotations *rotations, float *out,
+               int threads);
+
 /* The lists that each query probes. */
 typedef struct {
     int per_query;
     const int64_t *lists;         /* (nq, per_query), nearest first; NULL: the nearest lists by `coarse` */
     const fpq_small_flat *coarse; /* of the centroids before their rotation, */
     const float *queries;         /* and the queries before theirs */
+    const float *residuals; /* (nq, per_query, d) of fpq_rotate, if the lists have rotations; for inner products rotated
+                               queries. NULL: queries less centroids */
 } fpq_probes;
 
 /* As fpq_adc_search, among the probed lists. */

@@ -39,6 +39,7 @@ typedef struct {
     int64_t nq, batch; /* queries per batch */
     int64_t *order;    /* (nq): queries with the same nearest list stand together */
     const int64_t *probes;
+    const float *residuals;     /* those of fpq_probes, or NULL */
     int n_probe, ranges;        /* with ranges, a task takes every ranges-th list of one query */
     const fpq_answers *answers; /* of query i in range r: number i * ranges + r */
 } search;
@@ -171,12 +172,21 @@ static void scan_list(const search *s, int64_t list, fpq_lut *lut, fpq_results *
     }
 }
 
+/* Inner products: q.(c + r) = q.c + q.r. magnitude: that of q.r. */
+static void set_list(const search *s, const query_state *state, int64_t list, fpq_lut *lut, float magnitude) {
+    lut->offset = (float)-fpq_dot(state->q, s->lists->centroids + list * s->d, s->d);
+    lut->magnitude = magnitude + fabsf(lut->offset);
+    lut->lut8.threshold = -INFINITY;
+}
+
 /* Makes the tables of the waiting probes and scans their lists. */
 static void scan_waiting(batch *b) {
     const int from = FPQ_LUT_QUERIES - b->n_approx;
     fpq_lut *luts[FPQ_LUT_QUERIES];
     for (int i = 0; i < FPQ_LUT_QUERIES; i++) luts[i] = b->luts + i;
     if (b->n_exact) fpq_lut_make(b->residuals, b->n_exact, luts);
+    for (int i = 0; i < b->n_exact && b->s->scan.adc->metric == FPQ_IP; i++)
+        set_list(b->s, b->waiting[i], b->waiting_lists[i], luts[i], luts[i]->magnitude);
     if (b->n_approx)
         fpq_lut_make_approx(&b->s->norms, b->residuals + (ptrdiff_t)from * b->s->d, b->n_approx, b->luts + from);
     for (int i = 0; i < FPQ_LUT_QUERIES; i++)
@@ -184,16 +194,13 @@ static void scan_waiting(batch *b) {
     b->n_exact = b->n_approx = 0;
 }
 
-static void probe(batch *b, query_state *state, int64_t list) {
+static void probe(batch *b, query_state *state, const int64_t *at) {
     const search *s = b->s;
+    const int64_t list = *at;
     const float *centroid = s->lists->centroids + list * s->d;
     if (is_out_of_reach(s, state, list)) return;
     if (!s->per_list) {
-        if (s->lists->residual) { /* inner products: q.(c + r) = q.c + q.r, so only the offset depends on the list */
-            state->lut.offset = (float)-fpq_dot(state->q, centroid, s->d);
-            state->lut.magnitude = state->magnitude + fabsf(state->lut.offset);
-            state->lut.lut8.threshold = -INFINITY;
-        }
+        if (s->lists->residual) set_list(s, state, list, &state->lut, state->magnitude);
         scan_list(s, list, &state->lut, &state->results);
         return;
     }
@@ -202,7 +209,10 @@ static void probe(batch *b, query_state *state, int64_t list) {
                       : is_approx          ? FPQ_LUT_QUERIES - ++b->n_approx
                                            : b->n_exact++;
     float *residual = b->residuals + (ptrdiff_t)place * s->d;
-    for (int t = 0; t < s->d; t++) residual[t] = state->q[t] - centroid[t];
+    if (s->residuals)
+        memcpy(residual, s->residuals + (at - s->probes) * s->d, (size_t)s->d * sizeof *residual);
+    else
+        for (int t = 0; t < s->d; t++) residual[t] = state->q[t] - centroid[t];
     if (s->precomputed.lists) {
         fpq_lut_make_precomputed(&s->precomputed, &state->terms, list, residual, b->luts);
         scan_list(s, list, b->luts, &state->results);
@@ -221,7 +231,7 @@ static int probe_first(batch *b, query_state *state, const int64_t *probes, int 
     int32_t block_ids[FPQ_BLOCK_RUN];
     int n = 0, p = 0, n_rows = 0;
     if (lists->residual || lists->first[probes[0] + 1] - lists->first[probes[0]] > FPQ_BLOCK_RUN) {
-        if (!is_empty(lists, probes[0])) probe(b, state, probes[0]);
+        if (!is_empty(lists, probes[0])) probe(b, state, probes);
         return 1;
     }
     for (; p < count; p++) {
@@ -256,7 +266,8 @@ static void probe_all(batch *b, const int64_t *const *probes, int count, int ste
         const int64_t list = b->touched[t];
         const int skip = is_empty(s->lists, list) || fpq_stopped(b->poll);
         if (t + 1 < n_touched) prefetch_list(s, b->touched[t + 1]);
-        for (int32_t p = skip ? -1 : b->head[list]; p >= 0; p = b->next[p]) probe(b, b->states + p % b->n, list);
+        for (int32_t p = skip ? -1 : b->head[list]; p >= 0; p = b->next[p])
+            probe(b, b->states + p % b->n, probes[p % b->n] + (ptrdiff_t)(p / b->n) * step);
     }
     if (s->per_list) scan_waiting(b);
 }
@@ -323,7 +334,7 @@ static int search_probes(search *s, const fpq_answers *answers, int threads) {
     int status = s->order && (norms || !has_approx) ? 0 : -1;
     if (!status && has_approx) {
         s->norms = fpq_codeword_norms_of(s->scan.kern, adc, norms);
-        if (s->n_probe >= MIN_PROBES_PRECOMPUTED)
+        if (s->n_probe >= MIN_PROBES_PRECOMPUTED && !s->residuals)
             status = fpq_precomputed_make(s->scan.kern, adc, &s->norms, s->lists, s->probes, s->nq * s->n_probe,
                                           &s->precomputed, threads);
     }
@@ -344,10 +355,11 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     search s = {.scan = fpq_scan_of(adc, lists->blocks),
                 .lists = lists,
                 .d = adc->offsets[adc->m],
-                .per_list = lists->residual && adc->metric != FPQ_IP,
+                .per_list = lists->residual && (adc->metric != FPQ_IP || probes->residuals),
                 .queries = queries,
                 .nq = nq,
                 .probes = probes->lists,
+                .residuals = probes->residuals,
                 .n_probe = probes->per_query};
     if (probes->lists) return search_probes(&s, answers, threads);
     int64_t *found = fpq_alloc(n_probes * (sizeof(int64_t) + sizeof(float)));

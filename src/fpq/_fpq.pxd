@@ -153,11 +153,18 @@ cdef extern from "fpq.h" nogil:
         int64_t n
         const uint8_t *blocks
         const int64_t *slot_ids
+    ctypedef struct fpq_rotations:
+        const float *packed
+        const float *centroids
+        int64_t n
+    int fpq_rotate(const fpq_matrix *x, const int64_t *lists, int per_row, const fpq_rotations *rotations, float *out,
+                   int threads)
     ctypedef struct fpq_probes:
         int per_query
         const int64_t *lists
         const fpq_small_flat *coarse
         const float *queries
+        const float *residuals
     int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
                        const fpq_probes *probes, const fpq_answers *answers, int threads)
 

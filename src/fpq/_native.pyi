@@ -154,6 +154,7 @@ class ADC:
         probes: Int64 | None,
         coarse: SmallFlat | None,
         unrotated: Float32,
+        residuals: Float32 | None,
         n_probe: int,
         first_query: int,
         answers: Answers,
@@ -195,6 +196,7 @@ def maxsim_search(
     found: Int64,
     threads: int,
 ) -> None: ...
+def rotate(x: Array, lists: Int64, packed: Float32, centroids: Float32 | None, out: Float32, threads: int) -> None: ...
 def flat_norms(x: Array, norms: Float32, threads: int) -> None: ...
 def flat_search(
     x: Array,

@@ -88,12 +88,15 @@ cdef class ADC(_Held):
         _ended(state, status)
 
     def search_lists(self, Lists lists, const float[:, ::1] queries, const int64_t[:, ::1] probes, SmallFlat coarse,
-                     const float[:, ::1] unrotated, int n_probe, int64_t first_query, Answers answers, int threads):
+                     const float[:, ::1] unrotated, const float[:, ::1] residuals, int n_probe, int64_t first_query,
+                     Answers answers, int threads):
         """Search the probed lists of queries, which are those from first_query on of the answers.
 
         probes (nq, n_probe), or None: those that `coarse` finds for the unrotated queries.
+        residuals (nq * n_probe, d): those of `rotate`, of lists with rotations; else None.
         """
-        cdef fpq_probes probed = fpq_probes(n_probe, NULL, NULL, NULL)
+        cdef fpq_probes probed = fpq_probes(n_probe, NULL, NULL, NULL, NULL)
+        if residuals is not None: probed.residuals = &residuals[0, 0]
         if probes is None:
             probed.coarse, probed.queries = coarse.c, &unrotated[0, 0]
         else:
@@ -120,6 +123,16 @@ cdef class Lists:
         self.c = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], longest, residual,
                            centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
         self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)  # the latter: tables
+
+
+def rotate(object x, const int64_t[:, ::1] lists, const float[:, ::1] packed, const float[:, ::1] centroids,
+           float[:, ::1] out, int threads):
+    """out (n * p, d): each row of x (n, d) less the centroid (or None) of each of its lists (n, p), rotated."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_rotations rotations = fpq_rotations(&packed[0, 0], NULL, packed.shape[0])
+    if centroids is not None: rotations.centroids = &centroids[0, 0]
+    with nogil:
+        _done(fpq_rotate(&matrix.c, &lists[0, 0], <int>lists.shape[1], &rotations, &out[0, 0], threads))
 
 
 def flat_norms(object x, float[::1] norms, int threads):

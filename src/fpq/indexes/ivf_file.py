@@ -13,6 +13,7 @@ from fpq.indexes.parts.ids import Ids
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.refinement import Refinement
 from fpq.indexes.pq_file import optional_state, restore_settings, stored_counts, stored_options
+from fpq.learning.local_rotation import LocalRotations
 from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
 
@@ -31,6 +32,10 @@ def state(index: IVFPQIndex) -> State:
     saved = State(params, pq.arrays)
     if index._coarse is not None:
         saved = saved.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._max_residual}))
+    if index.local_rotations:
+        saved = saved.joined(State({"local_rotations": True}, {}))
+    if index._rotations is not None:
+        saved = saved.joined(index._rotations.state())
     return saved.joined(optional_state(index), index._lists.state(), index._ids.state(), index._vectors.state())
 
 
@@ -40,6 +45,8 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     if stored.shape("list_sizes") != (n_lists,):  # checked before memory is allocated for n_lists lists
         raise FormatError(f"list_sizes: expected shape ({n_lists},), got {stored.shape('list_sizes')}")
     options = stored_options(stored, "n_lists", "residual", "list_capacity")
+    if "local_rotations" in stored.params:
+        options |= stored.take("local_rotations")
     index = kind(**options, n_threads=stored.n_threads)
     index.n_probe = min(stored.count("n_probe", 1), n_lists or MOST)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
@@ -57,6 +64,8 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)
     index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads)
     index._rotated = pq.rotate(centroids, n_threads)
+    if index.local_rotations:
+        index._rotations = LocalRotations.from_state(stored, n_lists, pq.dim)
     index._max_residual = stored.array("radii", np.float32, (index.n_lists,), non_negative)
     index._counts = stored_counts(stored, pq, len(index))
     if index.refine is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fpq.indexes.ivf import IVFPQIndex
 
 PROBES = 1 << 22  # probes of a query batch, 12 bytes each
+RESIDUALS = 1 << 24  # numbers in the rotated residuals of a query batch
 
 
 def no_lists(n_lists: int, quantizer: ProductQuantizer, refinement: Refinement | None) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
     labels = index._coarse.labels(x, prepare, sizes, limit, n_threads)
     slots, place, clear = index._lists.place(labels)
     counts, max_residual = index._next_counts(), index._max_residual.copy()
-    change = index._coarse.subtracting(labels, prepare) if index.residual else prepare
+    change = index._coarse.subtracting(labels, prepare, index._rotations) if index.residual else prepare
 
     def write(advance: progress.Advance) -> None:
         row = 0
@@ -96,22 +97,30 @@ def scan(
     assert coarse is not None
     n_probe = min(n_probe, len(coarse.centroids))
     lists: _native.Lists | None = None if power or allowed is not None else memo.get("lists")
+    rotated = index._rotated
+    if power and not index._metric.inner_product:
+        rotated = scaling.scaled(rotated, power)
     if lists is None:
-        rotated, max_residual = index._rotated, index._max_residual if index.residual else None
+        max_residual = index._max_residual if index.residual else None
         if power and not index._metric.inner_product:
-            rotated = scaling.scaled(rotated, power)
             max_residual = None if max_residual is None else scaling.scaled(max_residual, power)
         lists = index._lists.native(rotated, max_residual, allowed, residual=index.residual)
         if not power and allowed is None:
             memo["lists"] = lists
-    adc, packed = quantizer.adc(index._metric, power), None if probes is not None else coarse.packed(n_probe, power)
-    step = max(1, PROBES // n_probe)
+    adc, rotations = quantizer.adc(index._metric, power), index._rotations
+    packed = None if probes is not None or rotations is not None else coarse.packed(n_probe, power)
+    step = max(1, PROBES // n_probe if rotations is None else RESIDUALS // (n_probe * queries.shape[1]))
     for first in range(0, len(queries), step):
         batch = queries if len(queries) <= step else queries[first : first + step]
         if probes is not None:
             nearest: Int64 | None = probes[first : first + step]
         else:
             nearest = None if packed else coarse.probe(batch, n_probe, n_threads, power)
+        residuals = None
+        if rotations is not None and nearest is not None:
+            centroids = None if index._metric.inner_product else rotated
+            residuals = rotations.apply(batch, nearest, centroids, n_threads)
         adc.search_lists(
-            lists, quantizer.rotate(batch, n_threads), nearest, packed, batch, n_probe, first, answers, n_threads
-        )
+            lists, quantizer.rotate(batch, n_threads), nearest, packed, batch, residuals, n_probe, first, answers,
+            n_threads,
+        )  # fmt: skip

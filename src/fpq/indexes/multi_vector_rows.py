@@ -27,7 +27,7 @@ def adding(index: MultiVectorIndex, x: Documents, n_threads: int) -> Addition:
         vectors = tokens.vectors.write(x.tokens, rows, normalize=unit_length, n_threads=n_threads)
     lists, codes, commit = tokens.place(x.first, vectors)
     lists[:] = labels
-    change = index._coarse.subtracting(labels, prepare) if index.residual else prepare
+    change = index._coarse.subtracting(labels, prepare, None) if index.residual else prepare
 
     def write(advance: progress.Advance) -> None:
         row = done = 0

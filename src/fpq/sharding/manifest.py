@@ -19,7 +19,10 @@ VERSION = 1
 KINDS = ("FlatIndex", "PQIndex", "IVFPQIndex")
 OF_A_SHARD = ("n", "next_id", "rerank")  # parameters that differ between shards of one index
 # Arrays that are equal in all shards of one index.
-LEARNED = ("codebooks", "code_counts", "rotation_matrix", "rotation_mean", "centroids", "refine_steps", "refine_centre")
+LEARNED = (
+    "codebooks", "code_counts", "rotation_matrix", "rotation_mean", "centroids", "local_rotations", "refine_steps",
+    "refine_centre",
+)  # fmt: skip
 
 
 class Shard(NamedTuple):

@@ -11,6 +11,7 @@ from fpq._checks import Array, Float32, Int32, Int64
 from fpq.indexes.parts.two_level import LEAST_LISTS, ROWS_PER_CENTROID, TwoLevel, learn, refined
 from fpq.learning.kmeans import even_offsets, learn_centroids
 from fpq.learning.lloyd import Change, TrainingRows
+from fpq.learning.local_rotation import LocalRotations
 
 N_ITER = 10
 REFINEMENTS = 2
@@ -109,20 +110,28 @@ class CoarseQuantizer:
                 advance(len(found))
         return labels
 
-    def subtracting(self, labels: Int32, prepare: Change) -> Change:
-        """A function that prepares consecutive chunks of rows and returns the residuals to the lists `labels`."""
+    def subtracting(self, labels: Int32, prepare: Change, rotations: LocalRotations | None) -> Change:
+        """A function that prepares consecutive chunks of rows and returns the residuals to the lists `labels`.
+
+        With rotations of the lists, the residuals are rotated.
+        """
         row = 0
 
         def subtract(chunk: Array, n_threads: int) -> Float32:
             nonlocal row
             lists = labels[row : row + len(chunk)]
             row += len(chunk)
-            rows = prepare(chunk, n_threads)
-            out = np.empty(rows.shape, np.float32)
-            _native.add_centroids(rows, self.centroids, lists, -1, out, n_threads)
-            return out
+            return self.residuals(prepare(chunk, n_threads), lists, rotations, n_threads)
 
         return subtract
+
+    def residuals(self, x: Array, lists: Int32, rotations: LocalRotations | None, n_threads: int) -> Float32:
+        """The differences of rows to the centroids of these lists; rotated, if the lists have rotations."""
+        if rotations is not None:
+            return rotations.apply(x, lists[:, None].astype(np.int64), self.centroids, n_threads)
+        out = np.empty(x.shape, np.float32)
+        _native.add_centroids(x, self.centroids, lists, -1, out, n_threads)
+        return out
 
     def packed(self, n_probe: int, power: int) -> _native.SmallFlat | None:
         """The packed centroids, if a search of the lists is to select its probes by these; None: by `probe`."""
@@ -149,11 +158,9 @@ def rows_per_list(n_lists: int) -> int:
     return 2 * ROWS_PER_CENTROID if n_lists < LEAST_LISTS else ROWS_PER_CENTROID
 
 
-def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int) -> Float32:
-    """The residuals of rows: the differences to the centroids of their lists."""
-    out = np.empty(x.shape, np.float32)
-    _native.add_centroids(x, coarse.centroids, coarse.nearest(x, n_threads), -1, out, n_threads)
-    return out
+def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int, rotations: LocalRotations | None = None) -> Float32:
+    """As `CoarseQuantizer.residuals`, to the nearest lists of the rows."""
+    return coarse.residuals(x, coarse.nearest(x, n_threads), rotations, n_threads)
 
 
 def list_limit(capacity: float, n: int, n_lists: int) -> int:

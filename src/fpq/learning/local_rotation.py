@@ -1,0 +1,107 @@
+"""A rotation per inverted list: locally optimized product quantization (LOPQ)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fpq import _native, progress, threads
+from fpq._arrays import aligned_empty, pack, unpack
+from fpq._checks import Array, Float32, Float64, Int64
+from fpq.learning.kmeans import even_offsets
+from fpq.learning.rotation import balanced_order
+from fpq.storage import FormatError, State, Stored, finite
+
+PRIOR_ROWS = 64  # the covariance of all residuals counts as so many rows of each list
+
+
+class LocalRotations:
+    """The rotations of the residuals of each list (Kalantidis, Avrithis, CVPR 2014).
+
+    A rotation takes a residual to the principal directions of its list, allocated to subspaces of about equal variance
+    (Ge et al. 2013, section 4). The covariance of all residuals is added to that of a list with the weight of
+    `PRIOR_ROWS` rows, so that lists of few rows have nearly the same rotation.
+
+    Attributes
+    ----------
+    packed : float32 (n_lists, packed size)
+        The matrices R of x R, packed.
+    """
+
+    def __init__(self, packed: Float32, dim: int) -> None:
+        self.packed = packed
+        self._dim = dim
+
+    @classmethod
+    def learned(cls, residuals: Array, lists: Array, n_lists: int, m: int, n_threads: int) -> LocalRotations:
+        """Learn from the residuals (n, d) of rows in these lists, for `m` subspaces."""
+        d = residuals.shape[1]
+        order, offsets = np.argsort(lists, kind="stable"), even_offsets(d, m)
+        ends = np.searchsorted(lists[order], np.arange(n_lists + 1))
+        packed = aligned_empty(n_lists, _native.packed_size(d, d))
+
+        def scatter(number: int) -> Float64:
+            x = np.asarray(residuals[order[ends[number] : ends[number + 1]]], np.float64)
+            return x.T @ x
+
+        def learn(number: int) -> None:
+            n = ends[number + 1] - ends[number]
+            variances, directions = np.linalg.eigh((scatter(number) + PRIOR_ROWS * common) / (n + PRIOR_ROWS))
+            chosen = balanced_order(variances[::-1], offsets)
+            packed[number] = pack(directions[:, ::-1][:, chosen].T.astype(np.float32), d)
+
+        with progress.stage("rotations", n_lists, "lists", f"{n_lists:,} lists, {len(lists):,} rows") as advance:
+            common: Float64 = np.zeros((d, d))
+            pieces = [range(start, min(start + 64, n_lists)) for start in range(0, n_lists, 64)]
+            for piece in pieces:
+                common += sum(threads.parallel_map(scatter, piece, n_threads))
+            common /= max(1, len(lists))
+            for piece in pieces:
+                threads.parallel_map(learn, piece, n_threads)
+                advance(len(piece))
+        return cls(packed, d)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices."""
+        return self.packed.nbytes
+
+    @property
+    def matrices(self) -> Float32:
+        """The matrices R, float32 (n_lists, d, d)."""
+        d = self._dim
+        matrices = [unpack(packed, d, d).T for packed in self.packed]
+        return np.ascontiguousarray(matrices, dtype=np.float32).reshape(-1, d, d)
+
+    def apply(self, x: Array, lists: Int64, centroids: Float32 | None, n_threads: int) -> Float32:
+        """Each row of x (n, d) less the centroids of its lists (n, p), rotated: float32 (n * p, d)."""
+        out = np.empty((lists.size, self._dim), np.float32)
+        if len(out):
+            _native.rotate(x, lists, self.packed, centroids, out, n_threads)
+        return out
+
+    def inverse(self, y: Float32, lists: Int64, n_threads: int) -> Float32:
+        """The residuals that `apply` maps to y (n, d), of the lists (n,)."""
+        out, d = np.empty_like(y), self._dim
+        for number in np.unique(lists):
+            rows = np.flatnonzero(lists == number)
+            back = pack(np.ascontiguousarray(unpack(self.packed[number], d, d).T), d)
+            rotated = np.empty((len(rows), d), np.float32)
+            _native.project(y[rows], back, rotated, n_threads)
+            out[rows] = rotated
+        return out
+
+    def state(self) -> State:
+        """The array that a file stores."""
+        return State({}, {"local_rotations": self.matrices})
+
+    @classmethod
+    def from_state(cls, stored: Stored, n_lists: int, dim: int) -> LocalRotations:
+        """What a file stores."""
+        matrices = stored.array("local_rotations", np.float32, (n_lists, dim, dim), finite)
+        packed = aligned_empty(n_lists, _native.packed_size(dim, dim))
+        for number, matrix in enumerate(matrices):
+            error = float(np.abs(matrix.T @ matrix - np.eye(dim, dtype=np.float32)).max())
+            if error > 1e-3:
+                raise FormatError(f"local_rotations: expected orthonormal columns, got others in rotation {number}")
+            packed[number] = pack(np.ascontiguousarray(matrix.T), dim)
+        return cls(packed, dim)
