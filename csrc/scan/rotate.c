@@ -10,10 +10,10 @@
 typedef struct {
     const fpq_matrix *x;
     const fpq_rotations *rotations;
-    int64_t *rows;           /* (n pairs): the row of each pair of a row and a list; pairs of the same list together */
-    const int64_t *pairs;    /* their numbers */
-    const int64_t *starts;   /* (n_lists + 1): where the pairs of a list begin */
-    const int64_t *batches;  /* (n_lists + 1): the first batch of a list */
+    int64_t *rows;          /* (n pairs): the row of each pair of a row and a list; pairs of the same list together */
+    const int64_t *pairs;   /* their numbers */
+    const int64_t *starts;  /* (n_lists + 1): where the pairs of a list begin */
+    const int64_t *batches; /* (n_lists + 1): the first batch of a list */
     int64_t n_lists;
     float *out;
 } rotation;

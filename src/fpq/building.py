@@ -125,6 +125,9 @@ def work(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any]) -> dict[str, flo
         trained = min(n, n_lists * rows_per_list(n_lists))
         units["assigned value"] = (trained * N_ITER + n) * compared * d
         units["placed row"] = n
+        if index.local_rotations:
+            units["rotated value"] = (2 * trained + n) * d * d
+            units["decomposed value"] = n_lists * d**3
     return units
 
 

@@ -205,6 +205,7 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
         arrays |= {"centroids": _view(f4, n_lists, d), "radii": _view(f4, n_lists)}
         arrays |= {"list_sizes": _view(np.int64, n_lists), "chain": _view(np.int32, blocks)}
         arrays["slot_ids"] = _view(np.int64, blocks, BLOCK_ROWS)
+        arrays |= {"local_rotations": _view(f4, n_lists, d, d)} if index.local_rotations else {}
     arrays["codes"] = _view(np.uint8, blocks, (m * pq.nbits + 7) // 8, BLOCK_ROWS)
     if index.refine is not None:
         sizes = [size for size in plane_sizes(width, BITS[index.refine]) if size]
@@ -245,6 +246,8 @@ def memory_nbytes(index: AnyIndex, n: int, d: int, arrays: Mapping[str, Array]) 
     if isinstance(index, IVFPQIndex):
         n_lists, blocks = len(arrays["list_sizes"]), len(arrays["chain"])
         total += 8 * blocks + 8 * (n_lists + 1) + 4 * n_lists * (width + 1)
+        if index.local_rotations:  # packed only
+            total += 4 * n_lists * (_native.packed_size(d, d) - d * d)
         total += _packed_centroids(n_lists, d, not METRICS[index.metric].euclidean)
     return total
 

@@ -229,8 +229,8 @@ def to_faiss(index: PQIndex | IVFPQIndex) -> Any:
         If the index is of another class.
     ValueError
         If the index is not trained, or faiss cannot express it: subspaces of different widths, the metric "cosine" (use
-        vectors of length 1 with "ip" instead), ids of a PQIndex other than 0 to n - 1 (faiss.IndexIDMap would store
-        them), lists whose centroids differ in dimensions that the rotation drops.
+        vectors of length 1 with "ip" instead), `local_rotations`, ids of a PQIndex other than 0 to n - 1
+        (faiss.IndexIDMap would store them), lists whose centroids differ in dimensions that the rotation drops.
     """
     faiss = _faiss()
     if not isinstance(index, (PQIndex, IVFPQIndex)):
@@ -238,6 +238,8 @@ def to_faiss(index: PQIndex | IVFPQIndex) -> Any:
     index._require_trained()
     if index._metric.unit_length:
         raise ValueError("index: expected metric 'l2' or 'ip' (with vectors of length 1), got 'cosine'")
+    if getattr(index, "local_rotations", False):
+        raise ValueError("index: expected no rotations per list, which faiss does not know, got local_rotations=True")
     pq = index.quantizer
     if pq.offsets[-1] % pq.m:
         raise ValueError(

@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[type, tuple[str, ...]]] = {}
 _CODES = ("m", "nbits", "rotation", "rotation_dim", "open_indexing", "keep_vectors", "refine", "seed")
 KINDS["flat"] = (fpq.FlatIndex, ())
 KINDS["pq"] = (fpq.PQIndex, _CODES)
-KINDS["ivfpq"] = (fpq.IVFPQIndex, (*_CODES, "n_lists", "list_capacity", "residual"))
+KINDS["ivfpq"] = (fpq.IVFPQIndex, (*_CODES, "n_lists", "list_capacity", "local_rotations", "residual"))
 KINDS["e2lsh"] = (fpq.E2LSHIndex, ("n_tables", "n_hashes", "width", "memory_limit", "seed"))
 KINDS["c2lsh"] = (fpq.C2LSHIndex, ("n_hashes", "threshold", "width", "ratio", "seed"))
 BUILD_OPTIONS = {name for _, names in KINDS.values() for name in names}
@@ -126,6 +126,7 @@ def add_kind(parser: argparse.ArgumentParser) -> None:
     lists = parser.add_argument_group("ivfpq", argument_default=argparse.SUPPRESS)
     lists.add_argument("--lists", dest="n_lists", type=positive, metavar="L", help="default: 1.5 sqrt(n)")
     lists.add_argument("--list-capacity", type=float, metavar="C", help="limit on the length of lists")
+    lists.add_argument("--local-rotations", action="store_true", help="learn a rotation per list (LOPQ)")
     lists.add_argument("--no-residual", dest="residual", action="store_false", help="encode vectors, not residuals")
     lsh = parser.add_argument_group("e2lsh and c2lsh", argument_default=argparse.SUPPRESS)
     lsh.add_argument("--tables", dest="n_tables", type=positive, metavar="T", help="e2lsh: hash tables")
