@@ -148,6 +148,7 @@ setup(
                 "csrc/isa/flags.txt",
                 "src/fpq/_fpq.pxd",
                 "src/fpq/_lsh.pxi",
+                "src/fpq/_minhash.pxi",
                 "src/fpq/_refine.pxi",
                 "src/fpq/_maxsim.pxi",
                 "src/fpq/_search.pxi",

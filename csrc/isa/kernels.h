@@ -27,6 +27,7 @@
 #include "lsh/kernels.h"
 #include "refine/kernels.h"
 #include "maxsim/kernels.h"
+#include "minhash/kernels.h"
 
 #define FPQ_KERNELS(X)    \
     FPQ_MATRIX_KERNELS(X) \
@@ -38,7 +39,8 @@
     FPQ_EXACT_KERNELS(X)  \
     FPQ_LSH_KERNELS(X)    \
     FPQ_REFINE_KERNELS(X) \
-    FPQ_MAXSIM_KERNELS(X)
+    FPQ_MAXSIM_KERNELS(X) \
+    FPQ_MINHASH_KERNELS(X)
 
 #define FPQ_MEMBER(type, name, args) type(*name) args;
 typedef struct {

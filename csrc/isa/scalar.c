@@ -28,4 +28,6 @@
 #include "lsh/scalar.inc"
 #include "refine/scalar.inc"
 #include "maxsim/scalar.inc"
+#include "minhash/plain.inc"
+#include "minhash/scalar.inc"
 #include "isa/table.inc"

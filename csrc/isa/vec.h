@@ -49,7 +49,8 @@ FPQ_INLINE void vi_store(int32_t *p, vi x);
 FPQ_INLINE vi vi_set(int x);
 FPQ_INLINE vi vi_lane_numbers(void); /* 0, 1, ... LANES - 1 */
 FPQ_INLINE vi vi_add(vi a, vi b);
-FPQ_INLINE vi vi_mul(vi a, vi b); /* products that int32 can hold */
+FPQ_INLINE vi vi_mul(vi a, vi b);             /* modulo 2^32 */
+FPQ_INLINE vi vi_lesser_unsigned(vi a, vi b); /* of uint32 */
 FPQ_INLINE vm vi_equal(vi a, vi b);
 FPQ_INLINE vi vi_choose(vm m, vi yes, vi no);
 

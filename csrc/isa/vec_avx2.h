@@ -79,6 +79,7 @@ FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm256_blendv_epi8(no, yes
 FPQ_INLINE vi vi_lane_numbers(void) { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
 FPQ_INLINE vi vi_mul(vi a, vi b) { return _mm256_mullo_epi32(a, b); }
+FPQ_INLINE vi vi_lesser_unsigned(vi a, vi b) { return _mm256_min_epu32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)); }
 
 typedef __m256i vb;

@@ -70,6 +70,7 @@ FPQ_INLINE vi vi_choose(vm m, vi yes, vi no) { return _mm512_mask_blend_epi32(m,
 FPQ_INLINE vi vi_lane_numbers(void) { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 FPQ_INLINE vi vi_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
 FPQ_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+FPQ_INLINE vi vi_lesser_unsigned(vi a, vi b) { return _mm512_min_epu32(a, b); }
 FPQ_INLINE vm vi_equal(vi a, vi b) { return _mm512_cmpeq_epi32_mask(a, b); }
 
 typedef __m512i vb;

@@ -68,6 +68,9 @@ FPQ_INLINE vi vi_lane_numbers(void) {
 }
 FPQ_INLINE vi vi_mul(vi a, vi b) { return vmulq_s32(a, b); }
 FPQ_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
+FPQ_INLINE vi vi_lesser_unsigned(vi a, vi b) {
+    return vreinterpretq_s32_u32(vminq_u32(vreinterpretq_u32_s32(a), vreinterpretq_u32_s32(b)));
+}
 FPQ_INLINE vm vi_equal(vi a, vi b) { return vceqq_s32(a, b); }
 
 typedef uint8x16_t vb;

@@ -22,13 +22,6 @@ typedef struct {
     int64_t buckets, candidates;
 } probe_batch;
 
-/* The bucket of a key among the entries of its slot: entries are sorted, so the bucket is a run of equal keys. A slot
- * holds few other entries, so a search from both ends is short. */
-static void find_run(const uint64_t *entries, int64_t *at, int64_t *end, uint32_t key) {
-    while (*at < *end && (uint32_t)(entries[*at] >> 32) != key) ++*at;
-    while (*at < *end && (uint32_t)(entries[*end - 1] >> 32) != key) --*end;
-}
-
 static void prefetch(const void *from, int64_t bytes) {
     for (int64_t at = 0; at < bytes && at < PREFETCH_LINES * 64; at += 64) FPQ_PREFETCH((const char *)from + at);
 }
@@ -50,7 +43,7 @@ static void run_batch(probe_batch *b) {
         FPQ_PREFETCH(tables->entries + b->table[i] * n + end[i] - 1);
     }
     for (int i = 0; i < b->size; i++) {
-        find_run(tables->entries + b->table[i] * n, at + i, end + i, b->key[i]);
+        fpq_find_run(tables->entries + b->table[i] * n, at + i, end + i, b->key[i]);
         if (at[i] == end[i]) continue;
         const int64_t first = b->table[i] * n + at[i], last = b->table[i] * n + end[i];
         b->buckets++;

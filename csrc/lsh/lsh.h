@@ -29,6 +29,13 @@ FPQ_INLINE uint64_t fpq_lsh_sum(const fpq_hashes *hashes, int table, const float
     return sum;
 }
 
+/* The bucket of a key among the entries of its slot: entries are sorted, so the bucket is a run of equal keys. A slot
+ * holds few other entries, so a search from both ends is short. */
+FPQ_INLINE void fpq_find_run(const uint64_t *entries, int64_t *at, int64_t *end, uint32_t key) {
+    while (*at < *end && (uint32_t)(entries[*at] >> 32) != key) ++*at;
+    while (*at < *end && (uint32_t)(entries[*end - 1] >> 32) != key) --*end;
+}
+
 /* The sketches of n centred rows as floats in units of codes, clipped to 0..255; out (n, size). */
 void fpq_sketch_rows(const fpq_kernels *kern, const fpq_sketcher *s, const float *centred, int n, float *scratch,
                      float *out);

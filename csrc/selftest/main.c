@@ -11,6 +11,7 @@
 #include "matrix/selftest.inc"
 #include "maxsim/selftest.inc"
 #include "metric/selftest.inc"
+#include "minhash/selftest.inc"
 #include "refine/selftest.inc"
 #include "results.h"
 #include "scan/selftest.inc"
@@ -120,9 +121,9 @@ static const test other_tests[] = {
 static const struct {
     const test *tests;
     int n;
-} families[] = {FAMILY(matrix_tests), FAMILY(metric_tests), FAMILY(assign_tests), FAMILY(kmeans_tests),
-                FAMILY(lut_tests),    FAMILY(scan_tests),   FAMILY(exact_tests),  FAMILY(lsh_tests),
-                FAMILY(refine_tests), FAMILY(maxsim_tests), FAMILY(other_tests)};
+} families[] = {FAMILY(matrix_tests), FAMILY(metric_tests), FAMILY(assign_tests),  FAMILY(kmeans_tests),
+                FAMILY(lut_tests),    FAMILY(scan_tests),   FAMILY(exact_tests),   FAMILY(lsh_tests),
+                FAMILY(refine_tests), FAMILY(maxsim_tests), FAMILY(minhash_tests), FAMILY(other_tests)};
 
 static void run(const test *t) {
     for (int round = 0; round < 2 * t->rounds; round++) {

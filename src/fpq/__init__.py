@@ -12,6 +12,8 @@ E2LSHIndex, C2LSHIndex
     Locality-sensitive hashing over kept vectors.
 MultiVectorIndex
     Search for documents of many token vectors by MaxSim (late interaction).
+MinHashIndex
+    Search for similar sets by MinHash.
 ShardedIndex
     An index in several files that is searched like a single index.
 
@@ -36,6 +38,8 @@ Modules
 -------
 metrics
     Recall and other measures of the quality of results.
+minhash
+    Near-duplicate sets and texts: all similar pairs, clusters, shingles.
 datasets
     Data sets by name, and readers of vector files.
 progress
@@ -61,7 +65,7 @@ import os as _os
 from typing import Any as _Any
 
 from fpq import _install as _install  # first: it explains a broken installation
-from fpq import _native, datasets, metrics
+from fpq import _native, datasets, metrics, minhash
 from fpq import threads as _threads
 from fpq.collection import Collection
 from fpq.estimation import Estimate, estimate
@@ -70,6 +74,7 @@ from fpq.indexes import (
     E2LSHIndex,
     FlatIndex,
     IVFPQIndex,
+    MinHashIndex,
     MultiVectorIndex,
     PQIndex,
     RangeResult,
@@ -91,6 +96,7 @@ __all__ = [
     "FormatError",
     "IVFPQIndex",
     "KMeans",
+    "MinHashIndex",
     "MultiVectorIndex",
     "OpenIndexing",
     "PQIndex",
@@ -104,6 +110,7 @@ __all__ = [
     "estimate",
     "load",
     "metrics",
+    "minhash",
     "recommend",
 ]
 __version__ = "0.1.0"

@@ -227,3 +227,34 @@ cdef extern from "fpq.h" nogil:
     int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads)
     int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows, const float *queries,
                          int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads)
+
+    ctypedef struct fpq_sets:
+        const int64_t *first
+        const uint64_t *items
+        int64_t n
+    ctypedef struct fpq_minhash:
+        int n_hashes, n_bands, n_rows, bits
+        uint64_t salt
+        const uint32_t *factors
+        const uint32_t *shifts
+        const uint64_t *mixers
+    ctypedef struct fpq_minhash_rows:
+        const void *signatures
+        const fpq_sets *sets
+        fpq_selector selector
+    int fpq_minhash_sign(const fpq_minhash *h, const fpq_sets *sets, void *signatures, uint32_t *keys, int threads)
+    int fpq_minhash_search(const fpq_minhash *h, const fpq_minhash_rows *rows, const fpq_lsh_tables *tables,
+                           const fpq_sets *queries, const fpq_answers *answers, int64_t *found, int threads)
+    int FPQ_PAIR_BATCH
+    int fpq_minhash_pairs(const fpq_minhash *h, const fpq_minhash_rows *rows, const uint32_t *keys, int band,
+                          const uint64_t *entries, const fpq_answers *answers, int threads)
+    int fpq_order_items(const int64_t *first, int64_t n, uint64_t *items, int64_t *sizes, int threads)
+    uint64_t FPQ_HASH_STR, FPQ_HASH_BYTES
+    uint64_t fpq_hash_text(const char *text, int64_t n, uint64_t kind)
+    uint64_t fpq_hash_tuple(const uint64_t *items, int64_t n)
+    ctypedef struct fpq_texts:
+        const char *const *texts
+        const int64_t *sizes
+        int64_t n
+    int fpq_shingle_counts(const fpq_texts *texts, int width, int words, int64_t *counts, int threads)
+    int fpq_shingles(const fpq_texts *texts, int width, int words, const int64_t *first, uint64_t *items, int threads)

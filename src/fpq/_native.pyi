@@ -1,7 +1,9 @@
 """The compiled module (csrc/fpq.h says what the functions compute)."""
 
-from typing import final
+from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8, UInt16, UInt32, UInt64
@@ -278,4 +280,51 @@ def c2lsh_search(
     found: Int64,
     stats: Int64,
     threads: int,
+) -> None: ...
+
+PAIR_BATCH: int
+
+@final
+class MinHash:
+    arguments: tuple[int, int, int, int, UInt32, UInt32, UInt64]
+    def __init__(
+        self, n_bands: int, n_rows: int, bits: int, salt: int, factors: UInt32, shifts: UInt32, mixers: UInt64
+    ) -> None: ...
+    def sign(self, first: Int64, items: UInt64, signatures: UInt8 | None, keys: UInt32, threads: int) -> None: ...
+    def search(
+        self,
+        signatures: UInt8 | None,
+        first: Int64,
+        items: UInt64,
+        entries: UInt64,
+        starts: UInt32,
+        bits: int,
+        ids: Int64 | None,
+        allowed: UInt64 | None,
+        query_first: Int64,
+        query_items: UInt64,
+        answers: Answers,
+        found: Int64,
+        threads: int,
+    ) -> None: ...
+    def pairs(
+        self,
+        signatures: UInt8 | None,
+        first: Int64,
+        items: UInt64,
+        keys: UInt32,
+        band: int,
+        entries: UInt64,
+        answers: Within,
+        threads: int,
+    ) -> None: ...
+
+def order_items(first: Int64, items: UInt64, sizes: Int64, threads: int) -> None: ...
+def items_of(collections: list[Any], first: Int64, items: UInt64) -> None: ...
+def locate_texts(texts: list[str], at: NDArray[np.uintp], sizes: Int64) -> None: ...
+def shingle_counts(
+    at: NDArray[np.uintp], sizes: Int64, width: int, words: bool, counts: Int64, threads: int
+) -> None: ...
+def shingles(
+    at: NDArray[np.uintp], sizes: Int64, width: int, words: bool, first: Int64, items: UInt64, threads: int
 ) -> None: ...

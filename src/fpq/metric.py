@@ -59,6 +59,8 @@ def negated(distances: Float32) -> Float32:
 L2 = Metric("l2", _native.L2, inner_product=False, unit_length=False, euclidean=True)
 INNER_PRODUCT = Metric("ip", _native.IP, inner_product=True, unit_length=False, euclidean=False)
 COSINE = Metric("cosine", _native.IP, inner_product=True, unit_length=True, euclidean=True)
+# Of sets: no index of vectors can have it.
+JACCARD = Metric("jaccard", _native.IP, inner_product=True, unit_length=False, euclidean=False)  # type: ignore[arg-type]
 
 # What other libraries call these metrics.
 NAMES_ELSEWHERE: dict[str, MetricName] = {
@@ -66,3 +68,4 @@ NAMES_ELSEWHERE: dict[str, MetricName] = {
     "inner_product": "ip", "dot": "ip", "dot_product": "ip", "cos": "cosine", "angular": "cosine",
 }  # fmt: skip
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (L2, INNER_PRODUCT, COSINE)}
+BY_NAME = {**METRICS, "jaccard": JACCARD}

@@ -5,6 +5,7 @@ from fpq.indexes.c2lsh import C2LSHIndex
 from fpq.indexes.e2lsh import E2LSHIndex
 from fpq.indexes.flat import FlatIndex
 from fpq.indexes.ivf import IVFPQIndex
+from fpq.indexes.minhash import MinHashIndex
 from fpq.indexes.multi_vector import MultiVectorIndex
 from fpq.indexes.pq import PQIndex
 
@@ -13,6 +14,7 @@ __all__ = [
     "E2LSHIndex",
     "FlatIndex",
     "IVFPQIndex",
+    "MinHashIndex",
     "MultiVectorIndex",
     "PQIndex",
     "RangeResult",

@@ -17,7 +17,7 @@ from fpq.indexes.parts.ids import Commit, Ids, Removal, no_op
 from fpq.indexes.parts.lock import Lock, reads, uninterrupted, writes
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
-from fpq.metric import METRICS, NAMES_ELSEWHERE, MetricName
+from fpq.metric import BY_NAME, METRICS, NAMES_ELSEWHERE, MetricName
 from fpq.progress import Progress
 from fpq.storage import Storable
 
@@ -57,7 +57,7 @@ class Changes(Storable, ABC):
         self, metric: MetricName, n_threads: int | None, verbose: bool | Callable[[Progress], None] = False
     ) -> None:
         self.metric = metric
-        self._metric = METRICS[self.metric]
+        self._metric = BY_NAME[self.metric]
         self.n_threads = n_threads
         self.verbose = verbose
         self._ids = Ids()

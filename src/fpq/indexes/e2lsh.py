@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, threads, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt32, UInt64
+from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt64
 from fpq.indexes import lsh
 from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.changes import Addition
 from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
 from fpq.indexes.parts.ids import Commit, Removal, no_op
 from fpq.indexes.parts.lock import reads
+from fpq.indexes.parts.tables import Tables, directory_bits
 from fpq.indexes.parts.vectors import Vectors
 from fpq.metric import MetricName
-from fpq.storage import Check, FormatError, State, Stored
+from fpq.storage import State, Stored
 
 WIDTH = 3.0  # default width, in median distances to the 10th neighbour
 TABLES = 8  # default n_tables, if memory_limit permits
@@ -30,32 +31,6 @@ MAX_TUNED_PROBES = 1 << 16  # the largest n_probe that `tune` measures
 MAX_PROBES = 1 << 20  # the largest n_probe of a search
 
 ROWS_PER_PENDING = 8  # `add` merges pending rows into the tables when they are 1/8 of all rows
-ROW_BITS = np.uint64(32)
-ROW_MASK = np.uint64(lsh.MAX_ROWS)
-
-
-class Tables(NamedTuple):
-    """The hash tables in the layout of the search."""
-
-    entries: UInt64  # (n_tables, n) key << 32 | row, ascending
-    starts: UInt32  # (n_tables, 2**bits + 1) directories of the entries
-    bits: int
-    sketches: UInt8 | None  # (n_tables, n, size), in the order of the entries
-
-    @classmethod
-    def of(cls, entries: UInt64, sketches: UInt8 | None) -> Tables:
-        """Tables with the directories of these entries."""
-        return cls(entries, directories(entries), directory_bits(entries.shape[1]), sketches)
-
-    @property
-    def n(self) -> int:
-        """The rows in each table."""
-        return int(self.entries.shape[1])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        return self.entries.nbytes + self.starts.nbytes + (0 if self.sketches is None else self.sketches.nbytes)
 
 
 def _width(name: str, value: Any) -> float:
@@ -153,7 +128,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
     def _no_tables(n_tables: int, size: int) -> dict[str, Any]:
         """Attributes of an index without rows, with sketches of `size` bytes."""
         return {
-            "_tables": Tables(np.empty((n_tables, 0), np.uint64), np.empty((n_tables, 0), np.uint32), 1, None),
+            "_tables": Tables.empty(n_tables),
             "_pending": (GrowingArray((n_tables,), np.uint64), GrowingArray((size,), np.uint8)),
         }
 
@@ -200,63 +175,17 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
     def _merged(self, new: UInt64, new_sketches: UInt8 | None, n_threads: int) -> Tables:
         """The tables merged with the pending rows, followed by new rows."""
-        tables, n_pending = self._tables, len(self) - self._tables.n
-        n_tables, old = tables.entries.shape
-        added = np.concatenate([self._pending[0].data[:n_pending].T, new], axis=1)
-        n = old + added.shape[1]
-        entries = np.empty((n_tables, n), dtype=np.uint64)
-        by_row = sketches = None
-        if self._sketcher is not None:
-            by_row = np.empty((n, self._sketch_size), dtype=np.uint8)
-            if tables.sketches is not None:
-                by_row[(tables.entries[0] & ROW_MASK).astype(np.int64)] = tables.sketches[0]
-            by_row[old : old + n_pending] = self._pending[1].data[:n_pending]
-            if new_sketches is not None:
-                by_row[old + n_pending :] = new_sketches
-            sketches = np.empty((n_tables, n, self._sketch_size), dtype=np.uint8)
-
-        def merge(table: int) -> None:
-            entries[table, :old] = tables.entries[table]
-            entries[table, old:] = np.sort(added[table])
-            entries[table].sort(kind="stable")  # merges the two sorted runs
-            if sketches is not None and by_row is not None:
-                np.take(by_row, (entries[table] & ROW_MASK).astype(np.int64), axis=0, out=sketches[table], mode="clip")
-
-        threads.parallel_map(merge, range(n_tables), n_threads)
-        return Tables.of(entries, sketches)
+        n_pending = len(self) - self._tables.n
+        pending, sketches = (array.data[:n_pending] for array in self._pending)
+        entries = np.concatenate([pending.T, new], axis=1)
+        if self._sketcher is None:
+            return self._tables.merged(entries, None, n_threads)
+        added = sketches if new_sketches is None else np.concatenate([sketches, new_sketches])
+        return self._tables.merged(entries, added, n_threads)
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
-        before = self._complete_tables(threads.resolve(self.n_threads))
-        n_tables, n = before.entries.shape
-        n_kept = n - len(removal.rows)
-        renumbered = np.full(n, -1, dtype=np.int64)
-        renumbered[removal.sources] = removal.targets
-        unchanged = np.ones(n, dtype=np.bool_)
-        unchanged[removal.rows] = unchanged[removal.sources] = False
-        entries = np.empty((n_tables, n_kept), dtype=np.uint64)
-        sketches = None
-        if before.sketches is not None:
-            sketches = np.empty((n_tables, n_kept, before.sketches.shape[2]), dtype=np.uint8)
-        for table in range(n_tables):
-            old = before.entries[table]
-            keep = unchanged[(old & ROW_MASK).astype(np.int64)]
-            others = np.flatnonzero(~keep)
-            rows = renumbered[(old[others] & ROW_MASK).astype(np.int64)]
-            moved = others[rows >= 0]
-            new = (old[moved] & ~ROW_MASK) | rows[rows >= 0].astype(np.uint64)
-            order = np.argsort(new, kind="stable")
-            kept = old[keep]
-            positions = np.searchsorted(kept, new[order])
-            entries[table] = np.insert(kept, positions, new[order])
-            if sketches is not None and before.sketches is not None:
-                kept_sketches = before.sketches[table][keep]
-                sketches[table] = np.insert(kept_sketches, positions, before.sketches[table][moved[order]], axis=0)
-        tables = Tables.of(entries, sketches)
-
-        def commit() -> None:
-            self._tables = tables
-
-        return commit
+        tables = self._complete_tables(threads.resolve(self.n_threads)).without(removal)
+        return lambda: vars(self).update(_tables=tables)
 
     @reads
     def search(
@@ -349,10 +278,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         state = self._shared_state(chosen)
         state.params.update(n_tables=n_tables, n_hashes=n_hashes, width=width, memory_limit=self.memory_limit)
         if len(self):
-            tables = self._complete_tables(threads.resolve(self.n_threads))
-            state.arrays.update(entries=tables.entries, starts=tables.starts)
-            if tables.sketches is not None:
-                state.arrays["table_sketches"] = tables.sketches
+            state.arrays.update(self._complete_tables(threads.resolve(self.n_threads)).arrays)
         return state
 
     @classmethod
@@ -372,21 +298,8 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         index._restore_hashes(stored, n_tables, n_hashes)
         vars(index).update(index._no_tables(n_tables, index._sketch_size))
         if len(index):
-            index._restore_tables(stored, n_tables, len(index))
+            index._tables = Tables.restored(stored, n_tables, len(index), index._sketch_size)
         return index
-
-    def _restore_tables(self, stored: Stored, n_tables: int, n: int) -> None:
-        """Read the tables. Mapped entries are not checked: the search skips row numbers beyond n."""
-        bits = directory_bits(n)
-        entries = stored.array("entries", np.uint64, (n_tables, n), ordered, permuted, bulk=True)
-        within = Check(f"numbers that rise from 0 to {n}", lambda starts: _rise(starts, n))
-        starts = stored.array("starts", np.uint32, (n_tables, (1 << bits) + 1), within)
-        if stored.checked and not np.array_equal(starts, directories(entries)):
-            raise FormatError("starts: expected the directories of the entries")
-        sketches = None
-        if size := self._sketch_size:
-            sketches = stored.array("table_sketches", np.uint8, (n_tables, n, size), bulk=True)
-        self._tables = Tables(entries, starts, bits, sketches)
 
     def __repr__(self) -> str:
         return (
@@ -395,39 +308,12 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         )
 
 
-ordered = Check("entries in order", lambda entries: bool((entries[:, 1:] >= entries[:, :-1]).all()))
-permuted = Check(
-    "every row once in each table",
-    lambda entries: all(
-        np.array_equal(np.sort(table.astype(np.uint32)), np.arange(len(table), dtype=np.uint32)) for table in entries
-    ),
-)
-
-
-def _rise(starts: Array, n: int) -> bool:
-    return bool((starts[:, 0] == 0).all() and (starts[:, -1] == n).all() and (starts[:, 1:] >= starts[:, :-1]).all())
-
-
-def directories(entries: Array) -> Array:
-    """The position of the first entry of each directory slot, for the sorted entries (n_tables, n) of each table."""
-    bits = directory_bits(entries.shape[1])
-    starts = np.zeros((len(entries), (1 << bits) + 1), dtype=np.uint32)
-    for table in range(len(entries) if entries.size else 0):
-        _native.lsh_starts(entries[table], bits, starts[table])
-    return starts
-
-
 def hashes_for(n: int, probabilities: Float64) -> int:
     """The smallest number of hashes with which a bucket holds at most BUCKET_ROWS of n rows, on average over pairs."""
     for n_hashes in range(1, MAX_HASHES):
         if n * float((probabilities**n_hashes).mean()) <= BUCKET_ROWS:
             return n_hashes
     return MAX_HASHES
-
-
-def directory_bits(n: int) -> int:
-    """Number of key bits that select a directory slot: one to two slots of 4 bytes per 8 rows."""
-    return min(28, max(1, n.bit_length() - 3))
 
 
 def table_bytes(n: int, d: int) -> int:

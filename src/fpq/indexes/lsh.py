@@ -17,6 +17,7 @@ from fpq.indexes.base import Bits, Index, Nearest
 from fpq.indexes.changes import Addition
 from fpq.indexes.parts.ids import Commit, Ids, no_op
 from fpq.indexes.parts.lock import writes
+from fpq.indexes.parts.tables import MAX_ROWS
 from fpq.indexes.parts.vectors import Vectors
 from fpq.learning import rotation
 from fpq.metric import L2, METRICS, NAMES_ELSEWHERE, MetricName
@@ -30,7 +31,6 @@ CLIPPED = 0.005  # share of sample rows outside the range of a sketch coordinate
 WIDE = 4096  # vectors of more dimensions get their principal directions from WIDE_ROWS rows
 WIDE_ROWS = 1024
 WIDE_VALUES = 1 << 26  # values of the rows that give the ranges of wide sketches
-MAX_ROWS = (1 << 32) - 1
 LEAST_WIDTH = 1e-37  # least width of a bucket: a normal variate divided by the width must fit float32
 MOST_SCALE = 1e30  # largest scale of sketches in codes per unit of distance: products with the scale must fit float32
 

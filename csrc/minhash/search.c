@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT
+ * Search for similar sets in the tables of the bands, and pairs of similar sets. */
+#include <string.h>
+
+#include "exact/stored.h"
+#include "lsh/lsh.h"
+#include "minhash/minhash.h"
+
+enum {
+    QUERY_BATCH = 32,         /* queries per task, for which the bitmap is cleared once */
+    AHEAD = 8,                /* candidates that are fetched before they are compared */
+    POLL_CANDIDATES = 1 << 10 /* between two questions whether to stop */
+};
+
+typedef struct {
+    const fpq_minhash *h;
+    const fpq_minhash_rows *rows;
+    const fpq_lsh_tables *tables;
+    const fpq_sets *queries;
+    const fpq_answers *answers;
+    int64_t *found;
+} search;
+
+/* What a thread has for a query. */
+typedef struct {
+    uint64_t *seen;       /* bit r: row r is a candidate */
+    uint32_t *candidates; /* n */
+    uint32_t *least;      /* n_hashes */
+    void *signature;
+    int64_t n; /* candidates */
+} desk;
+
+static size_t seen_bytes(int64_t n) { return fpq_lines((size_t)fpq_batches(n, 64) * sizeof(uint64_t)); }
+
+static desk desk_at(char *memory, const search *s) {
+    const int64_t n = s->rows->selector.n;
+    desk d = {.seen = (uint64_t *)(void *)memory};
+    d.least = (uint32_t *)(void *)(memory + seen_bytes(n));
+    d.signature = d.least + s->h->n_hashes;
+    d.candidates = (uint32_t *)(void *)((uint32_t *)d.signature + s->h->n_hashes);
+    memset(d.seen, 0, seen_bytes(n));
+    return d;
+}
+
+static void fetch(const search *s, uint32_t row) {
+    const fpq_one_set set = fpq_set_of_row(s->h, s->rows, row);
+    if (set.signature)
+        fpq_prefetch_lines(set.signature, s->h->n_hashes * (s->h->bits / 8));
+    else
+        FPQ_PREFETCH(set.items);
+}
+
+/* The rows in the buckets of the query's bands. Entries may come from a file, whose content is not checked. */
+static void collect(const search *s, desk *d) {
+    const fpq_lsh_tables *tables = s->tables;
+    const int64_t n = s->rows->selector.n, slots = ((int64_t)1 << tables->bits) + 1;
+    d->n = 0;
+    for (int band = 0; band < s->h->n_bands; band++) {
+        const uint32_t key = fpq_band_key(s->h, d->least, band);
+        const uint32_t *start = tables->starts + band * slots + (key >> (32 - tables->bits));
+        const uint64_t *entries = tables->entries + band * n;
+        int64_t at = start[0], end = start[1];
+        fpq_find_run(entries, &at, &end, key);
+        for (; at < end; at++) {
+            const uint32_t row = (uint32_t)entries[at];
+            if (row >= n || (d->seen[row / 64] >> row % 64 & 1)) continue;
+            d->seen[row / 64] |= (uint64_t)1 << row % 64;
+            d->candidates[d->n++] = row;
+        }
+    }
+}
+
+static int search_one(const search *s, int64_t query, desk *d, fpq_poll *poll) {
+    fpq_one_set set = fpq_set_at(s->queries, query);
+    fpq_results results = fpq_results_of(s->answers, query, s->rows->selector.ids);
+    d->n = 0;
+    if (set.n > 0) {
+        fpq_least(s->h, set, d->least, poll);
+        collect(s, d);
+    }
+    if (!s->rows->sets) {
+        fpq_put_signature(s->h, d->least, d->signature);
+        set.signature = d->signature;
+    }
+    for (int64_t i = 0; i < d->n && i < AHEAD; i++) fetch(s, d->candidates[i]);
+    s->found[query] = 0;
+    for (int64_t i = 0; i < d->n; i++) {
+        const uint32_t row = d->candidates[i];
+        d->seen[row / 64] = 0;
+        if (i + AHEAD < d->n) fetch(s, d->candidates[i + AHEAD]);
+        if (i % POLL_CANDIDATES == POLL_CANDIDATES - 1 && fpq_stopped(poll)) break;
+        if (!fpq_is_allowed(&s->rows->selector, row)) continue;
+        fpq_offer_row(&results, -fpq_jaccard(s->h, set, fpq_set_of_row(s->h, s->rows, row)), row);
+        s->found[query]++;
+    }
+    return fpq_results_finish(&results, s->answers, query);
+}
+
+static void search_batch(void *context, int64_t task, fpq_worker *worker) {
+    const search *s = context;
+    desk d = desk_at(worker->scratch, s);
+    const int64_t start = task * QUERY_BATCH, end = start + fpq_batch_size(s->queries->n, QUERY_BATCH, task);
+    for (int64_t i = start; i < end && !fpq_stopped(worker->poll); i++)
+        if (search_one(s, i, &d, worker->poll)) fpq_fail(worker);
+}
+
+int fpq_minhash_search(const fpq_minhash *h, const fpq_minhash_rows *rows, const fpq_lsh_tables *tables,
+                       const fpq_sets *queries, const fpq_answers *answers, int64_t *found, int threads) {
+    search s = {h, rows, tables, queries, answers, found};
+    const size_t n = (size_t)rows->selector.n;
+    const size_t scratch = seen_bytes(rows->selector.n) + (2 * (size_t)h->n_hashes + n) * sizeof(uint32_t);
+    return fpq_parallel(fpq_batches(queries->n, QUERY_BATCH), scratch, threads, search_batch, &s);
+}
+
+/* ---- pairs ---- */
+typedef struct {
+    const fpq_minhash *h;
+    const fpq_minhash_rows *rows;
+    const uint32_t *keys;
+    int band;
+    const uint64_t *entries;
+    const fpq_answers *answers;
+} pairing;
+
+static int met_before(const pairing *p, int64_t i, int64_t j) {
+    const uint32_t *keys = p->keys;
+    for (int band = 0; band < p->band; band++, keys += p->rows->selector.n)
+        if (keys[i] == keys[j]) return 1;
+    return 0;
+}
+
+/* The pairs of a bucket, whose rows ascend. */
+static void pair_up(const pairing *p, const uint64_t *bucket, int64_t n, fpq_results *results, fpq_poll *poll) {
+    for (int64_t a = 0; a < n; a++) {
+        const int64_t i = (int64_t)(uint32_t)bucket[a];
+        const fpq_one_set set = fpq_set_of_row(p->h, p->rows, i);
+        for (int64_t b = a + 1; b < n; b++) {
+            const int64_t j = (int64_t)(uint32_t)bucket[b];
+            const float distance = -fpq_jaccard(p->h, set, fpq_set_of_row(p->h, p->rows, j));
+            if ((b - a) % POLL_CANDIDATES == 0 && fpq_stopped(poll)) return;
+            if (distance <= results->threshold && !met_before(p, i, j))
+                fpq_results_offer(results, distance, i << 32 | j);
+        }
+        if (n > QUERY_BATCH && fpq_stopped(poll)) return;
+    }
+}
+
+/* A task has the buckets that begin among its entries. */
+static void pair_batch(void *context, int64_t task, fpq_worker *worker) {
+    const pairing *p = context;
+    const uint64_t *entries = p->entries;
+    const int64_t n = p->rows->selector.n, start = task * FPQ_PAIR_BATCH;
+    const int64_t stop = start + fpq_batch_size(n, FPQ_PAIR_BATCH, task);
+    fpq_results results = fpq_results_of(p->answers, task, NULL);
+    int64_t at = start, end;
+    while (start > 0 && at < stop && entries[at] >> 32 == entries[at - 1] >> 32) at++;
+    for (; at < stop; at = end) {
+        for (end = at + 1; end < n && entries[end] >> 32 == entries[at] >> 32;) end++;
+        if (end - at > 1) pair_up(p, entries + at, end - at, &results, worker->poll);
+    }
+    if (fpq_results_finish(&results, p->answers, task)) fpq_fail(worker);
+}
+
+int fpq_minhash_pairs(const fpq_minhash *h, const fpq_minhash_rows *rows, const uint32_t *keys, int band,
+                      const uint64_t *entries, const fpq_answers *answers, int threads) {
+    pairing p = {h, rows, keys, band, entries, answers};
+    return fpq_parallel(fpq_batches(rows->selector.n, FPQ_PAIR_BATCH), 0, threads, pair_batch, &p);
+}
