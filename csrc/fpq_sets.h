@@ -45,7 +45,7 @@ int fpq_minhash_pairs(const fpq_minhash *h, const fpq_minhash_rows *rows, const 
 int fpq_order_items(const int64_t *first, int64_t n, uint64_t *items, int64_t *sizes, int threads);
 
 /* Items from strings, and from tuples of items. */
-enum { FPQ_HASH_STR = 1, FPQ_HASH_BYTES = 2 };
+enum { FPQ_HASH_STR = 1, FPQ_HASH_BYTES, FPQ_HASH_TUPLE };
 uint64_t fpq_hash_text(const char *text, int64_t n, uint64_t kind);
 uint64_t fpq_hash_tuple(const uint64_t *items, int64_t n);
 typedef struct {

@@ -3,13 +3,15 @@
  * task. Texts are UTF-8. The hashes are the same on every machine. */
 #include "minhash/minhash.h"
 
-#define TUPLE 0x5851f42d4c957f2du /* what the hash of a tuple begins with */
 #define ODD 0x9e3779b97f4a7c15u
 
 enum {
     TEXT_BATCH = 64,
     POLL_UNITS = 1 << 12 /* between two questions whether to stop */
 };
+
+/* Kinds and lengths begin far apart, as words that differ in few bits may follow. */
+FPQ_INLINE uint64_t begin(int64_t n, uint64_t kind) { return ((uint64_t)n * 4 + kind) * ODD; }
 
 FPQ_INLINE uint64_t step(uint64_t hash, uint64_t word) {
     hash = (hash ^ word) * ODD;
@@ -18,7 +20,7 @@ FPQ_INLINE uint64_t step(uint64_t hash, uint64_t word) {
 
 uint64_t fpq_hash_text(const char *text, int64_t n, uint64_t kind) {
     const unsigned char *p = (const unsigned char *)text;
-    uint64_t hash = kind + (uint64_t)n * ODD;
+    uint64_t hash = begin(n, kind);
     for (; n >= 8; n -= 8, p += 8) {
         uint64_t word = 0;
         for (int i = 0; i < 8; i++) word |= (uint64_t)p[i] << 8 * i;
@@ -30,7 +32,7 @@ uint64_t fpq_hash_text(const char *text, int64_t n, uint64_t kind) {
 }
 
 uint64_t fpq_hash_tuple(const uint64_t *items, int64_t n) {
-    uint64_t hash = TUPLE + (uint64_t)n * ODD;
+    uint64_t hash = begin(n, FPQ_HASH_TUPLE);
     for (int64_t i = 0; i < n; i++) hash = step(hash, items[i]);
     return fpq_mix(hash);
 }
@@ -77,13 +79,13 @@ static void count_shingles(void *context, int64_t task, fpq_worker *worker) {
 /* ring: of the last `width` units, the hash of each word, or where each character begins; then room for `width` more.
  */
 static void write_text(const shingling *s, int64_t text, uint64_t *ring, fpq_poll *poll) {
-    const char *const begin = s->texts->texts[text], *const end = begin + s->texts->sizes[text], *at = begin;
+    const char *const from = s->texts->texts[text], *const end = from + s->texts->sizes[text], *at = from;
     uint64_t *items = s->items + s->first[text], *const ordered = ring + s->width;
     const int64_t n_items = s->first[text + 1] - s->first[text];
     for (int64_t units = 0, n = 0; n < n_items;) {
         at = unit_begin(at, end, s->words);
         const char *const stop = unit_end(at, end, s->words);
-        ring[units++ % s->width] = s->words ? fpq_hash_text(at, stop - at, FPQ_HASH_STR) : (uint64_t)(at - begin);
+        ring[units++ % s->width] = s->words ? fpq_hash_text(at, stop - at, FPQ_HASH_STR) : (uint64_t)(at - from);
         at = stop;
         const int64_t first = units < s->width ? 0 : units - s->width;
         if (units < s->width && unit_begin(at, end, s->words) < end) continue;
@@ -93,8 +95,8 @@ static void write_text(const shingling *s, int64_t text, uint64_t *ring, fpq_pol
         } else if (s->words) {
             items[n++] = ring[first % s->width];
         } else {
-            const char *const from = begin + ring[first % s->width];
-            items[n++] = fpq_hash_text(from, stop - from, FPQ_HASH_STR);
+            const char *const start = from + ring[first % s->width];
+            items[n++] = fpq_hash_text(start, stop - start, FPQ_HASH_STR);
         }
         if (n % POLL_UNITS == 0 && fpq_stopped(poll)) return;
     }

@@ -3,7 +3,7 @@
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     int PyBytes_AsStringAndSize(object data, char **text, Py_ssize_t *size) except -1
-    int Py_EnterRecursiveCall(const char *where) except -1
+    int Py_EnterRecursiveCall(const char *where)
     void Py_LeaveRecursiveCall()
     void *PyMem_Malloc(size_t size)
     void PyMem_Free(void *memory)
@@ -88,7 +88,7 @@ cdef uint64_t _item(object x) except? 0xffffffffffffffff:
 
 
 cdef uint64_t _tuple(tuple x) except? 0xffffffffffffffff:
-    Py_EnterRecursiveCall(" in a tuple of items")
+    _done(Py_EnterRecursiveCall(" in a tuple of items"))
     cdef uint64_t *items = <uint64_t *>PyMem_Malloc((len(x) + 1) * sizeof(uint64_t))
     try:
         if items == NULL:
@@ -104,6 +104,7 @@ cdef uint64_t _tuple(tuple x) except? 0xffffffffffffffff:
 def items_of(list collections, const int64_t[::1] first, uint64_t[::1] items):
     """The items of collection i as integers, items[first[i]:first[i + 1]]."""
     cdef int64_t at
+    cdef Py_ssize_t i
     for i in range(len(collections)):
         at = first[i]
         x = None
@@ -124,9 +125,14 @@ def items_of(list collections, const int64_t[::1] first, uint64_t[::1] items):
 
 def locate_texts(list texts, size_t[::1] at, int64_t[::1] sizes):
     """Where the UTF-8 of each string is, as long as the string lives, and its bytes."""
-    cdef Py_ssize_t size = 0
+    cdef Py_ssize_t i, size = 0
     for i in range(len(texts)):
-        at[i] = <size_t>PyUnicode_AsUTF8AndSize(texts[i], &size)
+        if not isinstance(texts[i], str):
+            raise TypeError(f"texts[{i}]: expected a string, got {texts[i]!r}")
+        try:
+            at[i] = <size_t>PyUnicode_AsUTF8AndSize(texts[i], &size)
+        except UnicodeError:
+            raise ValueError(f"texts[{i}]: expected a string that UTF-8 can encode, got {texts[i]!r}") from None
         sizes[i] = size
 
 

@@ -162,16 +162,18 @@ class SetRows:
         return Sets(first, self._items.data[: first[-1]])
 
     def write(self, signatures: UInt8 | None, sets: Sets) -> Commit:
-        """Write further rows behind the present ones; the commit makes them visible."""
-        n, start = self.n + len(sets), int(self._first.data[self.n if self._width is None else 0])
+        """Write further rows behind the present ones, or the items of `sets`; the commit makes them visible."""
         if signatures is not None:
+            n = self.n + len(signatures)
             self._signatures.reserve(n)
             self._signatures.data[self.n : n] = signatures
         else:
+            n, start = self.n + len(sets), int(self._first.data[self.n])
+            end = start + len(sets.items)
             self._first.reserve(n + 1)
-            self._items.reserve(start + len(sets.items))
+            self._items.reserve(end)
             self._first.data[self.n + 1 : n + 1] = start + sets.first[1:]
-            self._items.data[start : start + len(sets.items)] = sets.items
+            self._items.data[start:end] = sets.items
 
         def commit() -> None:
             self.n = n
