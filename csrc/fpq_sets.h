@@ -30,17 +30,22 @@ typedef struct {
     fpq_selector selector; /* of n < 2^31 sets */
 } fpq_minhash_rows;
 
-/* signatures (n, n_hashes), NULL: none; keys (n_bands, n). */
+/* signatures (n, n_hashes), NULL: none; keys (n, n_bands). */
 int fpq_minhash_sign(const fpq_minhash *h, const fpq_sets *sets, void *signatures, uint32_t *keys, int threads);
+/* The tables of bands first_band .. first_band + n_tables - 1, as those of E2LSH, of n rows from first_row on with
+ * these keys (n, n_bands): entries (n_tables, n), starts (n_tables, 2^bits + 1). */
+int fpq_minhash_tables(const uint32_t *keys, int64_t n, int n_bands, int first_band, int n_tables, int64_t first_row,
+                       int bits, uint64_t *entries, uint32_t *starts, int threads);
 /* Among the sets that have the key of a band in common with a query; distances are negated similarities. The tables
  * are those of E2LSH, one a band. An empty query finds nothing. found (nq): how many sets were compared. */
 int fpq_minhash_search(const fpq_minhash *h, const fpq_minhash_rows *rows, const fpq_lsh_tables *tables,
                        const fpq_sets *queries, const fpq_answers *answers, int64_t *found, int threads);
-/* Pairs of sets i < j that have the key of this band in common, and of no band before: ids i << 32 | j. entries: the
- * table of the band. answers: within a radius; the answer of "query" t is about the entries t FPQ_PAIR_BATCH and on. */
+/* Pairs of sets i < j that have the key (n, n_bands) of one of these bands in common, and of no band before: ids i <<
+ * 32 | j. entries (n_tables, n): the tables of the bands. answers: within a radius, those of part p of table t have
+ * number t ceil(n / FPQ_PAIR_BATCH) + p. */
 enum { FPQ_PAIR_BATCH = 1 << 12 };
-int fpq_minhash_pairs(const fpq_minhash *h, const fpq_minhash_rows *rows, const uint32_t *keys, int band,
-                      const uint64_t *entries, const fpq_answers *answers, int threads);
+int fpq_minhash_pairs(const fpq_minhash *h, const fpq_minhash_rows *rows, const uint32_t *keys, int first_band,
+                      int n_tables, const uint64_t *entries, const fpq_answers *answers, int threads);
 /* The items of each set in ascending order, each of them once, the first sizes[i] of the set's place. */
 int fpq_order_items(const int64_t *first, int64_t n, uint64_t *items, int64_t *sizes, int threads);
 

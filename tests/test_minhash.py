@@ -47,6 +47,12 @@ def pair_of_similarity(shared: int, others: int, rng: Any) -> tuple[Any, Any]:
     return items[:half], np.concatenate([items[:shared], items[half:]])
 
 
+def signed(hashes: Any, sets: Sets, width: int | None, n_threads: int) -> tuple[Any, Any]:
+    """Signatures and keys."""
+    signatures = None if width is None else np.empty((len(sets), width), np.uint8)
+    return signatures, banding.signed(hashes, sets, signatures, n_threads)
+
+
 def mixed(x: Any) -> Any:
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -72,11 +78,11 @@ def test_signatures_are_those_of_the_definition(bits: int, isa: str) -> None:
             least[i] = (upper[:, None] * factors + shifts).min(0)
     spread = (least * np.uint32(0x9E3779B1)) >> np.uint32(32 - bits)
     used = least[:, : n_bands * n_rows].astype(np.uint64) * mixers
-    keys = (used.reshape(-1, n_bands, n_rows).sum(2) >> np.uint64(32)).T
+    keys = used.reshape(-1, n_bands, n_rows).sum(2) >> np.uint64(32)
     before = _native.isa()
     try:
         _native.use_isa(isa)
-        signatures, got = banding.signed(hashes, sets, 48 * bits // 8, 2)
+        signatures, got = signed(hashes, sets, 48 * bits // 8, 2)
     finally:
         _native.use_isa(before)
     assert signatures is not None
@@ -102,7 +108,7 @@ def test_estimates_have_no_bias(shared: int, others: int, bits: int) -> None:
     pairs = [pair_of_similarity(shared, others, RNG) for _ in range(n)]
     hashes = banding.functions(k, (1, 1), bits, 1)
     sets = checked([each for pair in pairs for each in pair])
-    signatures, _ = banding.signed(hashes, sets, k * bits // 8, 2)
+    signatures, _ = signed(hashes, sets, k * bits // 8, 2)
     assert signatures is not None
     numbers = signatures.view(f"u{bits // 8}")
     chance = 2.0**-bits
@@ -118,8 +124,8 @@ def test_bands_find_what_the_formula_says(shared: int, others: int, bands: int, 
     n = 3000
     true = shared / (shared + others)
     sets = checked([each for _ in range(n) for each in pair_of_similarity(shared, others, RNG)])
-    _, keys = banding.signed(banding.functions(128, (bands, rows), 8, 2), sets, None, 2)
-    found = (keys[:, ::2] == keys[:, 1::2]).any(0).mean()
+    _, keys = signed(banding.functions(128, (bands, rows), 8, 2), sets, None, 2)
+    found = (keys[::2] == keys[1::2]).any(1).mean()
     expected = banding.found(true, bands, rows)
     assert expected == pytest.approx(1 - (1 - true**rows) ** bands)
     assert abs(found - expected) < 4.5 * math.sqrt(expected * (1 - expected) / n) + 1e-3
@@ -147,11 +153,11 @@ def test_search_finds_the_most_similar_of_the_candidates(keep_sets: bool, n_thre
     index.add(sets, ids=np.arange(700) * 3)
     similarities, ids = index.search(queries, k=5)
     hashes = index._hashes
-    signatures, keys = banding.signed(hashes, checked(sets), 256, 1)
-    of_queries, query_keys = banding.signed(hashes, checked(queries), 256, 1)
+    signatures, keys = signed(hashes, checked(sets), 256, 1)
+    of_queries, query_keys = signed(hashes, checked(queries), 256, 1)
     assert signatures is not None and of_queries is not None
     for q, query in enumerate(queries):
-        rows = np.flatnonzero((keys == query_keys[:, q : q + 1]).any(0)) if query else np.empty(0, int)
+        rows = np.flatnonzero((keys == query_keys[q]).any(1)) if query else np.empty(0, int)
         if keep_sets:
             each = np.array([jaccard(query, sets[row]) for row in rows], np.float32)
         else:
@@ -417,11 +423,11 @@ def test_duplicates(exact: bool, n_threads: int) -> None:
     sets = random_sets(300) + [[1, 2, 3]] * 40 + [[], [9]]
     pairs, similarities = fpq.minhash.duplicates(sets, 0.6, exact=exact, bands=(64, 2), n_threads=n_threads)
     hashes = banding.functions(128, (64, 2), 8, 0)
-    signatures, keys = banding.signed(hashes, checked(sets), 128, 1)
+    signatures, keys = signed(hashes, checked(sets), 128, 1)
     assert signatures is not None
     wanted = {}
     for i, j in itertools.combinations(range(len(sets)), 2):
-        if not sets[i] or not sets[j] or not (keys[:, i] == keys[:, j]).any():
+        if not sets[i] or not sets[j] or not (keys[i] == keys[j]).any():
             continue
         estimate = ((signatures[i] == signatures[j]).mean() - 2**-8) / (1 - 2**-8)
         similarity = np.float32(jaccard(sets[i], sets[j]) if exact else max(estimate, 0))

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT
  * Sets to signatures and keys of bands, a batch of sets per task. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "minhash/minhash.h"
@@ -19,19 +18,6 @@ void fpq_least(const fpq_minhash *h, fpq_one_set set, uint32_t *least, fpq_poll 
         for (int i = 0; i < n; i++) upper[i] = (uint32_t)(fpq_mix(set.items[start + i] ^ h->salt) >> 32);
         kern->least_hashes(upper, n, h->factors, h->shifts, h->n_hashes, least);
         if (fpq_stopped(poll)) return;
-    }
-}
-
-/* Low bits of a least hash depend on few bits of the item, high bits are 0 in large sets: a product spreads both. */
-void fpq_put_signature(const fpq_minhash *h, const uint32_t *least, void *signature) {
-    for (int j = 0; j < h->n_hashes; j++) {
-        const uint32_t spread = least[j] * 0x9e3779b1u;
-        if (h->bits == 8)
-            ((uint8_t *)signature)[j] = (uint8_t)(spread >> 24);
-        else if (h->bits == 16)
-            ((uint16_t *)signature)[j] = (uint16_t)(spread >> 16);
-        else
-            ((uint32_t *)signature)[j] = spread;
     }
 }
 
@@ -74,9 +60,11 @@ static void sign_batch(void *context, int64_t task, fpq_worker *worker) {
     const int64_t start = task * SET_BATCH, end = start + fpq_batch_size(s->sets->n, SET_BATCH, task);
     for (int64_t i = start; i < end; i++) {
         fpq_least(s->h, fpq_set_at(s->sets, i), least, worker->poll);
-        if (s->signatures) fpq_put_signature(s->h, least, s->signatures + i * s->h->n_hashes * (s->h->bits / 8));
+        if (s->signatures)
+            fpq_active()->put_signature(least, s->h->n_hashes, s->h->bits,
+                                        s->signatures + i * fpq_signature_bytes(s->h));
         for (int band = 0; band < s->h->n_bands; band++)
-            s->keys[band * s->sets->n + i] = fpq_band_key(s->h, least, band);
+            s->keys[i * s->h->n_bands + band] = fpq_band_key(s->h, least, band);
     }
 }
 
@@ -84,48 +72,4 @@ int fpq_minhash_sign(const fpq_minhash *h, const fpq_sets *sets, void *signature
     signing s = {h, sets, signatures, keys};
     return fpq_parallel(fpq_batches(sets->n, SET_BATCH), (size_t)h->n_hashes * sizeof(uint32_t), threads, sign_batch,
                         &s);
-}
-
-/* ---- items in order ---- */
-typedef struct {
-    const int64_t *first;
-    uint64_t *items;
-    int64_t n, *sizes;
-} ordering;
-
-static int by_value(const void *x, const void *y) {
-    const uint64_t a = *(const uint64_t *)x, b = *(const uint64_t *)y;
-    return (a > b) - (a < b);
-}
-
-static void order(uint64_t *items, int64_t n) {
-    if (n > 32) {
-        qsort(items, (size_t)n, sizeof *items, by_value);
-        return;
-    }
-    for (int64_t i = 1; i < n; i++) {
-        const uint64_t item = items[i];
-        int64_t at = i;
-        for (; at > 0 && items[at - 1] > item; at--) items[at] = items[at - 1];
-        items[at] = item;
-    }
-}
-
-static void order_batch(void *context, int64_t task, fpq_worker *worker) {
-    const ordering *o = context;
-    const int64_t start = task * SET_BATCH, end = start + fpq_batch_size(o->n, SET_BATCH, task);
-    for (int64_t i = start; i < end && !fpq_stopped(worker->poll); i++) {
-        uint64_t *items = o->items + o->first[i];
-        const int64_t n = o->first[i + 1] - o->first[i];
-        int64_t kept = n > 0;
-        order(items, n);
-        for (int64_t t = 1; t < n; t++)
-            if (items[t] != items[kept - 1]) items[kept++] = items[t];
-        o->sizes[i] = kept;
-    }
-}
-
-int fpq_order_items(const int64_t *first, int64_t n, uint64_t *items, int64_t *sizes, int threads) {
-    ordering o = {first, items, n, sizes};
-    return fpq_parallel(fpq_batches(n, SET_BATCH), 0, threads, order_batch, &o);
 }

@@ -42,14 +42,6 @@ static desk desk_at(char *memory, const search *s) {
     return d;
 }
 
-static void fetch(const search *s, uint32_t row) {
-    const fpq_one_set set = fpq_set_of_row(s->h, s->rows, row);
-    if (set.signature)
-        fpq_prefetch_lines(set.signature, s->h->n_hashes * (s->h->bits / 8));
-    else
-        FPQ_PREFETCH(set.items);
-}
-
 /* The rows in the buckets of the query's bands. Entries may come from a file, whose content is not checked. */
 static void collect(const search *s, desk *d) {
     const fpq_lsh_tables *tables = s->tables;
@@ -79,15 +71,15 @@ static int search_one(const search *s, int64_t query, desk *d, fpq_poll *poll) {
         collect(s, d);
     }
     if (!s->rows->sets) {
-        fpq_put_signature(s->h, d->least, d->signature);
+        fpq_active()->put_signature(d->least, s->h->n_hashes, s->h->bits, d->signature);
         set.signature = d->signature;
     }
-    for (int64_t i = 0; i < d->n && i < AHEAD; i++) fetch(s, d->candidates[i]);
+    for (int64_t i = 0; i < d->n && i < AHEAD; i++) fpq_prefetch_set(s->h, s->rows, d->candidates[i]);
     s->found[query] = 0;
     for (int64_t i = 0; i < d->n; i++) {
         const uint32_t row = d->candidates[i];
         d->seen[row / 64] = 0;
-        if (i + AHEAD < d->n) fetch(s, d->candidates[i + AHEAD]);
+        if (i + AHEAD < d->n) fpq_prefetch_set(s->h, s->rows, d->candidates[i + AHEAD]);
         if (i % POLL_CANDIDATES == POLL_CANDIDATES - 1 && fpq_stopped(poll)) break;
         if (!fpq_is_allowed(&s->rows->selector, row)) continue;
         fpq_offer_row(&results, -fpq_jaccard(s->h, set, fpq_set_of_row(s->h, s->rows, row)), row);
@@ -110,59 +102,4 @@ int fpq_minhash_search(const fpq_minhash *h, const fpq_minhash_rows *rows, const
     const size_t n = (size_t)rows->selector.n;
     const size_t scratch = seen_bytes(rows->selector.n) + (2 * (size_t)h->n_hashes + n) * sizeof(uint32_t);
     return fpq_parallel(fpq_batches(queries->n, QUERY_BATCH), scratch, threads, search_batch, &s);
-}
-
-/* ---- pairs ---- */
-typedef struct {
-    const fpq_minhash *h;
-    const fpq_minhash_rows *rows;
-    const uint32_t *keys;
-    int band;
-    const uint64_t *entries;
-    const fpq_answers *answers;
-} pairing;
-
-static int met_before(const pairing *p, int64_t i, int64_t j) {
-    const uint32_t *keys = p->keys;
-    for (int band = 0; band < p->band; band++, keys += p->rows->selector.n)
-        if (keys[i] == keys[j]) return 1;
-    return 0;
-}
-
-/* The pairs of a bucket, whose rows ascend. */
-static void pair_up(const pairing *p, const uint64_t *bucket, int64_t n, fpq_results *results, fpq_poll *poll) {
-    for (int64_t a = 0; a < n; a++) {
-        const int64_t i = (int64_t)(uint32_t)bucket[a];
-        const fpq_one_set set = fpq_set_of_row(p->h, p->rows, i);
-        for (int64_t b = a + 1; b < n; b++) {
-            const int64_t j = (int64_t)(uint32_t)bucket[b];
-            const float distance = -fpq_jaccard(p->h, set, fpq_set_of_row(p->h, p->rows, j));
-            if ((b - a) % POLL_CANDIDATES == 0 && fpq_stopped(poll)) return;
-            if (distance <= results->threshold && !met_before(p, i, j))
-                fpq_results_offer(results, distance, i << 32 | j);
-        }
-        if (n > QUERY_BATCH && fpq_stopped(poll)) return;
-    }
-}
-
-/* A task has the buckets that begin among its entries. */
-static void pair_batch(void *context, int64_t task, fpq_worker *worker) {
-    const pairing *p = context;
-    const uint64_t *entries = p->entries;
-    const int64_t n = p->rows->selector.n, start = task * FPQ_PAIR_BATCH;
-    const int64_t stop = start + fpq_batch_size(n, FPQ_PAIR_BATCH, task);
-    fpq_results results = fpq_results_of(p->answers, task, NULL);
-    int64_t at = start, end;
-    while (start > 0 && at < stop && entries[at] >> 32 == entries[at - 1] >> 32) at++;
-    for (; at < stop; at = end) {
-        for (end = at + 1; end < n && entries[end] >> 32 == entries[at] >> 32;) end++;
-        if (end - at > 1) pair_up(p, entries + at, end - at, &results, worker->poll);
-    }
-    if (fpq_results_finish(&results, p->answers, task)) fpq_fail(worker);
-}
-
-int fpq_minhash_pairs(const fpq_minhash *h, const fpq_minhash_rows *rows, const uint32_t *keys, int band,
-                      const uint64_t *entries, const fpq_answers *answers, int threads) {
-    pairing p = {h, rows, keys, band, entries, answers};
-    return fpq_parallel(fpq_batches(rows->selector.n, FPQ_PAIR_BATCH), 0, threads, pair_batch, &p);
 }

@@ -246,8 +246,10 @@ cdef extern from "fpq.h" nogil:
     int fpq_minhash_search(const fpq_minhash *h, const fpq_minhash_rows *rows, const fpq_lsh_tables *tables,
                            const fpq_sets *queries, const fpq_answers *answers, int64_t *found, int threads)
     int FPQ_PAIR_BATCH
-    int fpq_minhash_pairs(const fpq_minhash *h, const fpq_minhash_rows *rows, const uint32_t *keys, int band,
-                          const uint64_t *entries, const fpq_answers *answers, int threads)
+    int fpq_minhash_pairs(const fpq_minhash *h, const fpq_minhash_rows *rows, const uint32_t *keys, int first_band,
+                          int n_tables, const uint64_t *entries, const fpq_answers *answers, int threads)
+    int fpq_minhash_tables(const uint32_t *keys, int64_t n, int n_bands, int first_band, int n_tables,
+                           int64_t first_row, int bits, uint64_t *entries, uint32_t *starts, int threads)
     int fpq_order_items(const int64_t *first, int64_t n, uint64_t *items, int64_t *sizes, int threads)
     uint64_t FPQ_HASH_STR, FPQ_HASH_BYTES
     uint64_t fpq_hash_text(const char *text, int64_t n, uint64_t kind)

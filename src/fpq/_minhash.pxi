@@ -27,7 +27,7 @@ cdef class MinHash(_Held):
 
     def sign(self, const int64_t[::1] first, const uint64_t[::1] items, uint8_t[:, ::1] signatures,
              uint32_t[:, ::1] keys, int threads):
-        """signatures: bytes (n, n_hashes * bits / 8), or None; keys (n_bands, n)."""
+        """signatures: bytes (n, n_hashes * bits / 8), or None; keys (n, n_bands)."""
         cdef fpq_sets sets = _sets(first, items)
         cdef void *out = NULL
         if signatures is not None: out = &signatures[0, 0]
@@ -51,17 +51,27 @@ cdef class MinHash(_Held):
             _done(fpq_minhash_search(&self.c, &rows, &tables, &queries, &answers.c, &found[0], threads))
 
     def pairs(self, const uint8_t[:, ::1] signatures, const int64_t[::1] first, const uint64_t[::1] items,
-              const uint32_t[:, ::1] keys, int band, const uint64_t[::1] entries, Within answers, int threads):
-        """Pairs with a common key in this band and in none before, a query of the answers per PAIR_BATCH entries."""
+              const uint32_t[:, ::1] keys, int first_band, const uint64_t[:, ::1] entries, Within answers,
+              int threads):
+        """Pairs with a common key in one of these bands and in none before; answers: PAIR_BATCH entries are a query."""
         cdef fpq_sets sets
-        cdef fpq_minhash_rows rows = fpq_minhash_rows(NULL, NULL, _selector(None, None, entries.shape[0]))
+        cdef fpq_minhash_rows rows = fpq_minhash_rows(NULL, NULL, _selector(None, None, entries.shape[1]))
         if signatures is not None:
             rows.signatures = &signatures[0, 0]
         else:
             sets = _sets(first, items)
             rows.sets = &sets
         with nogil:
-            _done(fpq_minhash_pairs(&self.c, &rows, &keys[0, 0], band, &entries[0], &answers.c, threads))
+            _done(fpq_minhash_pairs(&self.c, &rows, &keys[0, 0], first_band, <int>entries.shape[0], &entries[0, 0],
+                                    &answers.c, threads))
+
+
+def minhash_tables(const uint32_t[:, ::1] keys, int first_band, int64_t first_row, int bits, uint64_t[:, ::1] entries,
+                   uint32_t[:, ::1] starts, int threads):
+    """Tables of rows first_row.. with keys (n, n_bands): entries (n_tables, n), starts (n_tables, 2**bits + 1)."""
+    with nogil:
+        _done(fpq_minhash_tables(&keys[0, 0], keys.shape[0], <int>keys.shape[1], first_band, <int>entries.shape[0],
+                                 first_row, bits, &entries[0, 0], &starts[0, 0], threads))
 
 
 def order_items(const int64_t[::1] first, uint64_t[::1] items, int64_t[::1] sizes, int threads):

@@ -313,12 +313,15 @@ class MinHash:
         first: Int64,
         items: UInt64,
         keys: UInt32,
-        band: int,
+        first_band: int,
         entries: UInt64,
         answers: Within,
         threads: int,
     ) -> None: ...
 
+def minhash_tables(
+    keys: UInt32, first_band: int, first_row: int, bits: int, entries: UInt64, starts: UInt32, threads: int
+) -> None: ...
 def order_items(first: Int64, items: UInt64, sizes: Int64, threads: int) -> None: ...
 def items_of(collections: list[Any], first: Int64, items: UInt64) -> None: ...
 def locate_texts(texts: list[str], at: NDArray[np.uintp], sizes: Int64) -> None: ...

@@ -13,13 +13,15 @@ from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, threads
 from fpq._checks import Float32, Int64, UInt8, UInt32, UInt64
-from fpq.indexes.minhash import MOST_SETS, ROW_BITS
+from fpq.indexes.minhash import MOST_SETS
 from fpq.indexes.parts import bands as banding
 from fpq.indexes.parts.sets import Sets, SetsLike, checked, gathered
+from fpq.indexes.parts.tables import Tables
 
 __all__ = ["Pairs", "clusters", "duplicates", "shingles"]
 
 MOST_UNITS = 1024  # words or characters of a shingle
+BANDS_AT_A_TIME = 8  # whose tables are in memory
 
 
 class Pairs(NamedTuple):
@@ -103,9 +105,9 @@ def duplicates(
     """All pairs of sets with a Jaccard similarity of at least `threshold`, but for those that MinHash misses.
 
     Pairs that have a band in common are compared (`fpq.MinHashIndex`): a pair at the threshold with a probability of at
-    least 0.95, a more similar one with a higher probability. The bands are handled one after the other. Memory beyond
-    the sets and the pairs: 4 bytes per set and band, and 8 bytes per item, or `n_hashes` bytes per set if `exact` is
-    False. Empty sets are in no pair. The result does not depend on the number of threads.
+    least 0.95, a more similar one with a higher probability. The bands are handled in groups of 8. Memory beyond the
+    sets and the pairs: per set 4 bytes per band and 72 bytes, and 8 bytes per item, or `n_hashes` bytes per set if
+    `exact` is False. Empty sets are in no pair. The result does not depend on the number of threads.
 
     Parameters
     ----------
@@ -150,7 +152,8 @@ def duplicates(
     x = x if len(rows) == len(x) else gathered(x.items, x.first[rows], x.sizes[rows])
     x = x.ordered(count) if exact else x
     hashes = banding.functions(n_hashes, shape, 8, seed)
-    signatures, keys = banding.signed(hashes, x, None if exact else n_hashes, count)
+    signatures = None if exact else np.empty((len(x), n_hashes), np.uint8)
+    keys = banding.signed(hashes, x, signatures, count)
     numbers, similarities = _compared(hashes, signatures, x, keys, threshold, count)
     order = np.argsort(numbers)
     numbers = numbers[order]
@@ -162,16 +165,13 @@ def _compared(
 ) -> tuple[Int64, Float32]:
     """The similar pairs i < j of all bands, as i << 32 | j."""
     found: list[tuple[Int64, Float32]] = []
-    n_bands, n = keys.shape
-    rows = np.arange(n, dtype=np.uint64)
-    for band in range(n_bands):
-        entries = keys[band].astype(np.uint64)
-        entries <<= ROW_BITS
-        entries |= rows
-        entries.sort()
-        answers = _native.Within(-(-n // _native.PAIR_BATCH), -threshold)
-        hashes.pairs(signatures, sets.first, sets.items, keys, band, entries, answers, n_threads)
-        counts = np.empty(-(-n // _native.PAIR_BATCH), np.int64)
+    n, n_bands = keys.shape
+    parts = -(-n // _native.PAIR_BATCH)
+    for band in range(0, n_bands, BANDS_AT_A_TIME):
+        tables = Tables.of_keys(keys, 0, n_threads, bands=slice(band, band + BANDS_AT_A_TIME))
+        counts = np.empty(len(tables.entries) * parts, np.int64)
+        answers = _native.Within(len(counts), -threshold)
+        hashes.pairs(signatures, sets.first, sets.items, keys, band, tables.entries, answers, n_threads)
         answers.counts(counts)
         distances, numbers = np.empty(counts.sum(), np.float32), np.empty(counts.sum(), np.int64)
         answers.copy(distances, numbers)

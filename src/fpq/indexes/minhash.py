@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, threads
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Int64, UInt8, UInt32, UInt64
+from fpq._checks import Array, Int64, UInt32, UInt64
 from fpq.indexes.base import Bits, Index, RangeResult, SearchResult
 from fpq.indexes.changes import Addition
 from fpq.indexes.parts import bands as banding
@@ -93,7 +93,7 @@ class MinHashIndex(Index, kind="MinHashIndex"):
     last_found: Int64 | None
     _rows: SetRows
     _tables: Tables
-    _pending: GrowingArray  # entries of the rows that are not in the tables
+    _pending: GrowingArray  # keys of the rows that are not in the tables
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class MinHashIndex(Index, kind="MinHashIndex"):
         return {
             "_rows": SetRows(self._width),
             "_tables": Tables.empty(n_bands),
-            "_pending": GrowingArray((n_bands,), np.uint64),
+            "_pending": GrowingArray((n_bands,), np.uint32),
         }
 
     @property
@@ -219,20 +219,17 @@ class MinHashIndex(Index, kind="MinHashIndex"):
         """There are no vectors."""
 
     def _adding(self, x: Any, ids: Int64, kept: Array | None, leaving: Int64, n_threads: int) -> Addition:
-        return self._placing(*banding.signed(self._hashes, x, self._width, n_threads), x, n_threads)
+        signatures, commit_rows = self._rows.place(len(x), x)
+        return self._placing(banding.signed(self._hashes, x, signatures, n_threads), commit_rows, n_threads)
 
-    def _placing(self, signatures: UInt8 | None, keys: UInt32, sets: Sets, n_threads: int) -> Addition:
-        """Prepare sets with these signatures and keys (n_bands, n)."""
-        first, old, n = self._tables.n, len(self), len(self) + keys.shape[1]
-        entries = keys.astype(np.uint64)
-        entries <<= ROW_BITS
-        entries |= np.arange(old, n, dtype=np.uint64)
-        commit_rows = self._rows.write(signatures, sets)
+    def _placing(self, keys: UInt32, commit_rows: Commit, n_threads: int) -> Addition:
+        """Prepare sets with these keys (n, n_bands)."""
+        first, old, n = self._tables.n, len(self), len(self) + len(keys)
         if ROWS_PER_PENDING * (n - first) < n:
             self._pending.reserve(n - first)
-            self._pending.data[old - first : n - first] = entries.T
+            self._pending.data[old - first : n - first] = keys
             return Addition(commit_rows)
-        tables = self._merged(entries, n_threads)
+        tables = self._merged(keys, n_threads)
 
         def commit() -> None:
             commit_rows()
@@ -240,15 +237,19 @@ class MinHashIndex(Index, kind="MinHashIndex"):
 
         return Addition(commit)
 
-    def _merged(self, new: UInt64, n_threads: int) -> Tables:
+    def _merged(self, new: UInt32, n_threads: int) -> Tables:
         """The tables merged with the pending rows, followed by new rows."""
-        pending = self._pending.data[: len(self) - self._tables.n]
-        return self._tables.merged(np.concatenate([pending.T, new], axis=1) if len(pending) else new, None, n_threads)
+        first = self._tables.n
+        keys = np.concatenate([self._pending.data[: len(self) - first], new]) if len(self) > first else new
+        if not len(keys):
+            return self._tables
+        added = Tables.of_keys(keys, first, n_threads)
+        return self._tables.merged(added.entries, None, n_threads) if first else added
 
     def _complete_tables(self, n_threads: int) -> Tables:
         """The tables after the merge of the pending rows."""
         if self._tables.n < len(self):  # concurrent searches may both merge the rows
-            self._tables = self._merged(np.empty((self.bands[0], 0), np.uint64), n_threads)
+            self._tables = self._merged(np.empty((0, self.bands[0]), np.uint32), n_threads)
         return self._tables
 
     def _take_vectors(self, other: Any, ids: Int64) -> None:
@@ -256,10 +257,13 @@ class MinHashIndex(Index, kind="MinHashIndex"):
 
     def _merging(self, other: Any, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
         entries = other._complete_tables(n_threads).entries
-        keys = np.empty(entries.shape, np.uint32)
-        for band in range(len(entries)):
-            keys[band, (entries[band] & ROW_MASK).astype(np.int64)] = entries[band] >> ROW_BITS
-        return self._placing(other._rows.signatures, keys, other._rows.sets, n_threads)
+        keys = np.empty(entries.T.shape, np.uint32)
+        for band, table in enumerate(entries):
+            keys[(table & ROW_MASK).astype(np.int64), band] = table >> ROW_BITS
+        signatures, commit_rows = self._rows.place(len(other), other._rows.sets)
+        if signatures is not None:
+            signatures[:] = other._rows.signatures
+        return self._placing(keys, commit_rows, n_threads)
 
     def _training(self) -> dict[str, Any]:
         names = ("n_hashes", "bands", "bits", "keep_sets", "seed")

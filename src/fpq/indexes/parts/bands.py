@@ -65,10 +65,9 @@ def functions(n_hashes: int, bands: tuple[int, int], bits: int, seed: int) -> _n
     return _native.MinHash(n_bands, n_rows, bits, int(words[0]), factors, shifts, words[1 + n_hashes :] | odd)
 
 
-def signed(hashes: _native.MinHash, sets: Sets, width: int | None, n_threads: int) -> tuple[UInt8 | None, UInt32]:
-    """The signatures of sets as bytes (n, width), or None if width is None, and their keys (n_bands, n)."""
-    signatures = None if width is None else np.empty((len(sets), width), np.uint8)
-    keys = np.empty((hashes.arguments[0], len(sets)), np.uint32)
+def signed(hashes: _native.MinHash, sets: Sets, signatures: UInt8 | None, n_threads: int) -> UInt32:
+    """The keys (n, n_bands) of sets; their signatures go to bytes (n, width), unless these are None."""
+    keys = np.empty((len(sets), hashes.arguments[0]), np.uint32)
     if len(sets):
         hashes.sign(sets.first, sets.items, signatures, keys, n_threads)
-    return signatures, keys
+    return keys

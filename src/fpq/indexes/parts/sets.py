@@ -161,14 +161,15 @@ class SetRows:
         first = self._first.data[: self.n + 1 if self._width is None else 1]
         return Sets(first, self._items.data[: first[-1]])
 
-    def write(self, signatures: UInt8 | None, sets: Sets) -> Commit:
-        """Write further rows behind the present ones, or the items of `sets`; the commit makes them visible."""
-        if signatures is not None:
-            n = self.n + len(signatures)
+    def place(self, n_new: int, sets: Sets) -> tuple[UInt8 | None, Commit]:
+        """Room for the signatures of further rows, None if items (of `sets`) are kept; the commit shows the rows."""
+        n = self.n + n_new
+        signatures = None
+        if self._width is not None:
             self._signatures.reserve(n)
-            self._signatures.data[self.n : n] = signatures
+            signatures = self._signatures.data[self.n : n]
         else:
-            n, start = self.n + len(sets), int(self._first.data[self.n])
+            start = int(self._first.data[self.n])
             end = start + len(sets.items)
             self._first.reserve(n + 1)
             self._items.reserve(end)
@@ -178,7 +179,7 @@ class SetRows:
         def commit() -> None:
             self.n = n
 
-        return commit
+        return signatures, commit
 
     def of(self, rows: Int64) -> Sets:
         """The kept items of these rows."""
