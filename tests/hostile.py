@@ -182,6 +182,9 @@ def exercise(thing: Any) -> None:
         elif isinstance(thing, fpq.ProductQuantizer) and thing.is_trained:
             thing.decode(thing.encode(rng.normal(size=(3, thing.dim))))
         return
+    if isinstance(thing, fpq.MinHashIndex):
+        exercise_sets(thing)
+        return
     if not thing.is_trained or thing.dim is None:
         return
     if isinstance(thing, fpq.E2LSHIndex):
@@ -204,6 +207,22 @@ def exercise(thing: Any) -> None:
                 thing.add(queries)
             except ValueError as error:
                 assert "ids: expected ids, got None" in str(error), error  # next_id may be as large as can be
+
+
+def exercise_sets(index: fpq.MinHashIndex) -> None:
+    """The same for an index of sets."""
+    queries = make.sets(3, 4)
+    index.search(queries, k=5)
+    index.search(queries, k=5, allowed=index.ids[:3])
+    index.range_search(queries, 0.1)
+    if index.keep_sets:
+        index.reconstruct(index.ids[:2])
+    if index._file is None:
+        index.remove(index.ids[:1])
+        try:
+            index.add(queries)
+        except ValueError as error:
+            assert "ids: expected ids, got None" in str(error), error
 
 
 def check(kind: str, data: bytes, whole: bytes, path: Path, mmap: bool) -> str:

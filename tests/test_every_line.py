@@ -47,6 +47,8 @@ KINDS: dict[str, Callable[[], Any]] = {
     "ivfpq open": lambda: fpq.IVFPQIndex(3, 2, nbits=2, open_indexing=1.5, list_capacity=1.5, **FEW),
     "multi": lambda: fpq.MultiVectorIndex(3, 2, **FEW),
     "multi kept": lambda: fpq.MultiVectorIndex(3, 2, "ip", residual=False, keep_vectors=True, **FEW),
+    "minhash": lambda: fpq.MinHashIndex(0.3, 16, **FEW),
+    "minhash kept": lambda: fpq.MinHashIndex(n_hashes=16, bands=(8, 2), keep_sets=True, **FEW),
     "e2lsh": lambda: fpq.E2LSHIndex(n_tables=2, n_hashes=2, **FEW),
     "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=20, **FEW),
 }
@@ -54,8 +56,20 @@ STREAMS = ("flat", "pq", "pq plain", "ivfpq", "ivfpq plain", "ivfpq kept", "ivfp
 
 
 def of(index: Any, x: Any) -> Any:
-    """Rows as the index takes them: as vectors, or as documents of one token each."""
+    """Rows as the index takes them: as vectors, as documents of one token each, or as sets of integers."""
+    if isinstance(index, fpq.MinHashIndex):
+        return [set(np.abs(row).astype(int).tolist()) for row in np.asarray(x) * 9]
     return x[:, None] if isinstance(index, fpq.MultiVectorIndex) else x
+
+
+def queries(index: Any) -> Any:
+    """Two queries."""
+    return of(index, Q) if isinstance(index, fpq.MinHashIndex) else Q
+
+
+def reconstructed(index: Any, ids: Any) -> Any:
+    """What the index tells of these rows, if it keeps any."""
+    return index.reconstruct(ids) if getattr(index, "keep_sets", True) else []
 
 
 def filled(kind: str) -> Any:
@@ -90,7 +104,10 @@ def observed(index: Any) -> Any:
     answers: Any = None
     if index.is_trained and index.dim is not None:
         answers = [array.tobytes() for array in index.search(Q[:, : index.dim], 3)]
-        answers.append([each.tobytes() for each in index.reconstruct(index.ids)])
+    elif isinstance(index, fpq.MinHashIndex) and len(index):
+        answers = [array.tobytes() for array in index.search(queries(index), 3)]
+    if answers is not None:
+        answers.append([each.tobytes() for each in reconstructed(index, index.ids)])
     settings = {name: getattr(index, name, None) for name in ("n_probe", "rerank", "n_candidates", "n_threads")}
     return len(index), params, {name: array.tobytes() for name, array in arrays.items()}, answers, settings
 
@@ -119,10 +136,12 @@ STREAMED: dict[str, Callable[[Any], Any]] = {
     "add stream with ids": lambda index: index.add(iter(blocks()), ids=np.arange(1000, 1040)),
 }
 READS: dict[str, Callable[[Any], Any]] = {
-    "search": lambda index: index.search(Q, 3),
-    "search some": lambda index: index.search(of(index, Q)[0], 3, allowed=index.ids[::2]),
-    "range_search": lambda index: index.range_search(Q, 10.0),
-    "reconstruct": lambda index: index.reconstruct(index.ids[:9]),
+    "search": lambda index: index.search(queries(index), 3),
+    "search some": lambda index: index.search(
+        of(index, Q)[:1] if isinstance(index, fpq.MinHashIndex) else of(index, Q)[0], 3, allowed=index.ids[::2]
+    ),
+    "range_search": lambda index: index.range_search(queries(index), 10.0),
+    "reconstruct": lambda index: reconstructed(index, index.ids[:9]),
     "pickle": lambda index: pickle.loads(pickle.dumps(index)),
     "copy": lambda index: index.copy().remove(index.ids),
     "in": lambda index: [number in index for number in range(20)],

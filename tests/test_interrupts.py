@@ -26,7 +26,7 @@ import pytest
 import fpq
 import fpq.dask
 import fpq.interop
-from fpq import cli, datasets, metrics
+from fpq import cli, datasets, metrics, minhash
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers of POSIX")
 
@@ -184,6 +184,40 @@ def of_documents() -> Iterator[tuple[str, Made]]:
     yield "MultiVectorIndex.copy", lambda _: again(lambda: documents().copy())
 
 
+SETS = (np.arange(100_001) * 20, RNG.integers(0, 100, 2_000_000))  # of which many are similar
+LARGE_SET = (np.array([0, 20_000_000]), np.lib.stride_tricks.as_strided(SETS[1], (20_000_000,), (0,)))
+TEXTS = ["the same sentence is here again"] * 100_000
+
+
+@functools.cache
+def sets() -> fpq.MinHashIndex:
+    """100,000 sets, which several tests share."""
+    return fpq.MinHashIndex(0.2, keep_sets=True).add(SETS)
+
+
+def of_sets() -> Iterator[tuple[str, Made]]:
+    """The calls of a MinHashIndex, and those of fpq.minhash."""
+    index, few = sets, (SETS[0][:5001], SETS[1][:100_000])
+
+    def change(call: Callable[[Any], Any]) -> Made:
+        return lambda _: again(lambda: call(index().copy()))
+
+    for t in (1, 2):
+        yield f"MinHashIndex.search {t}", lambda _: again(lambda: index().search(few, n_threads=t))
+        yield f"minhash.duplicates {t}", lambda _: again(lambda: minhash.duplicates(SETS, 0.2, n_threads=t))
+    yield "MinHashIndex.range_search", lambda _: again(lambda: index().range_search(few, 0.1))
+    yield "MinHashIndex.reconstruct", lambda _: again(lambda: index().reconstruct(np.arange(100_000)))
+    yield "MinHashIndex.copy", lambda _: again(lambda: index().copy())
+    yield "MinHashIndex.fit", lambda _: again(lambda: fpq.MinHashIndex().fit([list(range(1_000_000))]))
+    yield "MinHashIndex.add", lambda _: again(lambda: fpq.MinHashIndex().add(SETS))
+    yield "MinHashIndex.add large", lambda _: again(lambda: fpq.MinHashIndex(n_hashes=4096).add(LARGE_SET))
+    yield "MinHashIndex.remove", change(lambda copied: copied.remove(np.arange(0, 100_000, 3)))
+    yield "MinHashIndex.update", change(lambda copied: copied.update(few, np.arange(5000)))
+    yield "MinHashIndex.merge", change(lambda copied: fpq.MinHashIndex(0.2, keep_sets=True).merge(copied))
+    yield "minhash.shingles", lambda _: again(lambda: minhash.shingles(TEXTS))
+    yield "minhash.clusters", lambda _: again(lambda: minhash.clusters(RNG.integers(0, 10**6, (10**6, 2)), 10**6))
+
+
 def of_storable(name: str, make: Callable[[], Any]) -> Iterator[tuple[str, Made]]:
     """Calls of all that can be saved."""
 
@@ -256,6 +290,8 @@ LONG: dict[str, Made] = {
     **{case: make for name in INDEXES for case, make in of_storable(name, functools.partial(filled, name))},
     **dict(of_documents()),
     **dict(of_storable("MultiVectorIndex", documents)),
+    **dict(of_sets()),
+    **dict(of_storable("MinHashIndex", sets)),
     **dict(of_storable("KMeans", KMEANS)),
     **dict(of_storable("ProductQuantizer", PQ)),
     **dict(of_estimators()),
@@ -338,6 +374,7 @@ def public_calls() -> Iterator[str]:
     """Functions and commands; constructors, methods and properties of classes."""
     for module, prefix in (
         (fpq, ""), (datasets, "datasets."), (metrics, "metrics."), (fpq.interop, "interop."), (fpq.dask, "dask."),
+        (minhash, "minhash."),
         (pytest.importorskip("fpq.sklearn"), ""),
     ):  # fmt: skip
         named = getattr(module, "__all__", [name for name in vars(module) if not name.startswith("_")])

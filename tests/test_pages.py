@@ -23,7 +23,16 @@ ROOT = Path(__file__).resolve().parent.parent
 if not (ROOT / "docs" / "conf.py").is_file():
     pytest.skip("no docs/ beside the tests", allow_module_level=True)
 
-MODULES = ("fpq", "fpq.dask", "fpq.datasets", "fpq.interop", "fpq.metrics", "fpq.progress", "fpq.sklearn")
+MODULES = (
+    "fpq",
+    "fpq.dask",
+    "fpq.datasets",
+    "fpq.interop",
+    "fpq.metrics",
+    "fpq.minhash",
+    "fpq.progress",
+    "fpq.sklearn",
+)
 ENTRIES = {  # what calls return
     "fpq.tuning.Tuning": ("trials", "best"),
     "fpq.tuning.Trial": ("setting", "recall", "seconds"),
@@ -36,6 +45,8 @@ ENTRIES = {  # what calls return
     "fpq.PQIndex": ("rerank", "quantizer"),
     "fpq.IVFPQIndex": ("n_probe", "rerank", "quantizer"),
     "fpq.MultiVectorIndex": ("n_probe", "n_candidates", "rerank", "last_found", "quantizer"),
+    "fpq.MinHashIndex": ("bands", "last_found"),
+    "fpq.minhash.Pairs": ("pairs", "similarities"),
     "fpq.E2LSHIndex": ("n_probe", "last_stats"),
     "fpq.C2LSHIndex": ("n_candidates", "last_stats"),
 }

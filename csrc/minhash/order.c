@@ -76,6 +76,7 @@ static void fill_table(void *context, int64_t table, fpq_worker *worker) {
     for (int64_t i = 0; i < n; i++) {
         own[i] = keys[i * t->n_bands];
         ends[own[i] >> shift]++;
+        if (i % POLL_ENTRIES == 0 && fpq_stopped(worker->poll)) return;
     }
     for (int64_t slot = 0; slot < slots; slot++) {
         starts[slot] = at;
@@ -87,7 +88,10 @@ static void fill_table(void *context, int64_t table, fpq_worker *worker) {
         entries[ends[own[i] >> shift]++] = (uint64_t)own[i] << 32 | (uint64_t)(t->first_row + i);
         if (i % POLL_ENTRIES == 0 && fpq_stopped(worker->poll)) return;
     }
-    for (int64_t slot = 0; slot < slots; slot++) order(entries + starts[slot], starts[slot + 1] - starts[slot]);
+    for (int64_t slot = 0; slot < slots; slot++) {
+        order(entries + starts[slot], starts[slot + 1] - starts[slot]);
+        if (slot % POLL_ENTRIES == 0 && fpq_stopped(worker->poll)) return;
+    }
 }
 
 int fpq_minhash_tables(const uint32_t *keys, int64_t n, int n_bands, int first_band, int n_tables, int64_t first_row,

@@ -43,6 +43,12 @@ def multi(**options: Any) -> fpq.MultiVectorIndex:
     return fpq.MultiVectorIndex(5, 2, **options).fit(documents(1, 300))
 
 
+def sets(seed: int, n: int) -> Any:
+    """Sets of up to eight integers, of which many are similar."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 9, size).tolist() for size in rng.integers(0, 9, n)]
+
+
 def changed(index: Any) -> Any:
     index.remove(index.ids[:5])
     return index
@@ -81,6 +87,9 @@ RECIPES = {
     "multi": lambda: changed(multi(keep_vectors=True).add(documents(2, 90), ids=np.arange(90) * 3)),
     "multi-plain": lambda: multi(metric="ip", residual=False).add(documents(2, 90)),
     "multi-untrained": lambda: fpq.MultiVectorIndex(3, 2),
+    "minhash": lambda: changed(fpq.MinHashIndex(0.4, 32, bits=16).add(sets(2, 90), ids=np.arange(90) * 3)),
+    "minhash-sets": lambda: fpq.MinHashIndex(n_hashes=16, bands=(5, 2), keep_sets=True, seed=3).add(sets(2, 90)),
+    "minhash-empty": fpq.MinHashIndex,
     "e2lsh": lambda: changed(
         fpq.E2LSHIndex(n_tables=3, n_hashes=4).fit(rows(1, 200)).add(rows(2, 70), ids=np.arange(70)[::-1])
     ),
@@ -100,6 +109,9 @@ def answers(thing: Any) -> dict[str, Any]:
         return {"ids": thing.predict(queries), "distances": thing.centroids}
     if isinstance(thing, fpq.ProductQuantizer):
         return {"ids": thing.encode(queries), "distances": thing.distance_table(queries)}
+    if isinstance(thing, fpq.MinHashIndex):
+        similarities, ids = thing.search(sets(3, 4), k=7)
+        return {"ids": ids, "distances": similarities}
     if not thing.is_trained:
         return {"ids": thing.ids, "distances": thing.ids}
     by_recall = {"recall": 0.8} if getattr(thing, "_points", None) else {}
