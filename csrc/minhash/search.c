@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * Search for similar sets in the tables of the bands, and pairs of similar sets. */
+ * Search for similar sets in the tables of the bands. */
 #include <string.h>
 
 #include "exact/stored.h"
@@ -65,17 +65,15 @@ static void collect(const search *s, desk *d) {
 static int search_one(const search *s, int64_t query, desk *d, fpq_poll *poll) {
     fpq_one_set set = fpq_set_at(s->queries, query);
     fpq_results results = fpq_results_of(s->answers, query, s->rows->selector.ids);
-    d->n = 0;
-    if (set.n > 0) {
-        fpq_least(s->h, set, d->least, poll);
-        collect(s, d);
-    }
+    s->found[query] = 0;
+    if (set.n == 0) return fpq_results_finish(&results, s->answers, query);
+    fpq_least(s->h, set, d->least, poll);
+    collect(s, d);
     if (!s->rows->sets) {
         fpq_active()->put_signature(d->least, s->h->n_hashes, s->h->bits, d->signature);
         set.signature = d->signature;
     }
     for (int64_t i = 0; i < d->n && i < AHEAD; i++) fpq_prefetch_set(s->h, s->rows, d->candidates[i]);
-    s->found[query] = 0;
     for (int64_t i = 0; i < d->n; i++) {
         const uint32_t row = d->candidates[i];
         d->seen[row / 64] = 0;

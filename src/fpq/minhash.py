@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpq import _checks, _native, threads
+from fpq import _checks, _native, _settings, threads
 from fpq._checks import Float32, Int64, UInt8, UInt32, UInt64
 from fpq.indexes.minhash import MOST_SETS
 from fpq.indexes.parts import bands as banding
@@ -142,7 +142,7 @@ def duplicates(
     threshold, count = banding.similarity("threshold", threshold), threads.resolve(n_threads)
     n_hashes = banding.hash_count("n_hashes", n_hashes)
     shape = banding.chosen(threshold, n_hashes) if bands is None else banding.given(bands, n_hashes)
-    exact, seed = _checks.choice("exact", exact, (False, True)), _checks.integer("seed", seed, 0)
+    exact, seed = _settings.flag("exact", exact), _settings.seed("seed", seed)
     x = checked(sets)
     if len(x) > MOST_SETS:
         raise ValueError(f"sets: expected at most {MOST_SETS}, got {len(x)}")

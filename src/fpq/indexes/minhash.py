@@ -55,7 +55,7 @@ class MinHashIndex(Index, kind="MinHashIndex"):
         The number of bands and of rows per band, in place of those chosen for `threshold`; together at most `n_hashes`
         functions.
     bits : {8, 16, 32}, default 8
-        Bits per value in a signature. The standard error with 8 bits is at most 7 % larger than with 32 for J from 0.1
+        Bits per value in a signature. The standard error with 8 bits is at most 2 % larger than with 32 for J from 0.1
         on.
     keep_sets : bool, default False
         Keep the items of the sets (8 bytes each) in place of the signatures.
