@@ -5,13 +5,14 @@
 PATH is a Python that has rensa and datasketch. The texts are the descriptions of Debian's packages
 (`apt-cache dumpavail`), the glosses of WordNet (Debian: wordnet-base), and copies of these with 5 to 45 % of their
 words replaced, left out or doubled. Sets are word bigrams, hashed once by fpq for all libraries, which then do the same
-work on the same integers: 128 hash functions; signatures; and for thresholds of 0.5 and 0.8, which texts have a
-near-duplicate. datasketch takes minutes for that, so it gets 2 % of the texts.
+work on the same integers: 128 hash functions; signatures; an index; and for thresholds of 0.5 and 0.8, which texts have
+a near-duplicate. All have the same bands (BANDS). fpq tells the pairs, with exact similarities; rensa tells which texts
+share a band with another. datasketch takes minutes, so it gets 2 % of the texts, once, and its times are multiplied by
+50; it queries the index once per text.
 
 The libraries run in turns, each in a process of its own. Times are medians; a ratio is of medians, in brackets are the
-least and the largest ratio of a round. Recall and precision are by exact similarities of a sample of texts to all
-texts. fpq tells the pairs, with exact similarities; rensa tells which texts
-share a band with another. All have the same bands (BANDS).
+least and the largest ratio of a round. Recall and precision are of the texts found, by exact similarities of a sample
+of texts to all texts.
 """
 
 from __future__ import annotations
@@ -263,7 +264,7 @@ def show(seconds: dict[str, list[dict[str, float]]], threads: int) -> None:
                 ours = [run[name] for run in seconds["fpq"]]
                 by_round = [a / b for a, b in zip(each, ours, strict=False)]
                 cell += f" = {statistics.median(each) / statistics.median(ours):.1f} x"
-                cell += f" ({min(by_round):.1f} to {max(by_round):.1f})"
+                cell += f" ({min(by_round):.1f} to {max(by_round):.1f})" if len(each) > 1 else ""
             cells.append(cell)
         print(f"{name:32} {'; '.join(cells)}", flush=True)
 

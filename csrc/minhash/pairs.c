@@ -18,10 +18,16 @@ typedef struct {
     const fpq_answers *answers;
 } pairing;
 
+/* Similar sets mostly meet in one of the first bands, where the loop ends. */
+static int met_before(const uint32_t *a, const uint32_t *b, int bands) {
+    for (int band = 0; band < bands; band++)
+        if (a[band] == b[band]) return 1;
+    return 0;
+}
+
 /* The pairs of a bucket, whose rows ascend. */
 static void pair_up(const pairing *p, int band, const uint64_t *bucket, int64_t n, fpq_results *results,
                     fpq_poll *poll) {
-    const fpq_kernels *kern = fpq_active();
     const int n_bands = p->h->n_bands;
     for (int64_t a = 0; a < n; a++) {
         const int64_t i = (int64_t)(uint32_t)bucket[a];
@@ -29,7 +35,7 @@ static void pair_up(const pairing *p, int band, const uint64_t *bucket, int64_t 
         for (int64_t b = a + 1; b < n; b++) {
             const int64_t j = (int64_t)(uint32_t)bucket[b];
             if ((b - a) % POLL_PAIRS == 0 && fpq_stopped(poll)) return;
-            if (kern->equal_numbers(p->keys + i * n_bands, p->keys + j * n_bands, band, 32)) continue; /* met before */
+            if (met_before(p->keys + i * n_bands, p->keys + j * n_bands, band)) continue;
             const float distance = -fpq_jaccard(p->h, set, fpq_set_of_row(p->h, p->rows, j));
             if (distance <= results->threshold) fpq_results_offer(results, distance, i << 32 | j);
         }

@@ -16,7 +16,7 @@ from fpq._checks import Float32, Int64, UInt8, UInt32, UInt64
 from fpq.indexes.minhash import MOST_SETS
 from fpq.indexes.parts import bands as banding
 from fpq.indexes.parts.sets import Sets, SetsLike, checked, gathered
-from fpq.indexes.parts.tables import Tables
+from fpq.indexes.parts.tables import directory_bits
 
 __all__ = ["Pairs", "clusters", "duplicates", "shingles"]
 
@@ -106,7 +106,7 @@ def duplicates(
 
     Pairs that have a band in common are compared (`fpq.MinHashIndex`): a pair at the threshold with a probability of at
     least 0.95, a more similar one with a higher probability. The bands are handled in groups of 8. Memory beyond the
-    sets and the pairs: per set 4 bytes per band and 72 bytes, and 8 bytes per item, or `n_hashes` bytes per set if
+    sets and the pairs: per set 4 bytes per band and 70 bytes, and 8 bytes per item, or `n_hashes` bytes per set if
     `exact` is False. Empty sets are in no pair. The result does not depend on the number of threads.
 
     Parameters
@@ -166,12 +166,15 @@ def _compared(
     """The similar pairs i < j of all bands, as i << 32 | j."""
     found: list[tuple[Int64, Float32]] = []
     n, n_bands = keys.shape
-    parts = -(-n // _native.PAIR_BATCH)
+    parts, bits = -(-n // _native.PAIR_BATCH), directory_bits(n)
+    entries = np.empty((BANDS_AT_A_TIME, n), np.uint64)
+    starts = np.empty((BANDS_AT_A_TIME, (1 << bits) + 1), np.uint32)
     for band in range(0, n_bands, BANDS_AT_A_TIME):
-        tables = Tables.of_keys(keys, 0, n_threads, bands=slice(band, band + BANDS_AT_A_TIME))
-        counts = np.empty(len(tables.entries) * parts, np.int64)
+        tables = entries[: n_bands - band]
+        _native.minhash_tables(keys, band, 0, bits, tables, starts, n_threads)
+        counts = np.empty(len(tables) * parts, np.int64)
         answers = _native.Within(len(counts), -threshold)
-        hashes.pairs(signatures, sets.first, sets.items, keys, band, tables.entries, answers, n_threads)
+        hashes.pairs(signatures, sets.first, sets.items, keys, band, tables, answers, n_threads)
         answers.counts(counts)
         distances, numbers = np.empty(counts.sum(), np.float32), np.empty(counts.sum(), np.int64)
         answers.copy(distances, numbers)

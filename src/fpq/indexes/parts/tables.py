@@ -34,13 +34,13 @@ class Tables(NamedTuple):
         return cls(entries, directories(entries), directory_bits(entries.shape[1]), sketches)
 
     @classmethod
-    def of_keys(cls, keys: UInt32, first_row: int, n_threads: int, *, bands: slice = slice(None)) -> Tables:
-        """Tables of the rows from `first_row` on with these keys (n, n_bands), for all or some bands."""
-        first, stop, _ = bands.indices(keys.shape[1])
-        bits = directory_bits(len(keys))
-        entries = np.empty((stop - first, len(keys)), np.uint64)
-        starts = np.empty((stop - first, (1 << bits) + 1), np.uint32)
-        _native.minhash_tables(keys, first, first_row, bits, entries, starts, n_threads)
+    def of_keys(cls, keys: UInt32, first_row: int, n_threads: int) -> Tables:
+        """Tables of the rows from `first_row` on with these keys (n, n_tables)."""
+        n, n_tables = keys.shape
+        bits = directory_bits(n)
+        entries = np.empty((n_tables, n), np.uint64)
+        starts = np.empty((n_tables, (1 << bits) + 1), np.uint32)
+        _native.minhash_tables(keys, 0, first_row, bits, entries, starts, n_threads)
         return cls(entries, starts, bits, None)
 
     @property
