@@ -231,7 +231,7 @@ def main() -> None:
                     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")}
                     done = subprocess.run(
                         [python, __file__, "--work", library, name, str(threads)],
-                        env={**os.environ, **limits, "RENSA_NUM_THREADS": str(threads)},
+                        env={**os.environ, **limits},
                         stdout=subprocess.PIPE, check=True,
                     )  # fmt: skip
                     seconds.setdefault(library, []).append(json.loads(done.stdout))
