@@ -1,0 +1,103 @@
+"""Recall of codes by their size: plain residual codes, rotations (PCA, OPQ), rotations per list (LOPQ).
+
+    python bench/bytes.py sift500k glove50 minilm --rounds 3 --out docs/data/bytes.json
+
+Every method has the same lists, and a search probes the same number of them; nothing is re-ranked. The table shows the
+recall@10, R@1, the squared error of the codes as a multiple of that of plain codes, the time of a search for a batch of
+queries as a multiple of that of plain codes (methods take turns, the best round), and the bytes per vector of the whole
+index without the rotations, and with them. `docs/bytes.md` quotes the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fpq
+from fpq import metrics
+
+K = 10
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "PCA": {"rotation": "pca"},
+    "OPQ": {"rotation": "opq"},
+    "LOPQ": {"local_rotations": True},
+}
+SETS: dict[str, tuple[str, int, tuple[int, ...]]] = {  # metric, lists, bytes
+    "sift500k": ("l2", 1024, (4, 8, 16, 32, 64)),
+    "glove50": ("ip", 1024, (5, 10, 25, 50)),
+    "minilm": ("ip", 256, (8, 16, 32, 48, 64)),
+}
+
+
+def squared_error(index: fpq.IVFPQIndex, base: Any) -> float:
+    total = 0.0
+    for start in range(0, len(base), 1 << 16):
+        rows = np.arange(start, min(start + (1 << 16), len(base)))
+        total += float(((index.reconstruct(rows) - base[rows]) ** 2).sum(dtype=np.float64))
+    return total
+
+
+def measured(name: str, size: int, n_probe: int, rounds: int) -> list[dict[str, Any]]:
+    metric, n_lists, _ = SETS[name]
+    data = fpq.datasets.load(name)
+    base, queries = np.asarray(data.base), np.asarray(data.query)
+    if base.dtype == np.float16:
+        base, queries = base.astype(np.float32), queries.astype(np.float32)
+    truth = data.groundtruth[:, :K]
+    indexes = {
+        method: fpq.IVFPQIndex(n_lists, size, metric=metric, **options).fit(base).add(base)  # type: ignore[arg-type]
+        for method, options in METHODS.items()
+    }
+    seconds = {method: float("inf") for method in METHODS}
+    for _ in range(rounds + 1):  # the first warms up
+        for method, index in indexes.items():
+            start = time.perf_counter()
+            index.search(queries, K, n_probe=n_probe)
+            seconds[method] = min(seconds[method], time.perf_counter() - start)
+    rows = []
+    errors = {method: squared_error(index, base) for method, index in indexes.items()}
+    for method, index in indexes.items():
+        ids = index.search(queries, K, n_probe=n_probe).ids
+        rotations = 0 if index._rotations is None else index._rotations.nbytes
+        rows.append(
+            {
+                "set": name, "bytes": size, "method": method, "recall@10": metrics.recall_at_k(ids, truth, K),
+                "R@1": metrics.one_recall_at_k(ids, truth, 1), "error": errors[method] / errors["plain"],
+                "time": seconds[method] / seconds["plain"],
+                "index bytes": (index.nbytes - rotations) / len(index), "rotation bytes": rotations / len(index),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", default=list(SETS))
+    parser.add_argument("--probes", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.sets:
+        for size in SETS[name][2]:
+            for row in measured(name, size, arguments.probes, arguments.rounds):
+                rows.append(row)
+                print(
+                    f"{name} {size:3} bytes {row['method']:6} recall@10 {row['recall@10']:.3f} R@1 {row['R@1']:.3f} "
+                    f"error {row['error']:.2f} time {row['time']:.2f} bytes per vector {row['index bytes']:.0f} + "
+                    f"{row['rotation bytes']:.0f}",
+                    flush=True,
+                )
+    if arguments.out:
+        about = {"cpu": fpq.cpu_info(), "probes": arguments.probes, "rows": rows}
+        arguments.out.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
