@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from links import symlink
 
 import fpq
 from fpq import cli
@@ -25,14 +26,14 @@ def link(file: Path, how: str, ending: str) -> str:
     if how == "relative":
         return os.path.relpath(file)
     if how == "symlink":
-        other.symlink_to(file)
+        symlink(other, file)
     elif how == "symlink to a symlink":
-        (file.parent / "first").symlink_to(file.name)
-        other.symlink_to(file.parent / "first")
+        symlink(file.parent / "first", file.name)
+        symlink(other, file.parent / "first")
     elif how == "hard link":
         os.link(file, other)
     elif how == "linked folder":
-        (file.parent / "folder").symlink_to(file.parent)
+        symlink(file.parent / "folder", file.parent)
         return str(file.parent / "folder" / file.name)
     else:
         return str(file)
@@ -53,7 +54,9 @@ def whole(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("how", LINKS)
 @pytest.mark.parametrize("vectors", ["x.npy", "x.npz", "x.npz:X", "x.hdf5", "x.hdf5:X", "x.fvecs"])
 @pytest.mark.parametrize("force", [False, True])
-def test_build(vectors: str, how: str, force: bool, tmp_path: Path, capsys: Any) -> None:
+def test_build(
+    vectors: str, how: str, force: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.save(tmp_path / "x.npy", X)
     np.savez(tmp_path / "x.npz", X=X)
     dims = np.full((300, 1), 8, "<i4").view("<f4")
@@ -61,6 +64,7 @@ def test_build(vectors: str, how: str, force: bool, tmp_path: Path, capsys: Any)
     if "hdf5" in vectors:
         with pytest.importorskip("h5py").File(tmp_path / "x.hdf5", "w") as file:
             file["X"] = X
+    monkeypatch.chdir(tmp_path)  # on Windows, another drive has no relative path
     out = link(tmp_path / vectors.split(":")[0], how, ".fpq")
     before = whole(tmp_path)
     build = ["build", tmp_path / vectors, out, "--kind", "flat", *(["--force"] if force else [])]
@@ -130,8 +134,8 @@ def test_search_replaces_results_but_nothing_else(index: Path, capsys: Any) -> N
     out = index.parent / "found.npz"
     for _ in range(2):
         assert cli.main([*search, str(out)]) == 0
-    found = np.load(out)
-    assert sorted(found) == ["distances", "ids"] and found["ids"].shape == (5, 2)
+    with np.load(out) as found:
+        assert sorted(found) == ["distances", "ids"] and found["ids"].shape == (5, 2)
     capsys.readouterr()
     np.savez(out, ids=X, distances=X)
     before = out.read_bytes()
@@ -156,7 +160,7 @@ def test_results_are_written_whole_or_not_at_all(index: Path, capsys: Any, monke
 
 def test_an_output_link_stays_a_link(index: Path, capsys: Any) -> None:
     link_of = index.parent / "link.npz"
-    link_of.symlink_to("real.npz")
+    symlink(link_of, "real.npz")
     assert cli.main(["search", str(index), str(index.parent / "q.npz"), "--quiet", "-o", str(link_of)]) == 0
     assert link_of.is_symlink() and outputs.is_results(index.parent / "real.npz")
 

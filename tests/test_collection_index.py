@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,25 @@ INDEXES = {
     "E2LSH": lambda: fpq.E2LSHIndex(metric="l2"),
     "flat": lambda: fpq.FlatIndex(metric="l2"),
 }
+
+
+def test_close_lets_go_of_the_files(tmp_path: Path) -> None:
+    """Windows deletes no file that is open or mapped."""
+    folder = tmp_path / "größe 日本 1"
+    writer = Collection.create(folder, metric="l2", background=False)
+    writer.upsert(range(2500), X[:2500])
+    writer.optimize()
+    reader = Collection.open(folder, read_only=True)
+    assert writer.search(X[7], 1)[0].key == reader.search(X[7], 1)[0].key == 7
+    mapped = [weakref.ref(collection._state().index) for collection in (writer, reader)]
+    writer.close()
+    reader.close()
+    assert [index() for index in mapped] == [None, None]
+    with Collection.open(folder, background=False) as again:
+        again.upsert(range(2500, 3000), X[2500:])
+        again.optimize()
+        assert again.search(X[2900], 1)[0].key == 2900
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("name", INDEXES)

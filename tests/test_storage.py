@@ -194,6 +194,32 @@ def test_saving_over_the_file_a_mapped_index_is_in(tmp_path: Path) -> None:
     assert len(fpq.load(path)) == 700
 
 
+@pytest.mark.skipif(os.name != "nt", reason="other systems replace a mapped file")
+def test_windows_keeps_a_file_that_is_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    fpq.FlatIndex().add(X).save(path)
+    index = fpq.load(path, mmap=True)
+    for saved in (index, fpq.FlatIndex().add(X[:10])):
+        with pytest.raises(PermissionError, match=r"expected a file that may be replaced, .* mapped: .*a'"):
+            saved.save(path)
+    assert os.listdir(tmp_path) == ["a"] and len(fpq.load(path)) == 700
+    del index
+    fpq.FlatIndex().add(X[:10]).save(path)
+    assert len(fpq.load(path)) == 10
+
+
+@pytest.mark.parametrize("name", ["with spaces  in it", "größe ñ", "日本 😀"])
+def test_names_of_files(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    for path in (folder / name, str(folder / name)):
+        fpq.FlatIndex().add(X).save(path)
+        assert len(fpq.load(path)) == len(fpq.load(path, mmap=True)) == 700
+        assert fpq.storage.describe(path).kind == "FlatIndex"
+        assert os.listdir(folder) == [name]
+        assert cli.main(["info", str(path)]) == 0 and "FlatIndex" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("make", [lambda: fpq.PQIndex(4), lambda: fpq.C2LSHIndex(n_hashes=20)])
 def test_removed_vectors_do_not_get_into_files(make: Any) -> None:
     index = make().fit(X).add(X)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import hostile
 import numpy as np
 import pytest
+from links import symlink
 
 import fpq
 
@@ -86,12 +88,15 @@ def test_another_file_at_load(kind: str, mmap: bool, tmp_path: Path) -> None:
         (X[:, :-1], r"got f8 of shape \[1200, 11\]"),
         (X[0], "expected an array"),
     ):
+        gc.collect()  # Windows does not truncate a file that is mapped
         stored(tmp_path, other)
         with pytest.raises(fpq.FormatError, match=message):
             fpq.load(tmp_path / "index.fpq", mmap=mmap)
+    gc.collect()
     Path(path).write_bytes(Path(path).read_bytes()[:-8])
-    with pytest.raises(fpq.FormatError, match=r"keep_vectors: expected a \.npy file, cannot read"):
+    with pytest.raises(fpq.FormatError, match=r"keep_vectors: .* cannot (be )?read"):
         fpq.load(tmp_path / "index.fpq", mmap=mmap)
+    gc.collect()
     Path(path).unlink()
     with pytest.raises(fpq.FormatError, match="keep_vectors: the file of the vectors cannot be read"):
         fpq.load(tmp_path / "index.fpq", mmap=mmap)
@@ -164,7 +169,7 @@ def test_never_saved_over_the_vectors(kind: str, tmp_path: Path) -> None:
     path = stored(tmp_path)
     before = Path(path).read_bytes()
     os.link(path, tmp_path / "linked")
-    os.symlink("x.npy", tmp_path / "pointed")
+    symlink(tmp_path / "pointed", "x.npy")
     index = KINDS[kind](keep_vectors=path).fit(X).add(X)
     for name in ("x.npy", "linked", "pointed"):
         with pytest.raises(ValueError, match=r"expected another file to write to than the input .*x\.npy"):

@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Any]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -65,6 +65,16 @@ def replacing(path: Path) -> Iterator[Any]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except PermissionError as error:
+        if os.name != "nt":
+            raise
+        reason = f"expected a file that may be replaced, not one that is open or mapped: {error.strerror}"
+        raise PermissionError(error.errno, reason, str(path)) from error
 
 
 def write_through(file: Any, piece: memoryview) -> None:

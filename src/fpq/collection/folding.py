@@ -238,6 +238,7 @@ def _publish(
         if store.folder is None:
             view.memory_index = index
     if store.folder is not None:
+        view.state()  # leaves the old file, which Windows does not delete while it is mapped
         delete_leftovers(store, generation)
 
 

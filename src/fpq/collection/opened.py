@@ -55,6 +55,7 @@ class Opened(_settings.Checked):
         self._background.wait()
         self._closed = True
         self._store.close()
+        self._view.close()
         self._background.raise_error()
 
     def __enter__(self: C) -> C:

@@ -95,6 +95,11 @@ class View:
                         raise
             raise AssertionError
 
+    def close(self) -> None:
+        """Let go of the index, and so of its mapped file, which Windows could not delete otherwise."""
+        with self._store.reader.lock:
+            self._state = self.memory_index = None
+
     def _follow(self, db: Database) -> None:
         settings = self._store.settings(db)
         before = self._state
