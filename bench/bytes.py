@@ -1,6 +1,7 @@
 """Recall of codes by their size: plain residual codes, rotations (PCA, OPQ), rotations per list (LOPQ).
 
-    python bench/bytes.py sift500k glove50 minilm --rounds 3 --out docs/data/bytes.json
+    python bench/bytes.py --out docs/data/bytes.json
+    python bench/bytes.py --draw docs/bytes.svg     # the picture of an earlier run, docs/data/bytes.json
 
 Every method has the same lists, and a search probes the same number of them; nothing is re-ranked. The table shows the
 recall@10, R@1, the squared error of the codes as a multiple of that of plain codes, the time of a search for a batch of
@@ -76,13 +77,39 @@ def measured(name: str, size: int, n_probe: int, rounds: int) -> list[dict[str, 
     return rows
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Recall against bytes, a panel per set."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, len(SETS), figsize=(12, 3.8), sharey=True, layout="constrained")
+    for panel, name in zip(panels, SETS, strict=True):
+        for method, marker in zip(METHODS, "osD^", strict=True):
+            points = [row for row in rows if (row["set"], row["method"]) == (name, method)]
+            panel.plot([p["bytes"] for p in points], [p["recall@10"] for p in points], marker=marker, label=method)
+        panel.set(title=name, xlabel="bytes per code", xscale="log", ylim=(0, 1))
+        ticks = sorted({row["bytes"] for row in rows if row["set"] == name})
+        panel.set_xticks(ticks, ticks)
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("recall@10")
+    panels[0].legend()
+    with matplotlib.rc_context({"svg.hashsalt": "fpq"}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", default=list(SETS))
     parser.add_argument("--probes", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--draw", type=Path, help="a .svg or .png file; nothing is measured")
     arguments = parser.parse_args()
+    if arguments.draw:
+        source = Path(__file__).parents[1] / "docs" / "data" / "bytes.json"
+        draw(json.loads(source.read_text())["rows"], arguments.draw)
+        return
     rows = []
     for name in arguments.sets:
         for size in SETS[name][2]:

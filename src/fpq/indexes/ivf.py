@@ -56,9 +56,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         are those of the vectors (faster, as one look-up table serves all lists).
     local_rotations : bool, default False
         Learn a rotation of the residuals of each list (locally optimized product quantization: Kalantidis, Avrithis,
-        CVPR 2014). The codes are more accurate by far. The rotations take ``4 * n_lists * d**2`` bytes, and a search
-        multiplies each query with the rotation of each list that it probes: for at least some 1,000 vectors per list
-        and batches of queries. Not with `rotation`, `refine` or `residual=False`.
+        CVPR 2014). The codes are more accurate by far. But the rotations take ``4 * n_lists * d**2`` bytes, as much as
+        longer codes unless lists have more than some ``d**2 / 3`` vectors, and a search multiplies each query with the
+        rotation of each list that it probes. Not with `rotation`, `refine` or `residual=False`.
     list_capacity : float, optional
         No list holds more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`;
         further vectors go to their next nearest list with room. At least 1. The limit grows with n and holds after
