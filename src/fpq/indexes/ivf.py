@@ -432,4 +432,5 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return ivf_file.restored(cls, stored)
 
     def __repr__(self) -> str:
-        return self._describe(f"n_lists={self.n_lists}", f"n_probe={self.n_probe}")
+        rotations = ["local_rotations=True"] if self.local_rotations else []
+        return self._describe(f"n_lists={self.n_lists}", f"n_probe={self.n_probe}", *rotations)
