@@ -17,6 +17,7 @@ from fpq.learning.lloyd import Change
 from fpq.metric import Metric
 
 REPEATS = 3  # measurements of a setting
+MAX_RERANK = 128  # the largest `rerank` that is measured
 RECALLS = 0.8, 0.9, 0.95, 0.98, 0.99  # measured by `tune` of codes, for `search` by recall
 PATIENCE = 10  # steps of the effort in which a recall must be within reach, by the growth in the last step
 SLOWER = 1.4  # `fastest` stops at settings this many times slower than the fastest that reaches the recall
@@ -179,6 +180,17 @@ def steps(last: int, factor: float = 1.25) -> list[int]:
     while values[-1] < last:
         values.append(min(last, max(values[-1] + 1, int(values[-1] * factor))))
     return values
+
+
+def settings(
+    n_lists: int | None, keeps_vectors: bool, refines: bool, n: int, k: int
+) -> tuple[list[Setting], list[int | None]]:
+    """The efforts and values of `rerank` that `tune` measures for codes of n vectors, in ascending order of cost."""
+    efforts: list[Setting] = [{}] if n_lists is None else [{"n_probe": n_probe} for n_probe in steps(n_lists)]
+    reranks: list[int | None] = [] if refines else [None]
+    if keeps_vectors or refines:
+        reranks += steps(min(MAX_RERANK, -(-n // k)), 1.4)[1 if reranks else 0 :]
+    return efforts, reranks
 
 
 def fastest(

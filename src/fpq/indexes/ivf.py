@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from fpq import _checks, _native, _settings, progress, threads, tuning
+from fpq import _checks, _native, _settings, progress, threads
 from fpq._checks import Array, Float32, Int64, Rows, UInt8, UInt64
 from fpq.indexes import ivf_file, ivf_rows
 from fpq.indexes.base import Bits, RangeResult, SearchResult
@@ -321,10 +321,6 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return self._search_codes(Q, k, recall, allowed, n_threads, n_probe=n_probe, rerank=rerank)
 
     @property
-    def _efforts(self) -> list[tuning.Setting]:
-        return [{"n_probe": n_probe} for n_probe in tuning.steps(self.n_lists or 1)]
-
-    @property
     def _largest(self) -> float:
         assert self._coarse is not None
         return max(self.quantizer.largest, self._coarse.largest)
@@ -348,10 +344,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self, queries: Float32, k: int, probes: Int64, rerank: int | None, allowed: Any, n_threads: int
     ) -> SearchResult:
         """As `search`, in given lists of each query."""
-        effort: dict[str, Any] = {"n_probe": probes.shape[1], "probes": probes}
-        if rerank is None and self.refine is None:
-            return self._found(queries, k, allowed, n_threads, self._nearest, effort)
-        return self._found(queries, k, allowed, n_threads, self._ranked, {**effort, "rerank": rerank})
+        effort: dict[str, Any] = {"n_probe": probes.shape[1], "probes": probes, "rerank": rerank}
+        return self._found(queries, k, allowed, n_threads, self._ranked, effort)
 
     def _allowed_bits(self, allowed: Any) -> UInt64 | None:
         return self._lists.allowed_rows(self._ids, allowed)

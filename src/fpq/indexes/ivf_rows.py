@@ -97,13 +97,11 @@ def scan(
     assert coarse is not None
     n_probe = min(n_probe, len(coarse.centroids))
     lists: _native.Lists | None = None if power or allowed is not None else memo.get("lists")
-    rotated = index._rotated
+    rotated, max_residual = index._rotated, index._max_residual if index.residual else None
     if power and not index._metric.inner_product:
         rotated = scaling.scaled(rotated, power)
+        max_residual = None if max_residual is None else scaling.scaled(max_residual, power)
     if lists is None:
-        max_residual = index._max_residual if index.residual else None
-        if power and not index._metric.inner_product:
-            max_residual = None if max_residual is None else scaling.scaled(max_residual, power)
         lists = index._lists.native(rotated, max_residual, allowed, residual=index.residual)
         if not power and allowed is None:
             memo["lists"] = lists

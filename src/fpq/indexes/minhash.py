@@ -212,8 +212,7 @@ class MinHashIndex(Index, kind="MinHashIndex"):
         return super().update(sets, ids)
 
     def _checked(self, X: Any) -> Sets:
-        sets = checked(X)
-        return sets.ordered(threads.resolve(self.n_threads)) if self.keep_sets and len(sets.items) else sets
+        return self._queries(X, threads.resolve(self.n_threads))[0]
 
     def _write_vectors(self, x: Any, ids: Int64, n_threads: int) -> None:
         """There are no vectors."""
@@ -329,7 +328,7 @@ class MinHashIndex(Index, kind="MinHashIndex"):
         """
         return self._range_search(sets, _checks.real("threshold", threshold), allowed, n_threads)
 
-    def _queries(self, Q: Any, n_threads: int) -> tuple[Any, bool]:
+    def _queries(self, Q: Any, n_threads: int) -> tuple[Sets, bool]:  # type: ignore[override]
         sets = checked(Q)
         return (sets.ordered(n_threads) if self.keep_sets and len(sets.items) else sets), False
 

@@ -30,7 +30,6 @@ from fpq.metric import MetricName
 from fpq.progress import Progress
 from fpq.storage import Stored
 
-MAX_RERANK = 128  # the largest `rerank` that `tune` measures
 REFINED = 10  # the candidates per neighbour that refinement codes rank, unless `rerank` says how many
 
 
@@ -397,18 +396,15 @@ class CodeIndex(Index):
         def search(setting: tuning.Setting) -> Int64:
             return self._ranked(queries, most, None, count, **setting)[1]
 
-        reranks: list[int | None] = [None] if self.refine is None else []
-        if self.keep_vectors or self.refine is not None:
-            reranks += tuning.steps(min(MAX_RERANK, -(-len(self) // most)), 1.4)[1 if reranks else 0 :]
-        tuned = tuning.fastest(search, self._efforts, reranks, truth, recall, tuning.RECALLS)
+        tuned = tuning.fastest(search, *self._tuned_settings(most), truth, recall, tuning.RECALLS)
         points = OperatingPoints.measured(k, tuned.trials) if most == k else None
         vars(self).update(tuned.best.setting, _is_judged=True, _points=points)
         return tuned
 
-    @property
-    def _efforts(self) -> list[tuning.Setting]:
-        """The settings that `tune` measures, in ascending order of cost, without `rerank`."""
-        return [{}]
+    def _tuned_settings(self, k: int, n: int | None = None) -> tuple[list[tuning.Setting], list[int | None]]:
+        """The efforts and the values of `rerank` to measure, for n vectors instead of those of the index."""
+        n_lists, n = getattr(self, "n_lists", None), len(self) if n is None else n
+        return tuning.settings(n_lists, bool(self.keep_vectors), self.refine is not None, n, k)
 
     def _exact(self, queries: Float32, candidates: Int64, n_threads: int, power: int) -> Float32:
         """The exact distances of prepared queries to the kept vectors of `candidates` (nq, r); +inf for id -1."""

@@ -331,16 +331,18 @@ class ShardedIndex(Shards):
         queries, _ = _checks.queries(Q, content.dim, count)
         if not len(queries):
             raise ValueError("Q: expected at least one query, got none")
-        kind = next((kind for kind in self._run(content, measuring.kind, None)[0] if kind is not None), None)
-        if kind is None:
-            raise ValueError("tune: expected vectors in the shards, got no shards")
         most = min(k, len(self))
+        found = (each for each in self._run(content, measuring.settings, (len(self), most))[0] if each is not None)
+        settings = next(found, None)
+        if settings is None:
+            raise ValueError("tune: expected vectors in the shards, got no shards")
         truth = self._true_neighbors(content, queries, most, X, neighbors, count)
 
         def search(setting: tuning.Setting) -> Int64:
             return self._search(queries, most, n_threads=n_threads, **setting).ids
 
-        tuned = tuning.fastest(search, *measuring.settings(kind, len(self), most), truth, recall, tuning.RECALLS)
+        efforts, reranks = settings
+        tuned = tuning.fastest(search, efforts, reranks, truth, recall, tuning.RECALLS)
         points = OperatingPoints.measured(k, tuned.trials) if most == k else None
         vars(self).update(tuned.best.setting, _points=points)
         return tuned

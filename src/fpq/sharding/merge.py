@@ -11,11 +11,11 @@ from fpq import scaling, threads
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import RangeResult
 from fpq.indexes.ivf import IVFPQIndex
+from fpq.indexes.ivf_rows import PROBES
 from fpq.metric import negated
 from fpq.sharding.manifest import Shard
 
 MERGE_VALUES = 1 << 22  # distances that are collected before a merge
-PROBES = 1 << 22  # probes of a query batch that shards share, 8 bytes each
 LAST = np.iinfo(np.int64).max  # the sort key of missing results
 
 OpenShards = Sequence[tuple[Any, Shard]]  # (index, shard)
