@@ -71,6 +71,11 @@ typedef struct {
 /* Nearest centroid in squared L2: ids (m, n); errors (m, n), squared distances, may be NULL. */
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads);
 
+/* Lowers the loss of an assignment, ids (m, n): the squared error plus weight times the square of the error's product
+ * with the direction, a row of length 1 or 0 of directions (n, d). parallel (n) receives these products. */
+int fpq_assign_anisotropic(const fpq_codebooks *cb, const fpq_rows *data, const float *directions, float weight,
+                           int32_t *ids, double *parallel, int threads);
+
 /* Starting centroids by greedy k-means++, FPQ_CENTROIDS_PER_ROUND of FPQ_CANDIDATES_PER_ROUND drawn rows a round; draws
  * (m, ceil(k / FPQ_CENTROIDS_PER_ROUND), FPQ_CANDIDATES_PER_ROUND) are uniform random numbers in [0, 1). */
 enum { FPQ_CANDIDATES_PER_ROUND = 16, FPQ_CENTROIDS_PER_ROUND = 4 };

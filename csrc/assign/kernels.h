@@ -44,6 +44,11 @@ typedef struct {
     X(void, project,                                                                                                   \
       (const float *x, int n, int d, const float *packed, const float *bias, int n_blocks, float *out,                 \
        ptrdiff_t ld_out))                                                                                              \
+    /* The largest of products[c] + (a - b along[c]) along[c] over the columns of n_blocks column blocks, the second   \
+     * largest, and the column of the largest. Ties go to any of the columns. */                                       \
+    X(void, nearest_anisotropic,                                                                                       \
+      (const float *products, const float *along, float a, float b, int n_blocks, float *best, float *second,          \
+       int32_t *id))                                                                                                   \
     /* out[r * 16] is the largest score of row r without its assigned column, assigned[r] - first_id, for the n        \
      * listed rows r. */                                                                                               \
     X(void, max_other,                                                                                                 \

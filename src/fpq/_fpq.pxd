@@ -37,6 +37,8 @@ cdef extern from "fpq.h" nogil:
         const int64_t *rows
         int64_t n
     int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads)
+    int fpq_assign_anisotropic(const fpq_codebooks *cb, const fpq_rows *data, const float *directions, float weight,
+                               int32_t *ids, double *parallel, int threads)
     int FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND
     int fpq_seed(const fpq_codebooks *cb, const fpq_rows *data, const double *draws, int threads)
     ctypedef struct fpq_bounds:

@@ -210,6 +210,18 @@ def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object 
     with nogil: _done(fpq_assign(&cb, &data, &ids[0, 0], NULL if errors is None else &errors[0, 0], threads))
 
 
+def assign_anisotropic(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x,
+                       const float[:, ::1] directions, float weight, int32_t[:, ::1] ids, double[::1] parallel,
+                       int threads):
+    """Lower the anisotropic loss of ids; products of errors and directions to parallel (n)."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_codebooks cb = _codebooks(centroids, offsets)
+    cdef fpq_rows data = _rows(matrix, None)
+    if not matrix.c.n: return
+    with nogil:
+        _done(fpq_assign_anisotropic(&cb, &data, &directions[0, 0], weight, &ids[0, 0], &parallel[0], threads))
+
+
 L2, IP = FPQ_L2, FPQ_IP  # metrics
 CANDIDATES_PER_ROUND, CENTROIDS_PER_ROUND = FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND
 

@@ -23,7 +23,7 @@ from fpq.learning.defaults import default_lists
 from fpq.metric import L2, METRICS
 
 KINDS: dict[str, tuple[type, tuple[str, ...]]] = {}
-_CODES = ("m", "nbits", "rotation", "rotation_dim", "open_indexing", "keep_vectors", "refine", "seed")
+_CODES = ("m", "nbits", "rotation", "rotation_dim", "open_indexing", "anisotropy", "keep_vectors", "refine", "seed")
 KINDS["flat"] = (fpq.FlatIndex, ())
 KINDS["pq"] = (fpq.PQIndex, _CODES)
 KINDS["ivfpq"] = (fpq.IVFPQIndex, (*_CODES, "n_lists", "list_capacity", "local_rotations", "residual"))

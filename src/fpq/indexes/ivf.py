@@ -14,7 +14,7 @@ from fpq._checks import Array, Float32, Int64, Rows, UInt8, UInt64
 from fpq.indexes import ivf_file, ivf_rows
 from fpq.indexes.base import Bits, RangeResult, SearchResult
 from fpq.indexes.changes import Addition
-from fpq.indexes.parts.coarse import CoarseQuantizer, residuals, rows_per_list
+from fpq.indexes.parts.coarse import CoarseQuantizer, residuals, rotated_by_lists, rows_per_list
 from fpq.indexes.parts.ids import Commit, Removal
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.lock import reads, writes
@@ -49,7 +49,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         From 32,768 lists on, queries select their lists in two levels too, except for "ip". Measured on sift500k: 0.2
         to 0.3 % of the rows get a list other than the nearest, and with 65,536 lists and 16 probes, less than 2 % of
         the probed lists are not among the nearest 16.
-    m, nbits, rotation, rotation_dim, open_indexing, metric, keep_vectors, refine, seed, n_threads, verbose
+    m, nbits, rotation, rotation_dim, open_indexing, metric, anisotropy, keep_vectors, refine, seed, n_threads, verbose
         As in `PQIndex`. The rotation and the codebooks are learned from residuals if `residual` is True.
     residual : bool, default True
         True: codes are those of residuals, the differences to the centroid of the list (more accurate). False: codes
@@ -110,6 +110,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         rotation_dim: int | None = None,
         open_indexing: OpenIndexing | float | None = None,
         metric: MetricName = "l2",
+        anisotropy: float | None = None,
         keep_vectors: bool | str | os.PathLike[str] = False,
         refine: RefineName | None = None,
         seed: int = 0,
@@ -127,7 +128,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         self.list_capacity = list_capacity
         super().__init__(
             m, nbits=nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
-            init="random", keep_vectors=keep_vectors, refine=refine, seed=seed, n_threads=n_threads, verbose=verbose,
+            anisotropy=anisotropy, init="random", keep_vectors=keep_vectors, refine=refine, seed=seed,
+            n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
         self.n_probe = min(16, self.n_lists or 16)
         self._coarse = None
@@ -205,13 +207,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             n_threads=n_threads,
         )  # fmt: skip
         rotations = self._learn_rotations(coarse, rows, n_threads) if self.local_rotations else None
-        rows = rows.sampled(self._choose(rows.n, pq.max_training_rows))
+        rows = vectors = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:
             rows = rows.changed(partial(residuals, coarse, rotations=rotations))
-        quantizer = self._quantizer_copy()
-        quantizer.fit_drawn(rows, rows.n)
+        if rotations is not None:
+            vectors = vectors.changed(partial(rotated_by_lists, coarse, rotations))
+        quantizer = self._trained(rows, rows.n, vectors)
         rotated = quantizer.rotate(coarse.centroids, n_threads)
-        refinement = self._learn_refinement(quantizer, rows, n_threads, rotated if self.residual else None)
+        refinement = self._learn_refinement(quantizer, rows, vectors, n_threads, rotated if self.residual else None)
         return self._learned(
             quantizer, refinement, n_lists=n_lists, n_probe=min(self.n_probe, n_lists), _coarse=coarse,
             _rotated=rotated, _rotations=rotations, **ivf_rows.no_lists(n_lists, quantizer, refinement),

@@ -9,7 +9,7 @@ import numpy as np
 from fpq import _native, progress, scaling
 from fpq._checks import Array, Float32, Int64, UInt64
 from fpq.indexes.changes import Addition
-from fpq.indexes.parts.coarse import list_limit
+from fpq.indexes.parts.coarse import by_lists, list_limit
 from fpq.indexes.parts.ids import PIECE
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.refinement import Refinement, residuals_of
@@ -39,10 +39,11 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
     slots, place, clear = index._lists.place(labels)
     counts, max_residual = index._next_counts(), index._max_residual.copy()
     change = index._coarse.subtracting(labels, prepare, index._rotations) if index.residual else prepare
+    vectors = prepare if index._rotations is None else by_lists(labels, prepare, index._rotations.rotate)
 
     def write(advance: progress.Advance) -> None:
         row = 0
-        for codes, rotated in index._encoded(x, counts, leaving, n_threads, change):
+        for codes, rotated in index._encoded(x, counts, leaving, n_threads, change, vectors):
             chunk = slice(row, row + len(codes))
             index._lists.write(slots[chunk], codes, ids[chunk], n_threads)
             if index._refinement is not None:

@@ -23,6 +23,7 @@ from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
+from fpq.learning.anisotropic import WEIGHT, Anisotropy
 from fpq.learning.lloyd import Change, LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
@@ -39,6 +40,7 @@ class CodeIndex(Index):
     rerank = _settings.Setting(_settings.optional(_settings.integer(1)))
     keep_vectors = _settings.Fixed(_settings.flag_or_path)
     refine = _settings.Fixed(_settings.choice(None, *BITS))
+    anisotropy = _settings.Fixed(_settings.real(1.0))
 
     _state_names: tuple[str, ...] = ("quantizer", "_counts", "_refinement", "_is_judged", "_points")
     _bound_by = "coded by its present codebooks"
@@ -57,6 +59,7 @@ class CodeIndex(Index):
         rotation_dim: int | None,
         open_indexing: OpenIndexing | float | None,
         metric: MetricName,
+        anisotropy: float | None,
         init: Literal["k-means++", "random"],
         keep_vectors: bool | str | os.PathLike[str],
         refine: RefineName | None,
@@ -69,6 +72,13 @@ class CodeIndex(Index):
             m, nbits=nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing,
             init=init, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
+        plain = not self._metric.inner_product or self.quantizer.open_indexing is not None
+        self.anisotropy = anisotropy if anisotropy is not None else 1.0 if plain else WEIGHT
+        if plain and self.anisotropy > 1:
+            raise ValueError(
+                f"anisotropy: expected None or 1 with the metric 'l2' or with open_indexing, got {anisotropy}: it "
+                "weights errors of inner products"
+            )
         self.rerank = None
         self.keep_vectors = keep_vectors
         self.refine = refine
@@ -134,6 +144,18 @@ class CodeIndex(Index):
         vars(copy).update(vars(self.quantizer))
         return copy
 
+    def _trained(self, rows: TrainingRows, n: int, vectors: TrainingRows) -> ProductQuantizer:
+        """A copy of the quantizer that has learned from `rows`, those of `drawn(n)`, or residuals of the `vectors`."""
+        quantizer = self._quantizer_copy()
+        quantizer.fit_drawn(rows, n)
+        if self.anisotropy > 1:
+            quantizer.adapt(rows.local().take(None), vectors.local().take(None), self.anisotropy)
+        return quantizer
+
+    def _loss(self, vectors: Change) -> Anisotropy | None:
+        """The loss that codes are to lower, given `Anisotropy.vectors`; None: the squared error."""
+        return Anisotropy(self.anisotropy, vectors) if self.anisotropy > 1 else None
+
     def _learned(self, trained: ProductQuantizer, refinement: Refinement | None, **attributes: Any) -> Commit:
         """A commit that empties the index and takes over a trained copy of the quantizer and these attributes."""
         new = {**self._no_rows(), "_refinement": refinement, **attributes}
@@ -145,19 +167,22 @@ class CodeIndex(Index):
         return commit
 
     def _learn_refinement(
-        self, quantizer: ProductQuantizer, rows: TrainingRows, n_threads: int, centroids: Float32 | None = None
-    ) -> Refinement | None:
+        self, quantizer: ProductQuantizer, rows: TrainingRows, vectors: TrainingRows, n_threads: int,
+        centroids: Float32 | None = None,
+    ) -> Refinement | None:  # fmt: skip
         """Learn the refinement codes from a sample of the rows that the quantizer has learned from.
 
-        centroids: the rotated centroids of the lists, if the rows are residuals.
+        centroids: the rotated centroids of the lists, if the rows are residuals of the `vectors`.
         """
         if self.refine is None:
             return None
-        sample = rows.sampled(self._choose(rows.n, TRAINING_ROWS)).local()
-        codes, rotated = next(quantizer.encode_chunks(sample.take(None), None, sample.n, n_threads))
+        chosen = self._choose(rows.n, TRAINING_ROWS)
+        sample = rows.sampled(chosen).local()
+        loss = self._loss(lambda *_: vectors.sampled(chosen).local().take(None))
+        codes, rotated = next(quantizer.encode_chunks(sample.take(None), None, sample.n, n_threads, anisotropy=loss))
         residuals, decoded = residuals_of(quantizer, rotated, codes, n_threads)
-        vectors = decoded if centroids is None else centroids[:TRAINING_ROWS]
-        medians = by_columns(lambda block: np.median(vectors[:, block], axis=0), vectors.shape[1], n_threads)
+        coded = decoded if centroids is None else centroids[:TRAINING_ROWS]
+        medians = by_columns(lambda block: np.median(coded[:, block], axis=0), coded.shape[1], n_threads)
         return Refinement.learned(self.refine, residuals, medians.astype(np.float32), n_threads)
 
     def _no_rows(self) -> dict[str, Any]:
@@ -176,7 +201,8 @@ class CodeIndex(Index):
         arrays = pq._state().arrays
         return {
             **super()._training(), "m": pq.m, "nbits": pq.nbits, "rotation": pq.rotation,
-            "open_indexing": pq.open_indexing, "keep_vectors": self.keep_vectors, "refine": self.refine,
+            "open_indexing": pq.open_indexing, "anisotropy": self.anisotropy, "keep_vectors": self.keep_vectors,
+            "refine": self.refine,
             "refinement": None if self._refinement is None else self._refinement.training,
             **{name: arrays.get(name) for name in ("rotation_matrix", "rotation_mean", "codebooks")},
         }  # fmt: skip
@@ -221,9 +247,9 @@ class CodeIndex(Index):
         return counts if counts is None or other._counts is None else counts + other._counts
 
     def _encoded(
-        self, x: Array, counts: Int64 | None, leaving: Int64, n_threads: int, change: Change
+        self, x: Array, counts: Int64 | None, leaving: Int64, n_threads: int, change: Change, vectors: Change
     ) -> Iterator[tuple[UInt8, Array]]:
-        """The codes of new rows in chunks, and these rows after rotation.
+        """The codes of new rows in chunks, and these rows after rotation; `vectors`: those of `Anisotropy`.
 
         The limits are those without the rows in the places `leaving`.
 
@@ -231,7 +257,7 @@ class CodeIndex(Index):
         """
         n = len(self) + len(x) - len(leaving)
         if counts is None:
-            yield from self.quantizer.encode_chunks(x, None, n, n_threads, change)
+            yield from self.quantizer.encode_chunks(x, None, n, n_threads, change, self._loss(vectors))
             return
         codes = self._codes(leaving)
         self.quantizer.count(codes, counts, -1)

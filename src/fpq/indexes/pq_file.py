@@ -20,6 +20,8 @@ def optional_state(index: CodeIndex) -> State:
     """What a file stores only if it is there: `rerank`, refinement codes, counters, and what `tune` measured."""
     values = {"rerank": index.rerank, "refine": index.refine}
     state = State({name: value for name, value in values.items() if value is not None}, {})
+    if index.anisotropy > 1:
+        state.params["anisotropy"] = index.anisotropy
     if index._counts is not None:
         state.arrays["open_indexing_counts"] = index._counts
     return state.joined(*(part.state() for part in (index._refinement, index._points) if part is not None))
@@ -50,6 +52,7 @@ def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
         options["keep_vectors"] = options["keep_vectors"]["path"]
     if "refine" in stored.params:  # a file stores it only if it is set
         options |= stored.take("refine")
+    options |= stored.take("anisotropy") if "anisotropy" in stored.params else {"anisotropy": 1.0}
     return options
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fpq import _native, progress, threads
 from fpq._arrays import aligned_empty, pack, unpack
-from fpq._checks import Array, Float32, Float64, Int64
+from fpq._checks import Array, Float32, Float64, Int32, Int64
 from fpq.learning.kmeans import even_offsets
 from fpq.learning.rotation import balanced_order
 from fpq.storage import FormatError, State, Stored, finite
@@ -78,6 +78,10 @@ class LocalRotations:
         if len(out):
             _native.rotate(x, lists, self.packed, centroids, out, n_threads)
         return out
+
+    def rotate(self, x: Array, lists: Int32, n_threads: int) -> Float32:
+        """Each row of x (n, d), rotated by its list: float32 (n, d)."""
+        return self.apply(x, lists[:, None].astype(np.int64), None, n_threads)
 
     def inverse(self, y: Float32, lists: Int64, n_threads: int) -> Float32:
         """The residuals that `apply` maps to y (n, d), of the lists (n,)."""

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._arrays import aligned_empty, pack_codebooks
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
+from fpq.learning import anisotropic
 from fpq.learning import rotation as rotations
 from fpq.learning.code_groups import group_centroids
 from fpq.learning.defaults import default_m
@@ -208,6 +209,21 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         sample_rows(n, self.max_training_rows, rng)  # leaves rng in the state that `fit` continues from
         self._train(rows, rng, threads.resolve(self.n_threads))
 
+    def adapt(self, x: Array, vectors: Array, weight: float) -> None:
+        """Lower the loss of `Anisotropy` for checked rows x (n, d), which may be residuals of the `vectors` (n, d)."""
+        n_threads = threads.resolve(self.n_threads)
+        along = self.rotate(anisotropic.directions(vectors, n_threads), n_threads)
+        rows = np.empty(x.shape, np.float32)
+        _native.copy_rows(x, None, rows, n_threads)
+        x = self.rotate(rows, n_threads)
+        learned = anisotropic.adapted(self.codebooks, self.offsets, x, along, weight, n_threads)
+        code_counts = np.empty_like(self.code_counts)
+        _native.renumber(None, learned.ids, code_counts, n_threads)
+        self._learned(
+            dim=self.dim, codebooks=learned.centroids, code_counts=code_counts, inertia=learned.inertia,
+            n_iter_run=self.n_iter_run + anisotropic.N_ITER, rotation=self._rotation,
+        )  # fmt: skip
+
     def check_dim(self, d: int) -> None:
         """Raise ValueError if the quantizer cannot be trained on vectors of dimension `d`."""
         if self.m is not None and d < self.m:
@@ -350,18 +366,22 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         return np.concatenate(chunks) if chunks else np.empty((0, self.code_size), dtype=np.uint8)
 
     def encode_chunks(
-        self, x: Array, counts: Int64 | None, n_total: int, n_threads: int, prepare: Change = lambda chunk, _: chunk
-    ) -> Iterator[tuple[UInt8, Array]]:
+        self, x: Array, counts: Int64 | None, n_total: int, n_threads: int, prepare: Change = lambda chunk, _: chunk,
+        anisotropy: anisotropic.Anisotropy | None = None,
+    ) -> Iterator[tuple[UInt8, Array]]:  # fmt: skip
         """Prepare and encode checked rows in chunks, and update the `counts` of OpenIndexing.
 
-        Yields the codes of each chunk, and its rows after preparation and rotation.
+        Yields the codes of each chunk, and its rows after preparation and rotation. `anisotropy`: the loss that the
+        codes are to lower; None: the squared error.
         """
         for start in range(0, len(x), CHUNK_ROWS):
-            chunk = prepare(x[start : start + CHUNK_ROWS], n_threads)
-            if self._rotation:
-                chunk = self._rotation.apply(chunk, n_threads)
+            rows = x[start : start + CHUNK_ROWS]
+            chunk = self.rotate(prepare(rows, n_threads), n_threads)
             ids = np.empty((self.m, len(chunk)), dtype=np.int32)
             _native.assign(self.codebooks, self.offsets, chunk, None, ids, None, n_threads)
+            if anisotropy is not None:
+                along = self.rotate(anisotropic.directions(anisotropy.vectors(rows, n_threads), n_threads), n_threads)
+                anisotropic.descend(self.codebooks, self.offsets, chunk, along, anisotropy.weight, ids, n_threads)
             if self.open_indexing and counts is not None:
                 self.open_indexing.apply(self.codebooks, self.offsets, chunk, ids, counts, n_total, n_threads)
             codes = np.empty((len(chunk), self.code_size), dtype=np.uint8)
@@ -429,8 +449,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         tables = np.ascontiguousarray(tables[:, :, :k])
         return tables[0] if single else tables
 
-    def rotate(self, x: Float32, n_threads: int) -> Float32:
-        """Rotate float32 rows into the space of the codebooks."""
+    def rotate(self, x: Array, n_threads: int) -> Array:
+        """Rotate rows into the space of the codebooks."""
         return self._rotation.apply(x, n_threads) if self._rotation else x
 
     def adc(self, metric: Metric, power: int = 0) -> _native.ADC:

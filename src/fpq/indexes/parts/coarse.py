@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -115,15 +116,11 @@ class CoarseQuantizer:
 
         With rotations of the lists, the residuals are rotated.
         """
-        row = 0
 
-        def subtract(chunk: Array, n_threads: int) -> Float32:
-            nonlocal row
-            lists = labels[row : row + len(chunk)]
-            row += len(chunk)
-            return self.residuals(prepare(chunk, n_threads), lists, rotations, n_threads)
+        def subtract(x: Array, lists: Int32, n_threads: int) -> Float32:
+            return self.residuals(x, lists, rotations, n_threads)
 
-        return subtract
+        return by_lists(labels, prepare, subtract)
 
     def residuals(self, x: Array, lists: Int32, rotations: LocalRotations | None, n_threads: int) -> Float32:
         """The differences of rows to the centroids of these lists; rotated, if the lists have rotations."""
@@ -153,6 +150,19 @@ class CoarseQuantizer:
         return lists
 
 
+def by_lists(labels: Int32, prepare: Change, change: Callable[[Array, Int32, int], Float32]) -> Change:
+    """A function that prepares consecutive chunks of rows and applies `change`, which gets the lists of the rows."""
+    row = 0
+
+    def changed(chunk: Array, n_threads: int) -> Float32:
+        nonlocal row
+        lists = labels[row : row + len(chunk)]
+        row += len(chunk)
+        return change(prepare(chunk, n_threads), lists, n_threads)
+
+    return changed
+
+
 def rows_per_list(n_lists: int) -> int:
     """The maximum number of training rows per list."""
     return 2 * ROWS_PER_CENTROID if n_lists < LEAST_LISTS else ROWS_PER_CENTROID
@@ -161,6 +171,11 @@ def rows_per_list(n_lists: int) -> int:
 def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int, rotations: LocalRotations | None = None) -> Float32:
     """As `CoarseQuantizer.residuals`, to the nearest lists of the rows."""
     return coarse.residuals(x, coarse.nearest(x, n_threads), rotations, n_threads)
+
+
+def rotated_by_lists(coarse: CoarseQuantizer, rotations: LocalRotations, x: Array, n_threads: int) -> Float32:
+    """The rows, rotated by their nearest lists."""
+    return rotations.rotate(x, coarse.nearest(x, n_threads), n_threads)
 
 
 def list_limit(capacity: float, n: int, n_lists: int) -> int:
