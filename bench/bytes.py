@@ -1,5 +1,6 @@
-"""Recall of codes by their size: plain residual codes, rotations (PCA, OPQ), rotations per list (LOPQ).
+"""Recall of codes by their size: plain residual codes, rotations (PCA, OPQ), rotations per list (LOPQ), ScaNN.
 
+    pip install scann                       # or scann-core; without it, there is no comparison with ScaNN
     python bench/bytes.py --out docs/data/bytes.json
     python bench/bytes.py --draw docs/bytes.svg     # the picture of an earlier run, docs/data/bytes.json
 
@@ -7,6 +8,10 @@ Every method has the same lists, and a search probes the same number of them; no
 recall@10, R@1, the squared error of the codes as a multiple of that of plain codes, the time of a search for a batch of
 queries as a multiple of that of plain codes (methods take turns, the best round), and the bytes per vector of the whole
 index without the rotations, and with them. `docs/bytes.md` quotes the results.
+
+With inner products, codes are those of the default `anisotropy`, but for the method "weight 1", which has plain codes
+of least squared error. ScaNN has codes of 4 bits, as many as fit into the bytes, as many leaves as fpq has lists, no
+re-ordering, and the best of three anisotropic thresholds.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "OPQ": {"rotation": "opq"},
     "LOPQ": {"local_rotations": True},
 }
+WEIGHT_1 = "weight 1"
+THRESHOLDS = (0.1, 0.2, 0.3)
 SETS: dict[str, tuple[str, int, tuple[int, ...]]] = {  # metric, lists, bytes
     "sift500k": ("l2", 1024, (4, 8, 16, 32, 64)),
     "glove50": ("ip", 1024, (5, 10, 25, 50)),
@@ -51,11 +58,12 @@ def measured(name: str, size: int, n_probe: int, rounds: int) -> list[dict[str, 
     if base.dtype == np.float16:
         base, queries = base.astype(np.float32), queries.astype(np.float32)
     truth = data.groundtruth[:, :K]
+    methods = METHODS if metric == "l2" else {**METHODS, WEIGHT_1: {"anisotropy": 1.0}}
     indexes = {
         method: fpq.IVFPQIndex(n_lists, size, metric=metric, **options).fit(base).add(base)  # type: ignore[arg-type]
-        for method, options in METHODS.items()
+        for method, options in methods.items()
     }
-    seconds = {method: float("inf") for method in METHODS}
+    seconds = {method: float("inf") for method in methods}
     for _ in range(rounds + 1):  # the first warms up
         for method, index in indexes.items():
             start = time.perf_counter()
@@ -74,7 +82,26 @@ def measured(name: str, size: int, n_probe: int, rounds: int) -> list[dict[str, 
                 "index bytes": (index.nbytes - rotations) / len(index), "rotation bytes": rotations / len(index),
             }
         )  # fmt: skip
+    if metric == "ip" and base.shape[1] % (2 * size) == 0:
+        rows += of_scann(name, size, n_probe, base, queries, truth)
     return rows
+
+
+def of_scann(name: str, size: int, n_probe: int, base: Any, queries: Any, truth: Any) -> list[dict[str, Any]]:
+    """The best recall of ScaNN with codes of `size` bytes; nothing if ScaNN is not installed."""
+    try:
+        import scann
+    except ImportError:
+        return []
+    found = []
+    for threshold in THRESHOLDS:
+        builder = scann.scann_ops_pybind.builder(base, K, "dot_product")
+        builder = builder.tree(SETS[name][1], n_probe, training_sample_size=len(base))
+        searcher = builder.score_ah(base.shape[1] // (2 * size), anisotropic_quantization_threshold=threshold).build()
+        ids = np.asarray(searcher.search_batched(queries)[0], np.int64)
+        recall, first = metrics.recall_at_k(ids, truth, K), metrics.one_recall_at_k(ids, truth, 1)
+        found.append({"recall@10": recall, "R@1": first, "threshold": threshold})
+    return [{"set": name, "bytes": size, "method": "ScaNN", **max(found, key=lambda row: row["recall@10"])}]
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -84,16 +111,17 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, panels = plt.subplots(1, len(SETS), figsize=(12, 3.8), sharey=True, layout="constrained")
     for panel, name in zip(panels, SETS, strict=True):
-        for method, marker in zip(METHODS, "osD^", strict=True):
+        for method, marker in zip([*METHODS, WEIGHT_1, "ScaNN"], "osD^vx", strict=True):
             points = [row for row in rows if (row["set"], row["method"]) == (name, method)]
-            panel.plot([p["bytes"] for p in points], [p["recall@10"] for p in points], marker=marker, label=method)
+            if points:
+                panel.plot([p["bytes"] for p in points], [p["recall@10"] for p in points], marker=marker, label=method)
         panel.set(title=name, xlabel="bytes per code", xscale="log", ylim=(0, 1))
         ticks = sorted({row["bytes"] for row in rows if row["set"] == name})
         panel.set_xticks(ticks, ticks)
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("recall@10")
-    panels[0].legend()
+    panels[1].legend()
     with matplotlib.rc_context({"svg.hashsalt": "fpq"}):
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
@@ -115,12 +143,9 @@ def main() -> None:
         for size in SETS[name][2]:
             for row in measured(name, size, arguments.probes, arguments.rounds):
                 rows.append(row)
-                print(
-                    f"{name} {size:3} bytes {row['method']:6} recall@10 {row['recall@10']:.3f} R@1 {row['R@1']:.3f} "
-                    f"error {row['error']:.2f} time {row['time']:.2f} bytes per vector {row['index bytes']:.0f} + "
-                    f"{row['rotation bytes']:.0f}",
-                    flush=True,
-                )
+                names = ("recall@10", "R@1", "error", "time", "index bytes", "rotation bytes", "threshold")
+                figures = ", ".join(f"{key} {row[key]:.3f}" for key in names if key in row)
+                print(f"{name} {size:3} bytes {row['method']:8} {figures}", flush=True)
     if arguments.out:
         about = {"cpu": fpq.cpu_info(), "probes": arguments.probes, "rows": rows}
         arguments.out.write_text(json.dumps(about, indent=1) + "\n")

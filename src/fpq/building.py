@@ -18,6 +18,7 @@ from fpq.indexes.parts.coarse import N_ITER, rows_per_list
 from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, plane_sizes
 from fpq.indexes.parts.two_level import ASSIGN_CELLS, LEAST_LISTS
 from fpq.indexes.parts.vectors import kept_type
+from fpq.learning.anisotropic import N_ITER as ANISOTROPIC_ITERATIONS
 from fpq.learning.defaults import default_lists, default_m
 from fpq.learning.kmeans import SEED_ROWS, even_offsets
 from fpq.learning.lloyd import Bounds
@@ -36,6 +37,8 @@ SECONDS = {
     "training value": 8.5e-8,
     "training code": 9.8e-7,
     "encoded code": 3.8e-8,
+    "anisotropic code": 1.5e-7,
+    "anisotropic value": 1.8e-8,
     "assigned value": 9.9e-12,
     "placed row": 1.8e-7,
     "rotated value": 2.3e-11,
@@ -140,6 +143,10 @@ def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: 
     units["training code"] = rows * m
     units["seeded value"] = min(rows, SEED_ROWS * k) * k * width if pq.init == "k-means++" else 0
     units["encoded code"] = n * m
+    if index.anisotropy > 1:
+        descents = n + (ANISOTROPIC_ITERATIONS + 1) * rows
+        units["anisotropic code"] = descents * m * share
+        units["anisotropic value"] = (descents + ANISOTROPIC_ITERATIONS * rows) * width
     units["copied byte"] = n * d * (size if index.keep_vectors is True else 0) + n * d * prepared
     if pq.rotation is not None:
         units["rotated value"] = (n + rows) * d * width + rows * d * d
@@ -186,6 +193,8 @@ def _add_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int) -> int:
     chunk = (m * index.quantizer.nbits + 7) // 8 + (4 * width if prepared else 0)
     if index.refine is not None:
         chunk += (8 if residual else 4) * width + sum(plane_sizes(width, BITS[index.refine])) + 8
+    if index.anisotropy > 1:
+        chunk += 8 + 4 * d + (4 * width if index.quantizer.rotation is not None else 0)
     chunk *= 2 if n > CHUNK_ROWS else 1  # the next chunk is prepared while the last is held
     chunk += 4 * m + (4 * width if index.refine is not None else 0)
     return min(n, CHUNK_ROWS) * chunk + (12 * n if isinstance(index, IVFPQIndex) else 0)
@@ -219,6 +228,8 @@ def _fit_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int, size: int, n_thread
             correlations = 4 * -(-sample // BLOCK_ROWS) * width * width
             learned += 8 * sample * width + _lloyd_nbytes(m, k, share, sample) + correlations + 64 * width * width
         lloyd = max(lloyd, learned)
+    if index.anisotropy > 1:
+        lloyd = max(lloyd, rows * (12 * width + 12 * m + 24 * share * n_threads))
     refinement = 0 if index.refine is None else 20 * min(rows, TRAINING_ROWS) * width
     return held + max(lists, copied + max(lloyd, refinement))
 

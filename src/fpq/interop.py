@@ -61,7 +61,7 @@ def from_codebooks(codebooks: Any, *, rotation_matrix: Any = None, metric: Metri
         dim = len(rotation.matrix)
     index = PQIndex(
         m, nbits=nbits, metric=metric, rotation=None if rotation is None else "opq",
-        rotation_dim=None if dim == m * dsub else m * dsub,
+        rotation_dim=None if dim == m * dsub else m * dsub, anisotropy=1,
     )  # fmt: skip
     index.quantizer._learned(
         dim=dim, codebooks=centroids, code_counts=np.zeros((m, k), np.int64), inertia=float("nan"), n_iter_run=0,
@@ -156,7 +156,9 @@ def _from_lists(faiss: Any, part: Any, converted: PQIndex) -> IVFPQIndex:
     centroids = flat.reconstruct_n(0, part.nlist)
     if pq.rotation_matrix is not None:
         centroids = centroids @ pq.rotation_matrix.T  # `_put_in_lists` rotates them back
-    index = IVFPQIndex(part.nlist, pq.m, nbits=pq.nbits, residual=part.by_residual, metric=converted.metric)
+    index = IVFPQIndex(
+        part.nlist, pq.m, nbits=pq.nbits, residual=part.by_residual, metric=converted.metric, anisotropy=1
+    )
     index.quantizer = pq
     index.n_probe = min(part.nprobe, part.nlist)
     lists = part.invlists

@@ -83,6 +83,7 @@ RECIPES = {
     "ivfpq-refine": lambda: changed(ivfpq(refine="sq8").add(rows(2, 200), ids=np.arange(200) * 3)),
     "ivfpq-tuned": lambda: tuned(ivfpq(keep_vectors=True).add(rows(2, 200))),
     "ivfpq-local": lambda: changed(ivfpq(local_rotations=True).add(rows(2, 200), ids=np.arange(200) * 3)),
+    "ivfpq-anisotropic": lambda: changed(ivfpq(metric="ip", rotation="pca").add(rows(2, 200))),
     "ivfpq-untrained": lambda: fpq.IVFPQIndex(3, 2, nbits=4),
     "multi": lambda: changed(multi(keep_vectors=True).add(documents(2, 90), ids=np.arange(90) * 3)),
     "multi-plain": lambda: multi(metric="ip", residual=False).add(documents(2, 90)),
