@@ -3,13 +3,14 @@
  * 2020.
  *
  * Loss. The vectors that matter to a query point in its direction, so the part of an error e = x - code that is
- * parallel to the vector changes their inner products most. With the direction u of the vector, the loss is |e|^2 + w
- * <e, u>^2.
+ * parallel to the vector changes their inner products most. With the direction u of the vector:
+ *   loss = |e|^2 + w <e, u>^2.
  *
  * Descent. The subquantizers take turns: one chooses the codeword of least loss while the others stay, until none
- * changes or MAX_PASSES passes are over (more than 4 raise no recall). With p = the sum of <e, u> over the other subspaces, a codeword c costs
- *   |r - c|^2 + w (p + <r - c, u>)^2 = constant - 2 score,  score = <r, c> - |c|^2 / 2 + (a - w / 2 <c, u>) <c, u>,
- * a = w (p + <r, u>). Rows and codewords are centred as in assign.h: errors stay.
+ * changes or MAX_PASSES passes are over. With p = the sum of <e, u> over the other subspaces, a codeword c costs
+ *   |r - c|^2 + w (p + <r - c, u>)^2 = constant - 2 score,
+ *   score = <r, c> - |c|^2 / 2 + (a - w / 2 <c, u>) <c, u>,  a = w (p + <r, u>).
+ * Rows and codewords are centred as in assign.h: errors stay.
  *
  * Exactness. As in assign.h: where the two largest scores of a row are closer than a bound on their error, losses in
  * double precision decide, ties to the lower number. */
@@ -19,7 +20,10 @@
 #include "dot.h"
 #include "parallel.h"
 
-enum { MAX_PASSES = 4, SCRATCH_FLOATS = 1 << 17 /* of the products: they stay in the L2 cache */ };
+enum {
+    MAX_PASSES = 4 /* more raise no recall */,
+    SCRATCH_FLOATS = 1 << 17 /* of the products: they stay in the L2 cache */
+};
 
 typedef struct {
     const fpq_codebooks *cb;

@@ -21,6 +21,7 @@ from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.refinement import Planes, RefineName
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.pq_base import CodeIndex
+from fpq.indexes.pq_training import learned_quantizer, learned_refinement
 from fpq.learning.defaults import default_lists, default_m
 from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.learning.local_rotation import LocalRotations
@@ -212,9 +213,10 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             rows = rows.changed(partial(residuals, coarse, rotations=rotations))
         if rotations is not None:
             vectors = vectors.changed(partial(rotated_by_lists, coarse, rotations))
-        quantizer = self._trained(rows, rows.n, vectors)
+        quantizer = learned_quantizer(self, rows, rows.n, vectors)
         rotated = quantizer.rotate(coarse.centroids, n_threads)
-        refinement = self._learn_refinement(quantizer, rows, vectors, n_threads, rotated if self.residual else None)
+        centroids = rotated if self.residual else None
+        refinement = learned_refinement(self, quantizer, rows, vectors, n_threads, centroids)
         return self._learned(
             quantizer, refinement, n_lists=n_lists, n_probe=min(self.n_probe, n_lists), _coarse=coarse,
             _rotated=rotated, _rotations=rotations, **ivf_rows.no_lists(n_lists, quantizer, refinement),

@@ -20,6 +20,7 @@ from fpq.indexes.parts.refinement import Columns, Planes, Refinement, RefineName
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.pq_base import CodeIndex
 from fpq.indexes.pq_file import optional_state, restore_settings, stored_counts, stored_options
+from fpq.indexes.pq_training import learned_quantizer, learned_refinement
 from fpq.learning.lloyd import TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
@@ -163,8 +164,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self._require_file_fits(rows.dim)
         if self._metric.unit_length:
             rows, n = rows.changed(self._metric.prepare), rows.n
-        quantizer = self._trained(rows, n, rows)
-        refinement = self._learn_refinement(quantizer, rows, rows, threads.resolve(self.n_threads))
+        quantizer = learned_quantizer(self, rows, n, rows)
+        refinement = learned_refinement(self, quantizer, rows, rows, threads.resolve(self.n_threads))
         return self._learned(quantizer, refinement, **_no_codes(quantizer, refinement))
 
     @writes

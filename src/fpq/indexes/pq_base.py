@@ -18,7 +18,7 @@ from fpq.indexes.parts import arguments, recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.operating_points import OperatingPoints
-from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, Planes, Refinement, RefineName, by_columns, residuals_of
+from fpq.indexes.parts.refinement import BITS, Planes, Refinement, RefineName
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
@@ -144,14 +144,6 @@ class CodeIndex(Index):
         vars(copy).update(vars(self.quantizer))
         return copy
 
-    def _trained(self, rows: TrainingRows, n: int, vectors: TrainingRows) -> ProductQuantizer:
-        """A copy of the quantizer that has learned from `rows`, those of `drawn(n)`, or residuals of the `vectors`."""
-        quantizer = self._quantizer_copy()
-        quantizer.fit_drawn(rows, n)
-        if self.anisotropy > 1:
-            quantizer.adapt(rows.local().take(None), vectors.local().take(None), self.anisotropy)
-        return quantizer
-
     def _loss(self, vectors: Change) -> Anisotropy | None:
         """The loss that codes are to lower, given `Anisotropy.vectors`; None: the squared error."""
         return Anisotropy(self.anisotropy, vectors) if self.anisotropy > 1 else None
@@ -165,25 +157,6 @@ class CodeIndex(Index):
             vars(self).update(new)
 
         return commit
-
-    def _learn_refinement(
-        self, quantizer: ProductQuantizer, rows: TrainingRows, vectors: TrainingRows, n_threads: int,
-        centroids: Float32 | None = None,
-    ) -> Refinement | None:  # fmt: skip
-        """Learn the refinement codes from a sample of the rows that the quantizer has learned from.
-
-        centroids: the rotated centroids of the lists, if the rows are residuals of the `vectors`.
-        """
-        if self.refine is None:
-            return None
-        chosen = self._choose(rows.n, TRAINING_ROWS)
-        sample = rows.sampled(chosen).local()
-        loss = self._loss(lambda *_: vectors.sampled(chosen).local().take(None))
-        codes, rotated = next(quantizer.encode_chunks(sample.take(None), None, sample.n, n_threads, anisotropy=loss))
-        residuals, decoded = residuals_of(quantizer, rotated, codes, n_threads)
-        coded = decoded if centroids is None else centroids[:TRAINING_ROWS]
-        medians = by_columns(lambda block: np.median(coded[:, block], axis=0), coded.shape[1], n_threads)
-        return Refinement.learned(self.refine, residuals, medians.astype(np.float32), n_threads)
 
     def _no_rows(self) -> dict[str, Any]:
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 from fpq import _checks, _native, _settings, progress, scaling, threads
 from fpq._arrays import aligned_empty, pack_codebooks
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
-from fpq.learning import anisotropic
+from fpq.learning import anisotropic, quantizer_file
 from fpq.learning import rotation as rotations
 from fpq.learning.code_groups import group_centroids
 from fpq.learning.defaults import default_m
@@ -22,7 +21,7 @@ from fpq.learning.lloyd import Change, LocalRows, TrainingRows, train_codebooks
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.metric import L2, Metric
 from fpq.progress import Progress
-from fpq.storage import FormatError, State, Storable, Stored, as_number, finite, non_negative
+from fpq.storage import State, Storable, Stored
 
 CHUNK_ROWS, MOST_SUBSPACES = 1 << 16, 1 << 20
 
@@ -300,48 +299,11 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         )  # fmt: skip
 
     def _state(self) -> State:
-        names = ("m", "nbits", "rotation", "rotation_dim", "n_iter", "max_points_per_centroid", "seed")
-        params = {name: getattr(self, name) for name in names}
-        if self.init != "k-means++":
-            params["init"] = self.init
-        params["open_indexing"] = asdict(self.open_indexing) if self.open_indexing else None
-        params["dim"] = self.dim if self.is_trained else None
-        if not self.is_trained:
-            return State(params, {})
-        params |= {"inertia": as_number(self.inertia), "n_iter_run": self.n_iter_run}
-        arrays: dict[str, Array] = {"codebooks": self.codebooks, "code_counts": self.code_counts}
-        if self._rotation:
-            arrays |= {"rotation_matrix": self._rotation.matrix, "rotation_mean": self._rotation.mean}
-        return State(params, arrays)
+        return quantizer_file.state(self)
 
     @classmethod
     def _from_state(cls, stored: Stored) -> ProductQuantizer:
-        params = stored.take("m", "nbits", "rotation", "rotation_dim", "n_iter", "max_points_per_centroid", "seed")
-        if "init" in stored.params:
-            params |= stored.take("init")
-        policy = stored.take("open_indexing")["open_indexing"]
-        params["open_indexing"] = None if policy is None else OpenIndexing(**policy)
-        pq = cls(**params, n_threads=stored.n_threads)
-        dim = stored.optional_count("dim", 1)
-        if dim is None:
-            return pq
-        if params["m"] is None:
-            raise FormatError("m: expected an integer of a trained quantizer, got None")
-        pq.check_dim(dim)
-        rotation, width = None, pq.rotation_dim or dim
-        if pq.rotation is not None:
-            matrix = stored.array("rotation_matrix", np.float32, (dim, width), finite)
-            rotation = rotations.Rotation(matrix, stored.array("rotation_mean", np.float32, (dim,), finite))
-        k = 1 << pq.nbits
-        pq._learned(
-            dim=dim,
-            codebooks=stored.array("codebooks", np.float32, (pq.m, k, -(-width // pq.m)), finite),
-            code_counts=stored.array("code_counts", np.int64, (pq.m, k), non_negative),
-            inertia=stored.number("inertia"),
-            n_iter_run=stored.count("n_iter_run"),
-            rotation=rotation,
-        )
-        return pq
+        return quantizer_file.restored(cls, stored)
 
     def _require_trained(self) -> None:
         if not self.is_trained:
