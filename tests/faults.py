@@ -99,6 +99,21 @@ def run(code: str, *args: Any, **options: Any) -> subprocess.Popen[str]:
     )
 
 
+def can_limit_memory() -> bool:
+    """Whether the system obeys RLIMIT_AS. qemu, as the system of one program, does not."""
+    if sys.platform != "linux":
+        return False
+    import resource
+
+    none = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    if resource.getrlimit(resource.RLIMIT_AS) != none:
+        return True
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 46, none[1]))  # more than there is
+    obeyed = resource.getrlimit(resource.RLIMIT_AS) != none
+    resource.setrlimit(resource.RLIMIT_AS, none)
+    return obeyed
+
+
 def interrupted(what: str, after: float) -> tuple[float, bool]:
     """Seconds from Ctrl-C to the end of a call, and whether the object was as before."""
     process = run(INTERRUPTED, what, after)

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import os
 import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -229,7 +228,7 @@ def observable(index: Any) -> Any:
     return lists, index._state().params, b"".join(map(bytes, index._pieces()))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+@pytest.mark.skipif(not faults.can_limit_memory(), reason="no RLIMIT_AS")
 def test_memory_that_runs_out_in_add() -> None:
     code = """
 import resource, numpy as np, fpq

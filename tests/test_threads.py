@@ -252,7 +252,7 @@ print("alive")
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+@pytest.mark.skipif(not faults.can_limit_memory(), reason="no RLIMIT_AS")
 @pytest.mark.parametrize(
     ("spare", "beside"), [(60 << 20, False), (400 << 20, False), (3 << 30, False), (1 << 30, True)]
 )
