@@ -22,4 +22,11 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _native.use_isa(before)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Fail for a test file that cannot be imported: `--doctest-ignore-import-errors`, meant for fpq, would skip it."""
+    if report.skipped and "unable to import module" in str(report.longrepr) and "test_" in report.nodeid:
+        report.outcome = "failed"
+
+
 collect_ignore = ["typed"]  # a program for type checkers, not to be run

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq.learning.kmeans import Training, even_offsets, sample_rows
+from fpq.learning.kmeans import even_offsets, sample_rows
+from fpq.learning.lloyd import Training
 from fpq.learning.quantizer import group_centroids
 
 RNG = np.random.default_rng(1)
