@@ -136,7 +136,7 @@ def test_near_centroids_differ_in_bits_4_to_6_and_the_nearest_in_bits_4_and_5() 
             assert within < share * all_of_them, (j, bits)
     ids = RNG.integers(0, 256, (3, 50)).astype(np.int32)
     before = Training(pq.codebooks[:, RNG.permutation(256)].copy(), ids, np.zeros((3, 50), np.float32), 1)
-    after = group_centroids(before, pq.offsets)
+    after = group_centroids(before._replace(ids=ids.copy()), pq.offsets, 1)
     for j in range(3):  # renumbering changes nothing else
         np.testing.assert_array_equal(after.centroids[j, after.ids[j]], before.centroids[j, before.ids[j]])
         np.testing.assert_array_equal(np.sort(after.centroids[j], 0), np.sort(before.centroids[j], 0))
