@@ -145,10 +145,8 @@ def test_near_centroids_differ_in_bits_4_to_6_and_the_nearest_in_bits_4_and_5() 
 def test_starting_from_random_rows() -> None:
     half = X.copy()
     half[: len(X) // 2, :3] = 1  # rows that are drawn more than once in a subspace
-    for nbits, worse in (
-        (3, 1.2),
-        (8, 1.5),
-    ):  # with 8 bits, half of the centroids start among rows that are nearly equal
+    # Of 256 centroids, half start among rows that are nearly equal in the first subspace.
+    for nbits, worse in ((3, 1.2), (8, 1.5)):
         pq, spread = (fpq.ProductQuantizer(3, nbits=nbits, init=init).fit(half) for init in ("random", "k-means++"))
         assert not np.array_equal(pq.codebooks, spread.codebooks)
         assert pq.inertia < worse * spread.inertia

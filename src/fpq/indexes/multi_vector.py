@@ -14,14 +14,12 @@ from fpq._checks import Array, Float32, Int64
 from fpq.indexes import multi_vector_file, multi_vector_rows
 from fpq.indexes.base import Bits, Index, RangeResult, SearchResult
 from fpq.indexes.changes import Addition
-from fpq.indexes.ivf import IVFPQIndex
 from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.parts.documents import Documents, DocumentsLike, documents, queries
 from fpq.indexes.parts.ids import Commit, Removal
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.tokens import Tokens
-from fpq.learning.defaults import default_token_lists
-from fpq.learning.lloyd import LocalRows
+from fpq.learning.anisotropic import WEIGHT
 from fpq.learning.quantizer import ProductQuantizer
 from fpq.progress import Progress
 from fpq.storage import State, Stored
@@ -59,6 +57,8 @@ class MultiVectorIndex(Index, kind="MultiVectorIndex"):
     residual : bool, default True
         True: codes are those of residuals, the differences to the centroid of the list (more accurate). False: codes
         are those of the tokens.
+    anisotropy : float, default 4
+        As in `PQIndex`.
     keep_vectors : bool, default False
         Keep the vectors of the tokens for `rerank`, in the dtype of the input, as in `FlatIndex`.
     seed : int, default 0
@@ -96,6 +96,7 @@ class MultiVectorIndex(Index, kind="MultiVectorIndex"):
     metric = _settings.Fixed[Literal["cosine", "ip"]](_settings.choice("cosine", "ip"))
     n_lists = _settings.Fixed(_settings.known_after_fit(_settings.integer(1, 1 << 24)))
     residual = _settings.Fixed(_settings.choice(True, False))
+    anisotropy = _settings.Fixed(_settings.real(1.0))
     keep_vectors = _settings.Fixed(_settings.flag)
     n_probe = _settings.Setting(_settings.integer(1))
     n_candidates = _settings.Setting(_settings.integer(1))
@@ -117,6 +118,7 @@ class MultiVectorIndex(Index, kind="MultiVectorIndex"):
         metric: Literal["cosine", "ip"] = "cosine",
         *,
         residual: bool = True,
+        anisotropy: float = WEIGHT,
         keep_vectors: bool = False,
         seed: int = 0,
         n_threads: int | None = None,
@@ -125,6 +127,7 @@ class MultiVectorIndex(Index, kind="MultiVectorIndex"):
         super().__init__(metric, n_threads, verbose)
         self.n_lists = n_lists
         self.residual = residual
+        self.anisotropy = anisotropy
         self.keep_vectors = keep_vectors
         self.n_probe = 4
         self.n_candidates = 256
@@ -184,24 +187,7 @@ class MultiVectorIndex(Index, kind="MultiVectorIndex"):
         return self
 
     def _fitting(self, X: Any) -> Commit:
-        n_threads = threads.resolve(self.n_threads)
-        x = documents(X[0], X[1], None, n_threads).tokens
-        n_lists = self.n_lists or default_token_lists(len(x))
-        if len(x) < n_lists:
-            raise ValueError(f"documents: expected a token for each of the {n_lists} lists, got {len(x)} token(s)")
-        learner = IVFPQIndex(
-            n_lists, self.quantizer.m, residual=self.residual, metric=self.metric, seed=self.quantizer.seed,
-            n_threads=n_threads,
-        )  # fmt: skip
-        with progress.stage("sample", None, "rows") as advance:
-            rows = LocalRows(x, learner._drawn(len(x)), n_threads)
-            advance(rows.n)
-        learner._learning(rows, len(x))()
-        new = {
-            "n_lists": n_lists, "quantizer": learner.quantizer, "_coarse": learner._coarse,
-            "_tokens": Tokens(learner.quantizer.code_size),
-        }  # fmt: skip
-        return lambda: vars(self).update(new)
+        return multi_vector_rows.fitting(self, documents(X[0], X[1], None, threads.resolve(self.n_threads)).tokens)
 
     @writes
     def add(
@@ -273,7 +259,7 @@ class MultiVectorIndex(Index, kind="MultiVectorIndex"):
         return multi_vector_rows.merging(self, other)
 
     def _training(self) -> dict[str, Any]:
-        names = ("n_lists", "residual", "keep_vectors", "centroids")
+        names = ("n_lists", "residual", "anisotropy", "keep_vectors", "centroids")
         codebooks = self.quantizer._state().arrays["codebooks"]
         return {**super()._training(), **{name: getattr(self, name) for name in names}, "codebooks": codebooks}
 

@@ -22,6 +22,8 @@ def state(index: MultiVectorIndex) -> State:
     pq = index.quantizer._state()
     names = ("n_lists", "residual", "metric", "keep_vectors", "n_probe", "n_candidates", "rerank")
     saved = State({**{name: getattr(index, name) for name in names}, "quantizer": pq.params}, pq.arrays)
+    if index.anisotropy > 1:
+        saved.params["anisotropy"] = index.anisotropy
     if index._coarse is not None:
         saved = saved.joined(State({}, {"centroids": index._coarse.centroids}), index._tokens.state())
     return saved.joined(index._ids.state())
@@ -29,7 +31,9 @@ def state(index: MultiVectorIndex) -> State:
 
 def restored(kind: type[MultiVectorIndex], stored: Stored) -> MultiVectorIndex:
     """The index that a file stores."""
-    index = kind(**stored.take("n_lists", "residual", "metric", "keep_vectors"), n_threads=stored.n_threads)
+    options = stored.take("n_lists", "residual", "metric", "keep_vectors")
+    options |= stored.take("anisotropy") if "anisotropy" in stored.params else {"anisotropy": 1.0}
+    index = kind(**options, n_threads=stored.n_threads)
     index.n_probe, index.n_candidates = stored.count("n_probe", 1), stored.count("n_candidates", 1)
     index.rerank = stored.optional_count("rerank", 1)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))

@@ -1,4 +1,4 @@
-"""The documents of a MultiVectorIndex: by `add` and `update`, or from another index; and their search."""
+"""What a MultiVectorIndex learns from documents; the addition and the search of documents."""
 
 from __future__ import annotations
 
@@ -7,14 +7,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fpq import _native, progress, scaling, threads
-from fpq._checks import Float32, Int64, UInt64
+from fpq._checks import Array, Float32, Int64, UInt64
 from fpq.indexes.changes import Addition
+from fpq.indexes.ivf import IVFPQIndex
 from fpq.indexes.parts.documents import Documents
+from fpq.indexes.parts.ids import Commit
+from fpq.indexes.parts.tokens import Tokens
+from fpq.learning.anisotropic import Anisotropy
+from fpq.learning.defaults import default_token_lists
+from fpq.learning.lloyd import LocalRows
 
 if TYPE_CHECKING:
     from fpq.indexes.multi_vector import MultiVectorIndex
 
 PROBES = 1 << 22  # probes of a query batch, 12 bytes each
+
+
+def fitting(index: MultiVectorIndex, tokens: Array) -> Commit:
+    """Learn the centroids and the codebooks from checked tokens."""
+    n_lists, n_threads = index.n_lists or default_token_lists(len(tokens)), threads.resolve(index.n_threads)
+    if len(tokens) < n_lists:
+        raise ValueError(f"documents: expected a token for each of the {n_lists} lists, got {len(tokens)} token(s)")
+    learner = IVFPQIndex(
+        n_lists, index.quantizer.m, residual=index.residual, metric=index.metric, anisotropy=index.anisotropy,
+        seed=index.quantizer.seed, n_threads=n_threads,
+    )  # fmt: skip
+    with progress.stage("sample", None, "rows") as advance:
+        rows = LocalRows(tokens, learner._drawn(len(tokens)), n_threads)
+        advance(rows.n)
+    learner._learning(rows, len(tokens))()
+    new = {
+        "n_lists": n_lists, "quantizer": learner.quantizer, "_coarse": learner._coarse,
+        "_tokens": Tokens(learner.quantizer.code_size),
+    }  # fmt: skip
+    return lambda: vars(index).update(new)
 
 
 def adding(index: MultiVectorIndex, x: Documents, n_threads: int) -> Addition:
@@ -31,7 +57,8 @@ def adding(index: MultiVectorIndex, x: Documents, n_threads: int) -> Addition:
 
     def write(advance: progress.Advance) -> None:
         row = done = 0
-        for part, _ in index.quantizer.encode_chunks(x.tokens, None, len(labels), n_threads, change):
+        loss = Anisotropy(index.anisotropy, prepare) if index.anisotropy > 1 else None
+        for part, _ in index.quantizer.encode_chunks(x.tokens, None, len(labels), n_threads, change, loss):
             codes[row : row + len(part)] = part
             row += len(part)
             finished = int(np.searchsorted(x.first, row, side="right")) - 1
