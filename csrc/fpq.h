@@ -354,11 +354,11 @@ int fpq_maxsim_search(const fpq_adc *adc, const fpq_documents *docs, const float
 /* Hash j of table t of a vector x is floor(v), v = (x - centre) . column t * n_hashes + j + shift, columns in units of
  * widths. A table's key is the upper half of the sum of hash times mixer, modulo 2^64. */
 typedef struct {
-    int d, n_tables, n_hashes; /* E2LSH: n_hashes at most 32; C2LSH: one table, n_hashes at most 255 */
+    int d, n_tables, n_hashes; /* E2LSH: n_hashes at most 32; others: one table, n_hashes at most 255 */
     const float *centre;       /* d */
     const float *packed;       /* n_tables * n_hashes columns */
     const float *shifts;       /* one a column, padded with zeros to a multiple of 16 */
-    const uint64_t *mixers;    /* one a column; C2LSH: unused */
+    const uint64_t *mixers;    /* one a column; only E2LSH uses them */
 } fpq_hashes;
 
 /* Sketches: size - 1 coordinates of x - centre along orthonormal directions and the length of the rest, less `least`,
@@ -376,14 +376,14 @@ typedef struct {
 typedef struct {
     fpq_matrix x;                 /* at most 2^32 - 1 rows */
     const fpq_sketcher *sketcher; /* NULL: none */
-    const uint8_t *sketches;      /* C2LSH: (n, size) */
+    const uint8_t *sketches;      /* (n, size); E2LSH: unused */
     fpq_selector selector;
     fpq_metric metric; /* rows and queries are of length 1 or 0 then */
 } fpq_lsh_rows;
 
 typedef struct {
-    int64_t buckets;    /* E2LSH: probed buckets that hold rows; C2LSH: levels */
-    int64_t candidates; /* rows in them, in each table; C2LSH: rows that collided often enough */
+    int64_t buckets;    /* E2LSH: probed buckets that hold rows; C2LSH: levels; PM-LSH: scans of all rows */
+    int64_t candidates; /* rows in them, in each table; C2LSH: rows that collided often enough; PM-LSH: nearest codes */
     int64_t verified;   /* rows whose distance was taken */
 } fpq_lsh_stats;
 
@@ -424,6 +424,7 @@ int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *code
 int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows, const float *queries,
                      int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads);
 
+#include "fpq_pmlsh.h"
 #include "fpq_sets.h"
 
 #endif

@@ -93,7 +93,7 @@ def test_docstrings_name_every_parameter() -> None:
     """Of constructors, and of the calls that all indexes share."""
     calls = [
         getattr(index, name)
-        for index in (fpq.PQIndex, fpq.IVFPQIndex, fpq.FlatIndex, fpq.E2LSHIndex, fpq.C2LSHIndex)
+        for index in (fpq.PQIndex, fpq.IVFPQIndex, fpq.FlatIndex, fpq.E2LSHIndex, fpq.C2LSHIndex, fpq.PMLSHIndex)
         for name in ("add", "search", "range_search")
     ]
     things = [getattr(fpq, name) for name in fpq.__all__]
@@ -354,6 +354,7 @@ def test_copies(duplicate: Any) -> None:
         fpq.IVFPQIndex(6, 4, nbits=5, list_capacity=1.5, keep_vectors=True).fit(x).add(x),
         fpq.E2LSHIndex(n_tables=3).fit(x).add(x, np.arange(900) * 2),
         fpq.C2LSHIndex(n_hashes=20, metric="cosine").fit(x).add(x),
+        fpq.PMLSHIndex().fit(x).add(x),
     ):
         twin = duplicate(index)
         assert repr(twin) == repr(index)

@@ -31,13 +31,14 @@ KINDS: dict[str, Callable[..., Any]] = {
     "ivfpq": lambda metric: fpq.IVFPQIndex(5, 4, nbits=4, metric=metric, keep_vectors=True),
     "e2lsh": lambda metric: fpq.E2LSHIndex(metric=metric),
     "c2lsh": lambda metric: fpq.C2LSHIndex(metric=metric),
+    "pmlsh": lambda metric: fpq.PMLSHIndex(metric=metric),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_metric = pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 
 
 def make(kind: str, metric: str) -> Any:
-    if kind in ("e2lsh", "c2lsh") and metric == "ip":
+    if kind in ("e2lsh", "c2lsh", "pmlsh") and metric == "ip":
         pytest.skip("LSH has no inner products")
     return KINDS[kind](metric)
 

@@ -28,6 +28,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "ivfpq kept": lambda: fpq.IVFPQIndex(6, 4, nbits=4, open_indexing=1.5, list_capacity=1.2, keep_vectors=True),
     "e2lsh": lambda: fpq.E2LSHIndex(n_tables=3, n_hashes=2),
     "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=30, metric="cosine"),
+    "pmlsh": lambda: fpq.PMLSHIndex(ratio=1.5),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -387,6 +388,7 @@ def test_merge_finds_what_both_find(kind: str) -> None:
     index = filled(kind)
     other = other_of(kind, index, np.arange(130) * 2 + 1)
     effort = {"IVFPQIndex": {"n_probe": 6}, "E2LSHIndex": {"n_probe": 10**6}, "C2LSHIndex": {"n_candidates": 10**6}}
+    effort["PMLSHIndex"] = effort["C2LSHIndex"]
     options: dict[str, Any] = effort.get(type(index).__name__, {})
     sign = 1 if index.metric == "l2" else -1
     parts = [each.search(Q, 20, **options).distances * sign for each in (index, other)]

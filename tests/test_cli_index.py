@@ -81,6 +81,7 @@ def test_hdf5(data: Path, tmp_path: Path, capsys: Any) -> None:
         ("ivfpq", ["--lists", "8", "--m", "8", "--list-capacity", "1.5", "--no-residual"]),
         ("e2lsh", ["--tables", "4"]),
         ("c2lsh", ["--ratio", "2", "--metric", "cosine"]),
+        ("pmlsh", ["--hashes", "12", "--ratio", "1.3"]),
     ],
 )
 def test_every_kind(data: Path, tmp_path: Path, capsys: Any, kind: str, options: list[str]) -> None:

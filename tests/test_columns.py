@@ -72,7 +72,7 @@ def test_everything_that_takes_vectors_takes_columns(column: Callable[[np.ndarra
     x = column(X)
     indexes: list[Any] = [
         fpq.FlatIndex(), fpq.PQIndex(4, nbits=4, keep_vectors=True), fpq.IVFPQIndex(4, 4, nbits=4, keep_vectors=True),
-        fpq.E2LSHIndex(), fpq.C2LSHIndex(),
+        fpq.E2LSHIndex(), fpq.C2LSHIndex(), fpq.PMLSHIndex(),
     ]  # fmt: skip
     for index in indexes:
         index.fit(x).add(x)

@@ -81,6 +81,8 @@ def test_hashes(d: int, tmp_path: Path) -> None:
     x = clustered(9000, d)
     check(fpq.C2LSHIndex, x, tmp_path)
     check(lambda: fpq.C2LSHIndex(n_hashes=40, metric="cosine"), x.astype(np.float16), tmp_path)
+    check(fpq.PMLSHIndex, x, tmp_path)
+    check(lambda: fpq.PMLSHIndex(n_hashes=20, metric="cosine"), x.astype(np.float16), tmp_path)
     check(fpq.E2LSHIndex, x, tmp_path)
     check(lambda: fpq.E2LSHIndex(n_tables=3, n_hashes=9), x.astype(np.int8), tmp_path, ids=np.arange(9, 9009))
     check(lambda: fpq.E2LSHIndex(memory_limit=1_500_000), x, tmp_path)
@@ -90,6 +92,7 @@ def test_ids(tmp_path: Path) -> None:
     ids = RNG.permutation(len(X))
     makes: list[Callable[[], Any]] = [
         fpq.FlatIndex, lambda: fpq.PQIndex(6), lambda: fpq.IVFPQIndex(9, 6), fpq.E2LSHIndex, fpq.C2LSHIndex,
+        fpq.PMLSHIndex,
     ]  # fmt: skip
     for make in makes:
         with_ids = check(make, X, tmp_path, ids)
@@ -124,7 +127,7 @@ def test_the_index_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize("make", [
     fpq.FlatIndex, fpq.PQIndex, lambda: fpq.PQIndex(8, metric="cosine", keep_vectors=True), fpq.E2LSHIndex,
-    fpq.C2LSHIndex, lambda: fpq.IVFPQIndex(None, 8), lambda: fpq.PQIndex(rotation="pca", refine="sq4"),
+    fpq.C2LSHIndex, fpq.PMLSHIndex, lambda: fpq.IVFPQIndex(None, 8), lambda: fpq.PQIndex(rotation="pca", refine="sq4"),
 ])  # fmt: skip
 def test_peak_of_the_arrays(make: Callable[[], Any]) -> None:
     """A rough check: `bench/estimates.py` measures the memory of the process at real sizes."""
@@ -196,7 +199,7 @@ def test_units() -> None:
     ((3, 2.5, fpq.FlatIndex()), TypeError, "d: expected an integer"),
     ((3, 2, "ivfpq"), TypeError, "index: expected an index of one of the kinds FlatIndex, PQIndex, .* got a str"),
     ((3, 2, fpq.PQIndex), TypeError, "index: expected .* got the class PQIndex"),
-    ((3, 2, fpq.KMeans(2)), TypeError, "C2LSHIndex, got a KMeans"),
+    ((3, 2, fpq.KMeans(2)), TypeError, "PMLSHIndex, got a KMeans"),
     ((30, 2, fpq.PQIndex(8)), ValueError, "m: expected at most the 2 dimension"),
     ((30, 8, fpq.PQIndex(8, rotation="pca", rotation_dim=9)), ValueError, "rotation_dim: expected at most the 8"),
     ((30, 8, fpq.IVFPQIndex(31, 8)), ValueError, "n: expected at least one vector for each of the 31 lists, got 30"),
@@ -232,7 +235,7 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["peak"].startswith(readable_bytes(found.peak_nbytes))
 
 
-@pytest.mark.parametrize("kind", ["flat", "pq", "ivfpq", "e2lsh", "c2lsh"])
+@pytest.mark.parametrize("kind", ["flat", "pq", "ivfpq", "e2lsh", "c2lsh", "pmlsh"])
 def test_command_prints_json(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["estimate", "40_000x64", "--kind", kind, "--metric", "cosine", "--threads", "1", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)

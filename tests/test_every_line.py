@@ -51,6 +51,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "minhash kept": lambda: fpq.MinHashIndex(n_hashes=16, bands=(8, 2), keep_sets=True, **FEW),
     "e2lsh": lambda: fpq.E2LSHIndex(n_tables=2, n_hashes=2, **FEW),
     "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=20, **FEW),
+    "pmlsh": lambda: fpq.PMLSHIndex(n_hashes=8, **FEW),
 }
 STREAMS = ("flat", "pq", "pq plain", "ivfpq", "ivfpq plain", "ivfpq kept", "ivfpq open")
 
@@ -220,6 +221,7 @@ TUNES: dict[str, Callable[[Any], Any]] = {
     "ivfpq plain": lambda index: index.tune(Q, 3, recall=0, X=iter([np.repeat(X, 2, axis=0)])),
     "e2lsh": lambda index: index.tune(Q, 3, recall=0.1),
     "c2lsh": lambda index: index.tune(Q, 3, recall=0.1),
+    "pmlsh": lambda index: index.tune(Q, 3, recall=0.1),
 }
 
 

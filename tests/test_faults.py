@@ -107,6 +107,7 @@ def indexes() -> dict[str, Any]:
         .add(X, ids=np.arange(500) * 2),
         "e2lsh": fpq.E2LSHIndex(n_tables=2, n_hashes=2).fit(WIDE).add(WIDE),
         "c2lsh": fpq.C2LSHIndex(n_hashes=20).fit(WIDE).add(WIDE, ids=np.arange(500) * 2),
+        "pmlsh": fpq.PMLSHIndex().fit(WIDE).add(WIDE, ids=np.arange(500) * 2),
     }
 
 

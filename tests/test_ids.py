@@ -167,6 +167,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "ivfpq kept": lambda: fpq.IVFPQIndex(7, 4, nbits=5, keep_vectors=True, residual=False).fit(WIDE),
     "e2lsh": lambda: fpq.E2LSHIndex(n_tables=2, n_hashes=2).fit(WIDE),
     "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=20).fit(WIDE),
+    "pmlsh": lambda: fpq.PMLSHIndex(n_hashes=8).fit(WIDE),
 }
 CHOICES: dict[str, Callable[[], Any]] = {
     "rows": lambda: None,
@@ -178,9 +179,12 @@ CHOICES: dict[str, Callable[[], Any]] = {
 
 def whole(kind: str) -> dict[str, Any]:
     """Options with which a search looks at all rows."""
-    return {"ivfpq": {"n_probe": 7}, "e2lsh": {"n_probe": 1 << 16}, "c2lsh": {"n_candidates": 500}}.get(
-        kind.split()[0], {}
-    )
+    return {
+        "ivfpq": {"n_probe": 7},
+        "e2lsh": {"n_probe": 1 << 16},
+        "c2lsh": {"n_candidates": 500},
+        "pmlsh": {"n_candidates": 500},
+    }.get(kind.split()[0], {})
 
 
 def ranking(index: Any, kind: str, query: Any) -> Any:
@@ -286,7 +290,7 @@ def test_tables_of_ids_are_not_part_of_copies(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_add_of_blocks_takes_its_ids_back(kind: str) -> None:
-    if kind in ("e2lsh", "c2lsh"):  # which add no blocks
+    if kind in ("e2lsh", "c2lsh", "pmlsh"):  # which add no blocks
         return
     for ids in (None, np.arange(300) * 2):
         index = KINDS[kind]().add(WIDE[:100], ids=None if ids is None else ids[:100])
@@ -302,7 +306,7 @@ def test_a_failed_add_of_blocks_takes_its_ids_back(kind: str) -> None:
 
 
 def test_negative_and_huge_ids_of_a_mapped_file(tmp_path: Path) -> None:
-    for kind in ("flat", "pq kept", "ivfpq", "ivfpq kept", "c2lsh"):
+    for kind in ("flat", "pq kept", "ivfpq", "ivfpq kept", "c2lsh", "pmlsh"):
         KINDS[kind]().add(WIDE, ids=CHOICES["even"]()).save(tmp_path / "a")
         for value in (7, -1, -(1 << 62), LARGEST):
             index = fpq.load(tmp_path / "a", mmap=True)
@@ -324,6 +328,7 @@ def test_negative_and_huge_ids_of_a_mapped_file(tmp_path: Path) -> None:
         lambda: fpq.IVFPQIndex(4, 4, nbits=4, keep_vectors=True),
         fpq.E2LSHIndex,
         fpq.C2LSHIndex,
+        fpq.PMLSHIndex,
     ],
 )
 def test_the_largest_id_in_a_file(make: Any, tmp_path: Path) -> None:

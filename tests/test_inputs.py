@@ -182,7 +182,9 @@ def test_vectors(way: str, tmp_path: Path) -> None:
             assert (fpq.KMeans(4).fit(x).centroids == fpq.KMeans(4).fit(X).centroids).all()
 
 
-@pytest.mark.parametrize("kind", [fpq.E2LSHIndex, fpq.C2LSHIndex, lambda: fpq.IVFPQIndex(4, 4, nbits=4)])
+@pytest.mark.parametrize(
+    "kind", [fpq.E2LSHIndex, fpq.C2LSHIndex, fpq.PMLSHIndex, lambda: fpq.IVFPQIndex(4, 4, nbits=4)]
+)
 @pytest.mark.parametrize("way", ["explicit byte order", "hdf5", "structured field, big-endian"])
 def test_vectors_of_every_kind(way: str, kind: Any, tmp_path: Path) -> None:
     x = WAYS[way](X, tmp_path)

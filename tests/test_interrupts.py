@@ -80,10 +80,11 @@ INDEXES: dict[str, Callable[[], Any]] = {
     "IVFPQIndex": lambda: fpq.IVFPQIndex(16, 32, nbits=8, keep_vectors=True).fit(X[:4000]),
     "E2LSHIndex": lambda: fpq.E2LSHIndex(n_tables=16, n_hashes=8).fit(X[:4000]),
     "C2LSHIndex": lambda: fpq.C2LSHIndex(n_hashes=200).fit(X[:4000]),
+    "PMLSHIndex": lambda: fpq.PMLSHIndex(n_hashes=64).fit(X[:4000]),
 }
 
 
-CODES, LSH = ("PQIndex", "IVFPQIndex"), ("E2LSHIndex", "C2LSHIndex")
+CODES, LSH = ("PQIndex", "IVFPQIndex"), ("E2LSHIndex", "C2LSHIndex", "PMLSHIndex")
 
 
 @functools.cache
@@ -151,6 +152,7 @@ def of_index(name: str) -> Iterator[tuple[str, Made]]:
         "IVFPQIndex": {"n_probe": 16},
         "E2LSHIndex": {"n_probe": 60_000},
         "C2LSHIndex": {"n_candidates": 20_000},
+        "PMLSHIndex": {"n_candidates": 20_000},
     }.get(name, {})
     for t in (1, 2):
         yield f"{name}.search {t}", lambda _: again(lambda: filled(name).search(MANY, 100, n_threads=t, **effort))
@@ -349,7 +351,7 @@ SHORT = {
     "*Index.reset": "replaces arrays by empty arrays",
     "*Index.ids": "copies an array", "PQIndex.codes": "copies an array", "IVFPQIndex.list_sizes": "copies an array",
     "IVFPQIndex.centroids": "an attribute", "MultiVectorIndex.centroids": "an attribute",
-    "MultiVectorIndex.n_tokens": "an attribute", "C2LSHIndex.radius": "an attribute",
+    "MultiVectorIndex.n_tokens": "an attribute", "C2LSHIndex.radius": "an attribute", "PMLSHIndex.beta": "an attribute",
     "ShardedIndex.kind": "an attribute", "ShardedIndex.metric": "an attribute", "ShardedIndex.shards": "an attribute",
     "OpenIndexing.*": "a part of fit and add",
     "ProductQuantizer.code_size": "an attribute", "ProductQuantizer.decoded": "as decode",
@@ -438,6 +440,7 @@ def test_fit(name: str) -> None:
         "IVFPQIndex": lambda: fpq.IVFPQIndex(1000, 32, nbits=8),
         "E2LSHIndex": lambda: fpq.E2LSHIndex(n_tables=200, n_hashes=16),
         "C2LSHIndex": fpq.C2LSHIndex,
+        "PMLSHIndex": fpq.PMLSHIndex,
     }[name]()
     rows = WIDE if name in LSH else ENDLESS
     interrupt(lambda: [index.fit(rows) for _ in range(1000)] if name in LSH else index.fit(rows))

@@ -23,6 +23,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "ivfpq": lambda: fpq.IVFPQIndex(5, 4, nbits=4, metric="cosine", keep_vectors=True),
     "e2lsh": lambda: fpq.E2LSHIndex(metric="cosine"),
     "c2lsh": lambda: fpq.C2LSHIndex(metric="cosine"),
+    "pmlsh": lambda: fpq.PMLSHIndex(metric="cosine"),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -36,6 +37,7 @@ def unit(x: Any) -> Any:
 def nearest(index: Any, k: int) -> Any:
     """A search that misses nothing."""
     options: dict[str, Any] = {"FlatIndex": {}, "E2LSHIndex": {"n_probe": 1 << 20}, "C2LSHIndex": {"n_candidates": 500}}
+    options["PMLSHIndex"] = options["C2LSHIndex"]
     return index.search(Q, k, **options.get(type(index).__name__, {"rerank": 500}))
 
 

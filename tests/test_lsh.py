@@ -1,9 +1,10 @@
-"""E2LSHIndex and C2LSHIndex do what their definitions say, written again in plain NumPy."""
+"""E2LSHIndex, C2LSHIndex and PMLSHIndex do what their definitions say, written again in plain NumPy."""
 
 from __future__ import annotations
 
 import copy
 import itertools
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 import fpq
 from fpq import _native
-from fpq.indexes import c2lsh
+from fpq.indexes import c2lsh, pmlsh
 from fpq.indexes.lsh import collision_probability, sketch_size
 
 RNG = np.random.default_rng(5)
@@ -23,10 +24,11 @@ Q = (CENTRES[RNG.integers(0, 30, 40)] + RNG.normal(size=(40, 40))).astype(np.flo
 MAKERS: dict[str, Any] = {
     "E2LSH": lambda **more: fpq.E2LSHIndex(n_tables=5, n_hashes=6, width=8.0, **more),
     "C2LSH": lambda **more: fpq.C2LSHIndex(n_hashes=40, **more),
+    "PMLSH": lambda **more: fpq.PMLSHIndex(n_hashes=12, **more),
 }
-DEFAULTS: dict[str, Any] = {"E2LSH": fpq.E2LSHIndex, "C2LSH": fpq.C2LSHIndex}
-BOTH_DEFAULTS = pytest.mark.parametrize("make", DEFAULTS.values(), ids=DEFAULTS)
-BOTH = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+DEFAULTS: dict[str, Any] = {"E2LSH": fpq.E2LSHIndex, "C2LSH": fpq.C2LSHIndex, "PMLSH": fpq.PMLSHIndex}
+ALL_DEFAULTS = pytest.mark.parametrize("make", DEFAULTS.values(), ids=DEFAULTS)
+ALL = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
 def squared(q: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -148,6 +150,76 @@ def test_candidates_are_those_that_collide_often(isa: str, ratio: float) -> None
     assert checked > len(Q) * 0.8
 
 
+def sums(index: fpq.PMLSHIndex, x: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Squared distances, in 16ths of a bucket, between the numbers of queries and the middles of buckets."""
+    codes = np.clip(np.floor(values(index, x)[:, 0]), -127, 126)
+    at = np.floor(np.clip(values(index, q)[:, 0], -127, 127) * 16 + 0.5) - 8
+    return np.asarray(((at[:, None] - 16 * codes) ** 2).sum(2))
+
+
+@pytest.mark.parametrize(("ratio", "delta"), [(1.0, 0.3), (1.2, 0.01), (1.5, 0.3), (2.0, 0.05)])
+@pytest.mark.parametrize("n_hashes", [8, 16])
+def test_candidates_are_those_with_near_projections(isa: str, n_hashes: int, ratio: float, delta: float) -> None:
+    """All that either rule requires, and no more than the distances of the first rows let pass."""
+    x = np.random.default_rng(1).normal(size=(20_000, 20)).astype(np.float32)
+    q, k, n = x[:20] + np.float32(0.1), 3, len(x)
+    index = fpq.PMLSHIndex(n_hashes=n_hashes, ratio=ratio, delta=delta).fit(x).add(x)
+    reach, error = math.sqrt(pmlsh.chi_squared_quantile(1 - delta, n_hashes)), 0.6 * math.sqrt(n_hashes)
+    found, stats, by_budget = index.search(q, k), index.last_stats, 0
+    for i, projected in enumerate(np.sqrt(sums(index, x, q)) / 16):
+        order = np.argsort(projected, kind="stable")
+        taken = order[: stats.candidates[i]]
+        exact = squared(q[i : i + 1], x[taken])[0]
+        np.testing.assert_array_equal(found.ids[i], taken[np.lexsort((taken, exact))[:k]])
+        first = math.ceil(min(1024, k + index.beta * n))
+        kth = math.sqrt(np.sort(squared(q[i : i + 1], x[order[:first]])[0])[k - 1])
+        reached = max(projected[order[first - 1]], reach * kth / ratio / index.width + error)
+        assert len(taken) <= (projected <= reached + 1e-3).sum()
+        radius = (projected[order[len(taken)]] - error) / reach  # of the first row that is left out
+        if ratio * radius * index.width < math.sqrt(found.distances[i, -1]) * (1 - 1e-6):
+            by_budget += 1
+            far = (reach + 2 * error / radius) / ratio
+            assert len(taken) >= k + 2 * _native.chi_squared(far**2, n_hashes) * n
+    assert (by_budget > 0) == (ratio == 2.0 or (n_hashes, ratio) == (16, 1.5))
+
+
+def test_projections_by_any_number_of_threads() -> None:
+    """One query shares the rows among the threads, many share the queries."""
+    x = np.random.default_rng(2).normal(size=(50_000, 40)).astype(np.float32)
+    for options in ({}, {"ratio": 1.5, "delta": 0.1}):
+        index = fpq.PMLSHIndex(**options).fit(x).add(x)
+        for n_candidates in (None, 1, 3000):
+            one = index.search(x[:9], 40, n_candidates=n_candidates, n_threads=1)
+            stats = index.last_stats
+            assert stats is not None
+            for n_threads in (2, 5):
+                for rows in (slice(0, 9), slice(4, 5)):
+                    found = index.search(x[rows], 40, n_candidates=n_candidates, n_threads=n_threads)
+                    np.testing.assert_array_equal(found.ids, one.ids[rows])
+                    np.testing.assert_array_equal(found.distances, one.distances[rows])
+                    for ours, theirs in zip(index.last_stats, stats, strict=True):
+                        np.testing.assert_array_equal(ours, theirs[rows])
+
+
+def test_clipped_rows_do_not_use_up_the_budget() -> None:
+    """Rows outside all buckets have equal codes, which say nothing about their distances."""
+    x = X + np.float32(1000)
+    index = fpq.PMLSHIndex(ratio=2.0, delta=0.3).fit(X).add(X).add(x)
+    assert index.beta < 0.05
+    truth = fpq.FlatIndex().add(X).add(x).search(Q + np.float32(1000), 5)
+    np.testing.assert_array_equal(index.search(Q + np.float32(1000), 5).ids, truth.ids)
+    assert (index.search(Q, 5).ids < len(X)).all()
+
+
+@pytest.mark.parametrize("m", [4, 16, 64])
+def test_chi_squared(m: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for x in (0.0, 1e-3, 1.0, m / 2, float(m), 3.0 * m, 1e4, 1e300):
+        assert _native.chi_squared(x, m) == pytest.approx(stats.chi2.cdf(x, m), abs=1e-14)
+    for p in (1e-9, 0.01, 0.5, 1 - 1 / math.e, 0.99, 1 - 1e-9):
+        assert pmlsh.chi_squared_quantile(p, m) == pytest.approx(stats.chi2.ppf(p, m), rel=1e-5)
+
+
 def test_n_candidates_are_the_rows_with_the_most_collisions() -> None:
     index = fpq.C2LSHIndex(n_hashes=40).fit(X).add(X)
     recalls = []
@@ -160,12 +232,12 @@ def test_n_candidates_are_the_rows_with_the_most_collisions() -> None:
     assert recalls[-1] == 1
 
 
-@BOTH_DEFAULTS
+@ALL_DEFAULTS
 def test_sketches_change_no_result(make: Any) -> None:
     assert sketch_size(40) == 16
     x = np.round(X * 8).astype(np.float32)
     index = make().fit(x).add(x)
-    if isinstance(index, fpq.C2LSHIndex):
+    if not isinstance(index, fpq.E2LSHIndex):
         index.n_candidates = 1000
     bare = copy.copy(index)
     bare._sketcher = bare._row_sketches = None
@@ -180,7 +252,7 @@ def test_sketches_change_no_result(make: Any) -> None:
     assert index.last_stats.verified.sum() < bare.last_stats.verified.sum() / 2
 
 
-@BOTH_DEFAULTS
+@ALL_DEFAULTS
 @pytest.mark.parametrize("case", ["far outliers", "far from the origin", "nearly parallel"])
 def test_sketches_are_safe_where_rounding_is_large(make: Any, case: str) -> None:
     x, q = X.copy(), Q.copy()
@@ -201,7 +273,7 @@ def test_sketches_are_safe_where_rounding_is_large(make: Any, case: str) -> None
     np.testing.assert_array_equal(ours.ids, theirs.ids)
 
 
-@BOTH_DEFAULTS
+@ALL_DEFAULTS
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_results_are_good_and_exact(isa: str, make: Any, metric: str) -> None:
     index = make(metric=metric)
@@ -219,7 +291,7 @@ def test_results_are_good_and_exact(isa: str, make: Any, metric: str) -> None:
     np.testing.assert_array_equal(found, expected.distances)
 
 
-@BOTH
+@ALL
 def test_same_results_for_any_number_of_threads_and_batch(make: Any) -> None:
     answers = []
     for n_threads in (1, 2, 3):
@@ -234,7 +306,7 @@ def test_same_results_for_any_number_of_threads_and_batch(make: Any) -> None:
         np.testing.assert_array_equal(single.distances, distances)
 
 
-@BOTH
+@ALL
 def test_adding_in_parts_is_adding_at_once(make: Any) -> None:
     whole, parts = make().fit(X).add(X), make().fit(X)
     for part in (X[:1], X[1:64], X[64:64], X[64:2000], X[2000:]):
@@ -244,7 +316,7 @@ def test_adding_in_parts_is_adding_at_once(make: Any) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-@BOTH
+@ALL
 def test_remove(make: Any) -> None:
     ids = RNG.permutation(9000)[: len(X)]
     index = make().fit(X).add(X, ids)
@@ -254,7 +326,7 @@ def test_remove(make: Any) -> None:
     left = np.setdiff1d(np.arange(len(X)), np.arange(0, len(X), 3))
     again = make().fit(X).add(X[left], ids[left])
     ours, theirs = index.search(Q, 9), again.search(Q, 9)
-    if isinstance(index, fpq.E2LSHIndex):  # C2LSH: rows with equal counts come in the order of their places
+    if isinstance(index, fpq.E2LSHIndex):  # the others: equal rows come in the order of their places
         np.testing.assert_array_equal(ours.ids, theirs.ids)
         np.testing.assert_array_equal(ours.distances, theirs.distances)
     assert not np.isin(ours.ids, gone).any()
@@ -267,7 +339,7 @@ def test_remove(make: Any) -> None:
     assert index.add(X[:4]).search(X[:1], 1).ids.tolist() == [[9000 if 8999 in ids else ids.max() + 1]]
 
 
-@BOTH
+@ALL
 def test_allowed(make: Any) -> None:
     index = make().fit(X).add(X)
     some = np.arange(0, len(X), 7)
@@ -285,7 +357,7 @@ def test_allowed(make: Any) -> None:
     assert set(index.search(X[3:4], 5, allowed=[3, 99999]).ids[0].tolist()) == {3, -1}
 
 
-@BOTH
+@ALL
 def test_queries_far_outside_the_data(make: Any) -> None:
     index = make().fit(X).add(X)
     for factor in (1e3, 1e9, 1e18):
@@ -303,7 +375,7 @@ def test_queries_far_outside_the_data(make: Any) -> None:
     ).all()
 
 
-@BOTH_DEFAULTS
+@ALL_DEFAULTS
 @pytest.mark.parametrize("dtype", ["float64", "float16", "uint8", "int8", "F", "strided", "read-only"])
 def test_element_types_and_layouts(make: Any, dtype: str) -> None:
     plain = np.clip(np.round(X * 3 + 60), 0, 120).astype(np.float32)
@@ -325,7 +397,7 @@ def test_element_types_and_layouts(make: Any, dtype: str) -> None:
 @pytest.mark.parametrize("d", [1, 2, 31, 32, 33, 70, 300])
 def test_dimensions_and_few_rows(d: int) -> None:
     x = RNG.normal(size=(70, d)).astype(np.float32)
-    for index in (fpq.E2LSHIndex(), fpq.C2LSHIndex()):
+    for index in (fpq.E2LSHIndex(), fpq.C2LSHIndex(), fpq.PMLSHIndex()):
         index.fit(x)
         assert (index.search(x[:2], 3).ids == -1).all()
         assert index.range_search(x[:2], 1.0).lims.tolist() == [0, 0, 0]
@@ -339,13 +411,13 @@ def test_dimensions_and_few_rows(d: int) -> None:
 
 def test_equal_rows() -> None:
     x = np.tile(X[:1], (50, 1))
-    for index in (fpq.E2LSHIndex(), fpq.C2LSHIndex()):
+    for index in (fpq.E2LSHIndex(), fpq.C2LSHIndex(), fpq.PMLSHIndex()):
         with pytest.raises(ValueError, match=r"width: .* pass width"):
             index.fit(x)
         assert not index.is_trained
     with pytest.raises(ValueError, match="pass width"):
         fpq.E2LSHIndex().fit(X[:1])
-    for index in (fpq.E2LSHIndex(width=1.0), fpq.C2LSHIndex(width=1.0)):
+    for index in (fpq.E2LSHIndex(width=1.0), fpq.C2LSHIndex(width=1.0), fpq.PMLSHIndex(width=1.0)):
         assert index.fit(x).add(x).search(x[0], 3).ids.tolist() == [0, 1, 2]
     mostly = np.vstack([np.tile(X[:1], (2000, 1)), X[:40]])
     assert fpq.E2LSHIndex().fit(mostly).width > 0
@@ -376,6 +448,11 @@ def test_equal_rows() -> None:
         (lambda: fpq.C2LSHIndex(ratio=1.1), "ratio, delta, beta: expected values that need at most 255"),
         (lambda: fpq.C2LSHIndex(delta=0), "delta: expected a number between 0 and 1"),
         (lambda: fpq.C2LSHIndex(beta=1), "beta: expected a number between 0 and 1"),
+        (lambda: fpq.PMLSHIndex(n_hashes=68), "n_hashes: expected 4 to 64, got 68"),
+        (lambda: fpq.PMLSHIndex(n_hashes=15), "n_hashes: expected a multiple of 4, got 15"),
+        (lambda: fpq.PMLSHIndex(ratio=0.9), "ratio: expected a finite number of at least 1, got 0.9"),
+        (lambda: fpq.PMLSHIndex(delta=1.0), "delta: expected a number between 0 and 1"),
+        (lambda: fpq.PMLSHIndex(width=-1.0), "width: expected a number above 0"),
         (lambda: fpq.E2LSHIndex(seed=-1), "seed: expected at least 0"),
         (lambda: fpq.E2LSHIndex().search(Q), "E2LSHIndex is not trained"),
         (lambda: fpq.C2LSHIndex().add(X), "C2LSHIndex is not trained"),
@@ -397,7 +474,7 @@ def test_bad_input(make: Any, message: str) -> None:
         make()
 
 
-@BOTH
+@ALL
 def test_a_failed_call_changes_nothing(make: Any) -> None:
     index = make().fit(X).add(X)
     before = index.search(Q, 5)
@@ -419,7 +496,7 @@ def test_memory_limit_and_defaults() -> None:
     assert limited.nbytes - limited._vectors.nbytes <= 250_000
 
 
-@BOTH
+@ALL
 def test_tune(make: Any) -> None:
     index = make().fit(X).add(X)
     tuned = index.tune(Q, 5, 0.9)
@@ -440,7 +517,7 @@ def test_an_unreachable_recall_says_how_far_one_gets() -> None:
     assert index.n_probe == n_probe
 
 
-@BOTH
+@ALL
 def test_copies_and_pickles(make: Any) -> None:
     index = make().fit(X).add(X)
     again = pickle.loads(pickle.dumps(index))
@@ -474,7 +551,8 @@ def test_collision_probability() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: fpq.E2LSHIndex(n_tables=4, n_hashes=2, width=300.0), lambda: fpq.C2LSHIndex(n_hashes=20)]
+    "make",
+    [lambda: fpq.E2LSHIndex(n_tables=4, n_hashes=2, width=300.0), lambda: fpq.C2LSHIndex(n_hashes=20), fpq.PMLSHIndex],
 )
 @pytest.mark.parametrize(("n", "d"), [(1, 300), (40, 300), (60, 20_000)])
 def test_few_wide_rows(make: Any, n: int, d: int) -> None:
@@ -486,10 +564,10 @@ def test_few_wide_rows(make: Any, n: int, d: int) -> None:
         index = (
             fpq.E2LSHIndex(n_tables=4, n_hashes=2, width=300.0)
             if isinstance(index, fpq.E2LSHIndex)
-            else fpq.C2LSHIndex(n_hashes=20, width=300.0)
+            else type(index)(n_hashes=20, width=300.0)
         )
     index.fit(x).add(x)
-    found = index.search(x, 3, **({"n_candidates": n} if isinstance(index, fpq.C2LSHIndex) else {"n_probe": 5000}))
+    found = index.search(x, 3, **({"n_probe": 5000} if isinstance(index, fpq.E2LSHIndex) else {"n_candidates": n}))
     exact = fpq.FlatIndex().add(x).search(x, 3)
     np.testing.assert_array_equal(found.ids[:, 0], exact.ids[:, 0])
     same = found.ids == exact.ids
@@ -500,7 +578,7 @@ def test_few_wide_rows(make: Any, n: int, d: int) -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("d", [8, 40])  # without sketches and with
 @pytest.mark.parametrize("exponent", [-30, -25, -15, 0, 15, 18, 30, 37])
-@pytest.mark.parametrize("make", [fpq.E2LSHIndex, fpq.C2LSHIndex])
+@pytest.mark.parametrize("make", [fpq.E2LSHIndex, fpq.C2LSHIndex, fpq.PMLSHIndex])
 def test_data_of_any_scale(make: Any, exponent: int, d: int, tmp_path: Path) -> None:
     """Widths and sketches are chosen as for the same data at scale 1, and whatever is accepted can be saved."""
     scale = 2.0 ** round(exponent * np.log2(10))
@@ -527,13 +605,13 @@ def test_data_of_any_scale(make: Any, exponent: int, d: int, tmp_path: Path) -> 
 
 
 def test_width_out_of_range() -> None:
-    for make, least in ((fpq.E2LSHIndex, "1e-37"), (fpq.C2LSHIndex, "2e-36")):
+    for make, least in ((fpq.E2LSHIndex, "1e-37"), (fpq.C2LSHIndex, "2e-36"), (fpq.PMLSHIndex, "1e-37")):
         with pytest.raises(ValueError, match=f"^width: expected at least {least}, .*, got 1e-45"):
             make(width=1e-45)
         with pytest.raises(ValueError, match=r"^width: expected buckets of at least 1e-37, got"):
             make().fit(X * np.float32(1e-40))
     huge = np.random.default_rng(0).normal(size=(100, 40)).clip(-1, 1) * 3e38
-    for make in (fpq.E2LSHIndex, fpq.C2LSHIndex):
+    for make in (fpq.E2LSHIndex, fpq.C2LSHIndex, fpq.PMLSHIndex):
         with pytest.raises(ValueError, match=r"^X: expected rows whose distances are finite as float32"):
             make().fit(huge.astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""What theory promises of both kinds of LSH, as statistical tests over random hash functions.
+"""What theory promises of the kinds of LSH, as statistical tests over random hash functions.
 
 Seeds are fixed, so a test always gives the same outcome; a right implementation with other seeds would fail one with a
 probability of at most ERROR, two-sided where a probability is known, one-sided where there is a bound.
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fpq
+from fpq import _native
 from fpq.indexes import c2lsh
 from fpq.indexes.lsh import collision_probability
 
@@ -157,3 +158,52 @@ def test_c2lsh_finds_an_approximate_nearest_neighbour(level: int) -> None:
             within_squared += int(times > 1 and share <= ratio**2 * 1.0001)
     assert_at_least(within, trials, 0.5 - delta)
     assert_at_least(within_squared, trials, 0.5 - delta)
+
+
+@pytest.mark.parametrize("n_hashes", [4, 16])
+@pytest.mark.parametrize("width", [0.1, 1.0])
+def test_projected_distances_have_the_chi_squared_distribution(n_hashes: int, width: float) -> None:
+    """Of codes, to within the error that the stop rules allow for; the errors are in buckets."""
+    trials, distance, ratios = 1000, 2.0, (0.5, 1.0, 1.5)
+    within, surely = np.zeros(3, int), np.zeros(3, int)
+    error = 0.6 * math.sqrt(n_hashes)
+    for seed in range(trials):
+        a, b = pair(distance)
+        hashes = fpq.PMLSHIndex(n_hashes=n_hashes, width=width, seed=seed).fit(a)._hashes
+        assert hashes is not None
+        values, codes = np.empty((1, n_hashes), np.float32), np.empty((1, n_hashes), np.int8)
+        hashes.values(a, values, 1)
+        hashes.clipped_buckets(b, codes, 1)
+        assert np.abs(codes).max() < 126
+        projected = float(np.linalg.norm(values - codes - 0.5))
+        for i, ratio in enumerate(ratios):
+            reach = ratio * math.sqrt(n_hashes) * distance / width
+            within[i] += projected <= reach + error
+            surely[i] += projected <= reach - error
+    for i, ratio in enumerate(ratios):
+        p = _native.chi_squared(n_hashes * ratio**2, n_hashes)
+        assert_at_least(int(within[i]), trials, p)
+        assert_at_most(int(surely[i]), trials, p)
+
+
+@pytest.mark.parametrize(("ratio", "delta"), [(1.0, 0.2), (1.2, 0.05), (1.5, 0.15), (2.0, 0.1)])
+@pytest.mark.parametrize("far", [1.02, 3.0])
+def test_pmlsh_finds_approximate_nearest_neighbours(ratio: float, delta: float, far: float) -> None:
+    """The nearest with 1/2 - delta, the i-th with 1/2 - i delta; without a budget, 1 in place of 1/2."""
+    trials, k, n = 120, 3, 3000
+    near = np.zeros(k, int)
+    exact = 0
+    for seed in range(trials):
+        index = fpq.PMLSHIndex(ratio=ratio, delta=delta, seed=seed)
+        x = RNG.normal(size=(n, 2 * D))
+        lengths = ratio * far * (1 + RNG.random((n, 1)))  # all beyond the ratio
+        lengths[:k, 0] = (1.0, 1.005, 1.01)
+        x *= lengths / np.linalg.norm(x, axis=1, keepdims=True)
+        found = index.fit(x).add(x).search(np.zeros((1, 2 * D)), k)
+        near += np.sqrt(found.distances[0]) <= lengths[:k, 0] * ratio * 1.0001
+        exact += int(np.isin(np.arange(k), found.ids[0]).sum())
+    certain = 1.0 if index.beta >= 1 else 0.5
+    for i in range(k):
+        assert_at_least(int(near[i]), trials, certain - (i + 1) * delta)
+    if index.beta >= 1:
+        assert exact >= trials * k * (index.beta / 2 - 0.1)  # the k are not independent

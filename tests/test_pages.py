@@ -49,6 +49,7 @@ ENTRIES = {  # what calls return
     "fpq.minhash.Pairs": ("pairs", "similarities"),
     "fpq.E2LSHIndex": ("n_probe", "last_stats"),
     "fpq.C2LSHIndex": ("n_candidates", "last_stats"),
+    "fpq.PMLSHIndex": ("n_candidates", "last_stats"),
 }
 INTERNAL = {  # methods that other modules of fpq call
     "fpq.OpenIndexing": {"apply", "limit", "new_counts", "of"},

@@ -98,6 +98,11 @@ KINDS: dict[str, tuple[Callable[..., Any], list[tuple[str, int, str]], list[tupl
         [("hashes", N, "rows")],
         [("hashes", N, "rows"), ("rows", N, "rows")],
     ),
+    "pmlsh": (
+        fpq.PMLSHIndex,
+        [("hashes", N, "rows")],
+        [("hashes", N, "rows"), ("rows", N, "rows")],
+    ),
 }
 
 
@@ -141,7 +146,7 @@ def test_log_line(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("kind", ["e2lsh", "c2lsh", "pq", "ivfpq"])
+@pytest.mark.parametrize("kind", ["e2lsh", "c2lsh", "pmlsh", "pq", "ivfpq"])
 def test_tune(kind: str) -> None:
     recorder = Recorder()
     index = KINDS[kind][0]().fit(X).add(X)
@@ -236,7 +241,7 @@ def test_a_callback_cancels_fit(kind: str, stage: str) -> None:
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("in_blocks", [False, True])
-@pytest.mark.parametrize("kind", ["flat", "pq", "ivfpq", "e2lsh", "c2lsh"])
+@pytest.mark.parametrize("kind", ["flat", "pq", "ivfpq", "e2lsh", "c2lsh", "pmlsh"])
 def test_a_callback_cancels_add(kind: str, in_blocks: bool) -> None:
     index = KINDS[kind][0]().fit(X).add(X[:50])
     if in_blocks and kind.endswith("lsh"):

@@ -75,6 +75,12 @@ INDEXES = st.one_of(
                 ratio=st.sampled_from([1.01, 1.5, 2, 1e18, 1e300]), delta=st.sampled_from([5e-324, 0.3, 1 - 1e-16]),
                 beta=st.sampled_from([5e-324, 0.01, 1 - 1e-16]), seed=SEEDS),
     ),
+    st.tuples(
+        st.just(fpq.PMLSHIndex),
+        options(n_hashes=st.sampled_from([4, np.int64(16), 64]), width=WIDTHS, seed=SEEDS,
+                metric=st.sampled_from(["l2", "cosine"]), ratio=st.sampled_from([1, 1.2, 1e18, 1e300]),
+                delta=st.sampled_from([5e-324, 0.3, 1 - 1e-16])),
+    ),
 )  # fmt: skip
 QUANTIZERS = st.one_of(
     st.tuples(

@@ -30,6 +30,7 @@ MAKERS: dict[Any, dict[str, Any]] = {
     fpq.IVFPQIndex: {"n_lists": 4, "m": 3, "nbits": 3},
     fpq.E2LSHIndex: {"n_tables": 2},
     fpq.C2LSHIndex: {"n_hashes": 12},
+    fpq.PMLSHIndex: {"n_hashes": 12},
 }
 ARGUMENTS: dict[Any, list[str]] = {
     fpq.KMeans: ["n_clusters", "n_iter", "init", "max_points_per_centroid", "capacity", "seed", "verbose"],
@@ -47,6 +48,7 @@ ARGUMENTS: dict[Any, list[str]] = {
     ],
     fpq.E2LSHIndex: ["n_tables", "n_hashes", "width", "metric", "memory_limit", "seed"],
     fpq.C2LSHIndex: ["n_hashes", "threshold", "width", "ratio", "delta", "beta", "metric", "seed"],
+    fpq.PMLSHIndex: ["n_hashes", "width", "ratio", "delta", "metric", "seed"],
 }  # fmt: skip
 TOGETHER = {"rotation_dim": {"rotation": "pca"}}  # what an argument needs beside it
 
@@ -151,6 +153,7 @@ def test_attributes(kind: Any, tmp_path: Path) -> None:
         (fpq.IVFPQIndex, lambda thing: vars(thing).update(n_lists=5)),
         (fpq.E2LSHIndex, lambda thing: vars(thing).update(n_probe=np.int64(3))),
         (fpq.C2LSHIndex, lambda thing: vars(thing).update(n_candidates=0)),
+        (fpq.PMLSHIndex, lambda thing: vars(thing).update(delta=0.0)),
         (fpq.FlatIndex, lambda thing: vars(thing).update(metric="l1")),
     ],
 )

@@ -75,6 +75,10 @@ MAKERS = {
     "c2lsh added": lambda: removed(
         fpq.C2LSHIndex(n_hashes=30, ratio=3.0, metric="cosine").fit(X).add(X.astype(np.float16))
     ),
+    "pmlsh": lambda: fpq.PMLSHIndex(n_hashes=8, ratio=1.5, width=3.0),
+    "pmlsh fitted": lambda: fpq.PMLSHIndex(delta=0.1).fit(WIDE),
+    "pmlsh added": lambda: removed(fpq.PMLSHIndex(metric="cosine").fit(X).add(X.astype(np.float16))),
+    "pmlsh sketches": lambda: fpq.PMLSHIndex(n_hashes=20).fit(WIDE).add(WIDE, np.arange(700) * 2),
     "c2lsh sketches": lambda: fpq.C2LSHIndex(n_hashes=30, delta=0.1).fit(WIDE).add(WIDE, np.arange(700) * 2),
 }
 
@@ -163,7 +167,9 @@ def test_arrays_are_aligned_in_the_file(thing: Any, tmp_path: Path) -> None:
         assert extent.start % (64 if name == "codes" else extent.dtype.itemsize) == 0
 
 
-@pytest.mark.parametrize("make", [lambda: fpq.PQIndex(4), lambda: fpq.IVFPQIndex(5, 4), fpq.E2LSHIndex, fpq.C2LSHIndex])
+@pytest.mark.parametrize(
+    "make", [lambda: fpq.PQIndex(4), lambda: fpq.IVFPQIndex(5, 4), fpq.E2LSHIndex, fpq.C2LSHIndex, fpq.PMLSHIndex]
+)
 def test_mapped_index_refuses_changes(make: Any, tmp_path: Path) -> None:
     make().fit(X).add(X).save(tmp_path / "a")
     index = fpq.load(tmp_path / "a", mmap=True)
@@ -220,7 +226,7 @@ def test_names_of_files(name: str, tmp_path: Path, capsys: pytest.CaptureFixture
         assert cli.main(["info", str(path)]) == 0 and "FlatIndex" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("make", [lambda: fpq.PQIndex(4), lambda: fpq.C2LSHIndex(n_hashes=20)])
+@pytest.mark.parametrize("make", [lambda: fpq.PQIndex(4), lambda: fpq.C2LSHIndex(n_hashes=20), fpq.PMLSHIndex])
 def test_removed_vectors_do_not_get_into_files(make: Any) -> None:
     index = make().fit(X).add(X)
     index.remove(np.arange(600, 700))

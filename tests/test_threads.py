@@ -30,6 +30,7 @@ INDEXES = {
     "ivfpq": lambda: fpq.IVFPQIndex(20, 4, nbits=6, keep_vectors=True).fit(X).add(X, ids=np.arange(4000) * 3),
     "e2lsh": lambda: fpq.E2LSHIndex(n_tables=4).fit(X).add(X, ids=np.arange(4000) * 3),
     "c2lsh": lambda: fpq.C2LSHIndex(n_hashes=40).fit(X).add(X),
+    "pmlsh": lambda: fpq.PMLSHIndex().fit(X).add(X),
 }
 
 
@@ -282,6 +283,7 @@ kinds = [
     fpq.IVFPQIndex(6, 4, nbits=4, keep_vectors=True, n_threads=2),
     fpq.E2LSHIndex(n_tables=3, n_threads=2),
     fpq.C2LSHIndex(n_hashes=20, n_threads=2),
+    fpq.PMLSHIndex(n_threads=2),
 ]
 
 def everything():

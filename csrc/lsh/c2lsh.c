@@ -103,15 +103,6 @@ static void sort_by_count(collector *c, int m) {
     for (int64_t i = 0; i < c->n; i++) c->order[starts[m - c->counts[i]]++] = c->rows[i];
 }
 
-static void offer(fpq_verifier *v, uint32_t row) {
-    const int size = v->rows->sketcher ? v->rows->sketcher->size : 0;
-    const uint8_t *sketch = v->rows->sketches + (size_t)row * (size_t)size;
-    if (!size || v->kern->sketches_within(v->sketch, sketch, size, 1, v->sketch_threshold))
-        fpq_verify(v, row);
-    else
-        v->seen[row / 64] |= (uint64_t)1 << row % 64;
-}
-
 /* Verifies the collected rows in the order of falling count, and applies the stop rules. */
 static void end_level(query_state *s, const fpq_c2lsh *c, int m, fpq_poll *poll) {
     fpq_verifier *v = &s->verifier;
@@ -122,7 +113,7 @@ static void end_level(query_state *s, const fpq_c2lsh *c, int m, fpq_poll *poll)
     for (int64_t i = 0; i < best->n; i++) {
         if (i % POLL_ROWS == POLL_ROWS - 1 && fpq_stopped(poll)) break;
         if (size && i + 16 < best->n) FPQ_PREFETCH(v->rows->sketches + best->order[i + 16] * size);
-        offer(v, best->order[i]);
+        fpq_verify_by_sketch(v, best->order[i]);
     }
     fpq_verify_waiting(v);
     s->found += best->n;
@@ -137,7 +128,7 @@ static void verify_all(query_state *s, fpq_poll *poll) {
     s->found = v->rows->selector.n;
     for (int64_t row = 0; row < v->rows->selector.n; row++) {
         if (row % POLL_ROWS == POLL_ROWS - 1 && fpq_stopped(poll)) break;
-        if (!fpq_is_seen(v, (uint32_t)row)) offer(v, (uint32_t)row);
+        if (!fpq_is_seen(v, (uint32_t)row)) fpq_verify_by_sketch(v, (uint32_t)row);
     }
     fpq_verify_waiting(v);
     s->done = 1;

@@ -88,6 +88,18 @@ int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *code
     return hash_rows(hashes, x, put_codes, 0, codes, threads);
 }
 
+static void put_clamped(const job *j, const float *numbers, int64_t first, int n) {
+    const int m = j->hashes->n_hashes;
+    int8_t *codes = (int8_t *)j->out + first * m;
+    for (int i = 0; i < n; i++, codes += m, numbers += j->ld)
+        for (int t = 0; t < m; t++)
+            codes[t] = (int8_t)fpq_clamp(floorf(numbers[t]), -FPQ_PMLSH_SIDE, FPQ_PMLSH_SIDE - 1);
+}
+
+int fpq_pmlsh_codes(const fpq_hashes *hashes, const fpq_matrix *x, int8_t *codes, int threads) {
+    return hash_rows(hashes, x, put_clamped, 0, codes, threads);
+}
+
 void fpq_lsh_starts(const uint64_t *entries, int64_t n, int bits, uint32_t *starts) {
     int64_t at = 0;
     for (int64_t slot = 0; slot <= (int64_t)1 << bits; slot++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT
- * What E2LSH and C2LSH share: hash values, and the verification of candidates, which finds the k nearest of them. */
+ * What the LSH indexes share: hash values, and the verification of candidates, which finds the k nearest of them. */
 #ifndef FPQ_LSH_H
 #define FPQ_LSH_H
 
@@ -85,6 +85,16 @@ FPQ_INLINE void fpq_verify(fpq_verifier *v, uint32_t row) {
     FPQ_PREFETCH(at + 64);
     v->waiting[v->n++] = row;
     if (v->n == FPQ_WAITING) fpq_verify_waiting(v);
+}
+
+/* Queues a row unless its sketch, one of (n, size), is beyond the threshold. */
+FPQ_INLINE void fpq_verify_by_sketch(fpq_verifier *v, uint32_t row) {
+    const int size = v->rows->sketcher ? v->rows->sketcher->size : 0;
+    const uint8_t *sketch = v->rows->sketches + (size_t)row * (size_t)size;
+    if (!size || v->kern->sketches_within(v->sketch, sketch, size, 1, v->sketch_threshold))
+        fpq_verify(v, row);
+    else
+        v->seen[row / 64] |= (uint64_t)1 << row % 64;
 }
 
 /* Queues those of n <= 64 rows whose sketches are within the threshold. */

@@ -8,7 +8,7 @@ PQIndex
     Search over codes of 8 to 64 bytes per vector; re-ranking by kept vectors.
 IVFPQIndex
     Search over codes in inverted lists: a query probes the lists nearest to it.
-E2LSHIndex, C2LSHIndex
+E2LSHIndex, C2LSHIndex, PMLSHIndex
     Locality-sensitive hashing over kept vectors.
 MultiVectorIndex
     Search for documents of many token vectors by MaxSim (late interaction).
@@ -76,6 +76,7 @@ from fpq.indexes import (
     IVFPQIndex,
     MinHashIndex,
     MultiVectorIndex,
+    PMLSHIndex,
     PQIndex,
     RangeResult,
     SearchResult,
@@ -99,6 +100,7 @@ __all__ = [
     "MinHashIndex",
     "MultiVectorIndex",
     "OpenIndexing",
+    "PMLSHIndex",
     "PQIndex",
     "ProductQuantizer",
     "RangeResult",

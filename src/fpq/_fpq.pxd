@@ -1,5 +1,5 @@
 """The C interface of fpq as Cython sees it: csrc/fpq.h says what things mean."""
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "fpq.h" nogil:
     const char *fpq_feature_at(int i, int *has)
@@ -228,6 +228,18 @@ cdef extern from "fpq.h" nogil:
         int stop_early
     int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *codes, int threads)
     int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows, const float *queries,
+                         int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads)
+
+    ctypedef struct fpq_pmlsh:
+        const int32_t *blocks
+        double width, reach, ratio
+        int64_t n_candidates, n_clipped
+    int fpq_pmlsh_codes(const fpq_hashes *hashes, const fpq_matrix *x, int8_t *codes, int threads)
+    int fpq_pmlsh_put(const int8_t *codes, const int64_t *rows, int64_t n, int m, int32_t *blocks, int threads)
+    void fpq_pmlsh_get(const int32_t *blocks, const int64_t *rows, int64_t n, int m, int8_t *codes)
+    int64_t fpq_pmlsh_clipped(const int32_t *blocks, int64_t n, int m)
+    double fpq_chi_squared(double x, int m)
+    int fpq_pmlsh_search(const fpq_hashes *hashes, const fpq_pmlsh *p, const fpq_lsh_rows *rows, const float *queries,
                          int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads)
 
     ctypedef struct fpq_sets:

@@ -24,6 +24,11 @@ cdef class LSHHashes(_Held):
         cdef _Matrix matrix = _Matrix(x)
         with nogil: _done(fpq_lsh_buckets(&self.c, &matrix.c, &out[0, 0], threads))
 
+    def clipped_buckets(self, object x, int8_t[:, ::1] out, int threads):
+        """Hashes of x (n, d) clipped to -127 .. 126: out (n, n_hashes)."""
+        cdef _Matrix matrix = _Matrix(x)
+        with nogil: _done(fpq_pmlsh_codes(&self.c, &matrix.c, &out[0, 0], threads))
+
 
 @cython.final
 cdef class LSHSketcher(_Held):
@@ -81,4 +86,44 @@ def c2lsh_search(LSHHashes hashes, const uint8_t[:, :, ::1] codes, double window
     if sketches is not None: rows.sketches = &sketches[0, 0]
     with nogil:
         _done(fpq_c2lsh_search(&hashes.c, &c, &rows, &queries[0, 0], queries.shape[0], <int>found.shape[1],
+                               &distances[0, 0], &found[0, 0], <fpq_lsh_stats *>&stats[0, 0], threads))
+
+
+def pmlsh_put(const int8_t[:, ::1] codes, const int64_t[::1] rows, int32_t[:, :, ::1] blocks, int threads=1):
+    """Put codes (n, m) and their norms into these rows of blocks (ceil(n / 64), m / 4 + 1, 64)."""
+    if not rows.shape[0]: return
+    with nogil: _done(fpq_pmlsh_put(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0],
+                                    threads))
+
+
+def pmlsh_get(const int32_t[:, :, ::1] blocks, const int64_t[::1] rows, int8_t[:, ::1] codes):
+    """Get the codes of these rows."""
+    if not rows.shape[0]: return
+    with nogil: fpq_pmlsh_get(&blocks[0, 0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &codes[0, 0])
+
+
+def pmlsh_clipped(const int32_t[:, :, ::1] blocks, int64_t n, int m):
+    """How many of the first n rows have a clipped code."""
+    cdef int64_t count
+    with nogil: count = fpq_pmlsh_clipped(&blocks[0, 0, 0], n, m)
+    return count
+
+
+def chi_squared(double x, int m):
+    """P(X <= x) of a chi-squared variable with m degrees of freedom; m is even."""
+    return fpq_chi_squared(x, m)
+
+
+def pmlsh_search(LSHHashes hashes, const int32_t[:, :, ::1] blocks, double width, double reach, double ratio,
+                 int64_t n_candidates, int64_t n_clipped, object x, LSHSketcher sketcher,
+                 const uint8_t[:, ::1] sketches, const int64_t[::1] ids, const uint64_t[::1] allowed,
+                 fpq_metric metric, const float[:, ::1] queries, float[:, ::1] distances, int64_t[:, ::1] found,
+                 int64_t[:, ::1] stats, int threads):
+    """The k nearest candidates by projected distances; sketches (n, size) or None with the sketcher; stats (nq, 3)."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_lsh_rows rows = _lsh_rows(matrix, sketcher, ids, allowed, metric)
+    cdef fpq_pmlsh p = fpq_pmlsh(&blocks[0, 0, 0], width, reach, ratio, n_candidates, n_clipped)
+    if sketches is not None: rows.sketches = &sketches[0, 0]
+    with nogil:
+        _done(fpq_pmlsh_search(&hashes.c, &p, &rows, &queries[0, 0], queries.shape[0], <int>found.shape[1],
                                &distances[0, 0], &found[0, 0], <fpq_lsh_stats *>&stats[0, 0], threads))

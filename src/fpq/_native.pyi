@@ -238,6 +238,7 @@ class LSHHashes:
     def values(self, x: Array, out: Float32, threads: int) -> None: ...
     def entries(self, x: Array, first_row: int, out: UInt64, threads: int) -> None: ...
     def buckets(self, x: Array, out: UInt8, threads: int) -> None: ...
+    def clipped_buckets(self, x: Array, out: Array, threads: int) -> None: ...
 
 @final
 class LSHSketcher:
@@ -273,6 +274,30 @@ def c2lsh_search(
     threshold: int,
     budget: int,
     stop_early: bool,
+    x: Array,
+    sketcher: LSHSketcher | None,
+    sketches: UInt8 | None,
+    ids: Int64 | None,
+    allowed: UInt64 | None,
+    metric: int,
+    queries: Float32,
+    distances: Float32,
+    found: Int64,
+    stats: Int64,
+    threads: int,
+) -> None: ...
+def pmlsh_put(codes: Array, rows: Int64, blocks: Array, threads: int = 1) -> None: ...
+def pmlsh_get(blocks: Array, rows: Int64, codes: Array) -> None: ...
+def pmlsh_clipped(blocks: Array, n: int, m: int) -> int: ...
+def chi_squared(x: float, m: int) -> float: ...
+def pmlsh_search(
+    hashes: LSHHashes | None,
+    blocks: Array,
+    width: float | None,
+    reach: float,
+    ratio: float,
+    n_candidates: int,
+    n_clipped: int,
     x: Array,
     sketcher: LSHSketcher | None,
     sketches: UInt8 | None,

@@ -11,7 +11,7 @@ import numpy as np
 
 from fpq import _native, threads
 from fpq._checks import KERNEL_TYPES
-from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex
+from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PMLSHIndex, PQIndex
 from fpq.indexes.e2lsh import table_count
 from fpq.indexes.lsh import NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS, SAMPLE_ROWS, sketch_size
 from fpq.indexes.parts.coarse import N_ITER, rows_per_list
@@ -26,7 +26,8 @@ from fpq.learning.quantizer import CHUNK_ROWS, ProductQuantizer
 from fpq.learning.rotation import BLOCK_ROWS, OPQ_POINTS_PER_CENTROID, OPQ_ROUNDS
 from fpq.metric import METRICS
 
-AnyIndex = FlatIndex | PQIndex | IVFPQIndex | E2LSHIndex | C2LSHIndex
+AnyLSHIndex = E2LSHIndex | C2LSHIndex | PMLSHIndex
+AnyIndex = FlatIndex | PQIndex | IVFPQIndex | AnyLSHIndex
 E2LSH_HASHES = 12  # the guess for `n_hashes`, if `fit` chooses it from the vectors
 
 # Seconds per unit of `work` with one thread of an Intel Xeon with AVX-512 (VNNI), fitted by `python bench/estimates.py
@@ -64,9 +65,9 @@ def codebook_sizes(pq: ProductQuantizer, d: int) -> tuple[int, int, int]:
     return default_m(width) if pq.m is None else pq.m, 1 << pq.nbits, width
 
 
-def hash_functions(index: E2LSHIndex | C2LSHIndex, n: int, d: int) -> tuple[int, int]:
+def hash_functions(index: AnyLSHIndex, n: int, d: int) -> tuple[int, int]:
     """The numbers of tables and of hash functions in all tables, as `fit` chooses them."""
-    if isinstance(index, C2LSHIndex):
+    if not isinstance(index, E2LSHIndex):
         return 0, index.n_hashes
     n_tables = table_count(n, d, index.n_tables, index.memory_limit)
     return n_tables, n_tables * (index.n_hashes or E2LSH_HASHES)
@@ -112,11 +113,12 @@ def work(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any]) -> dict[str, flo
     if isinstance(index, FlatIndex):
         units["copied byte"] = n * d * size
         return units
-    if isinstance(index, (E2LSHIndex, C2LSHIndex)):
+    if isinstance(index, AnyLSHIndex):
         n_tables, columns = hash_functions(index, n, d)
         units["copied byte"] = n * d * size
         units["hashed value"] = n * d * (columns + sketch_size(d))
-        units["hashed value"] += 0 if index.width else NEIGHBOUR_QUERIES * min(n, NEIGHBOUR_ROWS) * d
+        if not isinstance(index, PMLSHIndex) and index.width is None:
+            units["hashed value"] += NEIGHBOUR_QUERIES * min(n, NEIGHBOUR_ROWS) * d
         units["sorted entry"] = n_tables * n
         units["rotated value"] = min(n, SAMPLE_ROWS) * d * d if sketch_size(d) else 0
         units["decomposed value"] = d**3 if sketch_size(d) else 0
@@ -172,12 +174,12 @@ def peak_nbytes(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any], nbytes: i
     if isinstance(index, FlatIndex):
         return other + nbytes + numbers
     n_threads = threads.resolve(index.n_threads)
-    if isinstance(index, (E2LSHIndex, C2LSHIndex)):
+    if isinstance(index, AnyLSHIndex):
         n_tables, columns = hash_functions(index, n, d)
         sketches = sketch_size(d)
         fit = (18 if sketches else 8) * min(n, SAMPLE_ROWS) * d
         fit += NEIGHBOUR_ROWS * d * size if n > NEIGHBOUR_ROWS else 0
-        if isinstance(index, C2LSHIndex):
+        if not isinstance(index, E2LSHIndex):
             add = n * (columns + sketches + 8)
         else:  # the new entries and a copy, the sketches by row, and what each thread sorts
             add = 16 * n * n_tables + 2 * n * sketches + 16 * n * min(n_threads, n_tables)

@@ -12,8 +12,8 @@ from numpy.typing import DTypeLike
 
 from fpq import _bfloat16, _checks, _format, _native, building
 from fpq._checks import Array
-from fpq.building import AnyIndex
-from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PQIndex
+from fpq.building import AnyIndex, AnyLSHIndex
+from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PMLSHIndex, PQIndex
 from fpq.indexes.lsh import sketch_size
 from fpq.indexes.parts.lists import BLOCK_ROWS
 from fpq.indexes.parts.refinement import BITS, NAMES, plane_sizes
@@ -23,7 +23,7 @@ from fpq.indexes.parts.vectors import is_narrow, kept_type
 from fpq.learning.defaults import default_lists
 from fpq.metric import METRICS
 
-KINDS = (FlatIndex, PQIndex, IVFPQIndex, E2LSHIndex, C2LSHIndex)
+KINDS = (FlatIndex, PQIndex, IVFPQIndex, E2LSHIndex, C2LSHIndex, PMLSHIndex)
 MOST_SMALL = 1 << 14  # lists for which the centroids may be packed once more (csrc/exact/small.c)
 SPREAD = 0.4  # standard deviation of the lengths of lists, in multiples of the mean: 0.39 to 0.43 on SIFT and GloVe
 UNCOUNTED = ("hash_", "sketch_")  # arrays of an LSH index that its `nbytes` leaves out
@@ -97,7 +97,7 @@ def estimate(n: int, d: int, index: AnyIndex, *, dtype: DTypeLike = np.float32, 
         Number of vectors.
     d : int
         Number of dimensions.
-    index : FlatIndex, PQIndex, IVFPQIndex, E2LSHIndex or C2LSHIndex
+    index : FlatIndex, PQIndex, IVFPQIndex, E2LSHIndex, C2LSHIndex or PMLSHIndex
         Only the options are read. The index is not changed, and vectors in the index do not count.
     dtype : dtype, default float32
         The element type of the vectors to be added. It matters for the vectors that the index keeps.
@@ -164,7 +164,7 @@ def _require_fit(index: AnyIndex, n: int, d: int) -> None:
         index._require_file_fits(d)
     if isinstance(index, IVFPQIndex) and index.n_lists is not None and n < index.n_lists:
         raise ValueError(f"n: expected at least one vector for each of the {index.n_lists} lists, got {n}")
-    if isinstance(index, (E2LSHIndex, C2LSHIndex)) and n > MAX_ROWS:
+    if isinstance(index, AnyLSHIndex) and n > MAX_ROWS:
         raise ValueError(f"n: expected at most {MAX_ROWS} vectors, got {n}")
 
 
@@ -216,7 +216,7 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
     return arrays
 
 
-def _lsh_arrays(index: E2LSHIndex | C2LSHIndex, n: int, d: int) -> dict[str, Array]:
+def _lsh_arrays(index: AnyLSHIndex, n: int, d: int) -> dict[str, Array]:
     f4, size = np.float32, sketch_size(d)
     n_tables, columns = building.hash_functions(index, n, d)
     arrays: dict[str, Array] = {}
@@ -225,7 +225,8 @@ def _lsh_arrays(index: E2LSHIndex | C2LSHIndex, n: int, d: int) -> dict[str, Arr
         arrays |= {"starts": _view(np.uint32, n_tables, (1 << directory_bits(n)) + 1)}
         arrays |= {"table_sketches": _view(np.uint8, n_tables, n, size)} if size else {}
     else:
-        arrays |= {"codes": _view(np.uint8, -(-n // BLOCK_ROWS), columns, BLOCK_ROWS)}
+        codes = index._no_blocks().data
+        arrays |= {"codes": _view(codes.dtype, -(-n // BLOCK_ROWS), *codes.shape[1:])}
         arrays |= {"sketches": _view(np.uint8, n, size)} if size else {}
     arrays |= {"hash_centre": _view(f4, d), "hash_directions": _view(f4, columns, d)}
     arrays |= {"hash_shifts": _view(f4, columns), "hash_mixers": _view(np.uint64, columns)}

@@ -99,6 +99,8 @@ RECIPES = {
     ),
     "e2lsh-untrained": lambda: fpq.E2LSHIndex(width=2.0),
     "c2lsh": lambda: changed(fpq.C2LSHIndex(n_hashes=20).fit(rows(1, 200)).add((rows(2, 70) * 40).astype(np.int8))),
+    "pmlsh": lambda: changed(fpq.PMLSHIndex(ratio=1.5).fit(rows(1, 200)).add((rows(2, 70) * 40).astype(np.int8))),
+    "pmlsh-sketches": lambda: fpq.PMLSHIndex(n_hashes=20).fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
     "c2lsh-sketches": lambda: fpq.C2LSHIndex(n_hashes=20, ratio=3.0).fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
 }
 

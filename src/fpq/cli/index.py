@@ -18,6 +18,7 @@ from fpq import _files, metrics, progress
 from fpq._checks import Float32, Int64
 from fpq.cli import files, outputs, words
 from fpq.cli.report import Commands, UsageError, add_command, add_shared, facts, positive, positive_or_auto, print_json
+from fpq.indexes.lsh import LSHIndex
 from fpq.indexes.parts.refinement import BITS
 from fpq.learning.defaults import default_lists
 from fpq.metric import L2, METRICS
@@ -29,6 +30,7 @@ KINDS["pq"] = (fpq.PQIndex, _CODES)
 KINDS["ivfpq"] = (fpq.IVFPQIndex, (*_CODES, "n_lists", "list_capacity", "local_rotations", "residual"))
 KINDS["e2lsh"] = (fpq.E2LSHIndex, ("n_tables", "n_hashes", "width", "memory_limit", "seed"))
 KINDS["c2lsh"] = (fpq.C2LSHIndex, ("n_hashes", "threshold", "width", "ratio", "seed"))
+KINDS["pmlsh"] = (fpq.PMLSHIndex, ("n_hashes", "width", "ratio", "seed"))
 BUILD_OPTIONS = {name for _, names in KINDS.values() for name in names}
 SEARCH_OPTIONS = ("n_probe", "rerank", "recall", "n_candidates")
 TRAIN_ROWS = 1 << 18  # training rows, unless the number of lists requires more
@@ -128,13 +130,13 @@ def add_kind(parser: argparse.ArgumentParser) -> None:
     lists.add_argument("--list-capacity", type=float, metavar="C", help="limit on the length of lists")
     lists.add_argument("--local-rotations", action="store_true", help="learn a rotation per list (LOPQ)")
     lists.add_argument("--no-residual", dest="residual", action="store_false", help="encode vectors, not residuals")
-    lsh = parser.add_argument_group("e2lsh and c2lsh", argument_default=argparse.SUPPRESS)
+    lsh = parser.add_argument_group("e2lsh, c2lsh and pmlsh", argument_default=argparse.SUPPRESS)
     lsh.add_argument("--tables", dest="n_tables", type=positive, metavar="T", help="e2lsh: hash tables")
     lsh.add_argument("--hashes", dest="n_hashes", type=positive, metavar="H", help="hash functions (e2lsh: per table)")
     lsh.add_argument("--width", type=float, metavar="W", help="bucket width, a distance")
     lsh.add_argument("--memory-limit", type=positive, metavar="BYTES", help="e2lsh: maximum size of the tables")
     lsh.add_argument("--threshold", type=positive, metavar="T", help="c2lsh: collisions that make a candidate")
-    lsh.add_argument("--ratio", type=float, metavar="C", help="c2lsh: growth factor of the windows")
+    lsh.add_argument("--ratio", type=float, metavar="C", help="c2lsh, pmlsh: approximation ratio")
     parser.add_argument("--seed", type=int, metavar="S", default=argparse.SUPPRESS, help="default: 0")
 
 
@@ -149,7 +151,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=positive, default=10, metavar="K", help="neighbours (default: %(default)s)")
     given = parser.add_argument_group("settings of the index", argument_default=argparse.SUPPRESS)
     given.add_argument("--n-probe", type=positive, metavar="N", help="ivfpq: lists, e2lsh: buckets to probe")
-    given.add_argument("--n-candidates", type=positive, metavar="N", help="c2lsh: vectors to compare with a query")
+    given.add_argument(
+        "--n-candidates", type=positive, metavar="N", help="c2lsh, pmlsh: vectors to compare with a query"
+    )
     given.add_argument("--rerank", type=positive, metavar="R", help="re-rank the R * K nearest codes by kept vectors")
     given.add_argument("--recall", type=float, metavar="R", help="pq, ivfpq: the fastest setting for R by fpq tune")
     parser.add_argument("--mmap", action="store_true", help="map the file of the index into memory")
@@ -177,7 +181,7 @@ def _build(args: argparse.Namespace) -> None:
 
 
 def _fill(index: Any, rows: files.Rows, args: argparse.Namespace, given: dict[str, Any]) -> None:
-    if args.kind in ("e2lsh", "c2lsh"):  # these keep all vectors in memory, and `fit` chooses settings for all rows
+    if issubclass(KINDS[args.kind][0], LSHIndex):  # these keep all vectors, and `fit` chooses settings for all rows
         with progress.stage("read", len(rows), "rows"):
             x = rows.all()
         index.fit(x).add(x)

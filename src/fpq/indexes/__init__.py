@@ -7,6 +7,7 @@ from fpq.indexes.flat import FlatIndex
 from fpq.indexes.ivf import IVFPQIndex
 from fpq.indexes.minhash import MinHashIndex
 from fpq.indexes.multi_vector import MultiVectorIndex
+from fpq.indexes.pmlsh import PMLSHIndex
 from fpq.indexes.pq import PQIndex
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "IVFPQIndex",
     "MinHashIndex",
     "MultiVectorIndex",
+    "PMLSHIndex",
     "PQIndex",
     "RangeResult",
     "SearchResult",

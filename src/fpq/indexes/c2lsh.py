@@ -6,25 +6,18 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from fpq import _checks, _native, _settings, progress, tuning
+from fpq import _checks, _native, _settings
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
-from fpq.indexes.base import Bits, Nearest, SearchResult
-from fpq.indexes.changes import Addition
-from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
-from fpq.indexes.parts.ids import Commit, Removal, no_op
-from fpq.indexes.parts.lock import reads
-from fpq.indexes.parts.vectors import Vectors
+from fpq.indexes.base import Bits
+from fpq.indexes.lsh import collision_probability, width_in_range
+from fpq.indexes.lsh_rows import BLOCK_ROWS, LSHRowsIndex
 from fpq.metric import MetricName
-from fpq.storage import State, Stored
 
-BLOCK_ROWS = 64
 MAX_HASHES = 255  # a count is one byte
 WINDOW = 10.0  # half the window of the first level, in base buckets
 LEAST_RATIO = 1.01  # with a smaller ratio, a search would pass through thousands of levels
-STEP = 1.25  # ratio of consecutive numbers of candidates that `tune` measures
 
 
 def _width(name: str, value: Any) -> float:
@@ -39,7 +32,7 @@ def _ratio(name: str, value: Any) -> float:
     return number
 
 
-class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
+class C2LSHIndex(LSHRowsIndex, kind="C2LSHIndex"):
     """Nearest neighbours among the vectors whose hashes often collide with those of the query, by exact distances.
 
     A vector has one hash per function, ``n_hashes`` in all. In one function, a vector collides with a query if the
@@ -109,12 +102,9 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
     ratio = _settings.Fixed(_ratio)
     delta = _settings.Fixed(_checks.fraction)
     beta = _settings.Fixed(_checks.fraction)
-    n_candidates = _settings.Setting(_settings.optional(_settings.integer(1)))
 
-    _state_names: tuple[str, ...] = ("width", "n_candidates", "_blocks", "_row_sketches")
-
-    _blocks: GrowingArray  # (blocks, n_hashes, BLOCK_ROWS)
-    _row_sketches: GrowingArray | None
+    _code_type = np.uint8
+    _options = ("n_hashes", "threshold", "ratio", "delta", "beta")
 
     def __init__(
         self,
@@ -129,7 +119,6 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         seed: int = 0,
         n_threads: int | None = None,
     ) -> None:
-        super().__init__(metric, seed, n_threads)
         self.ratio, self.delta, self.beta = ratio, delta, beta
         if n_hashes is not None:
             n_hashes = _checks.integer("n_hashes", n_hashes, 1, MAX_HASHES)
@@ -141,9 +130,7 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         self.n_hashes = chosen
         self.threshold = default if threshold is None else threshold
         self.width = width
-        self._given_width = self.width
-        self.n_candidates = None
-        vars(self).update(self._no_rows())
+        super().__init__(metric, seed, n_threads)
 
     def _formulas(self, n_hashes: int | None) -> tuple[int, int]:
         """The number of functions and the default threshold: Huang et al. 2015, section 5.
@@ -177,193 +164,39 @@ class C2LSHIndex(LSHIndex, kind="C2LSHIndex"):
         """Radius of the first level, a distance (not squared); None until the width is known."""
         return None if self.width is None else self.width / self._window()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays of the index."""
-        sketches = 0 if self._row_sketches is None else self._row_sketches.data.nbytes
-        return self._blocks.data.nbytes + sketches + self._vectors.nbytes + self._ids.nbytes
-
     def _choose(
         self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
         width = self._given_width
         if width is None:
             width = self._window() * self._neighbour_distance(x, rng, n_threads)
-        centre = sample.mean(0, dtype=np.float64).astype(np.float32)
-        hashes = self._draw(1, self.n_hashes, width / (2 * WINDOW), centre, rng)
-        return hashes, {"width": width, "n_candidates": None, **self._no_hashes(sketch_size(x.shape[1]))}
+        return self._drawn(sample, width, 2 * WINDOW, rng)
 
-    def _no_rows(self) -> dict[str, Any]:
-        return {"_vectors": Vectors(), **self._no_hashes(self._sketch_size)}
+    def _no_blocks(self) -> GrowingArray:
+        return GrowingArray((self.n_hashes, BLOCK_ROWS), np.uint8)
 
-    def _no_hashes(self, size: int) -> dict[str, Any]:
-        """Attributes of an index without rows, with sketches of `size` bytes."""
-        return {
-            "_blocks": GrowingArray((self.n_hashes, BLOCK_ROWS), np.uint8),
-            "_row_sketches": GrowingArray((size,), np.uint8) if size else None,
-        }
-
-    def _hashing(self, x: Array, n_threads: int) -> Addition:
+    def _encode(self, x: Array, codes: Array, n_threads: int) -> None:
         assert self._hashes is not None
-        first, n = len(self), len(self) + len(x)
-        codes = np.empty((len(x), self.n_hashes), dtype=np.uint8)
         self._hashes.buckets(x, codes, n_threads)
-        sketches = self._sketches(x, n_threads)
-        rows = np.arange(first, n)
-        self._blocks.reserve(-(-n // BLOCK_ROWS))
-        if self._row_sketches is not None:
-            self._row_sketches.reserve(n)
 
-        def write(advance: progress.Advance) -> None:
-            _native.put_codes(codes, rows, self._blocks.data, n_threads)
-            if self._row_sketches is not None:
-                _native.copy_rows(sketches, None, self._row_sketches.data[first:n], n_threads)
-            advance(len(x))
+    def _put(self, codes: Array, rows: Int64, n_threads: int = 1) -> None:
+        _native.put_codes(codes, rows, self._blocks.data, n_threads)
 
-        return Addition(no_op, write, self._clearing())
+    def _get(self, rows: Int64, codes: Array) -> None:
+        _native.get_codes(self._blocks.data, rows, codes)
 
-    def _clearing(self) -> Commit:
-        """A function that zeroes the codes behind the last row in its block, as files hold whole blocks."""
-        tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS, dtype=np.int64)
-        zeros = np.zeros((len(tail), self.n_hashes), np.uint8)
-        return lambda: _native.put_codes(zeros, tail, self._blocks.data)
-
-    def _removing(self, removal: Removal, places: Int64) -> Commit:
-        codes = np.empty((len(removal.sources), self.n_hashes), dtype=np.uint8)
-        _native.get_codes(self._blocks.data, removal.sources, codes)
-        freed = np.arange(len(self) - len(removal.rows), len(self))
-        zeros = np.zeros((len(freed), self.n_hashes), dtype=np.uint8)  # files must not hold removed codes
-        sketches = None if self._row_sketches is None else self._row_sketches.data[removal.sources]
-
-        def commit() -> None:
-            _native.put_codes(codes, removal.targets, self._blocks.data)
-            _native.put_codes(zeros, freed, self._blocks.data)
-            if self._row_sketches is not None:
-                self._row_sketches.data[removal.targets] = sketches
-
-        return commit
-
-    @reads
-    def search(
-        self,
-        Q: ArrayLike,
-        k: int = 10,
-        *,
-        n_candidates: int | None = None,
-        allowed: ArrayLike | None = None,
-        n_threads: int | None = None,
-    ) -> SearchResult:
-        """The k nearest vectors of each query among the candidates; the lower id wins ties.
-
-        Parameters
-        ----------
-        Q : array (nq, d) or (d,)
-        k : int, default 10
-        n_candidates : int, optional
-            Replaces the threshold and the stop rules: verify the `n_candidates` rows with the most collisions, at the
-            first level at which that number of rows collide at least once. Default: the attribute `n_candidates`; if
-            the attribute is None, the threshold and the stop rules apply.
-        allowed : array of ids, or boolean mask by id, optional
-            Return only these ids.
-        n_threads : int, optional
-
-        Returns
-        -------
-        SearchResult
-            Exact distances; id -1 where fewer than k vectors are found.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the index is not trained or an argument is not as described.
-        """
-        return self._search(Q, k, allowed, n_threads, self._find(n_candidates))
-
-    def _find(self, effort: int | None) -> Nearest:
-        n_candidates = self.n_candidates if effort is None else effort
-        if n_candidates is not None:
-            n_candidates = _checks.integer("n_candidates", n_candidates, 1)
-
-        def find(queries: Float32, k: int, allowed: Bits | None, n_threads: int) -> tuple[Float32, Int64]:
-            distances = np.empty((len(queries), k), dtype=np.float32)
-            ids = np.empty((len(queries), k), dtype=np.int64)
-            stats = np.empty((len(queries), 3), dtype=np.int64)
-            by_rules = n_candidates is None
-            budget = k + math.ceil(self.beta * len(self)) if n_candidates is None else max(k, n_candidates)
-            sketches = None if self._row_sketches is None else self._row_sketches.data
-            _native.c2lsh_search(
-                self._hashes, self._blocks.data, WINDOW, self.radius, self.ratio, self.threshold if by_rules else 1,
-                min(budget, len(self)), by_rules, self._vectors.data, self._sketcher, sketches, self._ids.native,
-                allowed, self._metric.kernel, queries, distances, ids, stats, n_threads,
-            )  # fmt: skip
-            self.last_stats = LSHStats(*stats.T.copy())
-            return distances, ids
-
-        return find
-
-    @reads
-    @progress.reported
-    def tune(self, Q: ArrayLike, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
-        """Set `n_candidates` to the smallest number that reaches a recall on sample queries.
-
-        `tune` compares searches to exact search, with numbers that grow from k to all rows by a quarter per step.
-
-        Parameters
-        ----------
-        Q : array (nq, d)
-            Queries like those of the application. ArrayLike of the index would find themselves.
-        k : int, default 10
-        recall : float, default 0.95
-            Required share of the k true neighbours among the k neighbours found.
-        n_threads : int, optional
-
-        Returns
-        -------
-        fpq.tuning.Tuning
-            The measurements; prints as a table.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If the index is empty or not trained, or an argument is not as described. `n_candidates` is then unchanged.
-        """
-        counts = [min(_checks.integer("k", k, 1), max(1, len(self)))]
-        while counts[-1] < len(self):
-            counts.append(min(len(self), max(counts[-1] + 1, int(counts[-1] * STEP))))
-        tuned = self._tune("n_candidates", counts, Q, k, recall, n_threads)
-        self.n_candidates = tuned.best.setting["n_candidates"]
-        return tuned
-
-    def _state(self) -> State:
-        state = self._shared_state({"width": self.width, "n_candidates": self.n_candidates})
-        names = ("n_hashes", "threshold", "ratio", "delta", "beta")
-        state.params.update({name: getattr(self, name) for name in names}, width=self._given_width)
-        if len(self):
-            state.arrays["codes"] = self._blocks.data[: -(-len(self) // BLOCK_ROWS)]
-            if self._row_sketches is not None:
-                state.arrays["sketches"] = self._row_sketches.data[: len(self)]
-        return state
-
-    @classmethod
-    def _from_state(cls, stored: Stored) -> C2LSHIndex:
-        names = ("n_hashes", "threshold", "width", "ratio", "delta", "beta", "metric", "seed")
-        index = cls(**stored.take(*names), n_threads=stored.n_threads)
-        index._restore_shared(stored)
-        if index._dim is None:
-            stored.take("chosen")
-            return index
-        chosen = stored.part("chosen")
-        vars(index).update(width=_checks.positive("width", chosen.number("width")))
-        index.n_candidates = chosen.optional_count("n_candidates", 1)
-        index._restore_hashes(stored, 1, index.n_hashes)
-        n, size = len(index), index._sketch_size
-        vars(index).update(index._no_hashes(size))
-        if n:
-            shape = (-(-n // BLOCK_ROWS), index.n_hashes, BLOCK_ROWS)
-            index._blocks = GrowingArray.of(stored.array("codes", np.uint8, shape, bulk=True))
-            if size:
-                index._row_sketches = GrowingArray.of(stored.array("sketches", np.uint8, (n, size), bulk=True))
-        return index
+    def _candidates(
+        self, n_candidates: int | None, queries: Float32, sketches: Array | None, allowed: Bits | None,
+        distances: Float32, ids: Int64, stats: Int64, n_threads: int,
+    ) -> None:  # fmt: skip
+        by_rules = n_candidates is None
+        k, n = ids.shape[1], len(self)
+        budget = min(k + math.ceil(self.beta * n), n) if n_candidates is None else n_candidates
+        _native.c2lsh_search(
+            self._hashes, self._blocks.data, WINDOW, self.radius, self.ratio, self.threshold if by_rules else 1,
+            budget, by_rules, self._vectors.data, self._sketcher, sketches, self._ids.native, allowed,
+            self._metric.kernel, queries, distances, ids, stats, n_threads,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return (

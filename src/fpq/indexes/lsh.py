@@ -43,9 +43,10 @@ class LSHStats(NamedTuple):
     Attributes
     ----------
     buckets : int64 (nq,)
-        E2LSH: non-empty probed buckets. C2LSH: searched levels.
+        E2LSH: non-empty probed buckets. C2LSH: searched levels. PM-LSH: scans of all projections.
     candidates : int64 (nq,)
         E2LSH: rows in the probed buckets, counted once per table. C2LSH: rows that reached the collision threshold.
+        PM-LSH: rows that a scan found near enough, counted in the last scan.
     verified : int64 (nq,)
         ArrayLike whose exact distance was computed; the sketches of the other candidates prove them too far.
     """
@@ -173,7 +174,7 @@ class LSHIndex(Index):
     def _neighbour_distance(self, x: Array, rng: np.random.Generator, n_threads: int) -> float:
         """Median distance (not squared) of sampled rows to their 10th neighbour among at most 131,072 rows of x."""
         rows = self._metric.prepare(_some(x, NEIGHBOUR_ROWS, rng), n_threads)
-        rows, power = _unit_sized(rows, n_threads)
+        rows, power = unit_sized(rows, n_threads)
         queries = np.ascontiguousarray(_some(rows, NEIGHBOUR_QUERIES, rng), dtype=np.float32)
         k = min(NEIGHBOUR + 1, len(rows))  # the first neighbour is the row itself
         squared, _ = tuning.exact(rows, queries, k, None, L2, n_threads)
@@ -288,7 +289,7 @@ class LSHIndex(Index):
         return tuning.tune(search, ({name: value} for value in values), truth, recall)
 
     def _shared_state(self, chosen: dict[str, Any]) -> State:
-        """The state that a file stores for both indexes; `chosen` are the parameters that `fit` chose."""
+        """The state that a file stores for all LSH indexes; `chosen` are the parameters that `fit` chose."""
         state = State({"metric": self.metric, "seed": self.seed, "dim": self.dim, "chosen": None}, {})
         if self._hashes is not None:
             state.params["chosen"] = chosen
@@ -358,7 +359,7 @@ def sketch_size(d: int) -> int:
 def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
     """Fit sketches to a sample: principal coordinates and the norm of the remainder (csrc/lsh/verify.c)."""
     d = sample.shape[1]
-    sample, power = _unit_sized(sample, n_threads)
+    sample, power = unit_sized(sample, n_threads)
     size = sketch_size(d)
     if d > WIDE or d > len(sample):
         sample = _evenly(sample, WIDE_VALUES // d)
@@ -394,7 +395,7 @@ def width_in_range(name: str, value: Any, buckets: float) -> float:
     return width
 
 
-def _unit_sized(x: Array, n_threads: int) -> tuple[Array, int]:
+def unit_sized(x: Array, n_threads: int) -> tuple[Array, int]:
     """The rows times 2**power, and power: 0 unless sums of squares exceed the range of float32."""
     power = scaling.exponent(_native.largest(x, n_threads), scaling.MOST)
     return scaling.scaled(x, power), power
