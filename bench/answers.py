@@ -216,6 +216,7 @@ def of_rows(folder: Path) -> Iterator[Line]:
           for s in ("l2", "cosine")),
         *((f"C2LSHIndex({s})", lambda t, s=s: fpq.C2LSHIndex(n_hashes=60, metric=s, n_threads=t), {"n_candidates": 200})
           for s in ("l2", "cosine")),
+        *((f"PMLSHIndex({s})", lambda t, s=s: fpq.PMLSHIndex(metric=s, n_threads=t), {}) for s in ("l2", "cosine")),
     ]  # fmt: skip
     for name, make, options in makers:
         for dtype in ROWS:

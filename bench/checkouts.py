@@ -72,6 +72,7 @@ def works(threads: int) -> Iterator[tuple[str, Callable[[], Work]]]:
                 "ivf-plain": lambda: fpq.IVFPQIndex(512, 16, residual=False, n_threads=threads),
                 "e2lsh": lambda: fpq.E2LSHIndex(n_threads=threads),
                 "c2lsh": lambda: fpq.C2LSHIndex(n_threads=threads),
+                "pmlsh": lambda: fpq.PMLSHIndex(n_threads=threads),
             }[name]
             made[name] = make().fit(x).add(x)
         return made[name]
@@ -96,7 +97,7 @@ def works(threads: int) -> Iterator[tuple[str, Callable[[], Work]]]:
             yield f"{name} batch {n_probe}", lambda name=name, p=n_probe: batch(index(name), queries[:5000], n_probe=p)
             yield f"{name} single {n_probe}", lambda name=name, p=n_probe: single(index(name), queries[:500], n_probe=p)
     yield "ivf rerank", lambda: batch(index("ivf"), queries[:5000], n_probe=16, rerank=10)
-    for name in ("e2lsh", "c2lsh"):
+    for name in ("e2lsh", "c2lsh", "pmlsh"):
         yield f"{name} batch", lambda name=name: batch(index(name), queries[:200])
 
 

@@ -52,13 +52,13 @@ SIFT = (
     ("PQIndex", {"m": 16, "rotation": "opq"}), ("IVFPQIndex", {"n_lists": 1024, "m": 16}),
     ("IVFPQIndex", {"n_lists": None, "m": 25, "residual": False, "keep_vectors": True}),
     ("IVFPQIndex", {"n_lists": 1024, "m": 16, "refine": "sq8"}), ("IVFPQIndex", {"n_lists": 16_384, "m": 16}),
-    ("E2LSHIndex", {}), ("C2LSHIndex", {}),
+    ("E2LSHIndex", {}), ("C2LSHIndex", {}), ("PMLSHIndex", {}),
 )  # fmt: skip
 MINILM = (
     ("FlatIndex", {}), ("PQIndex", {"m": 48, "keep_vectors": True}), ("PQIndex", {"m": 48, "rotation": "opq"}),
     ("PQIndex", {"m": 48, "rotation": "pca", "refine": "sq4"}), ("IVFPQIndex", {"n_lists": 150, "m": 32}),
     ("IVFPQIndex", {"n_lists": None, "m": 48, "residual": False, "refine": "sq8"}),
-    ("E2LSHIndex", {}), ("C2LSHIndex", {}),
+    ("E2LSHIndex", {}), ("C2LSHIndex", {}), ("PMLSHIndex", {}),
 )  # fmt: skip
 
 

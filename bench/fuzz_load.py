@@ -62,6 +62,7 @@ def large_files() -> list[bytes]:
         fpq.IVFPQIndex(40, 8, keep_vectors=True).fit(rows[:6000]).add(rows, ids=ids),
         fpq.E2LSHIndex(n_tables=3, width=4.0).fit(rows[:2000]).add(rows, ids=ids),
         fpq.C2LSHIndex(n_hashes=30, width=4.0).fit(rows[:2000]).add(rows, ids=ids),
+        fpq.PMLSHIndex().fit(rows[:2000]).add(rows, ids=ids),
     )
     return [hostile.contents(index) for index in indexes]
 

@@ -26,6 +26,7 @@ MAKE: dict[str, Callable[[], Any]] = {
     "IVFPQIndex": partial(fpq.IVFPQIndex, 1024, 16),
     "E2LSHIndex": fpq.E2LSHIndex,
     "C2LSHIndex": fpq.C2LSHIndex,
+    "PMLSHIndex": fpq.PMLSHIndex,
 }
 IDS = ("rows", "shuffled", "sparse")
 

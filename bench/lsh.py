@@ -1,7 +1,7 @@
 """Recall@10 against queries per second of LSH indexes, beside exact search.
 
-    python bench/peers.py lsh [--sets mnist,sift500k] [--methods e2lsh,c2lsh,faiss,falconn] [--queries 300]
-                              [--rounds 3] [--json FILE] [--png FILE]
+    python bench/peers.py lsh [--sets mnist,sift500k] [--methods e2lsh,c2lsh,pmlsh,pmlsh-rules,faiss,falconn]
+                              [--queries 300] [--rounds 3] [--json FILE] [--png FILE]
 
 Every index runs in a process of its own, where exact search by FlatIndex alternates with it: a ratio is the index's
 median rate divided by that of exact search measured at the same time. "single" is one query a call on one thread,
@@ -59,6 +59,40 @@ class C2LSH:
 
     def search(self, setting: int) -> Search:
         return lambda q, threads: self.index.search(q, K, n_candidates=setting, n_threads=threads).ids
+
+
+class PMLSH:
+    """fpq.PMLSHIndex with its defaults; settings are numbers of candidates."""
+
+    def __init__(self, base: np.ndarray, threads: int) -> None:
+        import fpq
+
+        self.index = fpq.PMLSHIndex(n_threads=threads).fit(base).add(base)
+        self.text = f"{self.index.n_hashes} projections"
+
+    def settings(self) -> list[int]:
+        return [50, 100, 200, 400, 800, 1600, 3200, 6400, 12800]
+
+    def search(self, setting: int) -> Search:
+        return lambda q, threads: self.index.search(q, K, n_candidates=setting, n_threads=threads).ids
+
+
+class PMLSHRules:
+    """fpq.PMLSHIndex with its stop rules; settings are delta in thousandths. The build is that of one index."""
+
+    def __init__(self, base: np.ndarray, threads: int) -> None:
+        import fpq
+
+        self.base, self.make = base, fpq.PMLSHIndex
+        self.index = self.make(n_threads=threads).fit(base).add(base)
+        self.text = f"{self.index.n_hashes} projections, by the stop rules"
+
+    def settings(self) -> list[int]:
+        return [500, 200, 100, 50, 20, 10, 5, 2, 1]
+
+    def search(self, setting: int) -> Search:
+        index = self.make(delta=setting / 1000).fit(self.base).add(self.base)
+        return lambda q, threads: index.search(q, K, n_threads=threads).ids
 
 
 class Faiss:
@@ -126,7 +160,14 @@ class Falconn:
         return search
 
 
-METHODS: dict[str, Any] = {"e2lsh": E2LSH, "c2lsh": C2LSH, "faiss": Faiss, "falconn": Falconn}
+METHODS: dict[str, Any] = {
+    "e2lsh": E2LSH,
+    "c2lsh": C2LSH,
+    "pmlsh": PMLSH,
+    "pmlsh-rules": PMLSHRules,
+    "faiss": Faiss,
+    "falconn": Falconn,
+}
 
 
 def resident() -> int:
@@ -247,22 +288,22 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--png", type=Path, default=Path("lsh.png"))
     options = parser.parse_args(arguments)
     rows = []
-    print(f"{'':20}{'setting':>8}{'recall':>8}{'single QPS':>12}{'x exact':>9}{'batch QPS':>11}{'x exact':>9}")
+    print(f"{'':22}{'setting':>8}{'recall':>8}{'single QPS':>12}{'x exact':>9}{'batch QPS':>11}{'x exact':>9}")
     for row in rows_of(options):
         if "error" in row:
-            print(f"{row['set']:10}{row['method']:10} left out: {row['error']}")
+            print(f"{row['set']:10}{row['method']:12} left out: {row['error']}")
             continue
         rows.append(row)
-        print(f"{row['set']:10}{row['method']:10}{row['setting']:8}{row['recall']:8.3f}{row['single_qps']:12.0f}"
+        print(f"{row['set']:10}{row['method']:12}{row['setting']:8}{row['recall']:8.3f}{row['single_qps']:12.0f}"
               f"{row['single_ratio']:8.1f}x{row['batch_qps']:11.0f}{row['batch_ratio']:8.1f}x", flush=True)  # fmt: skip
-    print(f"\n{'':20}{'build s':>8}{'MB':>7}" + "".join(f"{f'single, batch at {t}':>24}" for t in TARGETS))
+    print(f"\n{'':22}{'build s':>8}{'MB':>7}" + "".join(f"{f'single, batch at {t}':>24}" for t in TARGETS))
     for key in dict.fromkeys((row["set"], row["method"]) for row in rows):
         mine = [row for row in rows if (row["set"], row["method"]) == key]
         cells = ""
         for target in TARGETS:
             found = [at_recall(mine, target, f"{kind}_ratio") for kind in ("single", "batch")]
             cells += f"{', '.join('-' if value is None else f'{value:.1f}x' for value in found):>24}"
-        line = f"{key[0]:10}{key[1]:10}{mine[0]['build_s']:8.1f}{mine[0]['memory_mb']:7.0f}{cells}"
+        line = f"{key[0]:10}{key[1]:12}{mine[0]['build_s']:8.1f}{mine[0]['memory_mb']:7.0f}{cells}"
         print(f"{line}  {mine[0]['what']}")
     options.json.write_text(json.dumps(rows, indent=1))
     if rows:

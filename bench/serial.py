@@ -165,6 +165,7 @@ def works() -> Iterator[tuple[str, Callable[[int], Iterator[tuple[str, Call]]]]]
     yield "FlatIndex", index(lambda n: fpq.FlatIndex(n_threads=n))
     yield "E2LSHIndex", index(lambda n: fpq.E2LSHIndex(n_threads=n), queries=sift_queries[:500])
     yield "C2LSHIndex", index(lambda n: fpq.C2LSHIndex(n_threads=n), queries=sift_queries[:100])
+    yield "PMLSHIndex", index(lambda n: fpq.PMLSHIndex(n_threads=n), queries=sift_queries[:100])
 
 
 def measure(call: Call, rounds: int) -> Traced:

@@ -157,30 +157,40 @@ def sums(index: fpq.PMLSHIndex, x: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.asarray(((at[:, None] - 16 * codes) ** 2).sum(2))
 
 
-@pytest.mark.parametrize(("ratio", "delta"), [(1.0, 0.3), (1.2, 0.01), (1.5, 0.3), (2.0, 0.05)])
+@pytest.mark.parametrize(
+    ("ratio", "delta", "far"),
+    [(1.0, 0.3, False), (1.2, 0.01, False), (1.5, 0.3, False), (2.0, 0.6, False), (1.1, 0.7, True)],
+)
 @pytest.mark.parametrize("n_hashes", [8, 16])
-def test_candidates_are_those_with_near_projections(isa: str, n_hashes: int, ratio: float, delta: float) -> None:
-    """All that either rule requires, and no more than the distances of the first rows let pass."""
+def test_candidates_are_those_with_near_projections(
+    isa: str, n_hashes: int, ratio: float, delta: float, far: bool
+) -> None:
+    """All that either rule requires, and no more than the distances of the first rows let pass.
+
+    Rows have the same direction from a query far from all of them, so that their projections err together.
+    """
     x = np.random.default_rng(1).normal(size=(20_000, 20)).astype(np.float32)
-    q, k, n = x[:20] + np.float32(0.1), 3, len(x)
-    index = fpq.PMLSHIndex(n_hashes=n_hashes, ratio=ratio, delta=delta).fit(x).add(x)
+    q, k, n = x[:20] * 9 if far else x[:20] + np.float32(0.1), 3, len(x)
+    index = fpq.PMLSHIndex(n_hashes=n_hashes, ratio=ratio, delta=delta, width=1.0 if far else None).fit(x).add(x)
     reach, error = math.sqrt(pmlsh.chi_squared_quantile(1 - delta, n_hashes)), 0.6 * math.sqrt(n_hashes)
+    codes = np.clip(np.floor(values(index, x)[:, 0]), -127, 126)
+    clipped = np.isin(codes, [-127, 126]).any(1).sum()
     found, stats, by_budget = index.search(q, k), index.last_stats, 0
     for i, projected in enumerate(np.sqrt(sums(index, x, q)) / 16):
         order = np.argsort(projected, kind="stable")
         taken = order[: stats.candidates[i]]
         exact = squared(q[i : i + 1], x[taken])[0]
         np.testing.assert_array_equal(found.ids[i], taken[np.lexsort((taken, exact))[:k]])
-        first = math.ceil(min(1024, k + index.beta * n))
+        first = math.ceil(min(1024, k + clipped + index.beta * n))
         kth = math.sqrt(np.sort(squared(q[i : i + 1], x[order[:first]])[0])[k - 1])
         reached = max(projected[order[first - 1]], reach * kth / ratio / index.width + error)
         assert len(taken) <= (projected <= reached + 1e-3).sum()
         radius = (projected[order[len(taken)]] - error) / reach  # of the first row that is left out
         if ratio * radius * index.width < math.sqrt(found.distances[i, -1]) * (1 - 1e-6):
             by_budget += 1
-            far = (reach + 2 * error / radius) / ratio
-            assert len(taken) >= k + 2 * _native.chi_squared(far**2, n_hashes) * n
-    assert (by_budget > 0) == (ratio == 2.0 or (n_hashes, ratio) == (16, 1.5))
+            beyond = (reach + 2 * error / radius) / ratio
+            assert len(taken) >= k + clipped + 2 * _native.chi_squared(beyond**2, n_hashes) * n
+    assert (by_budget > 0) == far
 
 
 def test_projections_by_any_number_of_threads() -> None:
