@@ -89,6 +89,8 @@ def test_constructor_arguments(kind: Any, name: str, tmp_path: Path) -> None:
             accepted += 1
         except (ValueError, TypeError) as error:
             assert name in str(error).split(":")[0], f"{value!r}: {type(error).__name__}: {error}"
+    if (kind, name) == (fpq.PMLSHIndex, "n_hashes"):
+        return  # of the extremes, none is a multiple of 4
     assert accepted or name in ("metric", "n_lists", "init", "threshold"), "all refused"
 
 
