@@ -1,12 +1,13 @@
 """Recall@10 against queries per second of LSH indexes, beside exact search.
 
     python bench/peers.py lsh [--sets mnist,sift500k] [--methods e2lsh,c2lsh,pmlsh,pmlsh-rules,faiss,falconn]
-                              [--queries 300] [--rounds 3] [--json FILE] [--png FILE]
+                              [--queries 300] [--rounds 3] [--cpu] [--json FILE] [--png FILE]
 
 Every index runs in a process of its own, where exact search by FlatIndex alternates with it: a ratio is the index's
 median rate divided by that of exact search measured at the same time. "single" is one query a call on one thread,
-"batch" all queries in one call on all threads. Rates of a shared machine vary, ratios less so. Memory is what the
-process grew by for the index with its vectors, the data set itself not counted.
+"batch" all queries in one call on all threads. Rates of a shared machine vary, ratios less so; "--cpu" counts the CPU
+time of the process instead, for one thread on a machine with other load. Memory is what the process grew by for the
+index with its vectors, the data set itself not counted.
 """
 
 from __future__ import annotations
@@ -177,17 +178,18 @@ def resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def rate(search: Search, queries: np.ndarray, single: bool, threads: int) -> float:
-    start = time.perf_counter()
+def rate(search: Search, queries: np.ndarray, single: bool, threads: int, cpu: bool) -> float:
+    clock = time.process_time if cpu else time.perf_counter
+    start = clock()
     if single:
         for i in range(len(queries)):
             search(queries[i : i + 1], 1)
     else:
         search(queries, threads)
-    return len(queries) / (time.perf_counter() - start)
+    return len(queries) / (clock() - start)
 
 
-def measure(method: str, name: str, n_queries: int, rounds: int, threads: int, pipe: Any) -> None:
+def measure(method: str, name: str, n_queries: int, rounds: int, threads: int, cpu: bool, pipe: Any) -> None:
     """In a process of its own: build, then all settings up to a recall of 0.99. Sends rows, then None."""
     import fpq
 
@@ -216,9 +218,10 @@ def measure(method: str, name: str, n_queries: int, rounds: int, threads: int, p
             "build_s": build, "memory_mb": memory / 1e6,
         }  # fmt: skip
         for kind in ("single", "batch"):
-            few = queries[: 20 if kind == "single" else n_queries]
+            single = kind == "single"
+            few = queries[: 20 if single else n_queries]
             pairs = [
-                (rate(search, queries, kind == "single", threads), rate(exact, few, kind == "single", threads))
+                (rate(search, queries, single, threads, cpu), rate(exact, few, single, threads, cpu))
                 for _ in range(rounds)
             ]
             ours, theirs = (statistics.median(rates) for rates in zip(*pairs, strict=True))
@@ -234,7 +237,7 @@ def rows_of(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in options.sets.split(","):
         for method in options.methods.split(","):
             pipe, theirs = context.Pipe()
-            arguments = (method, name, options.queries, options.rounds, options.threads, theirs)
+            arguments = (method, name, options.queries, options.rounds, options.threads, options.cpu, theirs)
             process = context.Process(target=measure, args=arguments)
             process.start()
             theirs.close()
@@ -284,6 +287,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--json", type=Path, default=Path("lsh.json"))
     parser.add_argument("--png", type=Path, default=Path("lsh.png"))
     options = parser.parse_args(arguments)
