@@ -119,7 +119,7 @@ class Fails:
         self.error = error
         # Those that commit a change cannot fail; an interrupt is put off while they run.
         names = [name for name in _native.__dict__ if callable(getattr(_native, name)) and not name.startswith("_")]
-        for name in set(names) - {"put_codes", "ids_insert", "ids_remove"}:
+        for name in set(names) - {"put_codes", "pmlsh_put", "ids_insert", "ids_remove"}:
             patch.setattr(_native, name, self.wrapped(getattr(_native, name)))
         patch.setattr(_arrays.np, "zeros", self.wrapped(np.zeros))
         patch.setattr(_arrays.np, "empty", self.wrapped(np.empty))

@@ -90,7 +90,7 @@ def c2lsh_search(LSHHashes hashes, const uint8_t[:, :, ::1] codes, double window
 
 
 def pmlsh_put(const int8_t[:, ::1] codes, const int64_t[::1] rows, int32_t[:, :, ::1] blocks, int threads=1):
-    """Put codes (n, m) and their norms into these rows of blocks (ceil(n / 64), m / 4 + 1, 64)."""
+    """Codes (n, m) and their norms into rows of blocks (ceil(n / 64), m / 4 + 1, 64). One thread cannot fail."""
     if not rows.shape[0]: return
     with nogil: _done(fpq_pmlsh_put(&codes[0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &blocks[0, 0, 0],
                                     threads))
