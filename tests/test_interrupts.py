@@ -359,6 +359,7 @@ SHORT = {
     "ProductQuantizer.max_training_rows": "an attribute", "ProductQuantizer.check_dim": "compares two numbers",
     "ProductQuantizer.adc": "a part of search", "ProductQuantizer.rotate": "a part of search",
     "ProductQuantizer.drawn": "a part of fit", "ProductQuantizer.fit_drawn": "a part of fit",
+    "ProductQuantizer.adapt": "a part of fit",
     "ProductQuantizer.encode_chunks": "a part of encode", "ProductQuantizer.count": "a part of add",
     "ProductQuantizer.lengths": "a part of add",
     "cpu_info": "asks the CPU", "recommend": "reads a sample of 4,096 rows", "cli info": "reads the head of a file",

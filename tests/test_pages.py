@@ -54,8 +54,8 @@ ENTRIES = {  # what calls return
 INTERNAL = {  # methods that other modules of fpq call
     "fpq.OpenIndexing": {"apply", "limit", "new_counts", "of"},
     "fpq.ProductQuantizer": {
-        "adc", "check_dim", "count", "decoded", "drawn", "encode_chunks", "fit_drawn", "lengths", "max_training_rows",
-        "rotate", "unrotated",
+        "adapt", "adc", "check_dim", "count", "decoded", "drawn", "encode_chunks", "fit_drawn", "lengths",
+        "max_training_rows", "rotate", "unrotated",
     },
 }  # fmt: skip
 
