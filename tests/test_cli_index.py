@@ -106,6 +106,8 @@ def test_options_reach_the_index(data: Path, tmp_path: Path, capsys: Any) -> Non
     assert (index.n_lists, index.residual, index.metric) == (9, False, "ip")
     quantizer = index.quantizer
     assert (quantizer.m, quantizer.nbits, quantizer.seed, quantizer.open_indexing.c) == (16, 5, 3, 2.0)
+    run(capsys, "build", data / "base.npy", file, "--metric=cosine", "--anisotropy=2.5")
+    assert fpq.load(file).anisotropy == 2.5
 
 
 def test_search_writes_and_prints(data: Path, tmp_path: Path, capsys: Any) -> None:

@@ -121,6 +121,7 @@ def add_kind(parser: argparse.ArgumentParser) -> None:
     codes.add_argument("--rotation", choices=["pca", "opq"], help="learn a rotation first")
     codes.add_argument("--rotation-dim", type=positive, metavar="D", help="dimensions to keep after the rotation")
     codes.add_argument("--open-indexing", type=float, metavar="C", help="limit on the rows of a codeword")
+    codes.add_argument("--anisotropy", type=float, metavar="W", help="ip, cosine: weight of the error along a vector")
     codes.add_argument("--keep-vectors", action="store_true", help="also store the vectors, for --rerank")
     codes.add_argument(
         "--refine", choices=BITS, help="also store scalar codes of what the product quantizer leaves over"
