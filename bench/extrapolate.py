@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -14,27 +15,26 @@ MEMORY = 256e9  # bytes of a machine, of which `FILLED` hold the index
 FILLED = 0.75
 PROBES = 64
 SHARD_ROWS = 1 << 24
-LISTS_MEASURED = 1024
-ROWS_PER_LIST = 128  # that fit learns from
-FIT_ITERATIONS = 10
+ROWS_PER_LIST = 128  # that fit learns from, from 8,192 lists on
+CODE_BYTES, ID_BYTES, BLOCK = 16, 8, 64
 SIZES = (1e8, 1e9, 1e12)
 WORKERS = (1, 4, 16)
 
 
-def coarse_seconds(dim: int) -> tuple[float, float]:
-    """Seconds of a core to compare a row, and a query, with a centroid of the lists."""
-    from fpq.indexes.parts.coarse import CoarseQuantizer
+def assigned_in_two_levels(lists: int) -> float:
+    """The centroids that a row is compared with on the second of two levels; 0 with one level."""
+    from fpq.indexes.parts import two_level
 
-    rng = np.random.default_rng(0)
-    coarse = CoarseQuantizer(rng.normal(size=(8192, dim)).astype(np.float32), False, 1)
-    x = rng.normal(size=(8192, dim)).astype(np.float32)
-    best = [np.inf, np.inf]
-    for _ in range(3):
-        for i, call in enumerate((lambda: coarse.nearest(x, 1), lambda: coarse.probe(x[:1024], PROBES, 1))):
-            start = time.perf_counter()
-            call()
-            best[i] = min(best[i], time.perf_counter() - start)
-    return best[0] / (8192 * 8192), best[1] / (1024 * 8192)
+    return two_level.ASSIGN_CELLS * math.sqrt(lists) if lists >= two_level.LEAST_LISTS else 0
+
+
+def probed(lists: int, probes: int) -> float:
+    """The centroids that a query is compared with."""
+    from fpq.indexes.parts import coarse, two_level
+
+    cells = math.sqrt(lists)
+    searched = two_level.PROBE_CELLS + two_level.PROBE_FACTOR * probes / cells
+    return lists if lists < coarse.TWO_LEVEL_PROBES or 2 * searched > cells else cells + searched * cells
 
 
 def fan_out_seconds() -> dict[int, float]:
@@ -67,37 +67,35 @@ def fan_out_seconds() -> dict[int, float]:
 
 def at(n: float, dim: int, fits: dict[str, Any]) -> dict[str, Any]:
     """Machines, memory, build and search for n vectors with today's design."""
-    per_row, (a, b, c, d) = fits["build"][1], fits["search"]
-    assign, probe = fits["coarse"]
-    machines = int(np.ceil(n * fits["bytes"] / (FILLED * MEMORY)))
     lists = 2 ** int(np.log2(4 * np.sqrt(n)))
-    shards = max(machines, int(np.ceil(n / SHARD_ROWS)))
-    scanned = PROBES * (n / lists + 32 * shards)  # half a block of 64 is empty
-    coarse = shards * (lists - LISTS_MEASURED) * probe
-    threads = fits["threads"]
-    search = threads * (a + shards * (b + c * PROBES) + d * scanned) + coarse  # seconds of a core a query
-    build = n * (threads * per_row + (lists - LISTS_MEASURED) * assign)
+    shards = int(np.ceil(n / SHARD_ROWS))
+    slots = n + lists * shards * BLOCK / 2  # half a block of 64 is empty
+    size = slots * (CODE_BYTES + ID_BYTES) + 2 * shards * lists * dim * 4  # centroids and rotated centroids
+    machines = int(np.ceil(size / (FILLED * MEMORY)))
+    share = fits["threads"] / CORES  # of the seconds measured, on all cores of a machine
+    per_list, per_row, per_assigned = fits["build"]
+    assigning = n * per_assigned * assigned_in_two_levels(lists)
+    build = shards * lists * per_list + n * per_row + assigning
+    a, b, c, d, e = fits["search"]
+    probing = machines * e * probed(lists, PROBES)  # a process selects the probes for all its shards
+    search = machines * a + shards * (b + c * PROBES) + d * PROBES * slots / lists + probing
     workers, times = np.array(list(fits["fan out"])), np.array(list(fits["fan out"].values()))
     slope, start = np.polyfit(workers, times, 1)
     busy = min(CORES, max(1, shards // machines))  # cores of a machine that one query can use: a shard each
     return {
-        "n": n, "lists": lists, "shards": shards, "machines": machines, "index GB": n * fits["bytes"] / 1e9,
-        "fit h": FIT_ITERATIONS * ROWS_PER_LIST * lists * lists * assign / CORES / 3600,
-        "build h": build / (machines * CORES) / 3600, "of it coarse": n * lists * assign / build,
-        "queries / s": machines * CORES / search, "coarse of a search": coarse / search,
-        "latency ms": 1e3 * (search / machines / busy + start + slope * machines),
+        "n": n, "lists": lists, "shards": shards, "machines": machines, "index GB": size / 1e9,
+        "fit h": fits["fit"][0] * ROWS_PER_LIST * lists**1.5 * share / 3600,
+        "build h": build / machines * share / 3600, "share of two levels in build": assigning / build,
+        "queries per s": machines / (search * share), "share of the coarse quantizer in a search": probing / search,
+        "latency ms": 1e3 * (search * fits["threads"] / machines / busy + start + slope * machines),
         "fan-out ms": 1e3 * (start + slope * machines),
-        "kB a query over the network": machines * (dim * 4 + 10 * 12) / 1e3,
+        "kB per query over the network": machines * (dim * 4 + 10 * 12) / 1e3,
     }  # fmt: skip
 
 
 def report(dim: int, fits: dict[str, Any]) -> list[dict[str, Any]]:
     """Print what is to be expected at `SIZES`."""
-    assign, probe = fits["coarse"]
-    print(
-        f"\na row against a centroid {assign * 1e9:.2f} ns, a query against a centroid {probe * 1e9:.2f} ns of a core"
-    )
-    print("fan-out: " + ", ".join(f"{w} workers {s * 1e3:.1f} ms" for w, s in fits["fan out"].items()))
+    print("\nfan-out: " + ", ".join(f"{w} workers {s * 1e3:.1f} ms" for w, s in fits["fan out"].items()))
     found = [at(n, dim, fits) for n in SIZES]
     print("\n| | " + " | ".join(f"{row['n']:.0e}" for row in found) + " |")
     print("|" + "---|" * (1 + len(found)))

@@ -1,7 +1,7 @@
 """Build rate, search time and memory of shards against n, and the cost model of docs/scale.md fitted to them.
 
-    python bench/scale.py [--sizes 100000,...] [--left-out 200000,...] [--dim 96] [--lists 1024] [--shard-rows 100000]
-                          [--json FILE] [--figure FILE] [--measured FILE]
+    python bench/scale.py [--sizes 100000,...] [--left-out 200000,...] [--dim 96] [--lists 1024,32768]
+                          [--shard-rows 100000] [--json FILE] [--figure FILE] [--measured FILE]
 
 It goes on with bench/extrapolate.py and bench/stragglers.py; ``--measured FILE`` reports on the JSON of an earlier run.
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import tempfile
@@ -114,7 +115,7 @@ def measure(case: tuple[int, int, int, int]) -> dict[str, Any]:
                 seconds, _ = timed(lambda p=probes: many.search(queries, K, n_probe=p))
                 search[probes] = min(search[probes], seconds / QUERIES)
     return {
-        "n": n, "shards": -(-n // rows), "fit s": fitting, "build s": min(building),
+        "n": n, "lists": lists, "shards": -(-n // rows), "fit s": fitting, "build s": min(building),
         "bytes per vector": disk / n, "peak MB": build_peak, "search s": search, "scanned": scanned,
     }  # fmt: skip
 
@@ -128,15 +129,21 @@ def scanned_rows(index: Any, folder: Path, shards: list[str], queries: np.ndarra
     return float(rows[probed].sum(axis=1).mean())
 
 
+def fit_terms(point: dict[str, Any]) -> list[float]:
+    """Fit seconds of two levels = a * training rows * sqrt(lists)."""
+    return [min(point["n"], extrapolate.ROWS_PER_LIST * point["lists"]) * math.sqrt(point["lists"])]
+
+
 def build_terms(point: dict[str, Any]) -> list[float]:
-    """Build seconds = a * shards + b * n."""
-    return [point["shards"], point["n"]]
+    """Build seconds = a * shards * lists + n * (b + c * centroids), the centroids that a row meets in two levels."""
+    n, lists = point["n"], point["lists"]
+    return [point["shards"] * lists, n, n * extrapolate.assigned_in_two_levels(lists)]
 
 
 def search_terms(point: dict[str, Any], probes: int) -> list[float]:
-    """Seconds a query = a + shards * (b + c * probes) + d * scanned rows."""
-    shards = point["shards"]
-    return [1.0, shards, shards * probes, point["scanned"][probes]]
+    """Seconds a query = a + shards * (b + c * probes) + d * scanned rows + e * centroids that a query meets."""
+    shards, lists = point["shards"], point["lists"]
+    return [1.0, shards, shards * probes, point["scanned"][probes], extrapolate.probed(lists, probes)]
 
 
 def fitted(terms: np.ndarray, seconds: np.ndarray) -> np.ndarray:
@@ -152,16 +159,18 @@ def fitted(terms: np.ndarray, seconds: np.ndarray) -> np.ndarray:
         keep.pop(int(np.argmin(found * scaled.max(axis=0))))
 
 
-def report(points: list[dict[str, Any]], left_out: list[int]) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+def report(points: list[dict[str, Any]], left_out: list[int]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """Print measurements, the model fitted to them, and its errors at the points left out."""
     print(
-        "| n | shards | fit s | build s | bytes per vector | peak MB | " + " | ".join(f"p{p} us" for p in PROBES) + " |"
+        "| lists | n | shards | fit s | build s | bytes per vector | peak MB | "
+        + " | ".join(f"p{p} us" for p in PROBES)
+        + " |"
     )
-    print("|" + "---|" * (6 + len(PROBES)))
+    print("|" + "---|" * (7 + len(PROBES)))
     for point in points:
         times = " | ".join(f"{point['search s'][p] * 1e6:.0f}" for p in PROBES)
         print(
-            f"| {point['n']} | {point['shards']} | {point['fit s']:.2f} | {point['build s']:.2f} "
+            f"| {point['lists']} | {point['n']} | {point['shards']} | {point['fit s']:.2f} | {point['build s']:.2f} "
             f"| {point['bytes per vector']:.2f} | {point['peak MB']:.0f} | {times} |"
         )
     used = [point for point in points if point["n"] not in left_out]
@@ -171,22 +180,29 @@ def report(points: list[dict[str, Any]], left_out: list[int]) -> tuple[np.ndarra
         np.array([search_terms(point, probes) for point, probes in pairs]),
         np.array([point["search s"][probes] for point, probes in pairs]),
     )
-    print(f"\nbuild s = {build[0]:.3g} shards + {build[1]:.3g} n")
-    a, b, c, d = search
-    print(f"s a query = {a:.3g} + {b:.3g} shards + {c:.3g} shards probes + {d:.3g} scanned\n")
+    two_levels = [p for p in used if extrapolate.assigned_in_two_levels(p["lists"])]
+    fit = fitted(np.array([fit_terms(p) for p in two_levels]), np.array([p["fit s"] for p in two_levels]))
+    print(f"\nfit s = {fit[0]:.3g} rows sqrt(lists)")
+    print("build s = {:.3g} shards lists + n ({:.3g} + {:.3g} centroids)".format(*build))
+    print(
+        "s a query = {:.3g} + {:.3g} shards + {:.3g} shards probes + {:.3g} scanned + {:.3g} centroids\n".format(
+            *search
+        )
+    )
     print("| left out | measured | predicted | error |\n|---|---|---|---|")
     errors = []
     for point in points:
         if point["n"] in left_out:
+            name = f"{point['lists']} lists, n = {point['n']}"
             rows = [("build s", point["build s"], float(np.dot(build, build_terms(point))))]
             for probes in PROBES:
                 predicted = float(np.dot(search, search_terms(point, probes))) * 1e6
                 rows.append((f"us per query, {probes} probes", point["search s"][probes] * 1e6, predicted))
             for what, measured, predicted in rows:
                 error = predicted / measured - 1
-                errors.append({"n": point["n"], "what": what, "measured": measured, "predicted": predicted})
-                print(f"| n = {point['n']}, {what} | {measured:.4g} | {predicted:.4g} | {error:+.0%} |")
-    return build, search, errors
+                errors.append({"of": name, "what": what, "measured": measured, "predicted": predicted})
+                print(f"| {name}, {what} | {measured:.4g} | {predicted:.4g} | {error:+.0%} |")
+    return {"fit": fit.tolist(), "build": build.tolist(), "search": search.tolist()}, errors
 
 
 def scanned_by_lists() -> dict[str, np.ndarray]:
@@ -250,13 +266,12 @@ def numbers(text: str) -> list[int]:
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """All measurements, in processes of their own."""
-    cases = [(n, options.dim, options.lists, options.shard_rows) for n in options.sizes]
+    cases = [(n, options.dim, lists, options.shard_rows) for lists in options.lists for n in options.sizes]
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         points = list(pool.imap(measure, cases, chunksize=1))
-        coarse = pool.apply(extrapolate.coarse_seconds, (options.dim,))
     scanned = {name: rows.tolist() for name, rows in scanned_by_lists().items()}
     fan_out = extrapolate.fan_out_seconds()
-    return {"points": points, "coarse": coarse, "fan out": fan_out, "scanned": scanned, "threads": os.cpu_count()}
+    return {"points": points, "fan out": fan_out, "scanned": scanned, "threads": os.cpu_count()}
 
 
 def main() -> None:
@@ -264,7 +279,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=numbers, default=[100_000, 200_000, 500_000, 1_000_000, 2_000_000])
     parser.add_argument("--left-out", type=numbers, default=[200_000, 1_000_000])
     parser.add_argument("--dim", type=int, default=96)
-    parser.add_argument("--lists", type=int, default=1024)
+    parser.add_argument("--lists", type=numbers, default=[1024, 32768])
     parser.add_argument("--shard-rows", type=int, default=100_000)
     parser.add_argument("--measured", type=Path, help="a file of --json to report on, instead of measuring")
     parser.add_argument("--json", type=Path)
@@ -273,9 +288,8 @@ def main() -> None:
     found = from_json(options.measured) if options.measured else measured(options)
     if options.json:  # before the report
         options.json.write_text(json.dumps(found, indent=1))
-    build, search, found["left out"] = report(found["points"], options.left_out)
-    fits = {key: found[key] for key in ("coarse", "fan out", "threads")}
-    fits |= {"build": build, "search": search, "bytes": found["points"][-1]["bytes per vector"]}
+    found["model"], found["left out"] = report(found["points"], options.left_out)
+    fits = {**found["model"], "fan out": found["fan out"], "threads": found["threads"]}
     found["extrapolated"] = extrapolate.report(options.dim, fits)
     found["stragglers"] = stragglers.report({name: np.array(rows) for name, rows in found["scanned"].items()})
     if options.json:
