@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import tempfile
 import time
 from typing import Any
 
 import numpy as np
+from cost_model import ROWS_PER_LIST, assigned_in_two_levels, probed
 
 CORES = 64  # of a machine, each like one of those measured on
 MEMORY = 256e9  # bytes of a machine, of which `FILLED` hold the index
 FILLED = 0.75
 PROBES = 64
 SHARD_ROWS = 1 << 24
-ROWS_PER_LIST = 128  # that fit learns from, from 8,192 lists on
 CODE_BYTES, ID_BYTES, BLOCK = 16, 8, 64
 SIZES = (1e8, 1e9, 1e12)
 WORKERS = (1, 4, 16)
-
-
-def assigned_in_two_levels(lists: int) -> float:
-    """The centroids that a row is compared with on the second of two levels; 0 with one level."""
-    from fpq.indexes.parts import two_level
-
-    return two_level.ASSIGN_CELLS * math.sqrt(lists) if lists >= two_level.LEAST_LISTS else 0
-
-
-def probed(lists: int, probes: int) -> float:
-    """The centroids that a query is compared with."""
-    from fpq.indexes.parts import coarse, two_level
-
-    cells = math.sqrt(lists)
-    searched = two_level.PROBE_CELLS + two_level.PROBE_FACTOR * probes / cells
-    return lists if lists < coarse.TWO_LEVEL_PROBES or 2 * searched > cells else cells + searched * cells
 
 
 def fan_out_seconds() -> dict[int, float]:
@@ -66,13 +49,12 @@ def fan_out_seconds() -> dict[int, float]:
 
 
 def at(n: float, dim: int, fits: dict[str, Any]) -> dict[str, Any]:
-    """Machines, memory, build and search for n vectors with today's design."""
+    """Machines, memory, build and search for n vectors with this design."""
     lists = 2 ** int(np.log2(4 * np.sqrt(n)))
     shards = int(np.ceil(n / SHARD_ROWS))
     slots = n + lists * shards * BLOCK / 2  # half a block of 64 is empty
-    size = slots * (CODE_BYTES + ID_BYTES) + 2 * shards * lists * dim * 4  # centroids and rotated centroids
+    size = slots * (CODE_BYTES + ID_BYTES) + shards * lists * dim * 4  # every shard has the centroids
     machines = int(np.ceil(size / (FILLED * MEMORY)))
-    share = fits["threads"] / CORES  # of the seconds measured, on all cores of a machine
     per_list, per_row, per_assigned = fits["build"]
     assigning = n * per_assigned * assigned_in_two_levels(lists)
     build = shards * lists * per_list + n * per_row + assigning
@@ -84,10 +66,10 @@ def at(n: float, dim: int, fits: dict[str, Any]) -> dict[str, Any]:
     busy = min(CORES, max(1, shards // machines))  # cores of a machine that one query can use: a shard each
     return {
         "n": n, "lists": lists, "shards": shards, "machines": machines, "index GB": size / 1e9,
-        "fit h": fits["fit"][0] * ROWS_PER_LIST * lists**1.5 * share / 3600,
-        "build h": build / machines * share / 3600, "share of two levels in build": assigning / build,
-        "queries per s": machines / (search * share), "share of the coarse quantizer in a search": probing / search,
-        "latency ms": 1e3 * (search * fits["threads"] / machines / busy + start + slope * machines),
+        "fit h": fits["fit"][0] * ROWS_PER_LIST * lists**1.5 / CORES / 3600,
+        "build h": build / (machines * CORES) / 3600, "share of two levels in build": assigning / build,
+        "queries per s": machines * CORES / search, "share of the coarse quantizer in a search": probing / search,
+        "latency ms": 1e3 * (search / machines / busy + start + slope * machines),
         "fan-out ms": 1e3 * (start + slope * machines),
         "kB per query over the network": machines * (dim * 4 + 10 * 12) / 1e3,
     }  # fmt: skip

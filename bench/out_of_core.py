@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import threadpoolctl
-from scale import K, Peak, block, numbers, scanned_rows, timed
+from scale import K, Peak, block, cpu_timed, numbers, scanned_rows, timed
 
 QUERIES = 1000
 MADE = 100_000  # rows that are made up at a time
@@ -90,12 +90,6 @@ def piece(path: str, dim: int, start: int, stop: int) -> np.ndarray:
     return np.fromfile(path, np.uint8, (stop - start) * dim, offset=start * dim).reshape(-1, dim)
 
 
-def cpu_timed(function: Callable[[], Any]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
 def high_water() -> float:
     """The VmHWM of this process in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -119,22 +113,28 @@ def exact(case: Case) -> list[Row]:
     return [{"way": "exact", "search s": time.perf_counter() - begin}]
 
 
-def searches(case: Case, many: Any, rounds: int = ROUNDS) -> list[Row]:
+def searches(case: Case, many: Any, rounds: int = ROUNDS, cpu: Callable[[], float] = time.process_time) -> list[Row]:
     """The median rates of searches, in turn, and their recall."""
     import fpq
 
     queries, true = case.queries(), np.load(case.true_ids())
     seconds: dict[int, list[float]] = {probes: [] for probes in case.probes}
+    core_seconds: dict[int, list[float]] = {probes: [] for probes in case.probes}
     recall = {}
     for _ in range(rounds):
         for probes in case.probes:
+            before = cpu()
             took, found = timed(lambda p=probes: many.search(queries, K, n_probe=p))
+            core_seconds[probes].append(cpu() - before)
             seconds[probes].append(took)
             recall[probes] = fpq.metrics.recall_at_k(found.ids, true, K)
     return [
-        {"probes": p, "queries / s": QUERIES / statistics.median(seconds[p]), "recall@10": recall[p]}
+        {
+            "probes": p, "queries / s": QUERIES / statistics.median(seconds[p]),
+            "queries / s / core": QUERIES / statistics.median(core_seconds[p]), "recall@10": recall[p],
+        }
         for p in case.probes
-    ]
+    ]  # fmt: skip
 
 
 def here(case: Case) -> list[Row]:
@@ -183,6 +183,9 @@ def on_cluster(case: Case) -> list[Row]:
     def end(dask_worker: Any) -> float:
         return float(dask_worker.peak.stop())
 
+    def cpu() -> float:
+        return float(sum(client.run(time.process_time).values()))
+
     x, peak = case.mapped(), Peak()
     with (
         distributed.LocalCluster(2, threads_per_worker=1, memory_limit=WORKER_MEMORY, dashboard_address=None) as two,
@@ -190,19 +193,19 @@ def on_cluster(case: Case) -> list[Row]:
     ):
         client.run(begin)
         fitting, index = timed(lambda: fpq.dask.fit(fpq.IVFPQIndex(case.lists, 16), x, client=client))
-        before = sum(client.run(time.process_time).values())
+        before = cpu()
         building, manifest = timed(
             lambda: fpq.dask.build(index, x, f"{case.folder}/cluster", client=client, shard_rows=case.rows)
         )
-        cpu = sum(client.run(time.process_time).values()) - before
+        core_seconds = cpu() - before
         built = {
-            "way": "cluster", "fit s": fitting, "build s": building, "rows / s / core": case.n / cpu,
+            "way": "cluster", "fit s": fitting, "build s": building, "rows / s / core": case.n / core_seconds,
             "VmHWM MB": list(client.run(high_water).values()), "RssAnon MB": list(client.run(end).values()),
             "VmHWM MB of the client": high_water(), "RssAnon MB of the client": peak.stop(),
         }  # fmt: skip
         many = fpq.ShardedIndex(manifest, client=client)
         searches(case, many, 1)  # maps pages
-        rows = searches(case, many)
+        rows = searches(case, many, cpu=cpu)
     return [built, *({"way": "cluster", **row} for row in rows)]
 
 
@@ -217,9 +220,9 @@ def in_memory(case: Case) -> list[Row]:
     adding, building = [], []
     with threadpoolctl.threadpool_limits(1):
         for number in range(ROUNDS):
-            adding.append(cpu_timed(lambda: copy.copy(index).add(x)))
+            adding.append(cpu_timed(lambda: copy.copy(index).add(x))[0])
             source, folder = some.pieces(case.rows), f"{case.folder}/memory-{number}"
-            building.append(cpu_timed(lambda s=source, f=folder: fpq.dask.build(index, s, f)))
+            building.append(cpu_timed(lambda s=source, f=folder: fpq.dask.build(index, s, f))[0])
     return [
         {"way": "added in memory", "rows / s / core": some.n / min(adding)},
         {"way": "built into shards, one thread", "rows / s / core": some.n / min(building)},

@@ -1,22 +1,23 @@
 """Build rate, search time and memory of shards against n, and the cost model of docs/scale.md fitted to them.
 
     python bench/scale.py [--sizes 100000,...] [--left-out 200000,...] [--dim 96] [--lists 1024,32768]
-                          [--shard-rows 100000] [--json FILE] [--figure FILE] [--measured FILE]
+                          [--shard-rows 100000] [--json FILE] [--figure FILE] [--measured FILE] [--out-of-core FILE]
 
 It goes on with bench/extrapolate.py and bench/stragglers.py; ``--measured FILE`` reports on the JSON of an earlier run.
+``--out-of-core FILE`` names the JSON of bench/out_of_core.py, which the model predicts before it is fitted to it too.
 
 Vectors are made up block by block and never in memory together: 1,000 centres uniform in 64 to 192 in each dimension,
 each row a centre plus normal noise of standard deviation 20, rounded and clipped to 0 ... 255 (uint8); block i comes
 from ``default_rng([seed, i])``, centres from ``default_rng(seed)``. Every size runs in a process of its own; its peak
-memory is what is not mapped from files (RssAnon, sampled every 10 ms). Times are the shortest of 3 builds and of 9
-searches, without the making up: on a shared machine the shortest vary least.
+memory is what is not mapped from files (RssAnon, sampled every 10 ms). Times are seconds of a core, the CPU time of the
+process with two threads: other work on the machine counts less. They are the least of 3 builds and of 9 searches,
+without the making up.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import tempfile
@@ -26,9 +27,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cost_model
 import extrapolate
 import numpy as np
 import stragglers
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin would count as work
 
 SEED = 7
 K = 10
@@ -45,7 +49,7 @@ def block(number: int, rows: int, dim: int) -> np.ndarray:
 
 
 class Source:
-    """Blocks of n rows, and how many seconds it took to make them up."""
+    """Blocks of n rows, and how many seconds of a core it took to make them up."""
 
     def __init__(self, n: int, rows: int, dim: int) -> None:
         self._shape = n, rows, dim
@@ -54,9 +58,9 @@ class Source:
     def __iter__(self) -> Iterator[np.ndarray]:
         n, rows, dim = self._shape
         for number, start in enumerate(range(0, n, rows)):
-            begin = time.perf_counter()
-            x = block(number, min(rows, n - start), dim)
-            self.seconds += time.perf_counter() - begin
+            size = min(rows, n - start)
+            seconds, x = cpu_timed(lambda i=number, size=size: block(i, size, dim))
+            self.seconds += seconds
             yield x
 
 
@@ -87,6 +91,12 @@ def timed(function: Any) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+def cpu_timed(function: Any) -> tuple[float, Any]:
+    start = time.process_time()
+    result = function()
+    return time.process_time() - start, result
+
+
 def measure(case: tuple[int, int, int, int]) -> dict[str, Any]:
     n, dim, lists, rows = case
     import fpq
@@ -96,12 +106,12 @@ def measure(case: tuple[int, int, int, int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         index = fpq.IVFPQIndex(lists, m=16)
         source = Source(n, rows, dim)
-        fitting, _ = timed(lambda: fpq.dask.fit(index, source))
+        fitting, _ = cpu_timed(lambda: fpq.dask.fit(index, source))
         fitting -= source.seconds
         building = []
         for number in range(ROUNDS):
             source = Source(n, rows, dim)
-            seconds, manifest = timed(lambda s=source, i=number: fpq.dask.build(index, s, f"{folder}/{i}"))
+            seconds, manifest = cpu_timed(lambda s=source, i=number: fpq.dask.build(index, s, f"{folder}/{i}"))
             building.append(seconds - source.seconds)
         disk = sum(path.stat().st_size for path in manifest.parent.iterdir())
         build_peak = peak.stop()
@@ -112,7 +122,7 @@ def measure(case: tuple[int, int, int, int]) -> dict[str, Any]:
         search = dict.fromkeys(PROBES, np.inf)
         for _ in range(3 * ROUNDS):  # in turn, so that what disturbs one disturbs all
             for probes in PROBES:
-                seconds, _ = timed(lambda p=probes: many.search(queries, K, n_probe=p))
+                seconds, _ = cpu_timed(lambda p=probes: many.search(queries, K, n_probe=p))
                 search[probes] = min(search[probes], seconds / QUERIES)
     return {
         "n": n, "lists": lists, "shards": -(-n // rows), "fit s": fitting, "build s": min(building),
@@ -129,80 +139,25 @@ def scanned_rows(index: Any, folder: Path, shards: list[str], queries: np.ndarra
     return float(rows[probed].sum(axis=1).mean())
 
 
-def fit_terms(point: dict[str, Any]) -> list[float]:
-    """Fit seconds of two levels = a * training rows * sqrt(lists)."""
-    return [min(point["n"], extrapolate.ROWS_PER_LIST * point["lists"]) * math.sqrt(point["lists"])]
-
-
-def build_terms(point: dict[str, Any]) -> list[float]:
-    """Build seconds = a * shards * lists + n * (b + c * centroids), the centroids that a row meets in two levels."""
-    n, lists = point["n"], point["lists"]
-    return [point["shards"] * lists, n, n * extrapolate.assigned_in_two_levels(lists)]
-
-
-def search_terms(point: dict[str, Any], probes: int) -> list[float]:
-    """Seconds a query = a + shards * (b + c * probes) + d * scanned rows + e * centroids that a query meets."""
-    shards, lists = point["shards"], point["lists"]
-    return [1.0, shards, shards * probes, point["scanned"][probes], extrapolate.probed(lists, probes)]
-
-
-def fitted(terms: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Coefficients of at least 0 with the least squared relative errors: drop the most negative until none is left."""
-    keep = list(range(terms.shape[1]))
-    while True:
-        scaled = terms[:, keep] / seconds[:, None]
-        found = np.linalg.lstsq(scaled, np.ones(len(seconds)), rcond=None)[0]
-        if (found >= 0).all():
-            whole = np.zeros(terms.shape[1])
-            whole[keep] = found
-            return whole
-        keep.pop(int(np.argmin(found * scaled.max(axis=0))))
-
-
-def report(points: list[dict[str, Any]], left_out: list[int]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
-    """Print measurements, the model fitted to them, and its errors at the points left out."""
-    print(
-        "| lists | n | shards | fit s | build s | bytes per vector | peak MB | "
-        + " | ".join(f"p{p} us" for p in PROBES)
-        + " |"
-    )
-    print("|" + "---|" * (7 + len(PROBES)))
+def report(points: list[dict[str, Any]]) -> None:
+    """Print the measurements."""
+    columns = ("lists", "n", "shards", "fit s", "build s", "bytes per vector", "peak MB")
+    print("| " + " | ".join([*columns, *(f"p{p} us" for p in PROBES)]) + " |")
+    print("|" + "---|" * (len(columns) + len(PROBES)))
     for point in points:
-        times = " | ".join(f"{point['search s'][p] * 1e6:.0f}" for p in PROBES)
-        print(
-            f"| {point['lists']} | {point['n']} | {point['shards']} | {point['fit s']:.2f} | {point['build s']:.2f} "
-            f"| {point['bytes per vector']:.2f} | {point['peak MB']:.0f} | {times} |"
-        )
-    used = [point for point in points if point["n"] not in left_out]
-    build = fitted(np.array([build_terms(p) for p in used]), np.array([p["build s"] for p in used]))
-    pairs = [(point, probes) for point in used for probes in PROBES]
-    search = fitted(
-        np.array([search_terms(point, probes) for point, probes in pairs]),
-        np.array([point["search s"][probes] for point, probes in pairs]),
-    )
-    two_levels = [p for p in used if extrapolate.assigned_in_two_levels(p["lists"])]
-    fit = fitted(np.array([fit_terms(p) for p in two_levels]), np.array([p["fit s"] for p in two_levels]))
-    print(f"\nfit s = {fit[0]:.3g} rows sqrt(lists)")
-    print("build s = {:.3g} shards lists + n ({:.3g} + {:.3g} centroids)".format(*build))
-    print(
-        "s a query = {:.3g} + {:.3g} shards + {:.3g} shards probes + {:.3g} scanned + {:.3g} centroids\n".format(
-            *search
-        )
-    )
-    print("| left out | measured | predicted | error |\n|---|---|---|---|")
-    errors = []
-    for point in points:
-        if point["n"] in left_out:
-            name = f"{point['lists']} lists, n = {point['n']}"
-            rows = [("build s", point["build s"], float(np.dot(build, build_terms(point))))]
-            for probes in PROBES:
-                predicted = float(np.dot(search, search_terms(point, probes))) * 1e6
-                rows.append((f"us per query, {probes} probes", point["search s"][probes] * 1e6, predicted))
-            for what, measured, predicted in rows:
-                error = predicted / measured - 1
-                errors.append({"of": name, "what": what, "measured": measured, "predicted": predicted})
-                print(f"| {name}, {what} | {measured:.4g} | {predicted:.4g} | {error:+.0%} |")
-    return {"fit": fit.tolist(), "build": build.tolist(), "search": search.tolist()}, errors
+        cells = [f"{point[name]:.2f}" if isinstance(point[name], float) else str(point[name]) for name in columns]
+        print("| " + " | ".join([*cells, *(f"{seconds * 1e6:.0f}" for seconds in point["search s"].values())]) + " |")
+
+
+def out_of_core(path: Path) -> dict[str, Any]:
+    """The point that bench/out_of_core.py has measured in one process."""
+    rows = [row for row in json.loads(path.read_text()) if row["way"] == "one process"]
+    point = next(row for row in rows if "n" in row)
+    point |= {"fit s": point["fit core s"], "build s": point["n"] / point["rows / s / core"]}
+    searches = [row for row in rows if "scanned" in row]
+    point["search s"] = {row["probes"]: 1 / row["queries / s / core"] for row in searches}
+    point["scanned"] = {row["probes"]: row["scanned"] for row in searches}
+    return point
 
 
 def scanned_by_lists() -> dict[str, np.ndarray]:
@@ -229,9 +184,9 @@ def figure(path: Path, measured: dict[str, Any]) -> None:
     drawing = Figure(figsize=(7.6, 8.4), layout="constrained", facecolor="white")
     model, slow = drawing.subplots(2, 1)
     series = {
-        "build s": ("build (s)", "o"),
-        "us per query, 16 probes": ("16 probes (µs per query)", "s"),
-        "us per query, 64 probes": ("64 probes (µs per query)", "^"),
+        "build core s": ("build (core s)", "o"),
+        "core us per query, 16 probes": ("16 probes (µs per query)", "s"),
+        "core us per query, 64 probes": ("64 probes (µs per query)", "^"),
     }
     for what, (label, marker) in series.items():
         rows = [row for row in measured["left out"] if row["what"] == what]
@@ -271,7 +226,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         points = list(pool.imap(measure, cases, chunksize=1))
     scanned = {name: rows.tolist() for name, rows in scanned_by_lists().items()}
     fan_out = extrapolate.fan_out_seconds()
-    return {"points": points, "fan out": fan_out, "scanned": scanned, "threads": os.cpu_count()}
+    return {"points": points, "fan out": fan_out, "scanned": scanned}
 
 
 def main() -> None:
@@ -282,14 +237,23 @@ def main() -> None:
     parser.add_argument("--lists", type=numbers, default=[1024, 32768])
     parser.add_argument("--shard-rows", type=int, default=100_000)
     parser.add_argument("--measured", type=Path, help="a file of --json to report on, instead of measuring")
+    parser.add_argument("--out-of-core", type=Path, help="JSON of bench/out_of_core.py: predicted, then fitted to")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure", type=Path, help="a .svg or .png file")
     options = parser.parse_args()
     found = from_json(options.measured) if options.measured else measured(options)
     if options.json:  # before the report
         options.json.write_text(json.dumps(found, indent=1))
-    found["model"], found["left out"] = report(found["points"], options.left_out)
-    fits = {**found["model"], "fan out": found["fan out"], "threads": found["threads"]}
+    report(found["points"])
+    fitted_to = [point for point in found["points"] if point["n"] not in options.left_out]
+    left_out = [point for point in found["points"] if point["n"] in options.left_out]
+    more = [out_of_core(options.out_of_core)] if options.out_of_core else []
+    found["model"] = cost_model.model_of(fitted_to)
+    found["left out"] = cost_model.errors_of(found["model"], left_out + more)
+    if more:
+        found["model"] = cost_model.model_of(fitted_to + more)
+        cost_model.errors_of(found["model"], left_out + more)
+    fits = {**found["model"], "fan out": found["fan out"]}
     found["extrapolated"] = extrapolate.report(options.dim, fits)
     found["stragglers"] = stragglers.report({name: np.array(rows) for name, rows in found["scanned"].items()})
     if options.json:
