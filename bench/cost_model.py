@@ -75,9 +75,8 @@ def model_of(points: list[dict[str, Any]]) -> dict[str, list[float]]:
 def errors_of(model: dict[str, list[float]], points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Print the model and its errors at these points."""
     (fit,), (a, b, c) = model["fit"], model["build"]
-    print(
-        f"\nfit core s = {fit:.3g} rows sqrt(lists)\nbuild core s = {a:.3g} shards lists + n ({b:.3g} + {c:.3g} centroids)"
-    )
+    print(f"\nfit core s = {fit:.3g} rows sqrt(lists)")
+    print(f"build core s = {a:.3g} shards lists + n ({b:.3g} + {c:.3g} centroids)")
     a, b, c, d, e = model["search"]
     print(f"core s per query = {a:.3g} + shards ({b:.3g} + {c:.3g} probes) + {d:.3g} scanned + {e:.3g} centroids\n")
     print("| lists | n | what | measured | predicted | error |\n|---|---|---|---|---|---|")
