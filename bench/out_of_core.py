@@ -8,8 +8,8 @@ The vectors of bench/scale.py go block by block into a file of --n * --dim bytes
 - exact: the true neighbours of 1,000 queries, by `fpq.FlatIndex` block by block; kept beside the vectors.
 - here: one process with two threads learns (`fpq.dask.fit`) and builds shards of --rows (`fpq.dask.build`) from an
   iterable of blocks.
-- search: one process maps these shards (`fpq.ShardedIndex`) and searches them with each number of --probes, then all
-  lists: the recall that the codes can reach.
+- search: one process maps these shards (`fpq.ShardedIndex`) and searches them with each number of --probes, and for 200
+  queries in all lists: the recall that the codes can reach.
 - cluster: a LocalCluster of two workers with a thread each maps the file, learns, builds and searches.
 - memory: one thread adds the first million rows, in memory, to the same index: the rate that the others are held
   against.
@@ -44,6 +44,7 @@ import threadpoolctl
 from scale import K, Peak, block, cpu_timed, numbers, scanned_rows, timed
 
 QUERIES = 1000
+IN_ALL_LISTS = 200  # queries for which all lists are searched
 MADE = 100_000  # rows that are made up at a time
 COMPARED = 1_000_000  # rows that are compared with the queries at a time
 IN_MEMORY = 1_000_000
@@ -113,11 +114,13 @@ def exact(case: Case) -> list[Row]:
     return [{"way": "exact", "search s": time.perf_counter() - begin}]
 
 
-def searches(case: Case, many: Any, rounds: int = ROUNDS, cpu: Callable[[], float] = time.process_time) -> list[Row]:
-    """The median rates of searches, in turn, and their recall."""
+def searches(
+    case: Case, many: Any, rounds: int = ROUNDS, n: int = QUERIES, cpu: Callable[[], float] = time.process_time
+) -> list[Row]:
+    """The median rates of searches for the first n queries, in turn, and their recall."""
     import fpq
 
-    queries, true = case.queries(), np.load(case.true_ids())
+    queries, true = case.queries()[:n], np.load(case.true_ids())[:n]
     seconds: dict[int, list[float]] = {probes: [] for probes in case.probes}
     core_seconds: dict[int, list[float]] = {probes: [] for probes in case.probes}
     recall = {}
@@ -130,8 +133,8 @@ def searches(case: Case, many: Any, rounds: int = ROUNDS, cpu: Callable[[], floa
             recall[probes] = fpq.metrics.recall_at_k(found.ids, true, K)
     return [
         {
-            "probes": p, "queries / s": QUERIES / statistics.median(seconds[p]),
-            "queries / s / core": QUERIES / statistics.median(core_seconds[p]), "recall@10": recall[p],
+            "probes": p, "queries / s": n / statistics.median(seconds[p]),
+            "queries / s / core": n / statistics.median(core_seconds[p]), "recall@10": recall[p],
         }
         for p in case.probes
     ]  # fmt: skip
@@ -162,7 +165,7 @@ def search(case: Case) -> list[Row]:
 
     peak = Peak()
     opening, many = timed(lambda: fpq.ShardedIndex(f"{case.folder}/here/manifest.json"))
-    all_lists = searches(case._replace(probes=[case.lists]), many, 1)  # also maps the pages of all lists
+    all_lists = searches(case._replace(probes=[case.lists]), many, 1, IN_ALL_LISTS)  # also maps the pages of all lists
     rows = searches(case, many)
     memory = {"open s": opening, "VmHWM MB": high_water(), "RssAnon MB": peak.stop()}
     index, folder = fpq.load(f"{case.folder}/index.fpq"), Path(case.folder, "here")
