@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,35 @@ def test_memory_is_that_of_the_index_and_a_block() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     more, index, rows = map(int, done.stdout.split())
     assert more < 3 * index + (24 << 20) < rows  # while an array grows, the old and the new one are there
+
+
+class Fresh:
+    """Blocks of X, each of which is made when the one before it is gone."""
+
+    def __init__(self) -> None:
+        self._starts = iter(range(0, N, 300))
+        self._made: list[weakref.ref[np.ndarray]] = []
+
+    def __iter__(self) -> Fresh:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        assert all(made() is None for made in self._made)
+        start = next(self._starts)
+        block = X[start : start + 300].copy()
+        self._made.append(weakref.ref(block))
+        return block
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="needs reference counts")
+@pytest.mark.parametrize("name", ["flat", "pq", "ivf"])
+def test_a_block_is_released_before_the_next(name: str, tmp_path: Path) -> None:
+    MAKERS[name]().fit(X).add(Fresh()).search(Fresh(), 3)
+    pytest.importorskip("dask")
+    import fpq.dask
+
+    learned = fpq.dask.fit(MAKERS[name](), Fresh())
+    fpq.dask.build(learned, Fresh(), tmp_path)
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])

@@ -125,19 +125,21 @@ class LocalBlocks:
     def run(self, stage: str, task: Task, more: Sequence[Any] | None = None) -> list[Any]:
         """As `Blocks.run`."""
         results = []
-        start = 0
+        number = start = 0
         with progress.stage(stage, None if self.sizes is None else sum(self.sizes), "rows") as advance:
-            for number, block in enumerate(self._blocks):
+            for block in self._blocks:  # enumerate would keep a block while the next one is made
                 if self.sizes is None or self._dtype is None:
                     block = _checks.plain(f"partition {number}", block)
                     self.dim = block.shape[1] if self.dim is None and block.ndim == 2 else self.dim
                     self._dtype = block.dtype if self._dtype is None else self._dtype
                 if more is None or more[number] is not None:
-                    rows = None if self.sizes is None else self.sizes[number]
-                    info = BlockInfo(number, start, rows, self.dim, self._dtype)
+                    expected = None if self.sizes is None else self.sizes[number]
+                    info = BlockInfo(number, start, expected, self.dim, self._dtype)
                     results.append(task(block, info, *([] if more is None else [more[number]])))
-                start += len(block)
-                advance(len(block))
+                rows = len(block)
+                del block
+                number, start = number + 1, start + rows
+                advance(rows)
         return results
 
     def sample(self, task: Task, more: Sequence[Any]) -> TrainingRows:
