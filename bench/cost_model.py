@@ -1,7 +1,7 @@
 """The cost model of docs/scale.md: core seconds of fit, build and search, fitted to measurements of bench/scale.py.
 
-A point is a measurement: n rows in shards, with lists, and for each number of probes the seconds of a query and the
-rows that it scans.
+A point is a measurement: n rows in shards, with lists, and for each number of probes the seconds of a query, of
+many at once, and the rows that it scans.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def assigned_in_two_levels(lists: int) -> float:
     return two_level.ASSIGN_CELLS * math.sqrt(lists) if lists >= two_level.LEAST_LISTS else 0
 
 
-def probed(lists: int, probes: int) -> float:
-    """The centroids that a query is compared with."""
+def probed_in_two_levels(lists: int, probes: int) -> float:
+    """The centroids that a query is compared with on the second of two levels; 0 with one level."""
     from fpq.indexes.parts import coarse, two_level
 
     cells = math.sqrt(lists)
     searched = two_level.PROBE_CELLS + two_level.PROBE_FACTOR * probes / cells
-    return lists if lists < coarse.TWO_LEVEL_PROBES or 2 * searched > cells else cells + searched * cells
+    return searched * cells if lists >= coarse.TWO_LEVEL_PROBES else 0
 
 
 def fit_terms(point: dict[str, Any]) -> list[float]:
@@ -41,10 +41,16 @@ def build_terms(point: dict[str, Any]) -> list[float]:
     return [point["shards"] * lists, n, n * assigned_in_two_levels(lists)]
 
 
+def read(lists: int, probes: int, queries: int) -> float:
+    """The lists that a query of a batch reads from memory: those that several queries probe are read once."""
+    return lists * (1 - math.exp(-queries * probes / lists)) / queries
+
+
 def search_terms(point: dict[str, Any], probes: int) -> list[float]:
-    """Seconds a query = a + shards * (b + c * probes) + d * scanned rows + e * centroids that a query meets."""
+    """Seconds a query = a + shards * (b + c * lists read) + d * scanned rows + e * centroids, as for build."""
     shards, lists = point["shards"], point["lists"]
-    return [1.0, shards, shards * probes, point["scanned"][probes], probed(lists, probes)]
+    fetched = read(lists, probes, point["queries"])
+    return [1.0, shards, shards * fetched, point["scanned"][probes], probed_in_two_levels(lists, probes)]
 
 
 def fitted(terms: np.ndarray, seconds: np.ndarray) -> np.ndarray:
@@ -78,7 +84,7 @@ def errors_of(model: dict[str, list[float]], points: list[dict[str, Any]]) -> li
     print(f"\nfit core s = {fit:.3g} rows sqrt(lists)")
     print(f"build core s = {a:.3g} shards lists + n ({b:.3g} + {c:.3g} centroids)")
     a, b, c, d, e = model["search"]
-    print(f"core s per query = {a:.3g} + shards ({b:.3g} + {c:.3g} probes) + {d:.3g} scanned + {e:.3g} centroids\n")
+    print(f"core s per query = {a:.3g} + shards ({b:.3g} + {c:.3g} read) + {d:.3g} scanned + {e:.3g} centroids\n")
     print("| lists | n | what | measured | predicted | error |\n|---|---|---|---|---|---|")
     errors = []
     for point in points:

@@ -8,12 +8,13 @@ import time
 from typing import Any
 
 import numpy as np
-from cost_model import ROWS_PER_LIST, assigned_in_two_levels, probed
+from cost_model import ROWS_PER_LIST, assigned_in_two_levels, probed_in_two_levels, read
 
 CORES = 64  # of a machine, each like one of those measured on
 MEMORY = 256e9  # bytes of a machine, of which `FILLED` hold the index
 FILLED = 0.75
 PROBES = 64
+QUERIES = 500  # at once
 SHARD_ROWS = 1 << 24
 CODE_BYTES, ID_BYTES, BLOCK = 16, 8, 64
 SIZES = (1e8, 1e9, 1e12)
@@ -59,8 +60,8 @@ def at(n: float, dim: int, fits: dict[str, Any]) -> dict[str, Any]:
     assigning = n * per_assigned * assigned_in_two_levels(lists)
     build = shards * lists * per_list + n * per_row + assigning
     a, b, c, d, e = fits["search"]
-    probing = machines * e * probed(lists, PROBES)  # a process selects the probes for all its shards
-    search = machines * a + shards * (b + c * PROBES) + d * PROBES * slots / lists + probing
+    probing = machines * e * probed_in_two_levels(lists, PROBES)  # a process selects the probes for all its shards
+    search = machines * a + shards * (b + c * read(lists, PROBES, QUERIES)) + d * PROBES * slots / lists + probing
     workers, times = np.array(list(fits["fan out"])), np.array(list(fits["fan out"].values()))
     slope, start = np.polyfit(workers, times, 1)
     busy = min(CORES, max(1, shards // machines))  # cores of a machine that one query can use: a shard each

@@ -154,9 +154,9 @@ def here(case: Case) -> list[Row]:
     peaks = high_water(), peak.stop()
     disk = sum(path.stat().st_size for path in manifest.parent.iterdir())
     return [{
-        "way": "one process", "n": case.n, "lists": case.lists, "shards": -(-case.n // case.rows), "fit s": fitting,
-        "fit core s": fit_cpu, "build s": building, "rows / s / core": case.n / cpu, "bytes per vector": disk / case.n,
-        "fit VmHWM MB": fit_peak, "VmHWM MB": peaks[0], "RssAnon MB": peaks[1],
+        "way": "one process", "n": case.n, "lists": case.lists, "shards": -(-case.n // case.rows), "queries": QUERIES,
+        "fit s": fitting, "fit core s": fit_cpu, "build s": building, "rows / s / core": case.n / cpu,
+        "bytes per vector": disk / case.n, "fit VmHWM MB": fit_peak, "VmHWM MB": peaks[0], "RssAnon MB": peaks[1],
     }]  # fmt: skip
 
 

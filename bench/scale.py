@@ -125,7 +125,7 @@ def measure(case: tuple[int, int, int, int]) -> dict[str, Any]:
                 seconds, _ = cpu_timed(lambda p=probes: many.search(queries, K, n_probe=p))
                 search[probes] = min(search[probes], seconds / QUERIES)
     return {
-        "n": n, "lists": lists, "shards": -(-n // rows), "fit s": fitting, "build s": min(building),
+        "n": n, "lists": lists, "shards": -(-n // rows), "queries": QUERIES, "fit s": fitting, "build s": min(building),
         "bytes per vector": disk / n, "peak MB": build_peak, "search s": search, "scanned": scanned,
     }  # fmt: skip
 
@@ -185,8 +185,8 @@ def figure(path: Path, measured: dict[str, Any]) -> None:
     model, slow = drawing.subplots(2, 1)
     series = {
         "build core s": ("build (core s)", "o"),
-        "core us per query, 16 probes": ("16 probes (µs per query)", "s"),
-        "core us per query, 64 probes": ("64 probes (µs per query)", "^"),
+        "core us per query, 16 probes": ("16 probes (core µs per query)", "s"),
+        "core us per query, 64 probes": ("64 probes (core µs per query)", "^"),
     }
     for what, (label, marker) in series.items():
         rows = [row for row in measured["left out"] if row["what"] == what]
