@@ -30,7 +30,7 @@ X, Q = made_up(N, 1), made_up(70, 2)
 
 
 def trained(metric: Any = "l2", **options: Any) -> fpq.IVFPQIndex:
-    return fpq.IVFPQIndex(LISTS, M, nbits=6, metric=metric, local_rotations=True, **options).fit(X)
+    return fpq.IVFPQIndex(LISTS, M, nbits=6, metric=metric, anisotropy=1, local_rotations=True, **options).fit(X)
 
 
 def same(a: Any, b: Any) -> None:
@@ -73,7 +73,7 @@ def test_definition(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_codes_are_more_accurate(metric: Any) -> None:
-    index, plain = trained(metric).add(X), fpq.IVFPQIndex(LISTS, M, nbits=6, metric=metric).fit(X).add(X)
+    index, plain = trained(metric).add(X), fpq.IVFPQIndex(LISTS, M, nbits=6, metric=metric, anisotropy=1).fit(X).add(X)
     truth = fpq.FlatIndex(metric).add(X).search(Q, 10).ids
     ours, theirs = (fpq.metrics.recall_at_k(i.search(Q, 10, n_probe=LISTS).ids, truth) for i in (index, plain))
     assert ours > theirs + 0.1
