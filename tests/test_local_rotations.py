@@ -29,8 +29,9 @@ def made_up(n: int, seed: int) -> np.ndarray:
 X, Q = made_up(N, 1), made_up(70, 2)
 
 
-def trained(metric: Any = "l2", **options: Any) -> fpq.IVFPQIndex:
-    return fpq.IVFPQIndex(LISTS, M, nbits=6, metric=metric, anisotropy=1, local_rotations=True, **options).fit(X)
+def trained(metric: Any = "l2", anisotropy: float | None = 1, **options: Any) -> fpq.IVFPQIndex:
+    index = fpq.IVFPQIndex(LISTS, M, nbits=6, metric=metric, anisotropy=anisotropy, local_rotations=True, **options)
+    return index.fit(X)
 
 
 def same(a: Any, b: Any) -> None:
@@ -83,8 +84,7 @@ def test_codes_are_more_accurate(metric: Any) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_bits(metric: Any) -> None:
-    index = trained(metric, n_threads=1).add(X)
-    other = fpq.IVFPQIndex(LISTS, M, nbits=6, metric=metric, local_rotations=True, n_threads=3).fit(X)
+    index, other = trained(metric, None, n_threads=1).add(X), trained(metric, None, n_threads=3)
     for start in range(0, N, 411):
         other.add(X[start : start + 411])
     np.testing.assert_array_equal(index.reconstruct(np.arange(N)), other.reconstruct(np.arange(N)))
@@ -95,7 +95,7 @@ def test_bits(metric: Any) -> None:
         same(index.search(Q[i], 7, n_probe=5), (expected.distances[i], expected.ids[i]))
     few = RNG.choice(N, 90, replace=False)
     found = index.search(Q, 7, n_probe=LISTS, allowed=few)
-    same(found, trained(metric).add(X[np.sort(few)], ids=np.sort(few)).search(Q, 7, n_probe=LISTS))
+    same(found, trained(metric, None).add(X[np.sort(few)], ids=np.sort(few)).search(Q, 7, n_probe=LISTS))
 
 
 def test_batches_of_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
