@@ -22,6 +22,7 @@
 
 enum {
     MAX_PASSES = 4 /* more raise no recall */,
+    MAX_BATCH = 12,
     SCRATCH_FLOATS = 1 << 17 /* of the products: they stay in the L2 cache */
 };
 
@@ -118,46 +119,68 @@ static void descend(const descent *c, described_row *r, int64_t row) {
     c->parallel[row] = r->sum;
 }
 
-/* The floats of a batch's scratch memory: rows, directions, one subspace of both, squares, products; then doubles. */
-static size_t row_floats(const descent *c) {
-    return (size_t)c->batch * (2 * (size_t)c->data->x.d + 2 * (size_t)c->cb->dsub + (size_t)c->cb->m);
-}
-static size_t product_floats(const descent *c) { return (size_t)c->cb->m * (size_t)fpq_products_ld(c->cb->k); }
+/* The scratch memory of a batch. */
+typedef struct {
+    double *parallel;        /* (m) */
+    float *products, *along; /* (batch, m, fpq_products_ld(k)) */
+    float *rows;             /* (batch, d) */
+    float *square;           /* (batch, m) */
+    float *x, *u;            /* (batch, dsub): centred rows and directions in one subspace */
+} batch_memory;
 
-static void descend_batch(void *context, int64_t task, fpq_worker *worker) {
-    const descent *c = context;
+static ptrdiff_t products_of_row(const descent *c) { return (ptrdiff_t)c->cb->m * fpq_products_ld(c->cb->k); }
+
+static size_t batch_memory_size(const descent *c) {
+    const size_t m = (size_t)c->cb->m, dsub = (size_t)c->cb->dsub, d = (size_t)c->data->x.d;
+    return fpq_lines(m * sizeof(double)) +
+           (size_t)c->batch * (2 * (size_t)products_of_row(c) + d + m + 2 * dsub) * sizeof(float);
+}
+
+static batch_memory place_batch(const descent *c, char *scratch) {
+    batch_memory b = {.parallel = (double *)(void *)scratch};
+    b.products = (float *)(void *)(scratch + fpq_lines((size_t)c->cb->m * sizeof(double)));
+    b.along = b.products + c->batch * products_of_row(c);
+    b.rows = b.along + c->batch * products_of_row(c);
+    b.square = b.rows + c->batch * (ptrdiff_t)c->data->x.d;
+    b.x = b.square + c->batch * (ptrdiff_t)c->cb->m;
+    b.u = b.x + c->batch * (ptrdiff_t)c->cb->dsub;
+    return b;
+}
+
+/* Multiplies n rows from `first` on, and their directions, with all codewords. */
+static void project_batch(const descent *c, int64_t first, int n, const batch_memory *b) {
     const fpq_kernels *kern = fpq_active();
-    const int m = c->cb->m, k = c->cb->k, d = (int)c->data->x.d, blocks = FPQ_COLUMN_BLOCKS(k);
-    const int ld = fpq_products_ld(k), n = fpq_batch_size(c->data->n, c->batch, task);
-    const int64_t first = task * c->batch;
-    const ptrdiff_t size = (ptrdiff_t)product_floats(c);
-    float *products = (float *)(void *)worker->scratch, *along = products + c->batch * size,
-          *rows = along + c->batch * size, *directions = rows + (ptrdiff_t)c->batch * d,
-          *x = directions + (ptrdiff_t)c->batch * d, *u = x + (ptrdiff_t)c->batch * c->cb->dsub,
-          *square = u + (ptrdiff_t)c->batch * c->cb->dsub;
-    double *parallel = (double *)(void *)(worker->scratch +
-                                          fpq_lines((row_floats(c) + 2 * (size_t)(c->batch * size)) * sizeof(float)));
-    const fpq_matrix all = {
+    const int m = c->cb->m, d = (int)c->data->x.d, blocks = FPQ_COLUMN_BLOCKS(c->cb->k);
+    const ptrdiff_t ld = products_of_row(c);
+    const fpq_matrix directions = {
         (const char *)c->directions, c->data->n, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0};
-    kern->read_rows(&c->data->x, c->data->rows, first, n, 0, d, NULL, rows);
-    kern->read_rows(&all, NULL, first, n, 0, d, NULL, directions);
+    kern->read_rows(&c->data->x, c->data->rows, first, n, 0, d, NULL, b->rows);
     for (int j = 0; j < m; j++) {
         const fpq_packed_codebook *codebook = c->packed + j;
         const int from = codebook->from, width = codebook->d;
-        kern->read_rows(&c->data->x, c->data->rows, first, n, from, from + width, codebook->offset, x);
-        kern->read_rows(&all, NULL, first, n, from, from + width, NULL, u);
-        kern->project(x, n, width, codebook->packed, codebook->bias, blocks, products + (ptrdiff_t)j * ld, size);
-        kern->project(u, n, width, codebook->packed, NULL, blocks, along + (ptrdiff_t)j * ld, size);
-        for (int i = 0; i < n; i++) kern->squares(x + (ptrdiff_t)i * width, width, 1, width, square + i * m + j);
+        const ptrdiff_t at = (ptrdiff_t)j * fpq_products_ld(codebook->k);
+        kern->read_rows(&c->data->x, c->data->rows, first, n, from, from + width, codebook->offset, b->x);
+        kern->read_rows(&directions, NULL, first, n, from, from + width, NULL, b->u);
+        kern->project(b->x, n, width, codebook->packed, codebook->bias, blocks, b->products + at, ld);
+        kern->project(b->u, n, width, codebook->packed, NULL, blocks, b->along + at, ld);
+        for (int i = 0; i < n; i++)
+            kern->squares(b->x + (ptrdiff_t)i * width, width, 1, width, b->square + (ptrdiff_t)i * m + j);
     }
-    for (int i = 0; i < n && !fpq_stopped(worker->poll); i++) {
-        described_row r = {rows + (ptrdiff_t)i * d,
-                           directions + (ptrdiff_t)i * d,
-                           products + i * size,
-                           along + i * size,
-                           square + (ptrdiff_t)i * m,
-                           parallel,
-                           0};
+}
+
+static void descend_batch(void *context, int64_t task, fpq_worker *worker) {
+    const descent *c = context;
+    const int n = fpq_batch_size(c->data->n, c->batch, task);
+    const int64_t first = task * c->batch, d = c->data->x.d;
+    const batch_memory b = place_batch(c, worker->scratch);
+    project_batch(c, first, n, &b);
+    for (int64_t i = 0; i < n && !fpq_stopped(worker->poll); i++) {
+        described_row r = {.row = b.rows + i * d,
+                           .direction = c->directions + (first + i) * d,
+                           .products = b.products + i * products_of_row(c),
+                           .along = b.along + i * products_of_row(c),
+                           .square = b.square + i * c->cb->m,
+                           .parallel = b.parallel};
         descend(c, &r, first + i);
     }
 }
@@ -174,12 +197,9 @@ int fpq_assign_anisotropic(const fpq_codebooks *cb, const fpq_rows *data, const 
             for (int i = 0; i < cb->k; i++)
                 if (packed[j].bias[i] > -INFINITY) max_square[j] = fmaxf(max_square[j], -2.1f * packed[j].bias[i]);
         }
-        const size_t rows = SCRATCH_FLOATS / product_floats(&c);
-        c.batch = rows < 1 ? 1 : rows > 12 ? 12 : (int)rows;
-        const size_t floats = row_floats(&c) + 2 * (size_t)c.batch * product_floats(&c);
-        status = fpq_parallel(fpq_batches(data->n, c.batch),
-                              fpq_lines(floats * sizeof(float)) + (size_t)cb->m * sizeof(double), threads,
-                              descend_batch, &c);
+        const int64_t rows = SCRATCH_FLOATS / products_of_row(&c);
+        c.batch = rows < 1 ? 1 : rows > MAX_BATCH ? MAX_BATCH : (int)rows;
+        status = fpq_parallel(fpq_batches(data->n, c.batch), batch_memory_size(&c), threads, descend_batch, &c);
     }
     fpq_free(max_square);
     fpq_free(packed);
