@@ -31,7 +31,8 @@ AnyIndex = FlatIndex | PQIndex | IVFPQIndex | AnyLSHIndex
 E2LSH_HASHES = 12  # the guess for `n_hashes`, if `fit` chooses it from the vectors
 
 # Seconds per unit of `work` with one thread of an Intel Xeon with AVX-512 (VNNI), fitted by `python bench/estimates.py
-# fit` on other data than those of the errors in docs/choosing.md.
+# fit` on other data than those of the errors in docs/choosing.md. Those of anisotropic codes are not fitted: they are
+# from the CPU time of single indexes, on an AMD EPYC (Zen 4).
 SECONDS = {
     "copied byte": 1.2e-9,
     "seeded value": 2.2e-9,
