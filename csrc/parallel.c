@@ -221,3 +221,9 @@ int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *co
     run(&r);
     return r.poll.stop ? -1 : 0;
 }
+
+int fpq_parallel_or_loop(int64_t n, int threads, fpq_task task, void *context) {
+    if (threads > 1) return fpq_parallel(n, 0, threads, task, context);
+    for (int64_t i = 0; i < n; i++) task(context, i, NULL);
+    return 0;
+}

@@ -28,6 +28,9 @@ typedef void (*fpq_task)(void *context, int64_t i, fpq_worker *worker);
  * or -1 when memory ran out or the hook said stop; tasks may then be missing. */
 int fpq_parallel(int64_t n, size_t scratch, int threads, fpq_task task, void *context);
 
+/* fpq_parallel for short tasks that ask nothing of a worker. One thread loops over them, which cannot fail. */
+int fpq_parallel_or_loop(int64_t n, int threads, fpq_task task, void *context);
+
 /* Whether to stop. Thread 0, the caller's, asks the hook of fpq_on_poll every 50 ms, for the first time 50 ms after the
  * first question, as the hook waits for Python's lock. Not to be asked within an inner fpq_parallel. */
 int fpq_stopped(fpq_poll *poll);

@@ -41,8 +41,7 @@ static void put_rows(void *context, int64_t task, fpq_worker *worker) {
 
 int fpq_pmlsh_put(const int8_t *codes, const int64_t *rows, int64_t n, int m, int32_t *blocks, int threads) {
     putting p = {codes, rows, n, m, blocks};
-    for (int64_t task = 0; threads == 1 && task < fpq_batches(n, TASK_ROWS); task++) put_rows(&p, task, NULL);
-    return threads == 1 ? 0 : fpq_parallel(fpq_batches(n, TASK_ROWS), 0, threads, put_rows, &p);
+    return fpq_parallel_or_loop(fpq_batches(n, TASK_ROWS), threads, put_rows, &p);
 }
 
 void fpq_pmlsh_get(const int32_t *blocks, const int64_t *rows, int64_t n, int m, int8_t *codes) {

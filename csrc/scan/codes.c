@@ -82,8 +82,7 @@ static void put_rows(void *context, int64_t task, fpq_worker *worker) {
 
 int fpq_put_codes(const uint8_t *codes, const int64_t *rows, int64_t n, int code_size, uint8_t *blocks, int threads) {
     putting p = {codes, rows, n, code_size, blocks};
-    for (int64_t task = 0; threads == 1 && task < fpq_batches(n, TASK_ROWS); task++) put_rows(&p, task, NULL);
-    return threads == 1 ? 0 : fpq_parallel(fpq_batches(n, TASK_ROWS), 0, threads, put_rows, &p);
+    return fpq_parallel_or_loop(fpq_batches(n, TASK_ROWS), threads, put_rows, &p);
 }
 
 void fpq_get_codes(const uint8_t *blocks, const int64_t *rows, int64_t n, int code_size, uint8_t *codes) {

@@ -10,6 +10,7 @@ from fpq import threads
 from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.parts.ids import Ids
 from fpq.indexes.parts.tokens import Tokens
+from fpq.indexes.pq_file import anisotropy_param, stored_anisotropy
 from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite
 
@@ -22,8 +23,7 @@ def state(index: MultiVectorIndex) -> State:
     pq = index.quantizer._state()
     names = ("n_lists", "residual", "metric", "keep_vectors", "n_probe", "n_candidates", "rerank")
     saved = State({**{name: getattr(index, name) for name in names}, "quantizer": pq.params}, pq.arrays)
-    if index.anisotropy > 1:
-        saved.params["anisotropy"] = index.anisotropy
+    saved.params.update(anisotropy_param(index.anisotropy))
     if index._coarse is not None:
         saved = saved.joined(State({}, {"centroids": index._coarse.centroids}), index._tokens.state())
     return saved.joined(index._ids.state())
@@ -31,8 +31,7 @@ def state(index: MultiVectorIndex) -> State:
 
 def restored(kind: type[MultiVectorIndex], stored: Stored) -> MultiVectorIndex:
     """The index that a file stores."""
-    options = stored.take("n_lists", "residual", "metric", "keep_vectors")
-    options |= stored.take("anisotropy") if "anisotropy" in stored.params else {"anisotropy": 1.0}
+    options = stored.take("n_lists", "residual", "metric", "keep_vectors") | stored_anisotropy(stored)
     index = kind(**options, n_threads=stored.n_threads)
     index.n_probe, index.n_candidates = stored.count("n_probe", 1), stored.count("n_candidates", 1)
     index.rerank = stored.optional_count("rerank", 1)

@@ -13,7 +13,7 @@ from fpq.indexes.ivf import IVFPQIndex
 from fpq.indexes.parts.documents import Documents
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.tokens import Tokens
-from fpq.learning.anisotropic import Anisotropy
+from fpq.learning.anisotropic import loss_of
 from fpq.learning.defaults import default_token_lists
 from fpq.learning.lloyd import LocalRows
 
@@ -57,7 +57,7 @@ def adding(index: MultiVectorIndex, x: Documents, n_threads: int) -> Addition:
 
     def write(advance: progress.Advance) -> None:
         row = done = 0
-        loss = Anisotropy(index.anisotropy, prepare) if index.anisotropy > 1 else None
+        loss = loss_of(index.anisotropy, prepare)
         for part, _ in index.quantizer.encode_chunks(x.tokens, None, len(labels), n_threads, change, loss):
             codes[row : row + len(part)] = part
             row += len(part)

@@ -23,7 +23,7 @@ from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
-from fpq.learning.anisotropic import WEIGHT, Anisotropy
+from fpq.learning.anisotropic import WEIGHT, loss_of
 from fpq.learning.lloyd import Change, LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
@@ -144,10 +144,6 @@ class CodeIndex(Index):
         vars(copy).update(vars(self.quantizer))
         return copy
 
-    def _loss(self, vectors: Change) -> Anisotropy | None:
-        """The loss that codes are to lower, given `Anisotropy.vectors`; None: the squared error."""
-        return Anisotropy(self.anisotropy, vectors) if self.anisotropy > 1 else None
-
     def _learned(self, trained: ProductQuantizer, refinement: Refinement | None, **attributes: Any) -> Commit:
         """A commit that empties the index and takes over a trained copy of the quantizer and these attributes."""
         new = {**self._no_rows(), "_refinement": refinement, **attributes}
@@ -230,7 +226,8 @@ class CodeIndex(Index):
         """
         n = len(self) + len(x) - len(leaving)
         if counts is None:
-            yield from self.quantizer.encode_chunks(x, None, n, n_threads, change, self._loss(vectors))
+            loss = loss_of(self.anisotropy, vectors)
+            yield from self.quantizer.encode_chunks(x, None, n, n_threads, change, loss)
             return
         codes = self._codes(leaving)
         self.quantizer.count(codes, counts, -1)

@@ -20,8 +20,7 @@ def optional_state(index: CodeIndex) -> State:
     """What a file stores only if it is there: `rerank`, refinement codes, counters, and what `tune` measured."""
     values = {"rerank": index.rerank, "refine": index.refine}
     state = State({name: value for name, value in values.items() if value is not None}, {})
-    if index.anisotropy > 1:
-        state.params["anisotropy"] = index.anisotropy
+    state.params.update(anisotropy_param(index.anisotropy))
     if index._counts is not None:
         state.arrays["open_indexing_counts"] = index._counts
     return state.joined(*(part.state() for part in (index._refinement, index._points) if part is not None))
@@ -52,8 +51,17 @@ def stored_options(stored: Stored, *names: str) -> dict[str, Any]:
         options["keep_vectors"] = options["keep_vectors"]["path"]
     if "refine" in stored.params:  # a file stores it only if it is set
         options |= stored.take("refine")
-    options |= stored.take("anisotropy") if "anisotropy" in stored.params else {"anisotropy": 1.0}
-    return options
+    return options | stored_anisotropy(stored)
+
+
+def anisotropy_param(anisotropy: float) -> dict[str, float]:
+    """The parameter that a file stores: none for the squared error, as in files from before there was another loss."""
+    return {"anisotropy": anisotropy} if anisotropy > 1 else {}
+
+
+def stored_anisotropy(stored: Stored) -> dict[str, Any]:
+    """Read the parameter of the constructor."""
+    return stored.take("anisotropy") if "anisotropy" in stored.params else {"anisotropy": 1.0}
 
 
 def _add_up(counts: Int64, total: int) -> bool:

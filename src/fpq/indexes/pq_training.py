@@ -8,6 +8,7 @@ import numpy as np
 
 from fpq._checks import Float32
 from fpq.indexes.parts.refinement import TRAINING_ROWS, Refinement, by_columns, residuals_of
+from fpq.learning.anisotropic import loss_of
 from fpq.learning.lloyd import TrainingRows
 from fpq.learning.quantizer import ProductQuantizer
 
@@ -36,7 +37,7 @@ def learned_refinement(
         return None
     chosen = index._choose(rows.n, TRAINING_ROWS)
     sample = rows.sampled(chosen).local()
-    loss = index._loss(lambda *_: vectors.sampled(chosen).local().take(None))
+    loss = loss_of(index.anisotropy, lambda *_: vectors.sampled(chosen).local().take(None))
     codes, rotated = next(quantizer.encode_chunks(sample.take(None), None, sample.n, n_threads, anisotropy=loss))
     residuals, decoded = residuals_of(quantizer, rotated, codes, n_threads)
     coded = decoded if centroids is None else centroids[:TRAINING_ROWS]

@@ -41,11 +41,9 @@ class Codebooks(NamedTuple):
     inertia: float  # the sum of the squared errors
 
 
-def directions(vectors: Array, n_threads: int) -> Float32:
-    """The rows scaled to length 1."""
-    out = np.empty(vectors.shape, np.float32)
-    _native.normalize(vectors, out, n_threads)
-    return out
+def loss_of(weight: float, vectors: Change) -> Anisotropy | None:
+    """The loss of an index with this `anisotropy`; None: the squared error."""
+    return Anisotropy(weight, vectors) if weight > 1 else None
 
 
 def descend(

@@ -19,7 +19,7 @@ from fpq.learning.defaults import default_m
 from fpq.learning.kmeans import even_offsets, random_centroids, sample_rows, spread_centroids, warn_of_few_rows
 from fpq.learning.lloyd import Change, LocalRows, TrainingRows, train_codebooks
 from fpq.learning.open_indexing import OpenIndexing
-from fpq.metric import L2, Metric
+from fpq.metric import COSINE, L2, Metric
 from fpq.progress import Progress
 from fpq.storage import State, Storable, Stored
 
@@ -211,7 +211,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
     def adapt(self, x: Array, vectors: Array, weight: float) -> None:
         """Lower the loss of `Anisotropy` for checked rows x (n, d), which may be residuals of the `vectors` (n, d)."""
         n_threads = threads.resolve(self.n_threads)
-        along = self.rotate(anisotropic.directions(vectors, n_threads), n_threads)
+        along = self._directions(vectors, n_threads)
         rows = np.empty(x.shape, np.float32)
         _native.copy_rows(x, None, rows, n_threads)
         x = self.rotate(rows, n_threads)
@@ -342,7 +342,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             ids = np.empty((self.m, len(chunk)), dtype=np.int32)
             _native.assign(self.codebooks, self.offsets, chunk, None, ids, None, n_threads)
             if anisotropy is not None:
-                along = self.rotate(anisotropic.directions(anisotropy.vectors(rows, n_threads), n_threads), n_threads)
+                along = self._directions(anisotropy.vectors(rows, n_threads), n_threads)
                 anisotropic.descend(self.codebooks, self.offsets, chunk, along, anisotropy.weight, ids, n_threads)
             if self.open_indexing and counts is not None:
                 self.open_indexing.apply(self.codebooks, self.offsets, chunk, ids, counts, n_total, n_threads)
@@ -410,6 +410,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         self.adc(L2).tables(self.rotate(queries, 1), tables)
         tables = np.ascontiguousarray(tables[:, :, :k])
         return tables[0] if single else tables
+
+    def _directions(self, vectors: Array, n_threads: int) -> Array:
+        """The vectors scaled to length 1, in the space of the codebooks."""
+        return self.rotate(COSINE.prepare(vectors, n_threads), n_threads)
 
     def rotate(self, x: Array, n_threads: int) -> Array:
         """Rotate rows into the space of the codebooks."""
