@@ -12,7 +12,7 @@ import numpy as np
 import fpq
 from fpq import datasets
 
-CAPACITIES = (None, 2.0, 1.5, 1.25)
+CAPACITIES = (None, 2.0, 1.5, 1.25, 1.0)
 
 
 def percentiles(values: np.ndarray) -> str:

@@ -219,6 +219,44 @@ def test_capacity_holds_after_every_add(capacity):
     assert np.array_equal(again.search(Q, 5).ids, index.search(Q, 5).ids)
 
 
+def with_room(labels, squared, sizes, limit):
+    """The lists of rows under a limit, by its definition: `squared` has the distances of all rows to all centroids."""
+    labels, closed = labels.copy(), np.zeros(len(sizes), bool)
+    while True:
+        counts = sizes + np.bincount(labels, minlength=len(sizes))
+        closed |= counts >= limit
+        over = np.flatnonzero(counts > np.maximum(limit, sizes))
+        if not len(over):
+            return labels
+        nexts = np.where(closed, np.inf, squared).argmin(1)
+        losses = squared[np.arange(len(labels)), nexts] - squared[np.arange(len(labels)), labels]
+        for c in over:
+            rows = np.flatnonzero(labels == c)
+            leaving = rows[np.argsort(losses[rows], kind="stable")[: counts[c] - max(limit, sizes[c])]]
+            labels[leaving] = nexts[leaving]
+
+
+@pytest.mark.parametrize("capacity", [1.0, 1.2, 2.0])
+def test_rows_that_lose_least_leave_full_lists(capacity):
+    rng = np.random.default_rng(7)
+    skewed = np.concatenate([X, X[:1] + rng.normal(0, 0.3, size=(N, D)).astype(np.float32)])[rng.permutation(2 * N)]
+    index = fpq.IVFPQIndex(LISTS, 6, list_capacity=capacity).fit(skewed)
+    squared = ((skewed[:, None] - index.centroids).astype(np.float64) ** 2).sum(2)
+    sizes = np.zeros(LISTS, np.int64)
+    for rows in (slice(0, N), slice(N, 2 * N)):
+        index.add(skewed[rows])
+        limit = math.ceil(capacity * len(index) / LISTS)
+        expected = with_room(squared[rows].argmin(1), squared[rows], sizes, limit)
+        assert np.array_equal(index.lists_of(np.arange(rows.start, rows.stop)), expected)
+        sizes = index.list_sizes.copy()
+
+
+def test_capacity_of_equal_rows():
+    index = fpq.IVFPQIndex(LISTS, 6, list_capacity=1.0).fit(X)
+    index.add(np.repeat(X[:1], 40 * LISTS, axis=0))
+    assert index.list_sizes.tolist() == [40] * LISTS
+
+
 def test_capacity_on_real_vectors():
     try:
         base = fpq.datasets.load("sift500k").base[:60_000]

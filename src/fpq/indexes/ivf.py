@@ -38,7 +38,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     Each vector belongs to the list of its nearest centroid, one of `n_lists`. A query probes the `n_probe` lists of its
     nearest centroids. Within the probed lists the search is exact with respect to ADC: the ids and float32 distances
     are those of sorting the sums of table entries of all codes. Jegou, Douze, Schmid, Product Quantization for Nearest
-    Neighbor Search, 2011. The capacity of lists is OpenIndexing (FPQ paper, Algorithm 1), applied to lists.
+    Neighbor Search, 2011. The capacity of lists is that of OpenIndexing (FPQ paper), with another order of moves.
 
     Parameters
     ----------
@@ -61,9 +61,10 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         longer codes unless lists have more than some ``d**2 / 3`` vectors, and a search multiplies each query with the
         rotation of each list that it probes. Not with `rotation`, `refine` or `residual=False`.
     list_capacity : float, optional
-        No list holds more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`;
-        further vectors go to their next nearest list with room. At least 1. The limit grows with n and holds after
-        every `add`; after a removal, lists may exceed the limit. The centroids are trained under the same limit.
+        No list holds more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`. At
+        least 1. Of the vectors that a list has no room for, those move to their next nearest list whose squared
+        distance grows least. The limit grows with n and holds after every `add`; after a removal, lists may exceed the
+        limit. The centroids are trained under the same limit.
 
     Attributes
     ----------

@@ -9,8 +9,9 @@ import numpy as np
 from fpq import _native, progress, scaling
 from fpq._checks import Array, Float32, Int64, UInt64
 from fpq.indexes.changes import Addition
-from fpq.indexes.parts.coarse import by_lists, list_limit
+from fpq.indexes.parts.coarse import by_lists
 from fpq.indexes.parts.ids import PIECE
+from fpq.indexes.parts.list_capacity import list_limit
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.refinement import Refinement, residuals_of
 from fpq.learning.quantizer import ProductQuantizer

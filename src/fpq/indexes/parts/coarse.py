@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
 from fpq import _native, progress
 from fpq._checks import Array, Float32, Int32, Int64
+from fpq.indexes.parts.list_capacity import move_to_room
 from fpq.indexes.parts.two_level import LEAST_LISTS, ROWS_PER_CENTROID, TwoLevel, learn, refined
 from fpq.learning.kmeans import even_offsets, learn_centroids
 from fpq.learning.lloyd import Change, TrainingRows
@@ -88,27 +88,16 @@ class CoarseQuantizer:
         _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, labels[None], None, n_threads)
         return labels
 
-    def nearest_with_room(self, x: Array, counts: Int64, limit: int, n_threads: int) -> Int32:
-        """As `nearest`, but among the lists whose count is below `limit`; updates `counts`."""
-        labels = self.nearest(x, n_threads)
-        _native.open_index(
-            self.centroids[None], even_offsets(x.shape[1], 1), x, None, limit, len(self.centroids), False, labels[None],
-            counts[None], n_threads,
-        )  # fmt: skip
-        return labels
-
     def labels(self, x: Array, prepare: Change, sizes: Int64, limit: int | None, n_threads: int) -> Int32:
         """Prepare x in chunks and assign each row to a list; lists of these sizes grow to at most `limit` rows."""
-        labels, counts = np.empty(len(x), dtype=np.int32), sizes.copy()
+        labels = np.empty(len(x), dtype=np.int32)
         with progress.stage("assignment", len(x), "rows") as advance:
             for start in range(0, len(x), CHUNK_ROWS):
                 chunk = prepare(x[start : start + CHUNK_ROWS], n_threads)
-                if limit is None:
-                    found = self.nearest(chunk, n_threads)
-                else:
-                    found = self.nearest_with_room(chunk, counts, limit, n_threads)
-                labels[start : start + len(found)] = found
-                advance(len(found))
+                labels[start : start + len(chunk)] = self.nearest(chunk, n_threads)
+                advance(len(chunk))
+            if limit is not None:
+                move_to_room(labels, x, prepare, self.centroids, sizes, limit, n_threads)
         return labels
 
     def subtracting(self, labels: Int32, prepare: Change, rotations: LocalRotations | None) -> Change:
@@ -176,11 +165,6 @@ def residuals(coarse: CoarseQuantizer, x: Array, n_threads: int, rotations: Loca
 def rotated_by_lists(coarse: CoarseQuantizer, rotations: LocalRotations, x: Array, n_threads: int) -> Float32:
     """The rows, rotated by their nearest lists."""
     return rotations.rotate(x, coarse.nearest(x, n_threads), n_threads)
-
-
-def list_limit(capacity: float, n: int, n_lists: int) -> int:
-    """The maximum size of a list: ceil(capacity * n / n_lists), at most n."""
-    return math.ceil(min(capacity, n_lists) * n / n_lists)
 
 
 def by_halves(points: Float32) -> Int64:
