@@ -1,7 +1,7 @@
 """LOPQ with codebooks per list or fewer dimensions: ``python bench/local_codebooks.py [--lists 64] [--data NAME]``.
 
-`IVFPQIndex(local_rotations=True)` learns a rotation of each list, and one set of codebooks. Here the lists get codebooks
-of their own too, or rotations to fewer dimensions. Squared error and recall@10 of the codes, all vectors
+`IVFPQIndex(local_rotations=True)` learns a rotation of each list, and one set of codebooks. Here the lists get
+codebooks of their own too, or rotations to fewer dimensions. Squared error and recall@10 of the codes, all vectors
 compared; the last column has the bytes of a code and what rotations and codebooks take per vector.
 """
 
