@@ -33,6 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "PCA": {"rotation": "pca"},
     "OPQ": {"rotation": "opq"},
     "LOPQ": {"local_rotations": True},
+    "LOPQ d/2": {"local_rotations": True},  # with rotations to half the dimensions
 }
 WEIGHT_1 = "weight 1"
 THRESHOLDS = (0.1, 0.2, 0.3)
@@ -58,7 +59,8 @@ def measured(name: str, size: int, n_probe: int, rounds: int) -> list[dict[str, 
     if base.dtype == np.float16:
         base, queries = base.astype(np.float32), queries.astype(np.float32)
     truth = data.groundtruth[:, :K]
-    methods = METHODS if metric == "l2" else {**METHODS, WEIGHT_1: {"anisotropy": 1.0}}
+    half = {**METHODS["LOPQ d/2"], "rotation_dim": max(size, base.shape[1] // 2)}
+    methods = {**METHODS, "LOPQ d/2": half, **({} if metric == "l2" else {WEIGHT_1: {"anisotropy": 1.0}})}
     indexes = {
         method: fpq.IVFPQIndex(n_lists, size, metric=metric, **options).fit(base).add(base)  # type: ignore[arg-type]
         for method, options in methods.items()
@@ -111,7 +113,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, panels = plt.subplots(1, len(SETS), figsize=(12, 3.8), sharey=True, layout="constrained")
     for panel, name in zip(panels, SETS, strict=True):
-        for method, marker in zip([*METHODS, WEIGHT_1, "ScaNN"], "osD^vx", strict=True):
+        for method, marker in zip([*METHODS, WEIGHT_1, "ScaNN"], "osD^<vx", strict=True):
             points = [row for row in rows if (row["set"], row["method"]) == (name, method)]
             if points:
                 panel.plot([p["bytes"] for p in points], [p["recall@10"] for p in points], marker=marker, label=method)

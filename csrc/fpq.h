@@ -289,6 +289,7 @@ int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t
 /* ---- inverted lists of codes ---- */
 typedef struct {
     const float *centroids; /* (n_lists, d) */
+    int d;                  /* of centroids and queries: that of the codes, or more if the lists have rotations */
     const int64_t *first;   /* (n_lists + 1): list l is the blocks block_ids[first[l]] .. block_ids[first[l + 1] - 1] */
     const int32_t *block_ids;
     const uint64_t *live_rows; /* bit r of live_rows[b]: row r of block b holds a vector that may be returned */
@@ -301,12 +302,13 @@ typedef struct {
 
 /* A rotation per list. */
 typedef struct {
-    const float *packed;    /* (n, fpq_packed_size(d, d)): column t is the direction of dimension t of the result */
+    const float *packed;    /* (n, fpq_packed_size(to, d)): column t is the direction of dimension t of the result */
+    int to;                 /* dimensions of the result, at most d */
     const float *centroids; /* (n, d), which are subtracted before; NULL: none */
     int64_t n;              /* how many */
 } fpq_rotations;
 
-/* out (n, per_row, d): each row less the centroid of each of its lists (n, per_row), rotated. */
+/* out (n, per_row, to): each row (d) less the centroid of each of its lists (n, per_row), rotated. */
 int fpq_rotate(const fpq_matrix *x, const int64_t *lists, int per_row, const fpq_rotations *rotations, float *out,
                int threads);
 
@@ -316,8 +318,8 @@ typedef struct {
     const int64_t *lists;         /* (nq, per_query), nearest first; NULL: the nearest lists by `coarse` */
     const fpq_small_flat *coarse; /* of the centroids before their rotation, */
     const float *queries;         /* and the queries before theirs */
-    const float *residuals; /* (nq, per_query, d) of fpq_rotate, if the lists have rotations; for inner products rotated
-                               queries. NULL: queries less centroids */
+    const float *residuals;       /* (nq, per_query, to) of fpq_rotate, if the lists have rotations; for inner products
+                                     rotated queries. NULL: queries less centroids */
 } fpq_probes;
 
 /* As fpq_adc_search, among the probed lists. */

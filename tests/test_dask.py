@@ -104,7 +104,10 @@ def test_fit_on_a_cluster(client: Any, tmp_path: Path) -> None:
         same_learned(fpq.dask.fit(ivf(), x, client=client), ivf().fit(BYTES))
 
 
-@pytest.mark.parametrize("options", [{}, {"rotation": "pca"}, {"list_capacity": 1.3}, {"metric": "cosine"}])
+LOCAL = {"local_rotations": True, "rotation_dim": 4}
+
+
+@pytest.mark.parametrize("options", [{}, {"rotation": "pca"}, {"list_capacity": 1.3}, {"metric": "cosine"}, LOCAL])
 def test_many_iterations_on_a_cluster(client: Any, options: dict[str, Any]) -> None:
     x = np.random.default_rng(1).gamma(1, size=(30_000, D)).astype(np.float32)  # grow in parts, have bounds
     x[:9000] = x[0]  # so that lists come out empty

@@ -43,18 +43,23 @@ def unit(x: np.ndarray, metric: str) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x
 
 
+@pytest.mark.parametrize("dim", [None, 17, 8])
 @pytest.mark.parametrize("metric", METRICS)
-def test_definition(metric: str) -> None:
-    index = trained(metric).add(X)
+def test_definition(metric: str, dim: int | None) -> None:
+    index = trained(metric, rotation_dim=dim).add(X)
     assert index._rotations is not None and index.centroids is not None
+    assert (index.dim, index.quantizer.dim) == (D, dim or D)
     matrices, x, q = index._rotations.matrices, unit(X, metric), unit(Q, metric)
-    np.testing.assert_allclose(np.swapaxes(matrices, 1, 2) @ matrices, np.eye(D)[None].repeat(LISTS, 0), atol=1e-5)
+    identity = np.eye(dim or D)[None].repeat(LISTS, 0)
+    np.testing.assert_allclose(np.swapaxes(matrices, 1, 2) @ matrices, identity, atol=1e-5)
     lists = index.lists_of(np.arange(N))
     rotated = np.einsum("nd,nde->ne", x - index.centroids[lists], matrices[lists])
     pq = index.quantizer
-    decoded = np.einsum("ne,nde->nd", pq.decode(pq.encode(rotated)), matrices[lists]) + index.centroids[lists]
+    coded = pq.decode(pq.encode(rotated))
+    decoded = np.einsum("ne,nde->nd", coded, matrices[lists]) + index.centroids[lists]
     np.testing.assert_allclose(index.reconstruct(np.arange(N)), decoded, atol=2e-4)
-    expected = -q @ decoded.T if metric != "l2" else ((q[:, None] - decoded) ** 2).sum(-1)
+    seen = np.einsum("qld,lde->qle", q[:, None] - index.centroids, matrices)  # distances ignore dropped dimensions
+    expected = -q @ decoded.T if metric != "l2" else ((seen[:, lists] - coded) ** 2).sum(-1)
     for n_probe in (1, 3, LISTS):
         by_centroid = -q @ index.centroids.T if metric != "l2" else ((q[:, None] - index.centroids) ** 2).sum(-1)
         probed = np.argsort(by_centroid, axis=1)[:, :n_probe]
@@ -118,8 +123,9 @@ def test_any_scale(scale: float) -> None:
     assert recalls[1] == pytest.approx(recalls[0], abs=0.05)
 
 
-def test_files_copies_and_changes(tmp_path: Path) -> None:
-    index = trained(keep_vectors=True, list_capacity=1.3).add(X)
+@pytest.mark.parametrize("dim", [None, 11])
+def test_files_copies_and_changes(tmp_path: Path, dim: int | None) -> None:
+    index = trained(keep_vectors=True, list_capacity=1.3, rotation_dim=dim).add(X)
     index.save(tmp_path / "a")
     expected = index.search(Q, 9, n_probe=4, rerank=3)
     for again in (
@@ -127,8 +133,10 @@ def test_files_copies_and_changes(tmp_path: Path) -> None:
         copy.copy(index), index.copy(),
     ):  # fmt: skip
         same(again.search(Q, 9, n_probe=4, rerank=3), expected)
-        assert (again.local_rotations, again.nbytes) == (True, index.nbytes)
-    other = trained(keep_vectors=True, list_capacity=1.3).add(X[:500], ids=np.arange(N, N + 500))
+        assert (again.local_rotations, again.nbytes, repr(again)) == (True, index.nbytes, repr(index))
+        assert f"rotation_dim={dim}" in repr(again) or dim is None
+    options = {"keep_vectors": True, "list_capacity": 1.3, "rotation_dim": dim}
+    other = trained(**options).add(X[:500], ids=np.arange(N, N + 500))
     index.merge(other)
     index.remove(np.arange(N, N + 500))
     same(index.search(Q, 9, n_probe=4, rerank=3), expected)
@@ -136,10 +144,14 @@ def test_files_copies_and_changes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(index.reconstruct(np.arange(100)), index.reconstruct(np.arange(100, 200)))
     with pytest.raises(ValueError, match=r"^other: expected an index with the same"):
         index.merge(fpq.IVFPQIndex(LISTS, M, nbits=6, keep_vectors=True, list_capacity=1.3).fit(X))
+    with pytest.raises(ValueError, match=r"^other: expected an index with the same (rotation_dim|codebooks)"):
+        index.merge(trained(**{**options, "rotation_dim": 10}))
     index.reset()
     assert len(index.add(X)) == N
-    estimate = fpq.estimate(N, D, fpq.IVFPQIndex(LISTS, M, nbits=6, local_rotations=True))
-    assert estimate.nbytes == pytest.approx(trained().add(X).nbytes, rel=0.03)
+    estimate = fpq.estimate(N, D, fpq.IVFPQIndex(LISTS, M, nbits=6, local_rotations=True, rotation_dim=dim))
+    assert estimate.nbytes == pytest.approx(trained(rotation_dim=dim).add(X).nbytes, rel=0.03)
+    trained(rotation_dim=dim).add(X).save(tmp_path / "b")
+    assert estimate.file_nbytes == pytest.approx((tmp_path / "b").stat().st_size, rel=0.03)
 
 
 def test_damaged_rotations(tmp_path: Path) -> None:
@@ -175,5 +187,9 @@ def test_few_rows_and_one_list() -> None:
 def test_what_does_not_go_together(options: Any) -> None:
     with pytest.raises(ValueError, match=r"^local_rotations: expected False with residual=False, rotation or refine"):
         fpq.IVFPQIndex(LISTS, M, local_rotations=True, **options)
+    with pytest.raises(ValueError, match=r"^rotation_dim: expected at least 5, got 4"):
+        fpq.IVFPQIndex(LISTS, M, local_rotations=True, rotation_dim=M - 1)
+    with pytest.raises(ValueError, match=r"^rotation_dim: expected at most the 20 dimension\(s\) of X, got 21"):
+        fpq.IVFPQIndex(LISTS, M, local_rotations=True, rotation_dim=D + 1).fit(X)
     with pytest.raises(ValueError, match=r"^local_rotations: expected one of False, True, got 'yes'"):
         fpq.IVFPQIndex(LISTS, M, local_rotations="yes")  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ typedef struct {
     const fpq_lists *lists;
     fpq_precomputed precomputed;
     fpq_codeword_norms norms;
-    int d, per_list; /* per_list: each list has tables of its own */
+    int d, code_d, per_list; /* per_list: each list has tables of its own */
     const float *queries;
     int64_t nq, batch; /* queries per batch */
     int64_t *order;    /* (nq): queries with the same nearest list stand together */
@@ -54,7 +54,7 @@ typedef struct {
     int n_exact, n_approx;
     query_state *waiting[FPQ_LUT_QUERIES];
     int64_t waiting_lists[FPQ_LUT_QUERIES];
-    float *residuals; /* (FPQ_LUT_QUERIES, d) */
+    float *residuals; /* (FPQ_LUT_QUERIES, code_d) */
     fpq_lut luts[FPQ_LUT_QUERIES];
     int32_t *head;    /* (n_lists): the first probe of a list, -1: none */
     int32_t *next;    /* (batch * n_probe): after each probe the next one of the same list */
@@ -65,7 +65,7 @@ static size_t batch_scratch(const search *s) {
     const size_t probes = (size_t)s->batch * (size_t)s->n_probe, n = (size_t)s->batch;
     const fpq_adc *adc = s->scan.adc;
     return (FPQ_LUT_QUERIES + n) * fpq_lut_size(s->scan.kern, adc) + n * fpq_lut16_size(adc) +
-           fpq_lines(FPQ_LUT_QUERIES * (size_t)s->d * sizeof(float)) +
+           fpq_lines(FPQ_LUT_QUERIES * (size_t)s->code_d * sizeof(float)) +
            fpq_lines((size_t)s->lists->n * sizeof(int32_t)) + 2 * fpq_lines(probes * sizeof(int32_t));
 }
 
@@ -81,7 +81,7 @@ static void place_batch(const search *s, batch *b, char *memory) {
         memory += fpq_lut16_size(adc);
     }
     b->residuals = (float *)(void *)memory;
-    b->head = (int32_t *)(void *)(memory += fpq_lines(FPQ_LUT_QUERIES * (size_t)s->d * sizeof(float)));
+    b->head = (int32_t *)(void *)(memory += fpq_lines(FPQ_LUT_QUERIES * (size_t)s->code_d * sizeof(float)));
     b->next = (int32_t *)(void *)(memory += fpq_lines((size_t)s->lists->n * sizeof(int32_t)));
     b->touched = (int32_t *)(void *)(memory + fpq_lines((size_t)s->batch * (size_t)s->n_probe * sizeof(int32_t)));
 }
@@ -122,8 +122,10 @@ static void begin_batch(batch *b, int64_t task) {
     }
 }
 
-/* Whether every code of a list is farther than the threshold, by the triangle inequality. */
-static int is_out_of_reach(const search *s, const query_state *state, int64_t list) {
+/* Whether every code of the list of a probe is farther than the threshold, by the triangle inequality. With a rotation
+ * to fewer dimensions, distances are those of the rotated residuals. */
+static int is_out_of_reach(const search *s, const query_state *state, const int64_t *at) {
+    const int64_t list = *at;
     const float margin = 1 - 1e-4f, *centroid = s->lists->centroids + list * s->d, threshold = state->results.threshold;
     if (!s->lists->max_residual || !(threshold < INFINITY)) return 0;
     const float max_residual = s->lists->max_residual[list];
@@ -132,7 +134,10 @@ static int is_out_of_reach(const search *s, const query_state *state, int64_t li
         return -product - reach > threshold + 1e-4f * (reach + fabsf(product) + fabsf(threshold));
     }
     if (s->scan.adc->metric != FPQ_L2) return 0;
-    const float squared = s->scan.kern->l2_f32(state->q, centroid, s->d), gap = margin * sqrtf(squared) - max_residual;
+    const float *rotated = s->residuals ? s->residuals + (at - s->probes) * s->code_d : NULL;
+    const float squared = rotated ? s->scan.kern->ip_f32(rotated, rotated, s->code_d)
+                                  : s->scan.kern->l2_f32(state->q, centroid, s->d);
+    const float gap = margin * sqrtf(squared) - max_residual;
     return squared < INFINITY && gap > 0 && margin * gap * gap > threshold;
 }
 
@@ -188,7 +193,7 @@ static void scan_waiting(batch *b) {
     for (int i = 0; i < b->n_exact && b->s->scan.adc->metric == FPQ_IP; i++)
         set_list(b->s, b->waiting[i], b->waiting_lists[i], luts[i], luts[i]->magnitude);
     if (b->n_approx)
-        fpq_lut_make_approx(&b->s->norms, b->residuals + (ptrdiff_t)from * b->s->d, b->n_approx, b->luts + from);
+        fpq_lut_make_approx(&b->s->norms, b->residuals + (ptrdiff_t)from * b->s->code_d, b->n_approx, b->luts + from);
     for (int i = 0; i < FPQ_LUT_QUERIES; i++)
         if (i < b->n_exact || i >= from) scan_list(b->s, b->waiting_lists[i], b->luts + i, &b->waiting[i]->results);
     b->n_exact = b->n_approx = 0;
@@ -198,7 +203,7 @@ static void probe(batch *b, query_state *state, const int64_t *at) {
     const search *s = b->s;
     const int64_t list = *at;
     const float *centroid = s->lists->centroids + list * s->d;
-    if (is_out_of_reach(s, state, list)) return;
+    if (is_out_of_reach(s, state, at)) return;
     if (!s->per_list) {
         if (s->lists->residual) set_list(s, state, list, &state->lut, state->magnitude);
         scan_list(s, list, &state->lut, &state->results);
@@ -208,9 +213,9 @@ static void probe(batch *b, query_state *state, const int64_t *at) {
               place = s->precomputed.lists ? 0
                       : is_approx          ? FPQ_LUT_QUERIES - ++b->n_approx
                                            : b->n_exact++;
-    float *residual = b->residuals + (ptrdiff_t)place * s->d;
+    float *residual = b->residuals + (ptrdiff_t)place * s->code_d;
     if (s->residuals)
-        memcpy(residual, s->residuals + (at - s->probes) * s->d, (size_t)s->d * sizeof *residual);
+        memcpy(residual, s->residuals + (at - s->probes) * s->code_d, (size_t)s->code_d * sizeof *residual);
     else
         for (int t = 0; t < s->d; t++) residual[t] = state->q[t] - centroid[t];
     if (s->precomputed.lists) {
@@ -354,7 +359,8 @@ int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *quer
     const size_t n_probes = (size_t)nq * (size_t)probes->per_query;
     search s = {.scan = fpq_scan_of(adc, lists->blocks),
                 .lists = lists,
-                .d = adc->offsets[adc->m],
+                .d = lists->d,
+                .code_d = adc->offsets[adc->m],
                 .per_list = lists->residual && (adc->metric != FPQ_IP || probes->residuals),
                 .queries = queries,
                 .nq = nq,

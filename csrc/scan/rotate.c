@@ -33,16 +33,17 @@ static int64_t list_of_batch(const rotation *r, int64_t batch) {
 static void rotate_batch(void *context, int64_t batch, fpq_worker *worker) {
     const rotation *r = context;
     const fpq_kernels *kern = fpq_active();
-    const int d = (int)r->x->d, blocks = FPQ_COLUMN_BLOCKS(d), width = blocks * FPQ_COLUMN_BLOCK;
+    const int d = (int)r->x->d, to = r->rotations->to, blocks = FPQ_COLUMN_BLOCKS(to),
+              width = blocks * FPQ_COLUMN_BLOCK;
     const int64_t list = list_of_batch(r, batch), first = r->starts[list] + (batch - r->batches[list]) * FPQ_ROW_BATCH;
     const int64_t left = r->starts[list + 1] - first;
     const int n = left < FPQ_ROW_BATCH ? (int)left : FPQ_ROW_BATCH;
     const float *centroids = r->rotations->centroids;
     float *rows = (float *)(void *)worker->scratch, *rotated = rows + (ptrdiff_t)FPQ_ROW_BATCH * d;
     kern->read_rows(r->x, r->rows, first, n, 0, d, centroids ? centroids + list * d : NULL, rows);
-    kern->project(rows, n, d, r->rotations->packed + list * fpq_packed_size(d, d), NULL, blocks, rotated, width);
+    kern->project(rows, n, d, r->rotations->packed + list * fpq_packed_size(to, d), NULL, blocks, rotated, width);
     for (int i = 0; i < n; i++)
-        memcpy(r->out + r->pairs[first + i] * d, rotated + (ptrdiff_t)i * width, (size_t)d * sizeof(float));
+        memcpy(r->out + r->pairs[first + i] * to, rotated + (ptrdiff_t)i * width, (size_t)to * sizeof(float));
 }
 
 int fpq_rotate(const fpq_matrix *x, const int64_t *lists, int per_row, const fpq_rotations *rotations, float *out,
@@ -67,7 +68,7 @@ int fpq_rotate(const fpq_matrix *x, const int64_t *lists, int per_row, const fpq
         pairs[at] = i;
     }
     rotation r = {x, rotations, rows, pairs, starts, batches, n_lists, out};
-    const size_t width = (size_t)(FPQ_COLUMN_BLOCKS(x->d) * FPQ_COLUMN_BLOCK);
+    const size_t width = (size_t)(FPQ_COLUMN_BLOCKS(rotations->to) * FPQ_COLUMN_BLOCK);
     const int status = fpq_parallel(batches[n_lists], FPQ_ROW_BATCH * (d + width) * sizeof(float), threads,
                                     rotate_batch, &r);
     fpq_free(memory);

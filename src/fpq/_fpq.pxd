@@ -147,6 +147,7 @@ cdef extern from "fpq.h" nogil:
 
     ctypedef struct fpq_lists:
         const float *centroids
+        int d
         const int64_t *first
         const int32_t *block_ids
         const uint64_t *live_rows
@@ -157,6 +158,7 @@ cdef extern from "fpq.h" nogil:
         const int64_t *slot_ids
     ctypedef struct fpq_rotations:
         const float *packed
+        int to
         const float *centroids
         int64_t n
     int fpq_rotate(const fpq_matrix *x, const int64_t *lists, int per_row, const fpq_rotations *rotations, float *out,

@@ -120,16 +120,16 @@ cdef class Lists:
         self.arrays = (centroids, first, block_ids, live_rows, max_residual, blocks, slot_ids)
         cdef const float *longest = NULL
         if max_residual is not None: longest = &max_residual[0]
-        self.c = fpq_lists(&centroids[0, 0], &first[0], &block_ids[0], &live_rows[0], longest, residual,
+        self.c = fpq_lists(&centroids[0, 0], <int>centroids.shape[1], &first[0], &block_ids[0], &live_rows[0], longest, residual,
                            centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
         self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)  # the latter: tables
 
 
 def rotate(object x, const int64_t[:, ::1] lists, const float[:, ::1] packed, const float[:, ::1] centroids,
            float[:, ::1] out, int threads):
-    """out (n * p, d): each row of x (n, d) less the centroid (or None) of each of its lists (n, p), rotated."""
+    """out (n * p, r): each row of x (n, d) less the centroid (or None) of each of its lists (n, p), rotated."""
     cdef _Matrix matrix = _Matrix(x)
-    cdef fpq_rotations rotations = fpq_rotations(&packed[0, 0], NULL, packed.shape[0])
+    cdef fpq_rotations rotations = fpq_rotations(&packed[0, 0], <int>out.shape[1], NULL, packed.shape[0])
     if centroids is not None: rotations.centroids = &centroids[0, 0]
     with nogil:
         _done(fpq_rotate(&matrix.c, &lists[0, 0], <int>lists.shape[1], &rotations, &out[0, 0], threads))

@@ -22,7 +22,7 @@ from fpq.learning.anisotropic import N_ITER as ANISOTROPIC_ITERATIONS
 from fpq.learning.defaults import default_lists, default_m
 from fpq.learning.kmeans import SEED_ROWS, even_offsets
 from fpq.learning.lloyd import Bounds
-from fpq.learning.quantizer import CHUNK_ROWS, ProductQuantizer
+from fpq.learning.quantizer import CHUNK_ROWS
 from fpq.learning.rotation import BLOCK_ROWS, OPQ_POINTS_PER_CENTROID, OPQ_ROUNDS
 from fpq.metric import METRICS
 
@@ -60,9 +60,10 @@ PROBE_ROWS, PROBE_DIM, PROBE_CODES, PROBE_RUNS = 1 << 12, 64, 8, 8  # a short ru
 PROBE_SECONDS = 2.1e-3  # of a run on the machine of SECONDS
 
 
-def codebook_sizes(pq: ProductQuantizer, d: int) -> tuple[int, int, int]:
+def codebook_sizes(index: PQIndex | IVFPQIndex, d: int) -> tuple[int, int, int]:
     """The numbers of codebooks, of their centroids, and of dimensions after the rotation, as `fit` chooses them."""
-    width = pq.rotation_dim or d
+    pq, local = index.quantizer, index._rotation_dim if isinstance(index, IVFPQIndex) else None
+    width = local or pq.rotation_dim or d
     return default_m(width) if pq.m is None else pq.m, 1 << pq.nbits, width
 
 
@@ -132,7 +133,7 @@ def work(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any]) -> dict[str, flo
         units["assigned value"] = (trained * N_ITER + n) * compared * d
         units["placed row"] = n
         if index.local_rotations:
-            units["rotated value"] = (2 * trained + n) * d * d
+            units["rotated value"] = (2 * trained + n) * d * (index._rotation_dim or d)
             units["decomposed value"] = n_lists * d**3
     return units
 
@@ -140,7 +141,7 @@ def work(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any]) -> dict[str, flo
 def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: int, size: int) -> None:
     """Add the work of codebooks, rotation, codes, refinement codes and kept vectors."""
     pq = index.quantizer
-    m, k, width = codebook_sizes(pq, d)
+    m, k, width = codebook_sizes(index, d)
     rows, share, prepared = min(n, pq.max_training_rows), k / 256, 4 * METRICS[index.metric].unit_length
     units["training value"] = rows * width * share
     units["training code"] = rows * m
@@ -190,7 +191,7 @@ def peak_nbytes(index: AnyIndex, n: int, d: int, dtype: np.dtype[Any], nbytes: i
 
 def _add_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int) -> int:
     """The largest memory of `add`, without the index and the numbers of the rows."""
-    m, _, width = codebook_sizes(index.quantizer, d)
+    m, _, width = codebook_sizes(index, d)
     residual = isinstance(index, IVFPQIndex) and index.residual
     prepared = METRICS[index.metric].unit_length or index.quantizer.rotation is not None or residual
     chunk = (m * index.quantizer.nbits + 7) // 8 + (4 * width if prepared else 0)
@@ -206,7 +207,7 @@ def _add_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int) -> int:
 def _fit_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int, size: int, n_threads: int) -> int:
     """The largest memory of `fit` of rows whose numbers take `size` bytes."""
     pq, unit_length = index.quantizer, METRICS[index.metric].unit_length
-    m, k, width = codebook_sizes(pq, d)
+    m, k, width = codebook_sizes(index, d)
     rows = min(n, pq.max_training_rows)
     share = -(-width // m)
     held, copied, lists = 0, 4 * rows * d if unit_length else 8 * rows, 0

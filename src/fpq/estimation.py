@@ -192,7 +192,7 @@ def _view(dtype: DTypeLike, *shape: int) -> Array:
 
 def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array]:
     pq, f4 = index.quantizer, np.float32
-    m, k, width = building.codebook_sizes(pq, d)
+    m, k, width = building.codebook_sizes(index, d)
     arrays = {"codebooks": _view(f4, m, k, -(-width // m)), "code_counts": _view(np.int64, m, k)}
     if pq.rotation is not None:
         arrays |= {"rotation_matrix": _view(f4, d, width), "rotation_mean": _view(f4, d)}
@@ -205,7 +205,7 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
         arrays |= {"centroids": _view(f4, n_lists, d), "radii": _view(f4, n_lists)}
         arrays |= {"list_sizes": _view(np.int64, n_lists), "chain": _view(np.int32, blocks)}
         arrays["slot_ids"] = _view(np.int64, blocks, BLOCK_ROWS)
-        arrays |= {"local_rotations": _view(f4, n_lists, d, d)} if index.local_rotations else {}
+        arrays |= {"local_rotations": _view(f4, n_lists, d, width)} if index.local_rotations else {}
     arrays["codes"] = _view(np.uint8, blocks, (m * pq.nbits + 7) // 8, BLOCK_ROWS)
     if index.refine is not None:
         sizes = [size for size in plane_sizes(width, BITS[index.refine]) if size]
@@ -241,14 +241,14 @@ def memory_nbytes(index: AnyIndex, n: int, d: int, arrays: Mapping[str, Array]) 
     total = sum(array.nbytes for name, array in arrays.items() if not name.startswith(UNCOUNTED))
     if not isinstance(index, (PQIndex, IVFPQIndex)):
         return total
-    m, k, width = building.codebook_sizes(index.quantizer, d)
+    m, k, width = building.codebook_sizes(index, d)
     total += 4 * m * _native.packed_size(k, -(-width // m))
     total += 0 if index.quantizer.rotation is None else 4 * d * width  # packed once more
     if isinstance(index, IVFPQIndex):
         n_lists, blocks = len(arrays["list_sizes"]), len(arrays["chain"])
-        total += 8 * blocks + 8 * (n_lists + 1) + 4 * n_lists * (width + 1)
+        total += 8 * blocks + 8 * (n_lists + 1) + 4 * n_lists * ((d if index.local_rotations else width) + 1)
         if index.local_rotations:  # packed only
-            total += 4 * n_lists * (_native.packed_size(d, d) - d * d)
+            total += 4 * n_lists * (_native.packed_size(width, d) - width * d)
         total += _packed_centroids(n_lists, d, not METRICS[index.metric].euclidean)
     return total
 

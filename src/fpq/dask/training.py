@@ -38,10 +38,10 @@ class ClusterRows:
         places = self._places if numbers is None else self._places[numbers]
         return ClusterRows(self._client, self._samples, self._starts, self.dim, places, self._changes)
 
-    def changed(self, change: Change) -> ClusterRows:
+    def changed(self, change: Change, dim: int | None = None) -> ClusterRows:
         """As `TrainingRows.changed`."""
         changes = (*self._changes, change)
-        return ClusterRows(self._client, self._samples, self._starts, self.dim, self._places, changes)
+        return ClusterRows(self._client, self._samples, self._starts, dim or self.dim, self._places, changes)
 
     def take(self, numbers: Int64 | None) -> Array:
         """As `TrainingRows.take`."""

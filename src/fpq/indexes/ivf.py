@@ -59,7 +59,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Learn a rotation of the residuals of each list (locally optimized product quantization: Kalantidis, Avrithis,
         CVPR 2014). The codes are more accurate by far. But the rotations take ``4 * n_lists * d**2`` bytes, as much as
         longer codes unless lists have more than some ``d**2 / 3`` vectors, and a search multiplies each query with the
-        rotation of each list that it probes. Not with `rotation`, `refine` or `residual=False`.
+        rotation of each list that it probes. With `rotation_dim`, the rotations drop the other dimensions: half of them
+        take half the bytes and time, at about the same recall. Not with `rotation`, `refine` or `residual=False`.
     list_capacity : float, optional
         No list holds more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`. At
         least 1. Of the vectors that a list has no room for, those move to their next nearest list whose squared
@@ -96,6 +97,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     _coarse: CoarseQuantizer | None
     _rotated: Float32  # the centroids after the rotation of the quantizer
     _rotations: LocalRotations | None
+    _rotation_dim: int | None  # of rotations of the lists; None: all dimensions
     _lists: InvertedLists
     _max_residual: Float32  # (n_lists,) upper bounds of the norms of the decoded residuals of each list
 
@@ -128,11 +130,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
                 "residuals, without another rotation or refinement codes"
             )
         self.list_capacity = list_capacity
+        self._rotation_dim = None
         super().__init__(
-            m, nbits=nbits, rotation=rotation, rotation_dim=rotation_dim, open_indexing=open_indexing, metric=metric,
-            anisotropy=anisotropy, init="random", keep_vectors=keep_vectors, refine=refine, seed=seed,
-            n_threads=n_threads, verbose=verbose,
+            m, nbits=nbits, rotation=rotation, rotation_dim=None if self.local_rotations else rotation_dim,
+            open_indexing=open_indexing, metric=metric, anisotropy=anisotropy, init="random",
+            keep_vectors=keep_vectors, refine=refine, seed=seed, n_threads=n_threads, verbose=verbose,
         )  # fmt: skip
+        if self.local_rotations and rotation_dim is not None:
+            self._rotation_dim = _checks.integer("rotation_dim", rotation_dim, self.quantizer.m or 1)
         self.n_probe = min(16, self.n_lists or 16)
         self._coarse = None
         self._rotations = None
@@ -140,6 +145,11 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _no_rows(self) -> dict[str, Any]:
         return {**super()._no_rows(), **ivf_rows.no_lists(self.n_lists or 0, self.quantizer, self._refinement)}
+
+    @property
+    def dim(self) -> int | None:
+        """Dimension of the vectors; None until `fit`."""
+        return None if self._coarse is None else self._coarse.centroids.shape[1]
 
     @property
     def is_trained(self) -> bool:
@@ -201,6 +211,9 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         if rows.n < n_lists:
             raise ValueError(f"X: expected at least one row for each of the {n_lists} lists, got {rows.n} row(s)")
         pq.check_dim(rows.dim)
+        width = self._rotation_dim or rows.dim
+        if width > rows.dim:
+            raise ValueError(f"rotation_dim: expected at most the {rows.dim} dimension(s) of X, got {width}")
         self._require_file_fits(rows.dim)
         if self._metric.unit_length or isinstance(rows, LocalRows):  # a contiguous copy of the sample is read faster
             rows = rows.changed(self._metric.prepare)
@@ -208,12 +221,12 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             rows, n_lists, capacity=self.list_capacity, inner_product=not self._metric.euclidean, seed=pq.seed,
             n_threads=n_threads,
         )  # fmt: skip
-        rotations = self._learn_rotations(coarse, rows, n_threads) if self.local_rotations else None
+        rotations = self._learn_rotations(coarse, rows, width, n_threads) if self.local_rotations else None
         rows = vectors = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:
-            rows = rows.changed(partial(residuals, coarse, rotations=rotations))
+            rows = rows.changed(partial(residuals, coarse, rotations=rotations), width)
         if rotations is not None:
-            vectors = vectors.changed(partial(rotated_by_lists, coarse, rotations))
+            vectors = vectors.changed(partial(rotated_by_lists, coarse, rotations), width)
         quantizer = learned_quantizer(self, rows, rows.n, vectors)
         rotated = quantizer.rotate(coarse.centroids, n_threads)
         centroids = rotated if self.residual else None
@@ -223,11 +236,13 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             _rotated=rotated, _rotations=rotations, **ivf_rows.no_lists(n_lists, quantizer, refinement),
         )  # fmt: skip
 
-    def _learn_rotations(self, coarse: CoarseQuantizer, rows: TrainingRows, n_threads: int) -> LocalRotations:
+    def _learn_rotations(
+        self, coarse: CoarseQuantizer, rows: TrainingRows, width: int, n_threads: int
+    ) -> LocalRotations:
         x = rows.local().take(None)
-        lists, m = coarse.nearest(x, n_threads), self.quantizer.m or default_m(rows.dim)
+        lists, m = coarse.nearest(x, n_threads), self.quantizer.m or default_m(width)
         rest = coarse.residuals(x, lists, None, n_threads)
-        return LocalRotations.learned(rest, lists, len(coarse.centroids), m, n_threads)
+        return LocalRotations.learned(rest, lists, len(coarse.centroids), m, width, n_threads)
 
     @property
     def _training_size(self) -> int:
@@ -277,8 +292,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _training(self) -> dict[str, Any]:
         names = ("n_lists", "residual", "local_rotations", "list_capacity", "centroids")
-        packed = None if self._rotations is None else self._rotations.packed
-        return {**super()._training(), **{name: getattr(self, name) for name in names}, "rotations": packed}
+        own = {"rotation_dim": self._rotation_dim, "rotations": self._rotations and self._rotations.packed}
+        return {**super()._training(), **{name: getattr(self, name) for name in names}, **own}
 
     def _merging(self, other: IVFPQIndex, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
         return ivf_rows.merging(self, other, ids)
@@ -433,4 +448,5 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def __repr__(self) -> str:
         rotations = ["local_rotations=True"] if self.local_rotations else []
+        rotations += [f"rotation_dim={self._rotation_dim}"] if self._rotation_dim else []
         return self._describe(f"n_lists={self.n_lists}", f"n_probe={self.n_probe}", *rotations)

@@ -34,6 +34,8 @@ def state(index: IVFPQIndex) -> State:
         saved = saved.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._max_residual}))
     if index.local_rotations:
         saved = saved.joined(State({"local_rotations": True}, {}))
+    if index._rotation_dim is not None:
+        saved = saved.joined(State({"rotation_dim": index._rotation_dim}, {}))
     if index._rotations is not None:
         saved = saved.joined(index._rotations.state())
     return saved.joined(optional_state(index), index._lists.state(), index._ids.state(), index._vectors.state())
@@ -48,6 +50,8 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     if "local_rotations" in stored.params:
         options |= stored.take("local_rotations")
     index = kind(**options, n_threads=stored.n_threads)
+    if "rotation_dim" in stored.params:
+        index._rotation_dim = stored.count("rotation_dim", 1)
     index.n_probe = min(stored.count("n_probe", 1), n_lists or MOST)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
     vars(index).update(index._no_rows())
@@ -61,11 +65,15 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     if not n_lists:
         raise FormatError("n_lists: expected an integer of a trained index, got None")
     n_threads = threads.resolve(stored.n_threads)
-    centroids = stored.array("centroids", np.float32, (index.n_lists, pq.dim), finite)
+    shape = stored.shape("centroids")
+    if index._rotation_dim not in (None, pq.dim):
+        raise FormatError(f"rotation_dim: expected {pq.dim}, the dimension of the codes, got {index._rotation_dim}")
+    dim = pq.dim if index._rotation_dim is None or len(shape) != 2 else shape[1]
+    centroids = stored.array("centroids", np.float32, (index.n_lists, dim), finite)
     index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads)
     index._rotated = pq.rotate(centroids, n_threads)
     if index.local_rotations:
-        index._rotations = LocalRotations.from_state(stored, n_lists, pq.dim)
+        index._rotations = LocalRotations.from_state(stored, n_lists, dim, pq.dim)
     index._max_residual = stored.array("radii", np.float32, (index.n_lists,), non_negative)
     index._counts = stored_counts(stored, pq, len(index))
     if index.refine is not None:

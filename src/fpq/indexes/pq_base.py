@@ -183,10 +183,11 @@ class CodeIndex(Index):
         return super()._take_vectors(other, ids) if self.keep_vectors else None
 
     def _restore_vectors(self, stored: Stored) -> None:
+        assert self.dim is not None
         if self.keep_vectors is True and (len(self) or stored.has("vectors")):
-            self._vectors = Vectors.from_state(stored, len(self), self.quantizer.dim)
+            self._vectors = Vectors.from_state(stored, len(self), self.dim)
         elif isinstance(self._vectors, VectorFile):
-            self._vectors.require_dim(self.quantizer.dim)
+            self._vectors.require_dim(self.dim)
             self._vectors.require_ids(self._ids.values)
 
     def _reserve(self, n: int) -> None:

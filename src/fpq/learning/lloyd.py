@@ -53,8 +53,8 @@ class TrainingRows(Protocol):
     def sampled(self, numbers: Int64 | None) -> TrainingRows:
         """The rows with these numbers as training rows; None: all rows."""
 
-    def changed(self, change: Change) -> TrainingRows:
-        """The rows after `change`, which may change their dtype."""
+    def changed(self, change: Change, dim: int | None = None) -> TrainingRows:
+        """The rows after `change`, which may change their dtype, and their dimension to `dim`."""
 
     def local(self) -> LocalRows:
         """The same rows in local memory."""
@@ -82,7 +82,7 @@ class LocalRows:
         """As `TrainingRows.sampled`."""
         return LocalRows(self.x, self._of(numbers), self.n_threads)
 
-    def changed(self, change: Change) -> LocalRows:
+    def changed(self, change: Change, dim: int | None = None) -> LocalRows:
         """As `TrainingRows.changed`."""
         return LocalRows(change(self.take(None), self.n_threads), None, self.n_threads)
 

@@ -17,27 +17,31 @@ PRIOR_ROWS = 64  # the covariance of all residuals counts as so many rows of eac
 class LocalRotations:
     """The rotations of the residuals of each list (Kalantidis, Avrithis, CVPR 2014).
 
-    A rotation takes a residual to the principal directions of its list, allocated to subspaces of about equal variance
-    (Ge et al. 2013, section 4). The covariance of all residuals is added to that of a list with the weight of
+    A rotation takes a residual to the first principal directions of its list, allocated to subspaces of about equal
+    variance (Ge et al. 2013, section 4). The covariance of all residuals is added to that of a list with the weight of
     `PRIOR_ROWS` rows, so that lists of few rows have nearly the same rotation.
 
     Attributes
     ----------
     packed : float32 (n_lists, packed size)
-        The matrices R of x R, packed.
+        The matrices R (d, width) of x R, packed.
+    width : int
     """
 
-    def __init__(self, packed: Float32, dim: int) -> None:
+    def __init__(self, packed: Float32, dim: int, width: int) -> None:
         self.packed = packed
+        self.width = width
         self._dim = dim
 
     @classmethod
-    def learned(cls, residuals: Array, lists: Array, n_lists: int, m: int, n_threads: int) -> LocalRotations:
-        """Learn from the residuals (n, d) of rows in these lists, for `m` subspaces."""
+    def learned(
+        cls, residuals: Array, lists: Array, n_lists: int, m: int, width: int, n_threads: int
+    ) -> LocalRotations:
+        """Learn rotations to `width` dimensions, for `m` subspaces, from residuals (n, d) of rows in these lists."""
         d = residuals.shape[1]
-        order, offsets = np.argsort(lists, kind="stable"), even_offsets(d, m)
+        order, offsets = np.argsort(lists, kind="stable"), even_offsets(width, m)
         ends = np.searchsorted(lists[order], np.arange(n_lists + 1))
-        packed = aligned_empty(n_lists, _native.packed_size(d, d))
+        packed = aligned_empty(n_lists, _native.packed_size(width, d))
 
         def scatter(number: int) -> Float64:
             x = np.asarray(residuals[order[ends[number] : ends[number + 1]]], np.float64)
@@ -46,7 +50,7 @@ class LocalRotations:
         def learn(number: int) -> None:
             n = ends[number + 1] - ends[number]
             variances, directions = np.linalg.eigh((scatter(number) + PRIOR_ROWS * common) / (n + PRIOR_ROWS))
-            chosen = balanced_order(variances[::-1], offsets)
+            chosen = balanced_order(variances[::-1][:width], offsets)
             packed[number] = pack(directions[:, ::-1][:, chosen].T.astype(np.float32), d)
 
         with progress.stage("rotations", n_lists, "lists", f"{n_lists:,} lists, {len(lists):,} rows") as advance:
@@ -58,7 +62,7 @@ class LocalRotations:
             for piece in pieces:
                 threads.parallel_map(learn, piece, n_threads)
                 advance(len(piece))
-        return cls(packed, d)
+        return cls(packed, d, width)
 
     @property
     def nbytes(self) -> int:
@@ -67,29 +71,28 @@ class LocalRotations:
 
     @property
     def matrices(self) -> Float32:
-        """The matrices R, float32 (n_lists, d, d)."""
-        d = self._dim
-        matrices = [unpack(packed, d, d).T for packed in self.packed]
-        return np.ascontiguousarray(matrices, dtype=np.float32).reshape(-1, d, d)
+        """The matrices R, float32 (n_lists, d, width)."""
+        matrices = [unpack(packed, self.width, self._dim).T for packed in self.packed]
+        return np.ascontiguousarray(matrices, dtype=np.float32).reshape(-1, self._dim, self.width)
 
     def apply(self, x: Array, lists: Int64, centroids: Float32 | None, n_threads: int) -> Float32:
-        """Each row of x (n, d) less the centroids of its lists (n, p), rotated: float32 (n * p, d)."""
-        out = np.empty((lists.size, self._dim), np.float32)
+        """Each row of x (n, d) less the centroids of its lists (n, p), rotated: float32 (n * p, width)."""
+        out = np.empty((lists.size, self.width), np.float32)
         if len(out):
             _native.rotate(x, lists, self.packed, centroids, out, n_threads)
         return out
 
     def rotate(self, x: Array, lists: Int32, n_threads: int) -> Float32:
-        """Each row of x (n, d), rotated by its list: float32 (n, d)."""
+        """Each row of x (n, d), rotated by its list: float32 (n, width)."""
         return self.apply(x, lists[:, None].astype(np.int64), None, n_threads)
 
     def inverse(self, y: Float32, lists: Int64, n_threads: int) -> Float32:
-        """The residuals that `apply` maps to y (n, d), of the lists (n,)."""
-        out, d = np.empty_like(y), self._dim
+        """The residuals (n, d) that `apply` maps to y (n, width), of the lists (n,); dropped dimensions are 0."""
+        out = np.empty((len(y), self._dim), np.float32)
         for number in np.unique(lists):
             rows = np.flatnonzero(lists == number)
-            back = pack(np.ascontiguousarray(unpack(self.packed[number], d, d).T), d)
-            rotated = np.empty((len(rows), d), np.float32)
+            matrix = np.ascontiguousarray(unpack(self.packed[number], self.width, self._dim).T)
+            back, rotated = pack(matrix, self.width), np.empty((len(rows), self._dim), np.float32)
             _native.project(y[rows], back, rotated, n_threads)
             out[rows] = rotated
         return out
@@ -99,13 +102,13 @@ class LocalRotations:
         return State({}, {"local_rotations": self.matrices})
 
     @classmethod
-    def from_state(cls, stored: Stored, n_lists: int, dim: int) -> LocalRotations:
+    def from_state(cls, stored: Stored, n_lists: int, dim: int, width: int) -> LocalRotations:
         """What a file stores."""
-        matrices = stored.array("local_rotations", np.float32, (n_lists, dim, dim), finite)
-        packed = aligned_empty(n_lists, _native.packed_size(dim, dim))
+        matrices = stored.array("local_rotations", np.float32, (n_lists, dim, width), finite)
+        packed = aligned_empty(n_lists, _native.packed_size(width, dim))
         for number, matrix in enumerate(matrices):
-            error = float(np.abs(matrix.T @ matrix - np.eye(dim, dtype=np.float32)).max())
+            error = float(np.abs(matrix.T @ matrix - np.eye(width, dtype=np.float32)).max())
             if error > 1e-3:
                 raise FormatError(f"local_rotations: expected orthonormal columns, got others in rotation {number}")
             packed[number] = pack(np.ascontiguousarray(matrix.T), dim)
-        return cls(packed, dim)
+        return cls(packed, dim, width)
