@@ -59,8 +59,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         Learn a rotation of the residuals of each list (locally optimized product quantization: Kalantidis, Avrithis,
         CVPR 2014). The codes are more accurate by far. But the rotations take ``4 * n_lists * d**2`` bytes, as much as
         longer codes unless lists have more than some ``d**2 / 3`` vectors, and a search multiplies each query with the
-        rotation of each list that it probes. With `rotation_dim`, the rotations drop the other dimensions: half of them
-        take half the bytes and time, at about the same recall. Not with `rotation`, `refine` or `residual=False`.
+        rotation of each list that it probes. With `rotation_dim` the rotations keep as many dimensions: half of them
+        take half the bytes, mostly at the same recall. Not with `rotation`, `refine` or `residual=False`.
     list_capacity : float, optional
         No list holds more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`. At
         least 1. Of the vectors that a list has no room for, those move to their next nearest list whose squared
