@@ -144,7 +144,7 @@ def test_files_copies_and_changes(tmp_path: Path, dim: int | None) -> None:
     np.testing.assert_array_equal(index.reconstruct(np.arange(100)), index.reconstruct(np.arange(100, 200)))
     with pytest.raises(ValueError, match=r"^other: expected an index with the same"):
         index.merge(fpq.IVFPQIndex(LISTS, M, nbits=6, keep_vectors=True, list_capacity=1.3).fit(X))
-    with pytest.raises(ValueError, match=r"^other: expected an index with the same (rotation_dim|codebooks)"):
+    with pytest.raises(ValueError, match=r"^other: expected an index with the same codebooks"):
         index.merge(trained(**{**options, "rotation_dim": 10}))
     index.reset()
     assert len(index.add(X)) == N

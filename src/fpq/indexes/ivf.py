@@ -57,10 +57,10 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         are those of the vectors (faster, as one look-up table serves all lists).
     local_rotations : bool, default False
         Learn a rotation of the residuals of each list (locally optimized product quantization: Kalantidis, Avrithis,
-        CVPR 2014). The codes are more accurate by far. But the rotations take ``4 * n_lists * d**2`` bytes, as much as
-        longer codes unless lists have more than some ``d**2 / 3`` vectors, and a search multiplies each query with the
-        rotation of each list that it probes. With `rotation_dim` the rotations keep as many dimensions: half of them
-        take half the bytes, mostly at the same recall. Not with `rotation`, `refine` or `residual=False`.
+        CVPR 2014), to `rotation_dim` dimensions. The codes are more accurate by far. But the rotations take
+        ``4 * n_lists * d * rotation_dim`` bytes, as much as longer codes unless lists have more than some
+        ``d**2 / 3`` vectors, and a search multiplies each query with the rotation of each list that it probes. Half of
+        the dimensions mostly give the same recall. Not with `rotation`, `refine` or `residual=False`.
     list_capacity : float, optional
         No list holds more than ``ceil(list_capacity * n / n_lists)`` of the n vectors in the index after an `add`. At
         least 1. Of the vectors that a list has no room for, those move to their next nearest list whose squared
@@ -139,8 +139,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         if self.local_rotations and rotation_dim is not None:
             self._rotation_dim = _checks.integer("rotation_dim", rotation_dim, self.quantizer.m or 1)
         self.n_probe = min(16, self.n_lists or 16)
-        self._coarse = None
-        self._rotations = None
+        self._coarse = self._rotations = None
         vars(self).update(self._no_rows())
 
     def _no_rows(self) -> dict[str, Any]:
@@ -211,8 +210,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         if rows.n < n_lists:
             raise ValueError(f"X: expected at least one row for each of the {n_lists} lists, got {rows.n} row(s)")
         pq.check_dim(rows.dim)
-        width = self._rotation_dim or rows.dim
-        if width > rows.dim:
+        if (width := self._rotation_dim or rows.dim) > rows.dim:
             raise ValueError(f"rotation_dim: expected at most the {rows.dim} dimension(s) of X, got {width}")
         self._require_file_fits(rows.dim)
         if self._metric.unit_length or isinstance(rows, LocalRows):  # a contiguous copy of the sample is read faster
@@ -239,10 +237,10 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _learn_rotations(
         self, coarse: CoarseQuantizer, rows: TrainingRows, width: int, n_threads: int
     ) -> LocalRotations:
-        x = rows.local().take(None)
-        lists, m = coarse.nearest(x, n_threads), self.quantizer.m or default_m(width)
-        rest = coarse.residuals(x, lists, None, n_threads)
-        return LocalRotations.learned(rest, lists, len(coarse.centroids), m, width, n_threads)
+        x, m = rows.local().take(None), self.quantizer.m or default_m(width)
+        lists = coarse.nearest(x, n_threads)
+        x = coarse.residuals(x, lists, None, n_threads)
+        return LocalRotations.learned(x, lists, len(coarse.centroids), m, width, n_threads)
 
     @property
     def _training_size(self) -> int:
@@ -292,8 +290,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _training(self) -> dict[str, Any]:
         names = ("n_lists", "residual", "local_rotations", "list_capacity", "centroids")
-        own = {"rotation_dim": self._rotation_dim, "rotations": self._rotations and self._rotations.packed}
-        return {**super()._training(), **{name: getattr(self, name) for name in names}, **own}
+        packed = self._rotations and self._rotations.packed
+        return {**super()._training(), **{name: getattr(self, name) for name in names}, "rotations": packed}
 
     def _merging(self, other: IVFPQIndex, ids: Int64, kept: Array | None, n_threads: int) -> Addition:
         return ivf_rows.merging(self, other, ids)
@@ -447,6 +445,6 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return ivf_file.restored(cls, stored)
 
     def __repr__(self) -> str:
-        rotations = ["local_rotations=True"] if self.local_rotations else []
-        rotations += [f"rotation_dim={self._rotation_dim}"] if self._rotation_dim else []
+        options = {"local_rotations": self.local_rotations, "rotation_dim": self._rotation_dim}
+        rotations = [f"{name}={value}" for name, value in options.items() if value]
         return self._describe(f"n_lists={self.n_lists}", f"n_probe={self.n_probe}", *rotations)
