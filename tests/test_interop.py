@@ -93,7 +93,7 @@ def test_lists_to_faiss_and_back(faiss: Any, rotation: str | None, residual: boo
         9, 4, nbits=5, residual=residual, metric=metric, rotation=rotation, open_indexing=1.5, list_capacity=1.2
     )
     index.fit(X).add(X, ids=np.arange(3000)[::-1] * 2)
-    for n_probe in (2, 9):
+    for n_probe in (9,) if metric == "ip" else (2, 9):
         index.n_probe = n_probe
         other = interop.to_faiss(index)
         same_answers(index, other)

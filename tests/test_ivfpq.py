@@ -219,6 +219,32 @@ def test_capacity_holds_after_every_add(capacity):
     assert np.array_equal(again.search(Q, 5).ids, index.search(Q, 5).ids)
 
 
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_products_are_probed_by_spreads(metric):
+    rng = np.random.default_rng(4)
+    x = X * np.exp(rng.normal(0, 0.4, N)).astype(np.float32)[:, None]
+    index = fpq.IVFPQIndex(LISTS, 6, metric=metric).fit(x)
+    rows = x / np.linalg.norm(x, axis=1, keepdims=True) if metric == "cosine" else x
+    lists = ((rows[:, None] - index.centroids) ** 2).sum(2).argmin(1)
+    squared = ((rows - index.centroids[lists]) ** 2).sum(1)
+    spreads = np.sqrt([squared[lists == number].mean() for number in range(LISTS)])
+    np.testing.assert_allclose(index._coarse.spreads, spreads, rtol=0.15)  # of a sample
+    score = Q @ index.centroids.T + 0.3 * np.linalg.norm(Q, axis=1, keepdims=True) * index._coarse.spreads
+    for n_probe in (1, 3, LISTS):
+        expected = np.argsort(-score, axis=1)[:, :n_probe]
+        assert (index._coarse.probe(Q, n_probe, 2) == expected).mean() > 0.98  # rounding
+        index.reset().add(x)
+        found = index.search(Q[0], 50, n_probe=n_probe).ids
+        assert np.isin(index.lists_of(found[found >= 0]), expected[0]).all()
+
+
+def test_an_empty_list_has_the_spread_of_all():
+    x = np.repeat(X[:LISTS], 200, axis=0)
+    index = fpq.IVFPQIndex(LISTS, 6, metric="ip").fit(x).add(x)
+    assert np.isfinite(index._coarse.spreads).all()
+    assert index.search(Q, 5, n_probe=LISTS).ids.min() >= 0
+
+
 def with_room(labels, squared, sizes, limit):
     """The lists of rows under a limit, by its definition: `squared` has the distances of all rows to all centroids."""
     labels, closed = labels.copy(), np.zeros(len(sizes), bool)

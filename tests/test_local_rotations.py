@@ -61,8 +61,7 @@ def test_definition(metric: str, dim: int | None) -> None:
     seen = np.einsum("qld,lde->qle", q[:, None] - index.centroids, matrices)  # distances ignore dropped dimensions
     expected = -q @ decoded.T if metric != "l2" else ((seen[:, lists] - coded) ** 2).sum(-1)
     for n_probe in (1, 3, LISTS):
-        by_centroid = -q @ index.centroids.T if metric != "l2" else ((q[:, None] - index.centroids) ** 2).sum(-1)
-        probed = np.argsort(by_centroid, axis=1)[:, :n_probe]
+        probed = index._coarse.probe(q.astype(np.float32), n_probe, 1)  # test_ivfpq.py has the definition
         within = np.where((lists[None, :, None] == probed[:, None]).any(-1), expected, np.inf)
         distances, ids = index.search(Q, 10, n_probe=n_probe)
         best = np.sort(within, axis=1)[:, :10] * (1 if metric == "l2" else -1)

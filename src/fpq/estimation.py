@@ -203,6 +203,7 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
         n_lists = index.n_lists or default_lists(n)
         blocks = _blocks(n, n_lists, index.list_capacity)
         arrays |= {"centroids": _view(f4, n_lists, d), "radii": _view(f4, n_lists)}
+        arrays |= {"spreads": _view(f4, n_lists)} if METRICS[index.metric].inner_product else {}
         arrays |= {"list_sizes": _view(np.int64, n_lists), "chain": _view(np.int32, blocks)}
         arrays["slot_ids"] = _view(np.int64, blocks, BLOCK_ROWS)
         arrays |= {"local_rotations": _view(f4, n_lists, d, width)} if index.local_rotations else {}
@@ -249,7 +250,8 @@ def memory_nbytes(index: AnyIndex, n: int, d: int, arrays: Mapping[str, Array]) 
         total += 8 * blocks + 8 * (n_lists + 1) + 4 * n_lists * ((d if index.local_rotations else width) + 1)
         if index.local_rotations:  # packed only
             total += 4 * n_lists * (_native.packed_size(width, d) - width * d)
-        total += _packed_centroids(n_lists, d, not METRICS[index.metric].euclidean)
+        by_product = METRICS[index.metric].inner_product
+        total += _packed_centroids(n_lists, d + by_product, by_product) + 4 * n_lists * (d + 1) * by_product
     return total
 
 

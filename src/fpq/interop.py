@@ -214,6 +214,9 @@ def _from_transform(faiss: Any, transform: Any) -> Float32:
 def to_faiss(index: PQIndex | IVFPQIndex) -> Any:
     """Convert a PQIndex or an IVFPQIndex to a faiss index with the same search results.
 
+    Lists of the metric "ip" are the exception: faiss probes by the products of the query with the centroids, fpq by the
+    spreads of the lists too. From the same lists (`search_preassigned`, or all lists) the results are the same.
+
     Parameters
     ----------
     index : PQIndex or IVFPQIndex

@@ -82,6 +82,7 @@ RECIPES = {
     "ivfpq-4bit": lambda: ivfpq(nbits=4, metric="cosine", rotation="pca").add(rows(2, 200)),
     "ivfpq-refine": lambda: changed(ivfpq(refine="sq8").add(rows(2, 200), ids=np.arange(200) * 3)),
     "ivfpq-tuned": lambda: tuned(ivfpq(keep_vectors=True).add(rows(2, 200))),
+    "ivfpq-spreads": lambda: ivfpq(metric="ip").add(rows(2, 200)),
     "ivfpq-local-dim": lambda: ivfpq(local_rotations=True, rotation_dim=8).add(rows(2, 200)),
     "ivfpq-local": lambda: changed(ivfpq(local_rotations=True).add(rows(2, 200), ids=np.arange(200) * 3)),
     "ivfpq-anisotropic": lambda: changed(ivfpq(metric="ip", rotation="pca").add(rows(2, 200))),

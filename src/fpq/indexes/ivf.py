@@ -36,9 +36,10 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     """Nearest neighbours among the codes of the lists near a query (an inverted file, IVFADC).
 
     Each vector belongs to the list of its nearest centroid, one of `n_lists`. A query probes the `n_probe` lists of its
-    nearest centroids. Within the probed lists the search is exact with respect to ADC: the ids and float32 distances
-    are those of sorting the sums of table entries of all codes. Jegou, Douze, Schmid, Product Quantization for Nearest
-    Neighbor Search, 2011. The capacity of lists is that of OpenIndexing (FPQ paper), with another order of moves.
+    nearest centroids; with "ip" and "cosine", of the largest products plus a share of the spread of the list. Within
+    the probed lists the search is exact with respect to ADC: the ids and float32 distances are those of sorting the
+    sums of table entries of all codes. Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor Search, 2011.
+    The capacity of lists is that of OpenIndexing (FPQ paper), with another order of moves.
 
     Parameters
     ----------
@@ -216,9 +217,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         if self._metric.unit_length or isinstance(rows, LocalRows):  # a contiguous copy of the sample is read faster
             rows = rows.changed(self._metric.prepare)
         coarse = CoarseQuantizer.train(
-            rows, n_lists, capacity=self.list_capacity, inner_product=not self._metric.euclidean, seed=pq.seed,
-            n_threads=n_threads,
-        )  # fmt: skip
+            rows, n_lists, capacity=self.list_capacity, metric=self._metric, seed=pq.seed, n_threads=n_threads
+        )
         rotations = self._learn_rotations(coarse, rows, width, n_threads) if self.local_rotations else None
         rows = vectors = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:

@@ -32,6 +32,8 @@ def state(index: IVFPQIndex) -> State:
     saved = State(params, pq.arrays)
     if index._coarse is not None:
         saved = saved.joined(State({}, {"centroids": index._coarse.centroids, "radii": index._max_residual}))
+        if index._coarse.spreads is not None:
+            saved = saved.joined(State({}, {"spreads": index._coarse.spreads}))
     if index.local_rotations:
         saved = saved.joined(State({"local_rotations": True}, {}))
     if index._rotation_dim is not None:
@@ -70,7 +72,8 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
         raise FormatError(f"rotation_dim: expected {pq.dim}, the dimension of the codes, got {index._rotation_dim}")
     dim = pq.dim if index._rotation_dim is None or len(shape) != 2 else shape[1]
     centroids = stored.array("centroids", np.float32, (index.n_lists, dim), finite)
-    index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads)
+    spreads = stored.array("spreads", np.float32, (n_lists,), non_negative) if stored.has("spreads") else None
+    index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads, spreads)
     index._rotated = pq.rotate(centroids, n_threads)
     if index.local_rotations:
         index._rotations = LocalRotations.from_state(stored, n_lists, dim, pq.dim)

@@ -20,8 +20,8 @@ KINDS = ("FlatIndex", "PQIndex", "IVFPQIndex")
 OF_A_SHARD = ("n", "next_id", "rerank")  # parameters that differ between shards of one index
 # Arrays that are equal in all shards of one index.
 LEARNED = (
-    "codebooks", "code_counts", "rotation_matrix", "rotation_mean", "centroids", "local_rotations", "refine_steps",
-    "refine_centre",
+    "codebooks", "code_counts", "rotation_matrix", "rotation_mean", "centroids", "spreads", "local_rotations",
+    "refine_steps", "refine_centre",
 )  # fmt: skip
 
 

@@ -64,12 +64,12 @@ def _next_lists(
         found = np.empty((1, len(prepared)), np.int32)
         _native.assign(choice[None], even_offsets(x.shape[1], 1), prepared, None, found, None, n_threads)
         nexts[chunk] = lists[found[0]]
-        losses[chunk] = _squared(prepared, centroids[nexts[chunk]])
-        losses[chunk] -= _squared(prepared, centroids[labels[rows[chunk]]])
+        losses[chunk] = squared_distances(prepared, centroids[nexts[chunk]])
+        losses[chunk] -= squared_distances(prepared, centroids[labels[rows[chunk]]])
     return nexts, losses
 
 
-def _squared(x: Array, centroids: Float32) -> Float64:
+def squared_distances(x: Array, centroids: Float32) -> Float64:
     """The squared distance of each row to the centroid of the same number, in double precision."""
     difference = np.subtract(x, centroids, dtype=np.float32)
     squared: Float64 = np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
