@@ -120,8 +120,8 @@ cdef class Lists:
         self.arrays = (centroids, first, block_ids, live_rows, max_residual, blocks, slot_ids)
         cdef const float *longest = NULL
         if max_residual is not None: longest = &max_residual[0]
-        self.c = fpq_lists(&centroids[0, 0], <int>centroids.shape[1], &first[0], &block_ids[0], &live_rows[0], longest, residual,
-                           centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
+        self.c = fpq_lists(&centroids[0, 0], <int>centroids.shape[1], &first[0], &block_ids[0], &live_rows[0], longest,
+                           residual, centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
         self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)  # the latter: tables
 
 
