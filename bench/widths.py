@@ -2,10 +2,10 @@
 
     python bench/widths.py [sift500k glove50 minilm] [--tuned glove50] [--threads 2] [--queries 2000]
 
-The first table has recall@10 of a PQIndex without re-ranking for m = d/8, d/4 and d/2, and the noise by which a search
-warns of coarse codes (`fpq/indexes/parts/recall_ceiling.py`). The second table, for the sets of `--tuned`, has the rate
-of an IVFPQIndex that keeps its vectors, at recalls of 0.95 and 0.99: of the fastest setting that `tune` measured, as a
-share of the rate at m = d/2.
+The first table has recall@10 of a PQIndex without re-ranking for m = d/8, d/4, d/3 and d/2, and the noise by which a
+search warns of coarse codes (`fpq/indexes/parts/recall_ceiling.py`). The second table, for the sets of `--tuned`, has
+the rate of an IVFPQIndex that keeps its vectors, at recalls of 0.95 and 0.99: of the fastest setting that `tune`
+measured, as a share of the rate at m = d/2.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import fpq
 from fpq.indexes.parts import recall_ceiling
 
 METRICS = {"sift500k": "l2", "glove50": "ip", "minilm": "cosine"}
-DIVISORS = (8, 4, 2)
+DIVISORS = (8, 4, 3, 2)
 TARGETS = (0.95, 0.99)
 K = 10
 
@@ -66,13 +66,13 @@ def main() -> None:
     data: dict[str, Any] = {name: loaded(name, options.queries) for name in {*options.sets, *options.tuned}}
     for name in options.sets:
         base = data[name][0]
-        widths = [-(-base.shape[1] // divisor) if divisor == 2 else base.shape[1] // divisor for divisor in DIVISORS]
+        widths = [-(-base.shape[1] // divisor) if divisor < 4 else base.shape[1] // divisor for divisor in DIVISORS]
         row = [alone(name, m, *data[name], options.threads) for m in widths]
         print(f"| {name}, {METRICS[name]} | {' | '.join(row)} |", flush=True)
     for name in options.tuned:
         d = data[name][0].shape[1]
-        found = {m: rates(name, m, *data[name], options.threads) for m in (d // 2, d // 4, d // 8)}
-        best = found[d // 2]
+        found = {m: rates(name, m, *data[name], options.threads) for m in (-(-d // 2), -(-d // 3), d // 4, d // 8)}
+        best = found[-(-d // 2)]
         for m, own in found.items():
             shares = [f"{a / b:.2f}" if a == a else "not reached" for a, b in zip(own, best, strict=True)]
             print(f"| {name}, m = {m} | {' | '.join(shares)} |", flush=True)

@@ -144,8 +144,10 @@ def kept(recommended: fpq.Recommendation) -> tuple[int, bool]:
     return index.quantizer.m, index.keep_vectors
 
 
-def test_glove_gets_25_codes_and_not_an_eighth_of_the_dimensions() -> None:
-    assert kept(fpq.recommend((390_000, 50), metric="cosine")) == (25, True)
+def test_glove_gets_a_third_or_half_of_the_dimensions_and_not_an_eighth() -> None:
+    assert kept(fpq.recommend((390_000, 50), metric="cosine")) == (17, True)
+    assert kept(fpq.recommend((390_000, 50), metric="l2")) == (25, True)
+    assert kept(fpq.recommend((390_000, 90), metric="ip")) == (25, True)
     assert kept(fpq.recommend((40_000, 384), metric="cosine")) == (48, True)
 
 

@@ -181,8 +181,7 @@ def _options(n: int, d: int, dtype: np.dtype[Any], metric: str, sample: Array | 
     options = [] if n <= FLAT_ROWS else [_codes(n, d, width) for width in (32, 16, 8, 4, 2) if d >= width or width == 2]
     if n > FLAT_ROWS:
         for each, note in kept:
-            for m in sorted({default_m(d), d // 8 if d >= NARROW_DIM else default_m(d)}, reverse=True):
-                why = _m_reason(d) if m == default_m(d) else "an eighth of the dimensions, to save bytes"
+            for m, why in _kept_sizes(d, metric):
                 reasons = (
                     f"m = {m}: {why}",
                     *_lists_reasons(n),
@@ -244,6 +243,17 @@ def _make(n: int, *, metric: MetricName, **options: Any) -> PQIndex | IVFPQIndex
         return PQIndex(metric=metric, **options)
     alone = options.keys() == {"m"}  # codes of residuals are more accurate, plain codes faster
     return IVFPQIndex(_n_lists(n), residual=alone, metric=metric, **options)
+
+
+def _kept_sizes(d: int, metric: str) -> list[tuple[int, str]]:
+    """Numbers of subquantizers beside kept vectors, and why; the fastest first."""
+    if d >= NARROW_DIM:
+        fewer = [(d // 8, "an eighth of the dimensions, to save bytes")] if d // 8 < default_m(d) else []
+        return [(default_m(d), _m_reason(d)), *fewer]
+    third = -(-d // 3)
+    if METRICS[metric].inner_product and third < default_m(d):
+        return [(third, "3 dimensions per code: faster than 2 for inner products, whose codes weigh errors")]
+    return [(default_m(d), _m_reason(d))]
 
 
 def _m_reason(d: int) -> str:
