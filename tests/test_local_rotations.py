@@ -161,6 +161,13 @@ def test_damaged_rotations(tmp_path: Path) -> None:
         index.save(tmp_path / "a")
 
 
+def test_fewer_dimensions_without_rotations(tmp_path: Path) -> None:
+    index = trained(rotation_dim=11).add(X)
+    vars(index).update(local_rotations=False, _rotations=None)
+    with pytest.raises(ValueError, match=r"^centroids: expected "):
+        index.save(tmp_path / "a")
+
+
 def test_shards_and_blocks(tmp_path: Path) -> None:
     one = trained().add(X)
     files = []

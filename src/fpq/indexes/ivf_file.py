@@ -52,7 +52,7 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     if "local_rotations" in stored.params:
         options |= stored.take("local_rotations")
     index = kind(**options, n_threads=stored.n_threads)
-    if "rotation_dim" in stored.params:
+    if index.local_rotations and "rotation_dim" in stored.params:
         index._rotation_dim = stored.count("rotation_dim", 1)
     index.n_probe = min(stored.count("n_probe", 1), n_lists or MOST)
     index.quantizer = pq = ProductQuantizer._from_state(stored.part("quantizer"))
