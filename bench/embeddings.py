@@ -116,7 +116,8 @@ def indexes(n: int, dim: int, threads: int) -> list[Any]:
     m = max(dim // 8, min(dim // 2, 25))
     common = {"metric": "cosine", "keep_vectors": True, "n_threads": threads}
     codes = [fpq.PQIndex(m=few, **common) for few in (m // 3, 2 * m // 3, m)]
-    return [*codes, fpq.IVFPQIndex(2 * int(n**0.5), m=m, residual=False, **common)]
+    in_lists = min(m, -(-dim // 3))
+    return [*codes, fpq.IVFPQIndex(2 * int(n**0.5), m=in_lists, residual=False, **common)]
 
 
 def run(name: str, recall: float, rounds: int, threads: int) -> None:
