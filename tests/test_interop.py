@@ -37,6 +37,20 @@ def same_answers(index: Any, faiss_index: Any) -> None:
     assert (ours.ids == ids).mean() > 0.9  # sums are rounded in another order, which breaks ties differently
 
 
+class FromLists:
+    """A faiss index that searches the lists that fpq probes: faiss ranks lists by their centroids alone."""
+
+    def __init__(self, faiss: Any, index: Any, other: Any) -> None:
+        self.lists = index._coarse.probe(Q, index.n_probe, 1)
+        self.x = other.chain.at(0).apply(Q) if isinstance(other, faiss.IndexPreTransform) else Q
+        self.ivf = faiss.extract_index_ivf(other)
+
+    def search(self, Q: Any, k: int) -> Any:
+        centroids = self.ivf.quantizer.reconstruct_n(0, self.ivf.nlist)
+        products = np.take_along_axis(self.x @ centroids.T, self.lists, 1)
+        return self.ivf.search_preassigned(self.x, k, self.lists, products)
+
+
 @pytest.mark.parametrize("nbits", [4, 5, 8])
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize("opq", [False, True])
@@ -93,10 +107,10 @@ def test_lists_to_faiss_and_back(faiss: Any, rotation: str | None, residual: boo
         9, 4, nbits=5, residual=residual, metric=metric, rotation=rotation, open_indexing=1.5, list_capacity=1.2
     )
     index.fit(X).add(X, ids=np.arange(3000)[::-1] * 2)
-    for n_probe in (9,) if metric == "ip" else (2, 9):
+    for n_probe in (2, 9):
         index.n_probe = n_probe
         other = interop.to_faiss(index)
-        same_answers(index, other)
+        same_answers(index, FromLists(faiss, index, other) if metric == "ip" else other)
     back = interop.from_faiss(other)
     back.save(tmp_path / "a")
     found, expected = fpq.load(tmp_path / "a").search(Q, k=20), index.search(Q, k=20)

@@ -61,7 +61,9 @@ def test_definition(metric: str, dim: int | None) -> None:
     seen = np.einsum("qld,lde->qle", q[:, None] - index.centroids, matrices)  # distances ignore dropped dimensions
     expected = -q @ decoded.T if metric != "l2" else ((seen[:, lists] - coded) ** 2).sum(-1)
     for n_probe in (1, 3, LISTS):
-        probed = index._coarse.probe(q.astype(np.float32), n_probe, 1)  # test_ivfpq.py has the definition
+        by_spread = 0.3 * np.linalg.norm(q, axis=1, keepdims=True) * (0 if metric == "l2" else index._coarse.spreads)
+        by_centroid = ((q[:, None] - index.centroids) ** 2).sum(-1) if metric == "l2" else -q @ index.centroids.T
+        probed = np.argsort(by_centroid - by_spread, axis=1)[:, :n_probe]
         within = np.where((lists[None, :, None] == probed[:, None]).any(-1), expected, np.inf)
         distances, ids = index.search(Q, 10, n_probe=n_probe)
         best = np.sort(within, axis=1)[:, :10] * (1 if metric == "l2" else -1)

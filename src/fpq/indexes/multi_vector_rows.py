@@ -10,7 +10,6 @@ from fpq import _native, progress, scaling, threads
 from fpq._checks import Array, Float32, Int64, UInt64
 from fpq.indexes.changes import Addition
 from fpq.indexes.ivf import IVFPQIndex
-from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.parts.documents import Documents
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.tokens import Tokens
@@ -37,10 +36,10 @@ def fitting(index: MultiVectorIndex, tokens: Array) -> Commit:
         rows = LocalRows(tokens, learner._drawn(len(tokens)), n_threads)
         advance(rows.n)
     learner._learning(rows, len(tokens))()
-    assert learner.centroids is not None
-    coarse = CoarseQuantizer(learner.centroids, not index._metric.euclidean, n_threads)  # centroids score documents
+    assert learner._coarse is not None
+    learner._coarse.probe_by(None, n_threads)  # documents are scored by centroids
     new = {
-        "n_lists": n_lists, "quantizer": learner.quantizer, "_coarse": coarse,
+        "n_lists": n_lists, "quantizer": learner.quantizer, "_coarse": learner._coarse,
         "_tokens": Tokens(learner.quantizer.code_size),
     }  # fmt: skip
     return lambda: vars(index).update(new)

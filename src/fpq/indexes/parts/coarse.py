@@ -48,15 +48,19 @@ class CoarseQuantizer:
 
     def __init__(self, centroids: Float32, inner_product: bool, n_threads: int, spreads: Float32 | None = None) -> None:
         self.centroids = centroids
-        self.spreads = spreads
         self._inner_product = inner_product
-        self._by_product = inner_product or spreads is not None
-        self._probed = centroids if spreads is None else np.column_stack([centroids, spreads])
-        self._small = _native.SmallFlat(self._probed, self._by_product)
         self.largest = _native.largest(centroids, n_threads)
-        self._norms = np.empty(len(centroids), dtype=np.float32)
-        _native.flat_norms(self._probed, self._norms, n_threads)
         self._two_level = TwoLevel(centroids, n_threads) if len(centroids) >= LEAST_LISTS else None
+        self.probe_by(spreads, n_threads)
+
+    def probe_by(self, spreads: Float32 | None, n_threads: int) -> None:
+        """Prepare the choice of lists by these spreads; None: by the centroids alone."""
+        self.spreads = spreads
+        self._by_product = self._inner_product or spreads is not None
+        self._probed = self.centroids if spreads is None else np.column_stack([self.centroids, spreads])
+        self._small = _native.SmallFlat(self._probed, self._by_product)
+        self._norms = np.empty(len(self.centroids), dtype=np.float32)
+        _native.flat_norms(self._probed, self._norms, n_threads)
 
     @classmethod
     def train(
@@ -73,7 +77,9 @@ class CoarseQuantizer:
         learned = cls._learned(
             rows, n_lists, capacity=capacity, inner_product=not metric.euclidean, seed=seed, n_threads=n_threads
         )
-        return learned._with_spreads(rows, seed, n_threads) if metric.inner_product else learned
+        if metric.inner_product:
+            learned.probe_by(learned._spreads_of(rows, seed, n_threads), n_threads)
+        return learned
 
     @classmethod
     def _learned(
@@ -96,8 +102,8 @@ class CoarseQuantizer:
             )  # fmt: skip
             return cls(centroids[by_halves(centroids)], inner_product, n_threads)
 
-    def _with_spreads(self, rows: TrainingRows, seed: int, n_threads: int) -> CoarseQuantizer:
-        """The same centroids with spreads, those of a sample of the rows; empty lists get that of all rows."""
+    def _spreads_of(self, rows: TrainingRows, seed: int, n_threads: int) -> Float32:
+        """The spreads of a sample of the rows; empty lists get that of the whole sample."""
         chosen = sample_rows(rows.n, SPREAD_ROWS * len(self.centroids), np.random.default_rng(seed))
         x = rows.sampled(chosen).local().take(None)
         squares, counts = np.zeros(len(self.centroids)), np.zeros(len(self.centroids), np.int64)
@@ -107,8 +113,8 @@ class CoarseQuantizer:
             squares += np.bincount(lists, squared_distances(chunk, self.centroids[lists]), len(squares))
             counts += np.bincount(lists, minlength=len(squares))
         means = np.divide(squares, counts, out=np.full(len(squares), squares.sum() / len(x)), where=counts > 0)
-        spreads = np.sqrt(means).astype(np.float32)
-        return CoarseQuantizer(self.centroids, self._inner_product, n_threads, spreads)
+        spreads: Float32 = np.sqrt(means).astype(np.float32)
+        return spreads
 
     @property
     def nbytes(self) -> int:
