@@ -121,7 +121,7 @@ def recommend(
     >>> recommended.index.n_lists, recommended.index.quantizer.m, recommended.index.keep_vectors
     (1500, 25, True)
     >>> fpq.recommend((390_000, 50), metric="cosine").index.quantizer.m
-    25
+    17
     """
     metric = _checks.choice("metric", metric, tuple(METRICS), NAMES_ELSEWHERE)
     wanted = DEFAULT_RECALL if recall is None else tuning.recall_target(recall)
