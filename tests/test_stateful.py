@@ -94,7 +94,8 @@ class Model(RuleBasedStateMachine):
     @rule(n=st.integers(0, 70), seed=SEEDS)
     def merge(self, n: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
-        ids = rng.choice(np.setdiff1d(np.arange(500), list(self.rows)), n, replace=False)
+        free = np.setdiff1d(np.arange(500), list(self.rows))
+        ids = rng.choice(free, n := min(n, len(free)), replace=False)
         other = self.index.copy().reset().add(rng.normal(size=(n, D)).astype(np.float32), ids)
         assert self.index.merge(other) is self.index
         mine, self.index = self.index, other
