@@ -29,14 +29,15 @@ class Set(NamedTuple):
     metric: str
     lists: int  # of fpq; more or fewer, by factors of 2, were not faster at a recall of 0.95
     peer_lists: int  # of the others
-    m: int  # subquantizers of 8 bits
+    m: int  # subquantizers of 8 bits of fpq
+    peer_m: int  # of the others
     scann_block: int  # dimensions of a 4-bit code of ScaNN
 
 
 SETS = {
-    "sift500k": Set("l2", 1024, 2048, 16, 4),
-    "minilm": Set("cosine", 100, 200, 32, 4),
-    "glove50": Set("ip", 1024, 1024, 25, 2),
+    "sift500k": Set("l2", 1024, 2048, 16, 16, 4),
+    "minilm": Set("cosine", 100, 200, 32, 32, 4),
+    "glove50": Set("ip", 1024, 1024, 17, 25, 2),
 }
 PROBES = (2, 4, 8, 16, 24, 32, 48, 64, 96, 160, 256)
 EF = (10, 16, 24, 32, 48, 64, 96, 150, 250, 400, 640)
@@ -59,7 +60,7 @@ def faiss_index(of: Set, base: np.ndarray, threads: int, factory: str, parameter
     import faiss
 
     metric = faiss.METRIC_L2 if of.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    index = faiss.index_factory(base.shape[1], factory.format(lists=of.peer_lists, m=of.m, nibbles=2 * of.m), metric)
+    index = faiss.index_factory(base.shape[1], factory.format(lists=of.peer_lists, m=of.peer_m, nibbles=2 * of.peer_m), metric)
     if parameter == "efSearch":
         index.hnsw.efConstruction = 100
     if factory.startswith("IVF{lists},PQ{m}"):
@@ -245,7 +246,7 @@ def qann_index(of: Set, base: np.ndarray, threads: int, graph: bool) -> tuple[Se
         part.train(vectors)
     else:
         part = qann.IVFIndex(base.shape[1], of.peer_lists, metric=metric)
-        part.enable_pq(2 * of.m, fast_scan=True)
+        part.enable_pq(2 * of.peer_m, fast_scan=True)
         part.train(vectors)
         index = qann.RefineIndex(part)
     index.add(vectors)

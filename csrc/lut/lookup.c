@@ -11,14 +11,25 @@ FPQ_INLINE float precomputed_sum(const fpq_lut *lut, const int m, const int nbit
     return lut->offset + lut->step * (float)steps;
 }
 
-/* Up to four rows, each row's entries added in the order of the subquantizers: the sums do not wait for one another. */
+enum { ROWS = 4 }; /* summed side by side, so that the sums do not wait for one another */
+
+/* Sums of n <= ROWS rows, each row's entries added in the order of the subquantizers. */
 FPQ_INLINE void table_sums(const fpq_lut *lut, const int m, const int nbits, const uint8_t *const *codes, const int n,
                            float *out) {
-    const int ld = nbits == 8 ? 256 : FPQ_COLUMN_BLOCK;
     const float *table = lut->table;
-    float sum[4] = {0};
-    for (int j = 0; j < m; j++, table += ld)
-        for (int i = 0; i < n; i++) sum[i] += table[fpq_sub_code(nbits, codes[i], j)];
+    float sum[ROWS] = {0};
+    if (nbits == 8) {
+        for (int j = 0; j < m; j++, table += 256)
+            for (int i = 0; i < n; i++) sum[i] += table[codes[i][j * 64]];
+    } else {
+        for (int j = 0; j + 1 < m; j += 2, table += 2 * FPQ_COLUMN_BLOCK)
+            for (int i = 0; i < n; i++) {
+                const uint8_t pair = codes[i][j * 32];
+                sum[i] += table[pair & 15];
+                sum[i] += table[FPQ_COLUMN_BLOCK + (pair >> 4)];
+            }
+        for (int i = 0; i < n && m % 2; i++) sum[i] += table[codes[i][m / 2 * 64] & 15];
+    }
     for (int i = 0; i < n; i++) out[i] = sum[i] + lut->offset;
 }
 
@@ -28,15 +39,15 @@ FPQ_INLINE const uint8_t *codes_of(const uint8_t *blocks, int code_size, int64_t
 
 FPQ_INLINE void sums(const fpq_lut *lut, const int m, const int nbits, const uint8_t *blocks, int code_size,
                      const int64_t *rows, int n, float *out) {
-    const uint8_t *codes[4];
+    const uint8_t *codes[ROWS];
     int i = 0;
     if (lut->kind == FPQ_LUT_PRECOMPUTED) {
         for (; i < n; i++) out[i] = precomputed_sum(lut, m, nbits, codes_of(blocks, code_size, rows[i]));
         return;
     }
-    for (; i + 4 <= n; i += 4) {
-        for (int r = 0; r < 4; r++) codes[r] = codes_of(blocks, code_size, rows[i + r]);
-        table_sums(lut, m, nbits, codes, 4, out + i);
+    for (; i + ROWS <= n; i += ROWS) {
+        for (int r = 0; r < ROWS; r++) codes[r] = codes_of(blocks, code_size, rows[i + r]);
+        table_sums(lut, m, nbits, codes, ROWS, out + i);
     }
     for (; i < n; i++) {
         codes[0] = codes_of(blocks, code_size, rows[i]);

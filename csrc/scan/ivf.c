@@ -27,6 +27,9 @@ typedef struct {
     fpq_results results;
     fpq_lut16 terms; /* the query's part of precomputed tables */
     fpq_lut lut;     /* where one set of tables serves all lists */
+    int n_waiting;   /* code blocks of probed lists, to be scanned in one run */
+    int32_t block_ids[FPQ_BLOCK_RUN];
+    uint64_t rows[FPQ_BLOCK_RUN];
 } query_state;
 
 typedef struct {
@@ -100,6 +103,7 @@ static void begin_batch(batch *b, int64_t task) {
         query_state *state = b->states + i;
         state->q = s->queries + s->order[number * s->batch + i] * s->d;
         state->length = s->scan.adc->metric == FPQ_IP ? (float)sqrt(fpq_dot(state->q, state->q, s->d)) : 0;
+        state->n_waiting = 0;
         state->results = fpq_results_of(s->answers, answer_of(s, task, i), s->lists->slot_ids);
     }
     for (int i = 0; i < b->n && (s->precomputed.lists || !s->per_list); i += FPQ_LUT_QUERIES) {
@@ -177,6 +181,20 @@ static void scan_list(const search *s, int64_t list, fpq_lut *lut, fpq_results *
     }
 }
 
+static void scan_run(const search *s, query_state *state) {
+    if (state->n_waiting)
+        fpq_scan_blocks(&s->scan, &state->lut, state->block_ids, state->rows, state->n_waiting, &state->results);
+    state->n_waiting = 0;
+}
+
+/* Plain codes: appends the blocks of a list to the query's run, and scans the run when it is full. */
+static void extend_run(const search *s, query_state *state, int64_t list) {
+    for (int64_t at = s->lists->first[list], end = s->lists->first[list + 1]; at < end;) {
+        gather(s->lists, &at, end, state->block_ids, state->rows, &state->n_waiting);
+        if (at < end) scan_run(s, state);
+    }
+}
+
 /* Inner products: q.(c + r) = q.c + q.r. magnitude: that of q.r. */
 static void set_list(const search *s, const query_state *state, int64_t list, fpq_lut *lut, float magnitude) {
     lut->offset = (float)-fpq_dot(state->q, s->lists->centroids + list * s->d, s->d);
@@ -205,7 +223,11 @@ static void probe(batch *b, query_state *state, const int64_t *at) {
     const float *centroid = s->lists->centroids + list * s->d;
     if (is_out_of_reach(s, state, at)) return;
     if (!s->per_list) {
-        if (s->lists->residual) set_list(s, state, list, &state->lut, state->magnitude);
+        if (!s->lists->residual) {
+            extend_run(s, state, list);
+            return;
+        }
+        set_list(s, state, list, &state->lut, state->magnitude);
         scan_list(s, list, &state->lut, &state->results);
         return;
     }
@@ -275,6 +297,7 @@ static void probe_all(batch *b, const int64_t *const *probes, int count, int ste
             probe(b, b->states + p % b->n, probes[p % b->n] + (ptrdiff_t)(p / b->n) * step);
     }
     if (s->per_list) scan_waiting(b);
+    for (int i = 0; i < b->n && !s->lists->residual; i++) scan_run(s, b->states + i);
 }
 
 static void search_batch(void *context, int64_t task, fpq_worker *worker) {
