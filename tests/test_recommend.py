@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fpq
-from fpq import cli
+from fpq import cli, recommendation
 from fpq.indexes.parts import recall_ceiling
 from fpq.learning.defaults import default_lists, default_m
 
@@ -139,11 +139,31 @@ def test_command_line_takes_auto(tmp_path: Path) -> None:
 # ---- recommend ----
 
 
+@pytest.fixture
+def eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that scans 8-bit codes fast."""
+    monkeypatch.setattr(recommendation, "EIGHT_BITS", fpq.cpu_info()["isas"])
+
+
 def kept(recommended: fpq.Recommendation) -> tuple[int, bool]:
     index: Any = recommended.index
     return index.quantizer.m, index.keep_vectors
 
 
+def test_codes_of_four_bits_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recommendation, "EIGHT_BITS", ())
+    for d, m in ((50, 26), (128, 38), (384, 72), (20_000, 3750)):
+        found = fpq.recommend((390_000, d), metric="cosine")
+        index: Any = found.index
+        assert (index.quantizer.m, index.quantizer.nbits, index.keep_vectors) == (m, 4, True)
+        assert f"m = {m}: of 4 bits, faster with" in str(found)
+    narrow: Any = fpq.recommend((390_000, 2), metric="ip").index
+    assert (narrow.quantizer.m, narrow.quantizer.nbits) == (2, 4)
+    alone: Any = fpq.recommend((390_000, 128), recall=0.5).index
+    assert (alone.quantizer.nbits, alone.keep_vectors) == (8, False)
+
+
+@pytest.mark.usefixtures("eight_bits")
 def test_glove_gets_a_third_or_half_of_the_dimensions_and_not_an_eighth() -> None:
     assert kept(fpq.recommend((390_000, 50), metric="cosine")) == (17, True)
     assert kept(fpq.recommend((390_000, 50), metric="l2")) == (25, True)
@@ -151,6 +171,7 @@ def test_glove_gets_a_third_or_half_of_the_dimensions_and_not_an_eighth() -> Non
     assert kept(fpq.recommend((40_000, 384), metric="cosine")) == (48, True)
 
 
+@pytest.mark.usefixtures("eight_bits")
 def test_budgets() -> None:
     shape = (500_000, 128)
     assert kept(fpq.recommend(shape, dtype=np.uint8)) == (25, True)

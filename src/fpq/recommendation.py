@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fpq import _bfloat16, _checks, building, tuning
+from fpq import _bfloat16, _checks, _native, building, tuning
 from fpq._checks import Array, Rows
 from fpq.blocks import on_dask
 from fpq.estimation import element_type, estimated_nbytes, readable_seconds
@@ -32,6 +32,9 @@ WIDE = {2: 0.85, 4: 0.7, 8: 0.55, 16: 0.35, 32: 0.2}
 NARROW = {2: 0.75, 4: 0.4, 8: 0.15, 16: 0.05, 32: 0.05}  # fewer than NARROW_DIM dimensions, which are hardly redundant
 NARROW_DIM = 100
 REFINED_RECALL: dict[RefineName, float] = {"sq8": 0.97, "sq4": 0.9}  # bench/pareto.py on SIFT and MiniLM
+# Instruction sets that scan 8-bit codes at least as fast as 4-bit codes of the same recall: AVX-512 with VBMI looks up all
+# 256 entries, plain C looks up one. The others look up 16 at a time (bench/bits.py).
+EIGHT_BITS = "avx512", "scalar"
 KEPT_RECALL = 0.99  # with kept vectors and `tune`: what users may ask for, not what every data set reaches
 
 Make = Callable[..., FlatIndex | PQIndex | IVFPQIndex]
@@ -87,8 +90,9 @@ def recommend(
 ) -> Recommendation:
     """An index that reaches a recall within a budget of bytes.
 
-    The choice follows from the number of vectors, their dimension and element type, by rules that were measured on a
-    few data sets. It replaces no measurement: call `tune` of the index, which does measure.
+    The choice follows from the number of vectors, their dimension and element type, and the instruction set of this
+    machine, by rules that were measured on a few data sets. It replaces no measurement: call `tune` of the index, which
+    does measure.
 
     Parameters
     ----------
@@ -118,10 +122,8 @@ def recommend(
     --------
     >>> import fpq
     >>> recommended = fpq.recommend((1_000_000, 128), recall=0.95, dtype="uint8")
-    >>> recommended.index.n_lists, recommended.index.quantizer.m, recommended.index.keep_vectors
-    (1500, 25, True)
-    >>> fpq.recommend((390_000, 50), metric="cosine").index.quantizer.m
-    17
+    >>> recommended.index.n_lists, recommended.index.keep_vectors
+    (1500, True)
     """
     metric = _checks.choice("metric", metric, tuple(METRICS), NAMES_ELSEWHERE)
     wanted = DEFAULT_RECALL if recall is None else tuning.recall_target(recall)
@@ -181,14 +183,15 @@ def _options(n: int, d: int, dtype: np.dtype[Any], metric: str, sample: Array | 
     options = [] if n <= FLAT_ROWS else [_codes(n, d, width) for width in (32, 16, 8, 4, 2) if d >= width or width == 2]
     if n > FLAT_ROWS:
         for each, note in kept:
-            for m, why in _kept_sizes(d, metric):
+            for m, nbits, why in _kept_sizes(d, metric):
                 reasons = (
                     f"m = {m}: {why}",
                     *_lists_reasons(n),
                     "kept vectors: re-ranking finds what codes miss",
                     note,
                 )
-                options.append(Option(KEPT_RECALL, partial(_make, n, m=m, keep_vectors=True), each, reasons))
+                make = partial(_make, n, m=m, nbits=nbits, keep_vectors=True)
+                options.append(Option(KEPT_RECALL, make, each, reasons))
         options += [
             _refined(n, d, dtype, refine) for refine in REFINED_RECALL if refine == "sq4" or kept[0][0].itemsize > 1
         ]
@@ -245,15 +248,24 @@ def _make(n: int, *, metric: MetricName, **options: Any) -> PQIndex | IVFPQIndex
     return IVFPQIndex(_n_lists(n), residual=alone, metric=metric, **options)
 
 
-def _kept_sizes(d: int, metric: str) -> list[tuple[int, str]]:
-    """Numbers of subquantizers beside kept vectors, and why; the fastest first."""
-    if d >= NARROW_DIM:
-        fewer = [(d // 8, "an eighth of the dimensions, to save bytes")] if d // 8 < default_m(d) else []
-        return [(default_m(d), _m_reason(d)), *fewer]
+def _kept_sizes(d: int, metric: str) -> list[tuple[int, int, str]]:
+    """Numbers of subquantizers beside kept vectors, their bits, and why; the fastest first."""
     third = -(-d // 3)
-    if METRICS[metric].inner_product and third < default_m(d):
-        return [(third, "3 dimensions per code: faster than 2 for inner products, whose codes weigh errors")]
-    return [(default_m(d), _m_reason(d))]
+    if METRICS[metric].inner_product and d < NARROW_DIM and third < default_m(d):
+        sizes = [(third, "3 dimensions per code: faster than 2 for inner products, whose codes weigh errors")]
+    else:
+        sizes = [(default_m(d), _m_reason(d))]
+    if NARROW_DIM <= d and d // 8 < default_m(d):
+        sizes.append((d // 8, "an eighth of the dimensions, to save bytes"))
+    isa = _native.isa()
+    if isa in EIGHT_BITS:
+        return [(m, 8, why) for m, why in sizes]
+    return [(fewer_bits(m, d), 4, f"of 4 bits, faster with {isa} than {m} of 8 bits ({why})") for m, why in sizes]
+
+
+def fewer_bits(m: int, d: int) -> int:
+    """The number of subquantizers of 4 bits that take the place of m of 8 bits, in three quarters of the bytes."""
+    return min(d, -(-3 * m // 2))
 
 
 def _m_reason(d: int) -> str:
