@@ -43,6 +43,8 @@ int fpq_largest(const fpq_matrix *x, float *out,
 /* out (n, d), in the type of x or in float32: x[rows[i]] for i < n, or x[i] if rows is NULL. */
 int fpq_copy_rows(const fpq_matrix *x, const int64_t *rows, int64_t n, int to_float32, char *out, int threads);
 int fpq_normalize(const fpq_matrix *x, float *out, int threads); /* out (n, d): rows of length 1; zero rows stay zero */
+/* out (n, d + 1): rows, and `factor` times their lengths as the last dimension. */
+int fpq_append_lengths(const fpq_matrix *x, float factor, float *out, int threads);
 
 /* out (n, d): rows plus sign (1 or -1) times the centroids (., d) of their labels (n). labels NULL: of centroid i for
  * row i. */

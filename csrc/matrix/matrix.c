@@ -132,6 +132,28 @@ int fpq_normalize(const fpq_matrix *x, float *out, int threads) {
 
 typedef struct {
     const fpq_matrix *x;
+    float factor, *out;
+} extension;
+
+static void extend_batch(void *context, int64_t i, fpq_worker *worker) {
+    const extension *e = context;
+    const int64_t first = i * FPQ_ROW_BATCH, end = first + fpq_batch_size(e->x->n, FPQ_ROW_BATCH, i);
+    const int d = (int)e->x->d;
+    (void)worker;
+    for (int64_t r = first; r < end; r++) {
+        float *row = e->out + r * (d + 1);
+        fpq_active()->read_rows(e->x, NULL, r, 1, 0, d, NULL, row);
+        row[d] = (float)(e->factor * sqrt(fpq_dot(row, row, d)));
+    }
+}
+
+int fpq_append_lengths(const fpq_matrix *x, float factor, float *out, int threads) {
+    extension e = {x, factor, out};
+    return fpq_parallel(fpq_batches(x->n, FPQ_ROW_BATCH), 0, threads, extend_batch, &e);
+}
+
+typedef struct {
+    const fpq_matrix *x;
     const float *centroids;
     const int32_t *labels;
     float sign, *out;

@@ -22,6 +22,7 @@ cdef extern from "fpq.h" nogil:
     int64_t fpq_first_nonfinite_row(const fpq_matrix *x, int threads)
     int fpq_copy_rows(const fpq_matrix *x, const int64_t *rows, int64_t n, int to_float32, char *out, int threads)
     int fpq_normalize(const fpq_matrix *x, float *out, int threads)
+    int fpq_append_lengths(const fpq_matrix *x, float factor, float *out, int threads)
     int fpq_add_centroids(const fpq_matrix *x, const float *centroids, const int32_t *labels, float sign, float *out,
                           int threads)
     int64_t fpq_packed_size(int k, int d)

@@ -165,6 +165,14 @@ def normalize(object x, float[:, ::1] out, int threads):
     _ended(state, status)
 
 
+def append_lengths(object x, float factor, float[:, ::1] out, int threads):
+    """out (n, d + 1): rows of x, and `factor` times their lengths as the last dimension."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef PyThreadState *state = _released(matrix.c.n * matrix.c.d)
+    cdef int status = fpq_append_lengths(&matrix.c, factor, &out[0, 0], threads)
+    _ended(state, status)
+
+
 def add_centroids(object x, const float[:, ::1] centroids, const int32_t[::1] labels, float sign,
                   float[:, ::1] out, int threads):
     """out (n, d): rows plus sign (1 or -1) times the centroids of their labels; labels None: centroid i for row i."""

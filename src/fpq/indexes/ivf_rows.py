@@ -121,6 +121,6 @@ def scan(
             centroids = None if index._metric.inner_product else rotated
             residuals = rotations.apply(batch, nearest, centroids, n_threads)
         adc.search_lists(
-            lists, quantizer.rotate(batch, n_threads), nearest, packed, coarse.widened(batch) if packed else batch,
-            residuals, n_probe, first, answers, n_threads,
+            lists, quantizer.rotate(batch, n_threads), nearest, packed,
+            coarse.widened(batch, n_threads) if packed else batch, residuals, n_probe, first, answers, n_threads,
         )  # fmt: skip

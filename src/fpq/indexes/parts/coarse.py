@@ -175,18 +175,17 @@ class CoarseQuantizer:
         distances = np.empty((len(queries), n_probe), dtype=np.float32)
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
         _native.flat_search(
-            self._probed, self._norms, self.widened(queries), None, None, self._by_product,
+            self._probed, self._norms, self.widened(queries, n_threads), None, None, self._by_product,
             _native.TopK(distances, lists), n_threads, 0 if self._by_product else power,
         )  # fmt: skip
         return lists
 
-    def widened(self, queries: Float32) -> Float32:
+    def widened(self, queries: Float32, n_threads: int) -> Float32:
         """The queries that select lists: with spreads, one dimension more."""
         if self.spreads is None:
             return queries
-        squares = np.einsum("ij,ij->i", queries, queries, dtype=np.float64)
-        widened = np.empty((len(queries), queries.shape[1] + 1), np.float32)  # faster than np.column_stack
-        widened[:, :-1], widened[:, -1] = queries, SPREAD_WEIGHT * np.sqrt(squares)
+        widened = np.empty((len(queries), queries.shape[1] + 1), np.float32)
+        _native.append_lengths(queries, SPREAD_WEIGHT, widened, n_threads)
         return widened
 
 
