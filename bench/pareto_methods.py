@@ -47,8 +47,10 @@ RERANKS = (4, 8, 16, 32)
 def fpq_index(of: Set, base: np.ndarray, threads: int, **parameters: Any) -> tuple[Search, Save]:
     """IVFPQIndex of fpq."""
     import fpq
+    from fpq.recommendation import fewer_bits
 
-    index = fpq.IVFPQIndex(of.lists, m=of.m, metric=of.metric, n_threads=threads, **parameters).fit(base).add(base)
+    m = fewer_bits(of.m, base.shape[1]) if parameters.get("nbits") == 4 else of.m
+    index = fpq.IVFPQIndex(of.lists, m, metric=of.metric, n_threads=threads, **parameters).fit(base).add(base)
     return (
         lambda q, effort, rerank: index.search(q, K, n_probe=effort, rerank=rerank or None).ids,
         index.save,
@@ -286,6 +288,7 @@ def fpq_methods() -> dict[str, Method]:
     """Plain and residual codes of fpq, each with the vectors and with refinement codes."""
     codes: dict[str, dict[str, Any]] = {
         "plain": {"residual": False},
+        "4-bit": {"residual": False, "nbits": 4},
         "residual": {"residual": True},
     }
     rankings: dict[str, dict[str, Any]] = {

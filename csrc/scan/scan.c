@@ -11,10 +11,11 @@ enum {
     ROW_BATCH = 128,         /* rows whose distances are taken together, so that none waits for another */
     MIN_ROWS_EXACT_LUT = 32, /* from so many rows on, exact tables are cheaper than distances by code_l2 */
     MIN_ROWS_GROUPS = 8,     /* survivors per block from which code groups, after pairs, are cheaper than scoring */
-    MIN_ROWS_FULL = 10, /* survivors per block from which pruning by the codes' own bytes is cheaper than refining */
-    MIN_ROWS_BUILD_FULL = 64, /* survivors that pay for making the codes' own bytes first */
-    SAMPLE = 8,               /* rows from which the first threshold is estimated */
-    SAMPLE_K = 8              /* times k rows are to have a distance of at most the first threshold */
+    MIN_ROWS_FULL = 10, /* survivors per block from which pruning by the codes' own bytes is cheaper than scoring, */
+    MIN_ROWS_FULL_AVX2 = 32, /* and where 16 shuffles look up 32 codes */
+    BLOCKS_BUILD_FULL = 6,   /* so many blocks with so many survivors pay for making the codes' own bytes first */
+    SAMPLE = 8,              /* rows from which the first threshold is estimated */
+    SAMPLE_K = 8             /* times k rows are to have a distance of at most the first threshold */
 };
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
@@ -159,17 +160,16 @@ static int prune_in_stages(const fpq_scan *s, const fpq_prune_lut *bytes, int32_
     return n;
 }
 
-/* Prunes by small tables, then blocks with many survivors by larger ones. Returns how many blocks are left. With AVX2,
- * pruning by the codes' own bytes costs more than scoring. */
+/* Prunes by small tables, then blocks with many survivors by larger ones. Returns how many blocks are left. */
 static int prune(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, float threshold) {
     const int byte_threshold = fpq_lut_byte_threshold(lut, threshold);
     const fpq_prune_lut groups = bytes_of_groups(s, lut), first = s->by_pairs ? bytes_of_pairs(s, lut) : groups;
     n = prune_in_stages(s, &first, block_ids, rows, n, byte_threshold);
     if (s->by_pairs) prune_again(s, &groups, MIN_ROWS_GROUPS, block_ids, rows, n, byte_threshold);
-    if (!lut->lut8.pair && lut->lut8.full != lut->lut8.group &&
-        (lut->lut8.has_full || count(rows, n) >= MIN_ROWS_BUILD_FULL)) {
+    const int min_rows = s->kern->prunes_by_pairs ? MIN_ROWS_FULL_AVX2 : MIN_ROWS_FULL;
+    if (lut->lut8.full != lut->lut8.group && (lut->lut8.has_full || count(rows, n) >= BLOCKS_BUILD_FULL * min_rows)) {
         const fpq_prune_lut codes = bytes_of_codes(s, lut);
-        prune_again(s, &codes, MIN_ROWS_FULL, block_ids, rows, n, byte_threshold);
+        prune_again(s, &codes, min_rows, block_ids, rows, n, byte_threshold);
     }
     return n;
 }
