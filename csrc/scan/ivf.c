@@ -24,12 +24,11 @@ typedef struct {
     const float *q;
     float length;    /* of q, for inner products */
     float magnitude; /* lut.magnitude before a list's offset */
+    float reach;     /* the largest absolute value of an offset in the run */
     fpq_results results;
     fpq_lut16 terms; /* the query's part of precomputed tables */
     fpq_lut lut;     /* where one set of tables serves all lists */
-    int n_waiting;   /* code blocks of probed lists, to be scanned in one run */
-    int32_t block_ids[FPQ_BLOCK_RUN];
-    uint64_t rows[FPQ_BLOCK_RUN];
+    fpq_run run;     /* and the blocks of several lists that are scanned together */
 } query_state;
 
 typedef struct {
@@ -103,7 +102,9 @@ static void begin_batch(batch *b, int64_t task) {
         query_state *state = b->states + i;
         state->q = s->queries + s->order[number * s->batch + i] * s->d;
         state->length = s->scan.adc->metric == FPQ_IP ? (float)sqrt(fpq_dot(state->q, state->q, s->d)) : 0;
-        state->n_waiting = 0;
+        state->reach = 0;
+        state->run.n = 0;
+        state->run.has_offsets = s->lists->residual;
         state->results = fpq_results_of(s->answers, answer_of(s, task, i), s->lists->slot_ids);
     }
     for (int i = 0; i < b->n && (s->precomputed.lists || !s->per_list); i += FPQ_LUT_QUERIES) {
@@ -131,18 +132,20 @@ static void begin_batch(batch *b, int64_t task) {
 static int is_out_of_reach(const search *s, const query_state *state, const int64_t *at) {
     const int64_t list = *at;
     const float margin = 1 - 1e-4f, *centroid = s->lists->centroids + list * s->d, threshold = state->results.threshold;
-    if (!s->lists->max_residual || !(threshold < INFINITY)) return 0;
-    const float max_residual = s->lists->max_residual[list];
-    if (s->scan.adc->metric == FPQ_IP) {
-        const float reach = state->length * max_residual, product = (float)fpq_dot(state->q, centroid, s->d);
-        return -product - reach > threshold + 1e-4f * (reach + fabsf(product) + fabsf(threshold));
-    }
-    if (s->scan.adc->metric != FPQ_L2) return 0;
+    if (!s->lists->max_residual || !(threshold < INFINITY) || s->scan.adc->metric != FPQ_L2) return 0;
     const float *rotated = s->residuals ? s->residuals + (at - s->probes) * s->code_d : NULL;
     const float squared = rotated ? s->scan.kern->ip_f32(rotated, rotated, s->code_d)
                                   : s->scan.kern->l2_f32(state->q, centroid, s->d);
-    const float gap = margin * sqrtf(squared) - max_residual;
+    const float gap = margin * sqrtf(squared) - s->lists->max_residual[list];
     return squared < INFINITY && gap > 0 && margin * gap * gap > threshold;
+}
+
+/* The same for inner products, from that of the query and the centroid. */
+static int is_product_out_of_reach(const search *s, const query_state *state, int64_t list, float product) {
+    const float threshold = state->results.threshold;
+    if (!s->lists->max_residual || !(threshold < INFINITY)) return 0;
+    const float reach = state->length * s->lists->max_residual[list];
+    return -product - reach > threshold + 1e-4f * (reach + fabsf(product) + fabsf(threshold));
 }
 
 static int is_empty(const fpq_lists *lists, int64_t list) {
@@ -160,46 +163,51 @@ static void prefetch_list(const search *s, int64_t list) {
 }
 
 /* Appends blocks of a list that have live rows, from *at on, while there is room; returns how many rows. */
-static int gather(const fpq_lists *lists, int64_t *at, int64_t end, int32_t *block_ids, uint64_t *rows, int *n) {
+static int gather(const fpq_lists *lists, int64_t *at, int64_t end, fpq_run *run) {
     int n_rows = 0;
-    for (; *at < end && *n < FPQ_BLOCK_RUN; ++*at) {
-        block_ids[*n] = lists->block_ids[*at];
-        rows[*n] = lists->live_rows[block_ids[*n]];
-        n_rows += fpq_popcount(rows[*n]);
-        *n += rows[*n] != 0;
+    for (; *at < end && run->n < FPQ_BLOCK_RUN; ++*at) {
+        const int32_t block = lists->block_ids[*at];
+        const uint64_t rows = lists->live_rows[block];
+        run->block_ids[run->n] = block;
+        run->rows[run->n] = rows;
+        n_rows += fpq_popcount(rows);
+        run->n += rows != 0;
     }
     return n_rows;
 }
 
 static void scan_list(const search *s, int64_t list, fpq_lut *lut, fpq_results *results) {
-    uint64_t rows[FPQ_BLOCK_RUN];
-    int32_t block_ids[FPQ_BLOCK_RUN];
+    fpq_run run;
+    run.n = run.has_offsets = 0;
     for (int64_t at = s->lists->first[list]; at < s->lists->first[list + 1];) {
-        int n = 0;
-        gather(s->lists, &at, s->lists->first[list + 1], block_ids, rows, &n);
-        fpq_scan_blocks(&s->scan, lut, block_ids, rows, n, results);
+        gather(s->lists, &at, s->lists->first[list + 1], &run);
+        fpq_scan_run(&s->scan, lut, &run, results);
     }
 }
 
-static void scan_run(const search *s, query_state *state) {
-    if (state->n_waiting)
-        fpq_scan_blocks(&s->scan, &state->lut, state->block_ids, state->rows, state->n_waiting, &state->results);
-    state->n_waiting = 0;
-}
-
-/* Plain codes: appends the blocks of a list to the query's run, and scans the run when it is full. */
-static void extend_run(const search *s, query_state *state, int64_t list) {
-    for (int64_t at = s->lists->first[list], end = s->lists->first[list + 1]; at < end;) {
-        gather(s->lists, &at, end, state->block_ids, state->rows, &state->n_waiting);
-        if (at < end) scan_run(s, state);
-    }
-}
-
-/* Inner products: q.(c + r) = q.c + q.r. magnitude: that of q.r. */
+/* Inner products: q.(c + r) = q.c + q.r, where the first term is the list's offset. magnitude: that of q.r. */
 static void set_list(const search *s, const query_state *state, int64_t list, fpq_lut *lut, float magnitude) {
     lut->offset = (float)-fpq_dot(state->q, s->lists->centroids + list * s->d, s->d);
     lut->magnitude = magnitude + fabsf(lut->offset);
     lut->lut8.threshold = -INFINITY;
+}
+
+/* Where one set of tables serves all lists: appends the blocks of a list to the query's run, and scans the run when it
+ * is full. A larger offset than those before makes a larger bound of rounding errors, which the tables in bytes hold.
+ */
+static void extend_run(const search *s, query_state *state, int64_t list, float offset) {
+    fpq_run *run = &state->run;
+    if (fabsf(offset) > state->reach) {
+        state->reach = fabsf(offset);
+        state->lut.magnitude = state->magnitude + 2 * state->reach; /* the threshold is the other part */
+        state->lut.lut8.threshold = -INFINITY;
+    }
+    for (int64_t at = s->lists->first[list], end = s->lists->first[list + 1]; at < end;) {
+        const int begin = run->n;
+        gather(s->lists, &at, end, run);
+        for (int b = begin; b < run->n; b++) run->offsets[b] = offset;
+        if (at < end) fpq_scan_run(&s->scan, &state->lut, run, &state->results);
+    }
 }
 
 /* Makes the tables of the waiting probes and scans their lists. */
@@ -221,16 +229,12 @@ static void probe(batch *b, query_state *state, const int64_t *at) {
     const search *s = b->s;
     const int64_t list = *at;
     const float *centroid = s->lists->centroids + list * s->d;
-    if (is_out_of_reach(s, state, at)) return;
     if (!s->per_list) {
-        if (!s->lists->residual) {
-            extend_run(s, state, list);
-            return;
-        }
-        set_list(s, state, list, &state->lut, state->magnitude);
-        scan_list(s, list, &state->lut, &state->results);
+        const float product = s->lists->residual ? (float)fpq_dot(state->q, centroid, s->d) : 0;
+        if (!is_product_out_of_reach(s, state, list, product)) extend_run(s, state, list, -product);
         return;
     }
+    if (is_out_of_reach(s, state, at)) return;
     const int is_approx = s->norms.half && state->results.threshold < INFINITY,
               place = s->precomputed.lists ? 0
                       : is_approx          ? FPQ_LUT_QUERIES - ++b->n_approx
@@ -253,10 +257,17 @@ static void probe(batch *b, query_state *state, const int64_t *at) {
 /* Scans a query's first lists, in one run if possible: the more rows the first threshold is chosen from, the lower.
  * Returns how many lists. */
 static int probe_first(batch *b, query_state *state, const int64_t *probes, int count, int step) {
-    const fpq_lists *lists = b->s->lists;
-    uint64_t rows[FPQ_BLOCK_RUN];
-    int32_t block_ids[FPQ_BLOCK_RUN];
-    int n = 0, p = 0, n_rows = 0;
+    const search *s = b->s;
+    const fpq_lists *lists = s->lists;
+    fpq_run *run = &state->run;
+    int p = 0, n_rows = 0;
+    if (lists->residual && !s->per_list) {
+        set_list(s, state, probes[0], &state->lut, state->magnitude);
+        scan_list(s, probes[0], &state->lut, &state->results);
+        state->lut.offset = 0;
+        state->lut.lut8.threshold = -INFINITY;
+        return 1;
+    }
     if (lists->residual || lists->first[probes[0] + 1] - lists->first[probes[0]] > FPQ_BLOCK_RUN) {
         if (!is_empty(lists, probes[0])) probe(b, state, probes);
         return 1;
@@ -264,10 +275,10 @@ static int probe_first(batch *b, query_state *state, const int64_t *probes, int 
     for (; p < count; p++) {
         const int64_t list = probes[(ptrdiff_t)p * step], end = lists->first[list + 1];
         int64_t at = lists->first[list];
-        if (p && (n_rows >= FIRST_ROWS * b->s->answers->k || n + end - at > FPQ_BLOCK_RUN)) break;
-        n_rows += gather(lists, &at, end, block_ids, rows, &n);
+        if (p && (n_rows >= FIRST_ROWS * s->answers->k || run->n + end - at > FPQ_BLOCK_RUN)) break;
+        n_rows += gather(lists, &at, end, run);
     }
-    fpq_scan_blocks(&b->s->scan, &state->lut, block_ids, rows, n, &state->results);
+    fpq_scan_run(&s->scan, &state->lut, run, &state->results);
     return p;
 }
 
@@ -297,7 +308,8 @@ static void probe_all(batch *b, const int64_t *const *probes, int count, int ste
             probe(b, b->states + p % b->n, probes[p % b->n] + (ptrdiff_t)(p / b->n) * step);
     }
     if (s->per_list) scan_waiting(b);
-    for (int i = 0; i < b->n && !s->lists->residual; i++) scan_run(s, b->states + i);
+    for (int i = 0; i < b->n && !s->per_list; i++)
+        fpq_scan_run(&s->scan, &b->states[i].lut, &b->states[i].run, &b->states[i].results);
 }
 
 static void search_batch(void *context, int64_t task, fpq_worker *worker) {

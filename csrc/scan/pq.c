@@ -36,16 +36,15 @@ static uint64_t rows_of_block(const fpq_selector *selector, int64_t block) {
 }
 
 static void scan_range(const search *s, fpq_lut *lut, int64_t first, int64_t end, fpq_results *results) {
-    uint64_t rows[FPQ_BLOCK_RUN];
-    int32_t block_ids[FPQ_BLOCK_RUN];
+    fpq_run run;
+    run.n = run.has_offsets = 0;
     while (first < end) {
-        int n = 0;
-        for (; first < end && n < FPQ_BLOCK_RUN; first++) {
-            rows[n] = rows_of_block(s->selector, first);
-            block_ids[n] = (int32_t)first;
-            n += rows[n] != 0;
+        for (; first < end && run.n < FPQ_BLOCK_RUN; first++) {
+            run.rows[run.n] = rows_of_block(s->selector, first);
+            run.block_ids[run.n] = (int32_t)first;
+            run.n += run.rows[run.n] != 0;
         }
-        fpq_scan_blocks(&s->scan, lut, block_ids, rows, n, results);
+        fpq_scan_run(&s->scan, lut, &run, results);
     }
 }
 

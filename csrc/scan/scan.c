@@ -28,12 +28,13 @@ fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
 }
 
 /* Exact distances of all 64 rows of a block. */
-static void scan_block(const fpq_scan *s, const fpq_lut *lut, int64_t block, uint64_t rows, fpq_results *results) {
+static void scan_block(const fpq_scan *s, const fpq_lut *lut, int64_t block, uint64_t rows, float offset,
+                       fpq_results *results) {
     FPQ_ALIGN(64) float sums[64];
     s->kern->adc(lut->table, fpq_ld_table(s->adc), s->adc->m, s->adc->nbits, s->blocks + block * 64 * s->code_size,
                  sums);
-    if (lut->offset != 0)
-        for (int r = 0; r < 64; r++) sums[r] += lut->offset;
+    if (offset != 0)
+        for (int r = 0; r < 64; r++) sums[r] += offset;
     for (uint64_t hits = rows & s->kern->at_most(sums, results->threshold); hits; hits &= hits - 1) {
         const int r = fpq_lowest_bit(hits);
         if (sums[r] <= results->threshold) fpq_results_offer(results, sums[r], block * 64 + r);
@@ -58,34 +59,41 @@ static int keep_rows(int64_t *row, float *x, int n, float threshold) {
     return kept;
 }
 
-/* Score: exact distances of up to ROW_BATCH rows. Tables that are not exact prune once more before. */
-static void score_rows(const fpq_scan *s, fpq_lut *lut, int64_t *row, int n, fpq_results *results) {
+typedef struct {
+    int n;
+    int64_t row[ROW_BATCH];
+    float offset[ROW_BATCH]; /* that of the row's block */
+} row_batch;
+
+/* Score: exact distances of a batch of rows. Tables that are not exact prune once more before. */
+static void score_rows(const fpq_scan *s, fpq_lut *lut, row_batch *batch, int has_offsets, fpq_results *results) {
     float distance[ROW_BATCH];
+    int64_t *row = batch->row;
+    int n = batch->n;
     const float threshold = results->threshold;
+    batch->n = 0;
     if (lut->kind != FPQ_LUT_EXACT && threshold < INFINITY) {
         fpq_lut_sums(lut, s->blocks, row, n, distance);
         n = keep_rows(row, distance, n, fpq_lut_approx_threshold(lut, threshold));
     }
     if (n > MIN_ROWS_EXACT_LUT) fpq_lut_make_exact(lut);
     (lut->kind == FPQ_LUT_EXACT ? fpq_lut_sums : fpq_lut_distances)(lut, s->blocks, row, n, distance);
+    for (int i = 0; i < n && has_offsets; i++) distance[i] += batch->offset[i];
     n = keep_rows(row, distance, n, threshold);
     for (int i = 0; i < n; i++)
         if (distance[i] <= results->threshold) fpq_results_offer(results, distance[i], row[i]);
 }
 
-static void score(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, const uint64_t *rows, int n,
-                  fpq_results *results) {
-    int64_t row[ROW_BATCH];
-    int waiting = 0;
-    for (int b = 0; b < n; b++)
-        for (uint64_t left = rows[b]; left; left &= left - 1) {
-            row[waiting++] = (int64_t)block_ids[b] * 64 + fpq_lowest_bit(left);
-            if (waiting == ROW_BATCH) {
-                score_rows(s, lut, row, waiting, results);
-                waiting = 0;
-            }
+static void score(const fpq_scan *s, fpq_lut *lut, const fpq_run *run, fpq_results *results) {
+    row_batch batch;
+    batch.n = 0;
+    for (int b = 0; b < run->n; b++)
+        for (uint64_t left = run->rows[b]; left; left &= left - 1) {
+            batch.row[batch.n] = (int64_t)run->block_ids[b] * 64 + fpq_lowest_bit(left);
+            if (run->has_offsets) batch.offset[batch.n] = run->offsets[b];
+            if (++batch.n == ROW_BATCH) score_rows(s, lut, &batch, run->has_offsets, results);
         }
-    if (waiting) score_rows(s, lut, row, waiting, results);
+    if (batch.n) score_rows(s, lut, &batch, run->has_offsets, results);
 }
 
 /* Adds bytes to the sums; survivors: rows whose sums do not exceed FPQ_BYTE_THRESHOLD. */
@@ -109,69 +117,74 @@ static fpq_prune_lut bytes_of_codes(const fpq_scan *s, fpq_lut *lut) {
     return (fpq_prune_lut){lut->lut8.full, fpq_ld_table(s->adc), lut->order, s->code_size};
 }
 
-/* Keeps the blocks that have rows left. */
-static int keep_blocks(int32_t *block_ids, uint64_t *rows, uint8_t *sums, int n) {
+/* Keeps the blocks that have rows left, and what belongs to them. start may be NULL. */
+static void keep_blocks(fpq_run *run, uint8_t *sums, uint8_t *start) {
     int kept = 0;
-    for (int i = 0; i < n; i++) {
-        block_ids[kept] = block_ids[i];
-        rows[kept] = rows[i];
-        if (kept < i) memcpy(sums + kept * 64, sums + i * 64, 64);
-        kept += rows[i] != 0;
+    for (int i = 0; i < run->n; i++) {
+        const int has_rows = run->rows[i] != 0;
+        if (kept < i && has_rows) memcpy(sums + kept * 64, sums + i * 64, 64);
+        if (start) start[kept] = start[i];
+        run->block_ids[kept] = run->block_ids[i];
+        run->offsets[kept] = run->offsets[i];
+        run->rows[kept] = run->rows[i];
+        kept += has_rows;
     }
-    return kept;
+    run->n = kept;
 }
 
 /* Prunes the blocks with at least min_rows survivors once more. */
-static void prune_again(const fpq_scan *s, const fpq_prune_lut *bytes, int min_rows, const int32_t *block_ids,
-                        uint64_t *rows, int n, int byte_threshold) {
+static void prune_again(const fpq_scan *s, const fpq_prune_lut *bytes, int min_rows, fpq_run *run,
+                        const uint8_t *start) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
     uint64_t survivors[FPQ_BLOCK_RUN];
     int32_t chosen[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
-    int n_chosen = 0;
-    for (int b = 0; b < n; b++) {
-        at[n_chosen] = b;
-        chosen[n_chosen] = block_ids[b];
-        n_chosen += fpq_popcount(rows[b]) >= min_rows;
+    int n = 0;
+    for (int b = 0; b < run->n; b++) {
+        at[n] = b;
+        chosen[n] = run->block_ids[b];
+        n += fpq_popcount(run->rows[b]) >= min_rows;
     }
-    if (!n_chosen) return;
-    memset(sums, 0, (size_t)n_chosen * 64);
-    add_bytes(s, bytes, chosen, n_chosen, sums, survivors);
-    for (int i = 0; i < n_chosen; i++) rows[at[i]] &= s->kern->bytes_at_most(sums + i * 64, byte_threshold);
+    if (!n) return;
+    for (int i = 0; i < n; i++) memset(sums + i * 64, start[at[i]], 64);
+    add_bytes(s, bytes, chosen, n, sums, survivors);
+    for (int i = 0; i < n; i++) run->rows[at[i]] &= survivors[i];
 }
 
 /* Prunes rows whose bytes add up to more than the threshold's. Most blocks lose all rows after half or three quarters
- * of the planes, so there are three stages. Returns how many blocks are left. */
-static int prune_in_stages(const fpq_scan *s, const fpq_prune_lut *bytes, int32_t *block_ids, uint64_t *rows, int n,
-                           int byte_threshold) {
+ * of the planes, so there are three stages. */
+static void prune_in_stages(const fpq_scan *s, const fpq_prune_lut *bytes, fpq_run *run, uint8_t *start) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
     uint64_t survivors[FPQ_BLOCK_RUN];
     const int planes = bytes->n, ends[] = {0, planes / 2, planes * 3 / 4, planes};
-    memset(sums, 0, (size_t)n * 64);
+    for (int i = 0; i < run->n; i++) memset(sums + i * 64, start[i], 64);
     for (int stage = 0; stage < 3; stage++) {
         if (ends[stage] == ends[stage + 1]) continue;
         fpq_prune_lut here = *bytes;
         here.order += ends[stage];
         here.n = ends[stage + 1] - ends[stage];
-        add_bytes(s, &here, block_ids, n, sums, survivors);
-        for (int i = 0; i < n; i++)
-            rows[i] &= stage < 2 ? survivors[i] : s->kern->bytes_at_most(sums + i * 64, byte_threshold);
-        n = keep_blocks(block_ids, rows, sums, n);
+        add_bytes(s, &here, run->block_ids, run->n, sums, survivors);
+        for (int i = 0; i < run->n; i++) run->rows[i] &= survivors[i];
+        keep_blocks(run, sums, start);
     }
-    return n;
 }
 
-/* Prunes by small tables, then blocks with many survivors by larger ones. Returns how many blocks are left. */
-static int prune(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, float threshold) {
-    const int byte_threshold = fpq_lut_byte_threshold(lut, threshold);
+/* Prunes by small tables, then blocks with many survivors by larger ones. The sums of a block start at what its
+ * threshold is below the one that the bytes are for, so that FPQ_BYTE_THRESHOLD is the limit of all blocks. */
+static void prune(const fpq_scan *s, fpq_lut *lut, fpq_run *run, float threshold) {
     const fpq_prune_lut groups = bytes_of_groups(s, lut), first = s->by_pairs ? bytes_of_pairs(s, lut) : groups;
-    n = prune_in_stages(s, &first, block_ids, rows, n, byte_threshold);
-    if (s->by_pairs) prune_again(s, &groups, MIN_ROWS_GROUPS, block_ids, rows, n, byte_threshold);
-    const int min_rows = s->kern->prunes_by_pairs ? MIN_ROWS_FULL_AVX2 : MIN_ROWS_FULL;
-    if (lut->lut8.full != lut->lut8.group && (lut->lut8.has_full || count(rows, n) >= BLOCKS_BUILD_FULL * min_rows)) {
-        const fpq_prune_lut codes = bytes_of_codes(s, lut);
-        prune_again(s, &codes, min_rows, block_ids, rows, n, byte_threshold);
+    uint8_t start[FPQ_BLOCK_RUN];
+    for (int b = 0; b < run->n; b++) {
+        const float here = run->has_offsets ? threshold - run->offsets[b] : threshold;
+        start[b] = (uint8_t)(FPQ_BYTE_THRESHOLD - fpq_lut_byte_threshold(lut, here));
     }
-    return n;
+    prune_in_stages(s, &first, run, start);
+    if (s->by_pairs) prune_again(s, &groups, MIN_ROWS_GROUPS, run, start);
+    const int min_rows = s->kern->prunes_by_pairs ? MIN_ROWS_FULL_AVX2 : MIN_ROWS_FULL;
+    if (lut->lut8.full != lut->lut8.group &&
+        (lut->lut8.has_full || count(run->rows, run->n) >= BLOCKS_BUILD_FULL * min_rows)) {
+        const fpq_prune_lut codes = bytes_of_codes(s, lut);
+        prune_again(s, &codes, min_rows, run, start);
+    }
 }
 
 /* A threshold that about SAMPLE_K * k of n_rows rows meet, estimated from SAMPLE rows spread over the blocks. */
@@ -195,62 +208,73 @@ static float sample_threshold(const fpq_scan *s, const fpq_lut *lut, const int32
 }
 
 /* The first blocks of a top-k search, while there is no threshold: scores the rows with the k smallest sums of bytes,
- * and by the threshold that they give the others. Returns 0 if that was all, else n, and rows that have not been
- * offered stay. */
-static int find_first_k(const fpq_scan *s, fpq_lut *lut, const int32_t *block_ids, uint64_t *rows, int n,
-                        fpq_results *results) {
+ * and by the threshold that they give the others. Rows that have not been offered stay. */
+static void find_first_k(const fpq_scan *s, fpq_lut *lut, fpq_run *run, fpq_results *results) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
-    uint64_t survivors[FPQ_BLOCK_RUN], smallest[FPQ_BLOCK_RUN];
-    int32_t left_ids[FPQ_BLOCK_RUN];
-    const int n_rows = count(rows, n);
-    if (n_rows < results->k) return n;
-    const float threshold = sample_threshold(s, lut, block_ids, rows, n, n_rows, results->k);
-    if (!(threshold < INFINITY)) return n; /* bytes cannot tell distances beyond float32 apart */
-    if (!fpq_lut_quantize(lut, threshold)) return n;
-    memset(sums, 0, (size_t)n * 64);
+    uint64_t survivors[FPQ_BLOCK_RUN];
+    fpq_run left = *run, smallest;
+    const int n_rows = count(run->rows, run->n);
+    if (n_rows < results->k) return;
+    const float threshold = sample_threshold(s, lut, run->block_ids, run->rows, run->n, n_rows, results->k);
+    if (!(threshold < INFINITY)) return; /* bytes cannot tell distances beyond float32 apart */
+    if (!fpq_lut_quantize(lut, threshold)) return;
+    memset(sums, 0, (size_t)left.n * 64);
     const fpq_prune_lut groups = bytes_of_groups(s, lut);
-    add_bytes(s, &groups, block_ids, n, sums, survivors);
-    for (int b = 0; b < n; b++) survivors[b] &= rows[b];
-    memcpy(left_ids, block_ids, (size_t)n * sizeof *block_ids);
-    const int left = keep_blocks(left_ids, survivors, sums, n);
+    add_bytes(s, &groups, left.block_ids, left.n, sums, survivors);
+    for (int b = 0; b < left.n; b++) left.rows[b] &= survivors[b];
+    keep_blocks(&left, sums, NULL);
     if (lut->lut8.full != lut->lut8.group) {
         const fpq_prune_lut codes = bytes_of_codes(s, lut);
-        memset(sums, 0, (size_t)left * 64);
-        add_bytes(s, &codes, left_ids, left, sums, smallest);
-        for (int b = 0; b < left; b++) survivors[b] &= smallest[b];
+        memset(sums, 0, (size_t)left.n * 64);
+        add_bytes(s, &codes, left.block_ids, left.n, sums, survivors);
+        for (int b = 0; b < left.n; b++) left.rows[b] &= survivors[b];
     }
-    if (count(survivors, left) < results->k) return n;
-    const int byte = s->kern->kth_byte(sums, survivors, left, (int)results->k);
-    for (int b = 0; b < left; b++) {
-        smallest[b] = survivors[b] & s->kern->bytes_at_most(sums + b * 64, byte);
-        survivors[b] ^= smallest[b];
+    if (count(left.rows, left.n) < results->k) return;
+    const int byte = s->kern->kth_byte(sums, left.rows, left.n, (int)results->k);
+    smallest = left;
+    for (int b = 0; b < left.n; b++) {
+        smallest.rows[b] &= s->kern->bytes_at_most(sums + b * 64, byte);
+        left.rows[b] ^= smallest.rows[b];
     }
-    score(s, lut, left_ids, smallest, left, results);
+    score(s, lut, &smallest, results);
     if (results->threshold > threshold) {
-        for (int b = 0, l = 0; b < n && l < left; b++)
-            if (block_ids[b] == left_ids[l]) rows[b] ^= smallest[l++];
-        return n;
+        for (int b = 0, l = 0; b < run->n && l < left.n; b++)
+            if (run->block_ids[b] == left.block_ids[l]) run->rows[b] ^= smallest.rows[l++];
+        return;
     }
     const int byte_threshold = fpq_lut_byte_threshold(lut, results->threshold);
-    for (int b = 0; b < left; b++) survivors[b] &= s->kern->bytes_at_most(sums + b * 64, byte_threshold);
-    score(s, lut, left_ids, survivors, left, results);
-    return 0;
+    for (int b = 0; b < left.n; b++) left.rows[b] &= s->kern->bytes_at_most(sums + b * 64, byte_threshold);
+    score(s, lut, &left, results);
+    run->n = 0;
 }
 
-void fpq_scan_blocks(const fpq_scan *s, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n, fpq_results *results) {
+/* Makes the tables in bytes for a threshold of sums of entries, or takes those there are if these are for at most 1/16
+ * of their range more: making them costs m * 256 entries. Returns 0 if no row can meet the threshold. */
+static int quantize(fpq_lut *lut, float threshold) {
     const fpq_lut8 *lut8 = &lut->lut8;
+    const float range = lut8->threshold - lut8->zero;
+    if (threshold <= lut8->threshold && threshold >= lut8->threshold - range / 16) return 1;
+    return fpq_lut_quantize(lut, threshold);
+}
+
+void fpq_scan_run(const fpq_scan *s, fpq_lut *lut, fpq_run *run, fpq_results *results) {
     int i = 0;
-    if (n && s->prunes && results->threshold == INFINITY && !results->grows)
-        n = find_first_k(s, lut, block_ids, rows, n, results);
-    if (n && (!s->prunes || results->threshold == INFINITY)) fpq_lut_make_exact(lut);
-    for (; i < n && (!s->prunes || results->threshold == INFINITY); i++)
-        scan_block(s, lut, block_ids[i], rows[i], results);
-    if (i == n) return;
-    const float threshold = results->threshold;
-    /* The tables are quantized anew when the threshold has fallen by 1/16 of their range: that costs m * 256 entries.
-     */
-    if (threshold > lut8->threshold || threshold < lut8->threshold - (lut8->threshold - lut8->zero) / 16)
-        if (!fpq_lut_quantize(lut, threshold)) return;
-    n = i + prune(s, lut, block_ids + i, rows + i, n - i, threshold);
-    score(s, lut, block_ids + i, rows + i, n - i, results);
+    if (run->n && s->prunes && results->threshold == INFINITY && !results->grows && !run->has_offsets)
+        find_first_k(s, lut, run, results);
+    if (run->n && (!s->prunes || results->threshold == INFINITY)) fpq_lut_make_exact(lut);
+    for (; i < run->n && (!s->prunes || results->threshold == INFINITY); i++) {
+        scan_block(s, lut, run->block_ids[i], run->rows[i], run->has_offsets ? run->offsets[i] : lut->offset, results);
+        run->rows[i] = 0;
+    }
+    if (i < run->n) {
+        const float threshold = results->threshold;
+        float least = 0;
+        for (int b = i; b < run->n && run->has_offsets; b++)
+            least = b == i || run->offsets[b] < least ? run->offsets[b] : least;
+        if (quantize(lut, threshold - least)) {
+            prune(s, lut, run, threshold);
+            score(s, lut, run, results);
+        }
+    }
+    run->n = 0;
 }

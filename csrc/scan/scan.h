@@ -28,9 +28,16 @@ typedef struct {
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks);
 
-/* Offers rows of n <= FPQ_BLOCK_RUN blocks to the results: bit r of rows[i] is row r of block block_ids[i], offered as
- * 64 * block_ids[i] + r. Overwrites block_ids and rows. */
-void fpq_scan_blocks(const fpq_scan *scan, fpq_lut *lut, int32_t *block_ids, uint64_t *rows, int n,
-                     fpq_results *results);
+/* Up to FPQ_BLOCK_RUN code blocks: bit r of rows[i] is row r of block block_ids[i]. */
+typedef struct {
+    int n;
+    int has_offsets; /* lut->offset is 0, and distances in block i are offsets[i] more than the sums of entries */
+    int32_t block_ids[FPQ_BLOCK_RUN];
+    uint64_t rows[FPQ_BLOCK_RUN];
+    float offsets[FPQ_BLOCK_RUN];
+} fpq_run;
+
+/* Offers the rows of a run to the results, row r of block b as 64 * b + r, and empties the run. */
+void fpq_scan_run(const fpq_scan *scan, fpq_lut *lut, fpq_run *run, fpq_results *results);
 
 #endif
