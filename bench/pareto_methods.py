@@ -51,10 +51,12 @@ def fpq_index(of: Set, base: np.ndarray, threads: int, **parameters: Any) -> tup
 
     m = fewer_bits(of.m, base.shape[1]) if parameters.get("nbits") == 4 else of.m
     index = fpq.IVFPQIndex(of.lists, m, metric=of.metric, n_threads=threads, **parameters).fit(base).add(base)
-    return (
-        lambda q, effort, rerank: index.search(q, K, n_probe=effort, rerank=rerank or None).ids,
-        index.save,
-    )
+
+    def search(queries: np.ndarray, effort: int, rerank: int) -> np.ndarray:
+        count = threads if len(queries) > 1 else 1
+        return index.search(queries, K, n_probe=effort, rerank=rerank or None, n_threads=count).ids
+
+    return search, index.save
 
 
 def faiss_index(of: Set, base: np.ndarray, threads: int, factory: str, parameter: str) -> tuple[Search, Save]:
