@@ -13,7 +13,6 @@ import argparse
 import time
 from typing import Any
 
-import numpy as np
 from curves import rate_at
 from widths import METRICS, K, loaded
 

@@ -64,7 +64,9 @@ def faiss_index(of: Set, base: np.ndarray, threads: int, factory: str, parameter
     import faiss
 
     metric = faiss.METRIC_L2 if of.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    index = faiss.index_factory(base.shape[1], factory.format(lists=of.peer_lists, m=of.peer_m, nibbles=2 * of.peer_m), metric)
+    index = faiss.index_factory(
+        base.shape[1], factory.format(lists=of.peer_lists, m=of.peer_m, nibbles=2 * of.peer_m), metric
+    )
     if parameter == "efSearch":
         index.hnsw.efConstruction = 100
     if factory.startswith("IVF{lists},PQ{m}"):
