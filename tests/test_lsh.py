@@ -15,7 +15,8 @@ import pytest
 import fpq
 from fpq import _native
 from fpq.indexes import c2lsh, pmlsh
-from fpq.indexes.lsh import collision_probability, sketch_size
+from fpq.indexes.lsh import collision_probability
+from fpq.indexes.parts.sketches import sketch_size
 
 RNG = np.random.default_rng(5)
 CENTRES = RNG.normal(size=(30, 40)) * 4

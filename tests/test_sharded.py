@@ -30,6 +30,8 @@ MAKERS = {
     "pq cosine": lambda: fpq.PQIndex(4, nbits=6, metric="cosine", rotation="pca", keep_vectors=True).fit(X),
     "ivf l2": lambda: fpq.IVFPQIndex(20, 4, keep_vectors=True).fit(X),
     "ivf ip": lambda: fpq.IVFPQIndex(9, 4, nbits=5, metric="ip", residual=False, keep_vectors=True).fit(X),
+    "e2lsh l2": lambda: fpq.E2LSHIndex(n_tables=3).fit(X),
+    "e2lsh cosine": lambda: fpq.E2LSHIndex(n_tables=2, metric="cosine").fit(X),
     "ivf cosine": lambda: fpq.IVFPQIndex(9, 4, nbits=4, metric="cosine", keep_vectors=True).fit(X),
 }
 
@@ -88,10 +90,13 @@ def test_shards_answer_as_one_index(name: str, parts: int, tmp_path: Path) -> No
     same(many.search(Q[0], 3), one.search(Q[0], 3))
     same(many.search(Q[:0], 3), one.search(Q[:0], 3))
     same(many.search(Q[:2], N + 7), one.search(Q[:2], N + 7))
-    if "flat" not in name:
+    if "pq" in name or "ivf" in name:
         for rerank in (1, 3, 10**6):
             same(many.search(Q, 6, rerank=rerank), one.search(Q, 6, rerank=rerank))
             same(many.search(Q, 6, rerank=rerank, allowed=few), one.search(Q, 6, rerank=rerank, allowed=few))
+    if "e2lsh" in name:
+        for n_probe in (1, 40):
+            same(many.search(Q, 5, n_probe=n_probe), one.search(Q, 5, n_probe=n_probe))
     if "ivf" in name:
         same(many.search(Q, 5, n_probe=2, rerank=2), one.search(Q, 5, n_probe=2, rerank=2))
         same(many.search(Q, 5, n_probe=99), one.search(Q, 5, n_probe=99))
@@ -147,7 +152,7 @@ def test_missing_and_foreign_shards_are_named(tmp_path: Path) -> None:
     (tmp_path / "1.fpq").rename(tmp_path / "away")
     fpq.PQIndex(4, keep_vectors=True, seed=1).fit(X).add(X[:375]).save(tmp_path / "2.fpq")
     same(many.search(Q, 5), MAKERS["pq l2"]().add(X).search(Q, 5))  # an opened index keeps what it has mapped
-    with pytest.raises(fpq.FormatError, match=r"2 of 4 shards .* 1\.fpq: .*No such file.*2\.fpq.* expected the codeb"):
+    with pytest.raises(fpq.FormatError, match=r"2 of 4 shards .* 1\.fpq: .*No such file.*2\.fpq.* expected the traini"):
         fpq.ShardedIndex(manifest)
     partial = fpq.ShardedIndex(manifest, allow_partial=True)
     found = partial.search(Q, 5)
@@ -215,8 +220,8 @@ def test_bad_shards_change_nothing(tmp_path: Path) -> None:
     for index, error, message in (
         (MAKERS["pq l2"]().add(X[:9]), ValueError, "disjoint ranges"),
         (MAKERS["pq l2"](), ValueError, "empty"),
-        (fpq.PQIndex(4, nbits=5).fit(X).add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "codebooks"),
-        (fpq.FlatIndex().add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "codebooks"),
+        (fpq.PQIndex(4, nbits=5).fit(X).add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "training"),
+        (fpq.FlatIndex().add(X[:9], ids=np.arange(9) + N), fpq.FormatError, "training"),
         (fpq.KMeans(2).fit(X), fpq.FormatError, "kind"),
     ):
         index.save(other)

@@ -17,7 +17,7 @@ RNG = np.random.default_rng(1)
 QUERIES = RNG.normal(size=(40, 13)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if "flat" not in name])
+@pytest.mark.parametrize("name", [name for name in MAKERS if "pq" in name or "ivf" in name])
 def test_tune_and_search_by_recall(name: str, tmp_path: Path) -> None:
     make = MAKERS[name]
     one, many = make().add(X), shards(make, tmp_path, 3)

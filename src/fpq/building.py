@@ -13,9 +13,10 @@ from fpq import _native, threads
 from fpq._checks import KERNEL_TYPES
 from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PMLSHIndex, PQIndex
 from fpq.indexes.e2lsh import table_count
-from fpq.indexes.lsh import NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS, SAMPLE_ROWS, sketch_size
+from fpq.indexes.lsh import NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS, SAMPLE_ROWS
 from fpq.indexes.parts.coarse import N_ITER, rows_per_list
 from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, plane_sizes
+from fpq.indexes.parts.sketches import sketch_size
 from fpq.indexes.parts.two_level import ASSIGN_CELLS, LEAST_LISTS
 from fpq.indexes.parts.vectors import kept_type
 from fpq.learning.anisotropic import N_ITER as ANISOTROPIC_ITERATIONS

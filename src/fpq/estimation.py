@@ -14,9 +14,9 @@ from fpq import _bfloat16, _checks, _format, _native, building
 from fpq._checks import Array
 from fpq.building import AnyIndex, AnyLSHIndex
 from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PMLSHIndex, PQIndex
-from fpq.indexes.lsh import sketch_size
 from fpq.indexes.parts.lists import BLOCK_ROWS
 from fpq.indexes.parts.refinement import BITS, NAMES, plane_sizes
+from fpq.indexes.parts.sketches import sketch_size
 from fpq.indexes.parts.tables import MAX_ROWS, directory_bits
 from fpq.indexes.parts.two_level import LEAST_LISTS
 from fpq.indexes.parts.vectors import is_narrow, kept_type

@@ -33,7 +33,7 @@ def build(index: Any, X: Any, folder: str | os.PathLike[str], *, client: Any = N
 
     Parameters
     ----------
-    index : FlatIndex, PQIndex or IVFPQIndex
+    index : FlatIndex, PQIndex, IVFPQIndex, E2LSHIndex, C2LSHIndex or PMLSHIndex
         Trained and empty; it is not changed. The limits of `open_indexing` and `list_capacity` apply within each shard.
     X : Dask array (n, d), memory-mapped or other array (n, d), or iterable of arrays
         Each chunk of rows of a Dask array becomes a shard (chunks of columns are joined); the workers of `client` or

@@ -27,7 +27,7 @@ def fit(index: Any, X: Any, *, client: Any = None) -> Any:
 
     Parameters
     ----------
-    index : PQIndex, IVFPQIndex or FlatIndex (which needs no training)
+    index : PQIndex, IVFPQIndex, E2LSHIndex, C2LSHIndex, PMLSHIndex or FlatIndex (which needs no training)
         Without vectors.
     X : Dask array (n, d), memory-mapped or other array (n, d), or iterable of arrays
         The memory is that of the sample (twice on a cluster) and of some blocks at a time.

@@ -11,7 +11,7 @@ from fpq import _checks, _native, _settings
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Bits
-from fpq.indexes.lsh import collision_probability, width_in_range
+from fpq.indexes.lsh import SAMPLES, DrawnRows, collision_probability, width_in_range
 from fpq.indexes.lsh_rows import BLOCK_ROWS, LSHRowsIndex
 from fpq.metric import MetricName
 
@@ -164,13 +164,17 @@ class C2LSHIndex(LSHRowsIndex, kind="C2LSHIndex"):
         """Radius of the first level, a distance (not squared); None until the width is known."""
         return None if self.width is None else self.width / self._window()
 
+    @property
+    def _sample_sizes(self) -> tuple[int, ...]:
+        return SAMPLES[: 2 if self._given_width is None else 1]
+
     def _choose(
-        self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
+        self, drawn: DrawnRows, sample: Array, rng: np.random.Generator, n_threads: int
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
         width = self._given_width
         if width is None:
-            width = self._window() * self._neighbour_distance(x, rng, n_threads)
-        return self._drawn(sample, width, 2 * WINDOW, rng)
+            width = self._window() * self._neighbour_distance(drawn, rng, n_threads)
+        return self._drawn_hashes(sample, width, 2 * WINDOW, rng)
 
     def _no_blocks(self) -> GrowingArray:
         return GrowingArray((self.n_hashes, BLOCK_ROWS), np.uint8)

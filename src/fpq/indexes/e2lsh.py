@@ -9,13 +9,15 @@ from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, threads, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Float64, Int64, UInt8, UInt64
+from fpq._checks import Array, Float32, Float64, Int64, Rows, UInt8, UInt64
 from fpq.indexes import lsh
 from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.changes import Addition
-from fpq.indexes.lsh import LSHIndex, LSHStats, collision_probability, sketch_size, width_in_range
+from fpq.indexes.lsh import DrawnRows, LSHIndex, LSHStats, collision_probability, width_in_range
 from fpq.indexes.parts.ids import Commit, Removal, no_op
 from fpq.indexes.parts.lock import reads
+from fpq.indexes.parts.sketches import sketch_size
+from fpq.indexes.parts.streaming import searches_blocks
 from fpq.indexes.parts.tables import Tables, directory_bits
 from fpq.indexes.parts.vectors import Vectors
 from fpq.metric import MetricName
@@ -138,19 +140,24 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         pending = sum(array.data.nbytes for array in self._pending)
         return self._tables.nbytes + pending + self._vectors.nbytes + self._ids.nbytes
 
+    @property
+    def _sample_sizes(self) -> tuple[int, ...]:
+        return lsh.SAMPLES[: 2 if self._given[2] is None else 1]
+
     def _choose(
-        self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
+        self, drawn: DrawnRows, sample: Array, rng: np.random.Generator, n_threads: int
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
         n_tables, n_hashes, width = self._given
+        n, d = drawn.total, sample.shape[1]
         if width is None:
-            width = WIDTH * self._neighbour_distance(x, rng, n_threads)
+            width = WIDTH * self._neighbour_distance(drawn, rng, n_threads)
         if n_hashes is None:
-            n_hashes = hashes_for(len(x), collision_probability(lsh.pair_distances(sample, rng), width))
-        n_tables = table_count(len(x), x.shape[1], n_tables, self.memory_limit)
+            n_hashes = hashes_for(n, collision_probability(lsh.pair_distances(sample, rng), width))
+        n_tables = table_count(n, d, n_tables, self.memory_limit)
         centre = sample.mean(0, dtype=np.float64).astype(np.float32)
         hashes = self._draw(n_tables, n_hashes, width, centre, rng)
         chosen = {"n_tables": n_tables, "n_hashes": n_hashes, "width": width, "n_probe": PROBES * n_tables}
-        return hashes, chosen | self._no_tables(n_tables, sketch_size(x.shape[1]))
+        return hashes, chosen | self._no_tables(n_tables, sketch_size(d))
 
     def _hashing(self, x: Array, n_threads: int) -> Addition:
         assert self._hashes is not None
@@ -165,7 +172,8 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
                     pending.data[old - first : n - first] = rows
             return Addition(no_op)
         tables = self._merged(new, by_row, n_threads)
-        return Addition(lambda: vars(self).update(_tables=tables))
+        changed = self._no_tables(len(new), self._sketch_size) | {"_tables": tables}
+        return Addition(lambda: vars(self).update(changed))
 
     def _complete_tables(self, n_threads: int) -> Tables:
         """The tables after the merge of the pending rows."""
@@ -188,9 +196,10 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
         return lambda: vars(self).update(_tables=tables)
 
     @reads
+    @searches_blocks
     def search(
         self,
-        Q: ArrayLike,
+        Q: Rows,
         k: int = 10,
         *,
         n_probe: int | None = None,
@@ -201,7 +210,7 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
         Parameters
         ----------
-        Q : array (nq, d) or (d,)
+        Q : array (nq, d) or (d,), or in blocks as the rows of `add`
         k : int, default 10
         n_probe : int, optional
             Number of buckets to probe in all tables together; numbers above 2**20 mean 2**20. Default: the attribute
@@ -243,15 +252,15 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
 
     @reads
     @progress.reported
-    def tune(self, Q: ArrayLike, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
+    def tune(self, Q: Rows, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_probe` to the smallest number of buckets that reaches a recall on sample queries.
 
         `tune` compares searches to exact search, with numbers that grow from 1 to 65,536 by a quarter per step.
 
         Parameters
         ----------
-        Q : array (nq, d)
-            Queries like those of the application. ArrayLike of the index would find themselves.
+        Q : array (nq, d), or in blocks as the rows of `add`
+            Queries like those of the application. Rows of the index would find themselves.
         k : int, default 10
         recall : float, default 0.95
             Required share of the k true neighbours among the k neighbours found.

@@ -10,35 +10,33 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
+from fpq import _checks, _native, _settings, progress, threads, tuning
 from fpq._arrays import pack, unpack
-from fpq._checks import Array, Float32, Float64, Int64
+from fpq._checks import Array, Float32, Float64, Int64, Rows
 from fpq.indexes.base import Bits, Index, Nearest
 from fpq.indexes.changes import Addition
 from fpq.indexes.parts.ids import Commit, Ids, no_op
 from fpq.indexes.parts.lock import writes
+from fpq.indexes.parts.sketches import sketch_size, sketcher, sketcher_of, unit_sized
+from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, gathered
 from fpq.indexes.parts.tables import MAX_ROWS
 from fpq.indexes.parts.vectors import Vectors
-from fpq.learning import rotation
+from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.metric import L2, METRICS, NAMES_ELSEWHERE, MetricName
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
 
 SAMPLE_ROWS = 16_384  # rows for the centre, the principal directions and the sampled pairs
 NEIGHBOUR_ROWS = 1 << 17  # rows that are searched for neighbours
+SAMPLES = SAMPLE_ROWS, NEIGHBOUR_ROWS
 NEIGHBOUR_QUERIES = 256
 NEIGHBOUR = 10  # default widths are multiples of the distance to this neighbour
-CLIPPED = 0.005  # share of sample rows outside the range of a sketch coordinate, at each end
-WIDE = 4096  # vectors of more dimensions get their principal directions from WIDE_ROWS rows
-WIDE_ROWS = 1024
-WIDE_VALUES = 1 << 26  # values of the rows that give the ranges of wide sketches
 LEAST_WIDTH = 1e-37  # least width of a bucket: a normal variate divided by the width must fit float32
-MOST_SCALE = 1e30  # largest scale of sketches in codes per unit of distance: products with the scale must fit float32
 
 Self = TypeVar("Self", bound="LSHIndex")
 
 
 class LSHStats(NamedTuple):
-    """Statistics of the last search, per query.
+    """Statistics of the last search, per query; of its last block, if the queries came in blocks.
 
     Attributes
     ----------
@@ -48,12 +46,39 @@ class LSHStats(NamedTuple):
         E2LSH: rows in the probed buckets, counted once per table. C2LSH: rows that reached the collision threshold.
         PM-LSH: rows that a scan found near enough, counted in the last scan.
     verified : int64 (nq,)
-        ArrayLike whose exact distance was computed; the sketches of the other candidates prove them too far.
+        Rows whose exact distance was computed; the sketches of the other candidates prove them too far.
     """
 
     buckets: Int64
     candidates: Int64
     verified: Int64
+
+
+class DrawnRows(NamedTuple):
+    """The rows of X that `fit` draws.
+
+    Attributes
+    ----------
+    rows : TrainingRows
+    numbers : int64 (rows.n,) or None
+        The numbers of the rows among those of X, ascending; None: all rows.
+    n : int
+        The number of rows that are drawn from: those of X, or of the reservoir of a stream.
+    total : int
+        The number of rows of X.
+    """
+
+    rows: TrainingRows
+    numbers: Int64 | None
+    n: int
+    total: int
+
+    def some(self, size: int, rng: np.random.Generator) -> Array:
+        """A sample of at most `size` rows, in their order."""
+        chosen = _some_numbers(self.n, size, rng)
+        if chosen is not None and self.numbers is not None:
+            chosen = np.searchsorted(self.numbers, chosen)
+        return self.rows.take(chosen)
 
 
 def collision_probability(distance: Any, width: float, window: float = 0.0) -> Float64:
@@ -137,12 +162,13 @@ class LSHIndex(Index):
 
     @writes
     @progress.reported
-    def fit(self: Self, X: ArrayLike) -> Self:
+    @fits_blocks
+    def fit(self: Self, X: Rows) -> Self:
         """Choose the parameters that were not given, and draw the hash functions. X is not kept.
 
         Parameters
         ----------
-        X : array (n, d)
+        X : array (n, d), or in blocks as the rows of `add`
             The rows to be added, or similar rows; n should be about the number of rows to be added.
 
         Raises
@@ -157,23 +183,52 @@ class LSHIndex(Index):
     def _fitting(self, X: Any) -> Commit:
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, min_rows=1, n_threads=n_threads)
+        return self._learning(DrawnRows(LocalRows(x, None, n_threads), None, len(x), len(x)))
+
+    @property
+    @abstractmethod
+    def _sample_sizes(self) -> tuple[int, ...]:
+        """The sizes of the samples that `fit` draws from X, in this order."""
+
+    @property
+    def _training_size(self) -> int:
+        return max(self._sample_sizes)
+
+    @property
+    def _training_seed(self) -> int:
+        return self.seed
+
+    def _drawn(self, n: int) -> Int64 | None:
+        """The numbers of the rows, of n, that `fit` draws; None: all rows."""
         rng = np.random.default_rng(self.seed)
-        with progress.stage("hashes", len(x), "rows"):
-            sample = self._metric.prepare(_some(x, SAMPLE_ROWS, rng), n_threads)
-            sketches = sketcher(sample, n_threads) if sketch_size(x.shape[1]) else None
-            hashes, chosen = self._choose(x, sample, rng, n_threads)
-        learned = {"_hashes": hashes, "_sketcher": sketches, "_dim": x.shape[1], "_vectors": Vectors(), **chosen}
+        drawn = [_some_numbers(n, size, rng) for size in self._sample_sizes]
+        numbers = [each for each in drawn if each is not None]
+        return np.unique(np.concatenate(numbers)) if len(numbers) == len(drawn) else None
+
+    @writes
+    def _fit_drawn(self, rows: TrainingRows, n: int, total: int) -> None:
+        self._fit(self._learning, DrawnRows(rows, self._drawn(n), n, total))
+
+    def _learning(self, drawn: DrawnRows) -> Commit:
+        """As `_fitting`, with the same bits, from the rows that it draws."""
+        n_threads, dim = threads.resolve(self.n_threads), drawn.rows.dim
+        rng = np.random.default_rng(self.seed)
+        with progress.stage("hashes", drawn.total, "rows"):
+            sample = self._metric.prepare(drawn.some(SAMPLE_ROWS, rng), n_threads)
+            sketches = sketcher(sample, n_threads) if sketch_size(dim) else None
+            hashes, chosen = self._choose(drawn, sample, rng, n_threads)
+        learned = {"_hashes": hashes, "_sketcher": sketches, "_dim": dim, "_vectors": Vectors(), **chosen}
         return lambda: vars(self).update(learned)
 
     @abstractmethod
     def _choose(
-        self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
+        self, drawn: DrawnRows, sample: Array, rng: np.random.Generator, n_threads: int
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
         """The hash functions, and the attributes of an index without rows that uses them."""
 
-    def _neighbour_distance(self, x: Array, rng: np.random.Generator, n_threads: int) -> float:
-        """Median distance (not squared) of sampled rows to their 10th neighbour among at most 131,072 rows of x."""
-        rows = self._metric.prepare(_some(x, NEIGHBOUR_ROWS, rng), n_threads)
+    def _neighbour_distance(self, drawn: DrawnRows, rng: np.random.Generator, n_threads: int) -> float:
+        """Median distance (not squared) of sampled rows to their 10th neighbour among at most 131,072 rows of X."""
+        rows = self._metric.prepare(drawn.some(NEIGHBOUR_ROWS, rng), n_threads)
         rows, power = unit_sized(rows, n_threads)
         queries = np.ascontiguousarray(_some(rows, NEIGHBOUR_QUERIES, rng), dtype=np.float32)
         k = min(NEIGHBOUR + 1, len(rows))  # the first neighbour is the row itself
@@ -215,14 +270,16 @@ class LSHIndex(Index):
         return out
 
     @writes
-    def add(self: Self, X: ArrayLike, ids: ArrayLike | None = None) -> Self:
+    @adds_blocks
+    def add(self: Self, X: Rows, ids: ArrayLike | None = None) -> Self:
         """Hash and add vectors.
 
         Parameters
         ----------
-        X : array (n, d)
+        X : array (n, d), memory-mapped or not, Dask array (n, d), or iterable of arrays (n_i, d)
             The index keeps the dtype (float32, float16, bfloat16, uint8, int8; float64 becomes float32). "cosine" keeps
-            vectors of length 1, rounded to float16 or bfloat16 if X has this type, else float32.
+            vectors of length 1, rounded to float16 or bfloat16 if X has this type, else float32. Input that is not in
+            memory is read in pieces: one Dask chunk, one item of the iterable, or 2**18 rows of a memory-mapped array.
         ids : int array (n,), optional
             Unique, not in the index, at least 0. By default, ids continue after the largest id used so far.
 
@@ -238,6 +295,9 @@ class LSHIndex(Index):
         prepared = x if kept is None or not self._metric.unit_length else kept
         with progress.stage("hashes", len(x), "rows"):
             return self._hashing(prepared, n_threads) if len(x) else Addition(no_op)
+
+    def _reserve(self, n: int) -> None:
+        self._vectors.reserve(n)
 
     def _training(self) -> dict[str, Any]:
         names = [name for name in ("n_tables", "n_hashes", "width") if hasattr(self, name)]
@@ -275,7 +335,7 @@ class LSHIndex(Index):
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         recall = tuning.recall_target(recall)
-        queries, _ = self._queries(Q, count)
+        queries, _ = self._queries(gathered(Q, self.dim), count)
         if not len(queries):
             raise ValueError("Q: expected at least one query, got none")
         if not len(self):
@@ -326,7 +386,7 @@ class LSHIndex(Index):
             centre = stored.array("sketch_centre", np.float32, (dim,), finite)
             directions = stored.array("sketch_directions", np.float32, (size - 1, dim), finite)
             least = stored.array("sketch_least", np.float32, (size,), finite)
-            self._sketcher = _sketcher(centre, directions, least, scale)
+            self._sketcher = sketcher_of(centre, directions, least, scale)
 
     def _restore_hashes(self, stored: Stored, n_tables: int, n_hashes: int) -> None:
         assert self._dim is not None
@@ -351,54 +411,12 @@ def hashes_of(
     return _native.LSHHashes(n_tables, n_hashes, centre, pack(directions, len(centre)), padded, mixers)
 
 
-def sketch_size(d: int) -> int:
-    """Bytes per sketch: about a quarter of d, 16 to 64; 0 for d < 32, as short vectors are read as fast as sketches."""
-    return 0 if d < 32 else min(64, max(16, d // 64 * 16))
-
-
-def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
-    """Fit sketches to a sample: principal coordinates and the norm of the remainder (csrc/lsh/verify.c)."""
-    d = sample.shape[1]
-    sample, power = unit_sized(sample, n_threads)
-    size = sketch_size(d)
-    if d > WIDE or d > len(sample):
-        sample = _evenly(sample, WIDE_VALUES // d)
-        principal = rotation.pca_of_wide(_evenly(sample, WIDE_ROWS), size - 1, n_threads)
-    else:
-        principal = rotation.pca(sample, None, 1, size - 1, n_threads)
-    centred = sample - principal.mean
-    coordinates = principal.apply(sample, n_threads) - principal.apply(principal.mean[None], 1)
-    remainder = np.linalg.norm(centred - coordinates @ principal.matrix.T, axis=1)
-    low, high = np.quantile(np.column_stack([coordinates, remainder]), [CLIPPED, 1 - CLIPPED], axis=0)
-    extent = float((high - low).max())
-    with np.errstate(over="ignore"):
-        least = np.ldexp((low + high) / 2 - extent / 2, -power).astype(np.float32)
-        centre = scaling.scaled(principal.mean, -power)
-    if not np.isfinite(least).all():
-        raise ValueError("X: expected rows whose distances are finite as float32, got inf: scale X down")
-    directions = np.ascontiguousarray(principal.matrix.T)
-    scale = min(math.ldexp(255 / extent, power), MOST_SCALE) if extent > 0 else 1.0
-    return _sketcher(centre, directions, least, scale)
-
-
-def _sketcher(centre: Float32, directions: Float32, least: Float32, scale: float) -> _native.LSHSketcher:
-    """Sketches with orthonormal directions (size - 1, d)."""
-    size, d = directions.shape
-    return _native.LSHSketcher(centre, pack(directions, d), pack(directions.T, size), least, scale)
-
-
 def width_in_range(name: str, value: Any, buckets: float) -> float:
     """Check a width that spans `buckets` buckets."""
     width, least = _checks.positive(name, value), LEAST_WIDTH * buckets
     if width < least:
         raise ValueError(f"{name}: expected at least {least:g}, the limit of float32, got {width:g}")
     return width
-
-
-def unit_sized(x: Array, n_threads: int) -> tuple[Array, int]:
-    """The rows times 2**power, and power: 0 unless sums of squares exceed the range of float32."""
-    power = scaling.exponent(_native.largest(x, n_threads), scaling.MOST)
-    return scaling.scaled(x, power), power
 
 
 def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
@@ -409,10 +427,11 @@ def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
     return distances[distances > 0] if distances.any() else np.zeros(1)
 
 
-def _evenly(x: Array, n: int) -> Array:
-    """About n rows at equal intervals."""
-    return x[:: -(-len(x) // max(1, n)) or 1]
-
-
 def _some(x: Array, n: int, rng: np.random.Generator) -> Array:
-    return x if len(x) <= n else x[np.sort(rng.choice(len(x), n, replace=False))]
+    chosen = _some_numbers(len(x), n, rng)
+    return x if chosen is None else x[chosen]
+
+
+def _some_numbers(n: int, size: int, rng: np.random.Generator) -> Int64 | None:
+    """A random sample of `size` of n row numbers, ascending; None if `n` <= `size`: all rows."""
+    return None if n <= size else np.sort(rng.choice(n, size, replace=False))

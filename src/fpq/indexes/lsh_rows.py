@@ -10,12 +10,14 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from fpq import _checks, _native, _settings, progress, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64
+from fpq._checks import Array, Float32, Int64, Rows
 from fpq.indexes.base import Bits, Nearest, SearchResult
 from fpq.indexes.changes import Addition
-from fpq.indexes.lsh import LSHIndex, LSHStats, sketch_size
+from fpq.indexes.lsh import LSHIndex, LSHStats
 from fpq.indexes.parts.ids import Commit, Removal, no_op
 from fpq.indexes.parts.lock import reads
+from fpq.indexes.parts.sketches import sketch_size
+from fpq.indexes.parts.streaming import searches_blocks
 from fpq.indexes.parts.vectors import Vectors
 from fpq.metric import MetricName
 from fpq.storage import State, Stored
@@ -77,7 +79,7 @@ class LSHRowsIndex(LSHIndex):
         sketches = 0 if self._row_sketches is None else self._row_sketches.data.nbytes
         return self._blocks.data.nbytes + sketches + self._vectors.nbytes + self._ids.nbytes
 
-    def _drawn(
+    def _drawn_hashes(
         self, sample: Array, width: float, buckets: float, rng: np.random.Generator
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
         """Hash functions with so many buckets per width, and the attributes of an index without rows that uses them."""
@@ -95,15 +97,22 @@ class LSHRowsIndex(LSHIndex):
             "_row_sketches": GrowingArray((size,), np.uint8) if size else None,
         }
 
+    def _reserve(self, n: int) -> None:
+        super()._reserve(n)
+        self._reserve_codes(n)
+
+    def _reserve_codes(self, n: int) -> None:
+        self._blocks.reserve(-(-n // BLOCK_ROWS))
+        if self._row_sketches is not None:
+            self._row_sketches.reserve(n)
+
     def _hashing(self, x: Array, n_threads: int) -> Addition:
         first, n = len(self), len(self) + len(x)
         codes: Array = np.empty((len(x), self.n_hashes), self._code_type)
         self._encode(x, codes, n_threads)
         sketches = self._sketches(x, n_threads)
         rows = np.arange(first, n)
-        self._blocks.reserve(-(-n // BLOCK_ROWS))
-        if self._row_sketches is not None:
-            self._row_sketches.reserve(n)
+        self._reserve_codes(n)
 
         def write(advance: progress.Advance) -> None:
             self._put(codes, rows, n_threads)
@@ -135,9 +144,10 @@ class LSHRowsIndex(LSHIndex):
         return commit
 
     @reads
+    @searches_blocks
     def search(
         self,
-        Q: ArrayLike,
+        Q: Rows,
         k: int = 10,
         *,
         n_candidates: int | None = None,
@@ -148,7 +158,7 @@ class LSHRowsIndex(LSHIndex):
 
         Parameters
         ----------
-        Q : array (nq, d) or (d,)
+        Q : array (nq, d) or (d,), or in blocks as the rows of `add`
         k : int, default 10
         n_candidates : int, optional
             Replaces the threshold and the stop rules: verify this number of rows. C2LSH: those with the most
@@ -189,14 +199,14 @@ class LSHRowsIndex(LSHIndex):
 
     @reads
     @progress.reported
-    def tune(self, Q: ArrayLike, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
+    def tune(self, Q: Rows, k: int = 10, recall: float = 0.95, *, n_threads: int | None = None) -> tuning.Tuning:
         """Set `n_candidates` to the smallest number that reaches a recall on sample queries.
 
         `tune` compares searches to exact search, with numbers that grow from k to all rows by a quarter per step.
 
         Parameters
         ----------
-        Q : array (nq, d)
+        Q : array (nq, d), or in blocks as the rows of `add`
             Queries like those of the application. Rows of the index would find themselves.
         k : int, default 10
         recall : float, default 0.95

@@ -11,8 +11,9 @@ from fpq import _checks, _native, _settings
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64
 from fpq.indexes.base import Bits
-from fpq.indexes.lsh import unit_sized, width_in_range
+from fpq.indexes.lsh import SAMPLE_ROWS, DrawnRows, width_in_range
 from fpq.indexes.lsh_rows import BLOCK_ROWS, LSHRowsIndex
+from fpq.indexes.parts.sketches import unit_sized
 from fpq.metric import MetricName
 
 MAX_HASHES = 64
@@ -137,13 +138,17 @@ class PMLSHIndex(LSHRowsIndex, kind="PMLSHIndex"):
         """Share of the rows after which a search stops, not counting errors of rounding; at least 1: never."""
         return 2 * _native.chi_squared((self._reach / self.ratio) ** 2, self.n_hashes)
 
+    @property
+    def _sample_sizes(self) -> tuple[int, ...]:
+        return (SAMPLE_ROWS,)
+
     def _choose(
-        self, x: Array, sample: Array, rng: np.random.Generator, n_threads: int
+        self, drawn: DrawnRows, sample: Array, rng: np.random.Generator, n_threads: int
     ) -> tuple[_native.LSHHashes, dict[str, Any]]:
         width = self._given_width
         if width is None:
             width = SPREAD / SIDE * _deviation(sample, n_threads)
-        return self._drawn(sample, width, 1, rng)
+        return self._drawn_hashes(sample, width, 1, rng)
 
     def _no_blocks(self) -> GrowingArray:
         """Blocks of norms, then four codes in a number."""

@@ -126,6 +126,10 @@ class CodeIndex(Index):
         """The maximum number of rows that `fit` learns from."""
         return self.quantizer.max_training_rows
 
+    @property
+    def _training_seed(self) -> int:
+        return self.quantizer.seed
+
     @abstractmethod
     def _drawn(self, n: int) -> Int64 | None:
         """The numbers of the rows, of n, that `fit` learns from; None: all rows."""
@@ -135,7 +139,7 @@ class CodeIndex(Index):
         """As `_fitting`, with the same bits, from `rows`: those that `_drawn(n)` selects."""
 
     @writes
-    def _fit_drawn(self, rows: TrainingRows, n: int) -> None:
+    def _fit_drawn(self, rows: TrainingRows, n: int, total: int) -> None:
         self._fit(self._learning, rows, n)
 
     def _quantizer_copy(self) -> ProductQuantizer:

@@ -15,7 +15,8 @@ from fpq.learning.lloyd import LocalRows, TrainingRows
 def learn(index: Any, source: Blocks) -> None:
     """Fit the index from blocks. If the number of rows is known, the bits are those of a fit on one array.
 
-    A stream of unknown length is sampled into a reservoir of rows, drawn by the seed of the index.
+    A stream of unknown length is sampled into a reservoir of rows, drawn by the seed of the index. The index draws from
+    the reservoir as from an array.
 
     Raises
     ------
@@ -28,8 +29,8 @@ def learn(index: Any, source: Blocks) -> None:
         index._fit_drawn(*drawn)
 
 
-def _from_known(index: Any, source: Blocks, sizes: list[int]) -> tuple[TrainingRows, int]:
-    """The training rows that the index draws, and the number of all rows."""
+def _from_known(index: Any, source: Blocks, sizes: list[int]) -> tuple[TrainingRows, int, int]:
+    """The training rows that the index draws, and the number of all rows, twice: as `_from_stream`."""
     ends = np.cumsum(sizes, dtype=np.int64)
     n = int(ends[-1]) if len(ends) else 0
     if n == 0:
@@ -40,7 +41,7 @@ def _from_known(index: Any, source: Blocks, sizes: list[int]) -> tuple[TrainingR
     pieces = np.split(rows, np.searchsorted(rows, ends[:-1]))
     starts = ends - np.asarray(sizes)
     wanted = [piece - start if len(piece) else None for piece, start in zip(pieces, starts, strict=True)]
-    return source.sample(take, wanted), n
+    return source.sample(take, wanted), n, n
 
 
 def take(block: Any, info: BlockInfo, rows: Int64) -> Array:
@@ -81,11 +82,11 @@ class _Reservoir:
         return self._smallest()[2]
 
 
-def _from_stream(index: Any, source: Blocks) -> tuple[TrainingRows, int]:
-    """The training rows that the index draws from a reservoir, and the number of rows in the reservoir."""
-    reservoir = _Reservoir(index._training_size, index.quantizer.seed)
+def _from_stream(index: Any, source: Blocks) -> tuple[TrainingRows, int, int]:
+    """The training rows that the index draws from a reservoir, and the numbers of rows in it and in the stream."""
+    reservoir = _Reservoir(index._training_size, index._training_seed)
     source.run("sample", reservoir.add)
     if reservoir.n == 0:
         raise ValueError("X: expected at least 1 row(s), got 0")
     x = reservoir.rows()
-    return LocalRows(x, index._drawn(len(x)), threads.resolve(index.n_threads)), len(x)
+    return LocalRows(x, index._drawn(len(x)), threads.resolve(index.n_threads)), len(x), reservoir.n

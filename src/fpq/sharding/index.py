@@ -26,10 +26,17 @@ from fpq.sharding.shards import Shards
 class ShardedIndex(Shards):
     """An index in several files (shards) that is searched like a single index.
 
-    Shards are files of FlatIndex, PQIndex or IVFPQIndex objects with the same parameters and codebooks and disjoint
-    ranges of ids; a manifest lists them. For any number of shards, a search returns the same ids and the same float32
-    distances as one index of all vectors. (The limits of `open_indexing` and `list_capacity` apply within each shard,
-    so the codes themselves may differ from those of one index.)
+    Shards are files of indexes of one class with the same training and parameters and disjoint ranges of ids; a
+    manifest lists them. The classes are FlatIndex, PQIndex, IVFPQIndex, E2LSHIndex, C2LSHIndex and PMLSHIndex. For any
+    number of shards, a search returns the same ids and the same float32 distances as one index of all vectors. (The
+    limits of `open_indexing` and `list_capacity` apply within each shard, so the codes themselves may differ from those
+    of one index.)
+
+    Shards of C2LSHIndex and PMLSHIndex are the exception: each stops by its own rules, and the answer is the k nearest
+    of the answers of all shards. It costs more than in one index, and finds other vectors. What the class guarantees
+    for the nearest vector holds for the answer, as it holds in the shard that has this vector. What it guarantees for
+    the i-th nearest holds for a PMLSHIndex with a `beta` of at least 1, as by default. With `n_candidates`, each
+    shard compares the queries with so many vectors; those of a PMLSHIndex include all that one index would choose.
 
     Shards are mapped into memory: opening takes milliseconds, and a page is read from the disk when it is first used.
     Any number of threads may search, also while another thread adds and drops shards.
@@ -50,9 +57,9 @@ class ShardedIndex(Shards):
 
     Attributes
     ----------
-    n_probe, rerank : int or None
-        Defaults of the arguments of `search`. None, the initial value: `n_probe` of each file, and no re-ranking.
-        `tune` sets both. Files do not contain them.
+    n_probe, rerank, n_candidates : int or None
+        Defaults of the arguments of `search`. None, the initial value: `n_probe` and `n_candidates` of each file, and
+        no re-ranking. `tune` sets the first two. Files do not contain them.
 
     Raises
     ------
@@ -77,6 +84,7 @@ class ShardedIndex(Shards):
 
     n_probe = _settings.Setting(_settings.optional(_settings.integer(1)))
     rerank = _settings.Setting(_settings.optional(_settings.integer(1)))
+    n_candidates = _settings.Setting(_settings.optional(_settings.integer(1)))
 
     _points: OperatingPoints | None  # what `tune` measured
 
@@ -86,7 +94,7 @@ class ShardedIndex(Shards):
 
     def _begin(self, manifest: str | os.PathLike[str], allow_partial: bool) -> None:
         super()._begin(manifest, allow_partial)
-        self.n_probe = self.rerank = None
+        self.n_probe = self.rerank = self.n_candidates = None
         self._points = None
 
     @classmethod
@@ -150,7 +158,7 @@ class ShardedIndex(Shards):
         return _opened(type(self), self._path, self._client, self._settings())
 
     def _settings(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("allow_partial", "n_probe", "rerank", "_points")}
+        return {name: vars(self)[name] for name in ("allow_partial", "n_probe", "rerank", "n_candidates", "_points")}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShardedIndex:
         return self.__copy__()
@@ -162,6 +170,7 @@ class ShardedIndex(Shards):
         *,
         n_probe: int | None = None,
         rerank: int | None = None,
+        n_candidates: int | None = None,
         recall: float | None = None,
         allowed: ArrayLike | None = None,
         n_threads: int | None = None,
@@ -173,9 +182,13 @@ class ShardedIndex(Shards):
         Q : array (nq, d) or (d,)
         k : int, default 10
         n_probe : int, optional
-            For shards of IVFPQIndex: number of lists to scan, the same lists in all shards.
+            For shards of IVFPQIndex: number of lists to scan. For shards of E2LSHIndex: number of buckets to probe. The
+            lists or buckets are the same in all shards.
         rerank : int, optional
-            For shards with kept vectors: re-rank the ``rerank * k`` nearest codes of all shards by exact distances.
+            For shards of codes with kept vectors: re-rank the ``rerank * k`` nearest codes of all shards by exact
+            distances.
+        n_candidates : int, optional
+            For shards of C2LSHIndex or PMLSHIndex: number of vectors that each shard compares with a query.
         recall : float, optional
             Instead of `n_probe` and `rerank`: the fastest setting that reaches this recall@k by the measurements of
             `tune`.
@@ -200,28 +213,25 @@ class ShardedIndex(Shards):
         ConnectionError
             If the cluster does not respond.
         """
+        given = {"n_probe": n_probe, "rerank": rerank, "n_candidates": n_candidates}
         if recall is not None:
-            setting = chosen(self._points, k, recall, {"n_probe": n_probe, "rerank": rerank})
+            setting = chosen(self._points, k, recall, given)
         else:
-            setting = {
-                "n_probe": self.n_probe if n_probe is None else n_probe,
-                "rerank": self.rerank if rerank is None else rerank,
-            }
+            setting = {name: getattr(self, name) if value is None else value for name, value in given.items()}
         return self._search(Q, k, allowed=allowed, n_threads=n_threads, **setting)
 
     def _search(
-        self, Q: Any, k: int, *, n_probe: int | None = None, rerank: int | None = None, allowed: Any = None,
-        n_threads: int | None = None,
+        self, Q: Any, k: int, *, n_probe: int | None = None, rerank: int | None = None,
+        n_candidates: int | None = None, allowed: Any = None, n_threads: int | None = None,
     ) -> ShardedResult:  # fmt: skip
         content = self._manifest
-        query, single = self._query(content, Q, n_probe, allowed, n_threads)
-        query = query._replace(k=_checks.integer("k", k, 1))
-        if rerank is not None:
-            if content.kind == "FlatIndex":
-                raise ValueError(
-                    "rerank: expected shards of PQIndex or IVFPQIndex, got FlatIndex, whose distances are exact"
-                )
-            query = query._replace(rerank=_checks.integer("rerank", rerank, 1))
+        query, single = self._query(content, Q, allowed, n_threads)
+        query = query._replace(
+            k=_checks.integer("k", k, 1),
+            n_probe=_effort("n_probe", n_probe, content.kind, ("IVFPQIndex", "E2LSHIndex")),
+            rerank=_effort("rerank", rerank, content.kind, manifests.OF_CODES),
+            n_candidates=_effort("n_candidates", n_candidates, content.kind, manifests.BY_CANDIDATES),
+        )
         parts, missing = self._run(content, merge.nearest, query)
         found = merge.merge(parts, query.width)
         if found.exact is not None:
@@ -249,7 +259,9 @@ class ShardedIndex(Shards):
         Q : array (nq, d) or (d,)
         radius : float
             The largest squared L2 distance, or the smallest similarity for "ip" and "cosine"; inclusive.
-        n_probe, allowed, n_threads
+        n_probe : int, optional
+            For shards of IVFPQIndex, as in `search`.
+        allowed, n_threads
             As in `search`.
 
         Returns
@@ -262,23 +274,20 @@ class ShardedIndex(Shards):
             As `search`.
         """
         content = self._manifest
-        query, _ = self._query(content, Q, self.n_probe if n_probe is None else n_probe, allowed, n_threads)
-        query = query._replace(radius=_checks.real("radius", radius))
+        query, _ = self._query(content, Q, allowed, n_threads)
+        if n_probe is None and content.kind == "IVFPQIndex":
+            n_probe = self.n_probe
+        n_probe = _effort("n_probe", n_probe, content.kind, ("IVFPQIndex",))
+        query = query._replace(radius=_checks.real("radius", radius), n_probe=n_probe)
         parts, missing = self._run(content, merge.within, query)
         lims, distances, ids = merge.merge_ranges(parts, len(query.queries))
         result = ShardedRangeResult(lims, negated(distances) if query.similarity else distances, ids)
         result.missing = missing
         return result
 
-    def _query(
-        self, content: Manifest, Q: Any, n_probe: Any, allowed: Any, n_threads: int | None
-    ) -> tuple[ShardQuery, bool]:
+    def _query(self, content: Manifest, Q: Any, allowed: Any, n_threads: int | None) -> tuple[ShardQuery, bool]:
         queries, single = _checks.queries(Q, content.dim, threads.resolve(n_threads))
-        if n_probe is not None:
-            n_probe = _checks.integer("n_probe", n_probe, 1)
-            if content.kind != "IVFPQIndex":
-                raise ValueError(f"n_probe: expected shards of IVFPQIndex, got {content.kind}")
-        query = ShardQuery(queries, METRICS[content.metric].inner_product, n_probe=n_probe, n_threads=n_threads)
+        query = ShardQuery(queries, METRICS[content.metric].inner_product, n_threads=n_threads)
         if allowed is None:
             return query, single
         allowed = _checks.mask_or_ids("allowed", allowed)
@@ -319,14 +328,14 @@ class ShardedIndex(Shards):
         Raises
         ------
         ValueError, TypeError
-            If no setting reaches the recall (the message gives the best), the shards are of FlatIndex, or an argument
+            If no setting reaches the recall (the message gives the best), the shards are not of codes, or an argument
             is not as described. The settings are then unchanged.
         FormatError, ConnectionError
             As `search`.
         """
         content, count = self._manifest, threads.resolve(n_threads)
-        if content.kind == "FlatIndex":
-            raise ValueError("tune: expected shards of PQIndex or IVFPQIndex, got FlatIndex, whose distances are exact")
+        if content.kind not in manifests.OF_CODES:
+            raise ValueError(f"tune: expected shards of {' or '.join(manifests.OF_CODES)}, got {content.kind}")
         k, recall = _checks.integer("k", k, 1), tuning.recall_target(recall)
         queries, _ = _checks.queries(Q, content.dim, count)
         if not len(queries):
@@ -363,6 +372,15 @@ class ShardedIndex(Shards):
     def __repr__(self) -> str:
         content = self._manifest
         return f"ShardedIndex({content.kind}, metric={content.metric!r}, n={len(self)}, shards={len(content.shards)})"
+
+
+def _effort(name: str, value: Any, kind: str, kinds: tuple[str, ...]) -> int | None:
+    """A checked setting of searches in shards of these kinds; None stays None."""
+    if value is None:
+        return None
+    if kind not in kinds:
+        raise ValueError(f"{name}: expected shards of {' or '.join(kinds)}, got {kind}")
+    return _checks.integer(name, value, 1)
 
 
 def _opened(cls: type[ShardedIndex], path: Path, client: Any, settings: dict[str, Any]) -> ShardedIndex:

@@ -16,12 +16,15 @@ from fpq.storage import FormatError, Layout
 
 FORMAT = "fpq-manifest"
 VERSION = 1
-KINDS = ("FlatIndex", "PQIndex", "IVFPQIndex")
+OF_CODES = ("PQIndex", "IVFPQIndex")
+BY_CANDIDATES = ("C2LSHIndex", "PMLSHIndex")
+KINDS = ("FlatIndex", *OF_CODES, "E2LSHIndex", *BY_CANDIDATES)
 OF_A_SHARD = ("n", "next_id", "rerank")  # parameters that differ between shards of one index
 # Arrays that are equal in all shards of one index.
 LEARNED = (
     "codebooks", "code_counts", "rotation_matrix", "rotation_mean", "centroids", "spreads", "local_rotations",
-    "refine_steps", "refine_centre",
+    "refine_steps", "refine_centre", "hash_centre", "hash_directions", "hash_shifts", "hash_mixers", "sketch_centre",
+    "sketch_directions", "sketch_least",
 )  # fmt: skip
 
 
@@ -51,7 +54,7 @@ class Shard(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """The content of a manifest: shards of one index class with the same codebooks, in the order of their ids."""
+    """The content of a manifest: shards of one index class and one training, in the order of their ids."""
 
     kind: str
     metric: str
@@ -175,7 +178,7 @@ def with_shard(content: Manifest | None, file: str | os.PathLike[str], folder: P
     if content is None:
         return belongs.with_shards([shard])
     if belongs.learned != content.learned:
-        raise FormatError(f"{os.fspath(file)}: expected the codebooks and parameters of the other shards")
+        raise FormatError(f"{os.fspath(file)}: expected the training and parameters of the other shards")
     return content.with_shards([*content.shards, shard])
 
 
@@ -190,7 +193,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> Any:
     path = folder / shard.file
     index, layout = _load(path)
     if learned(layout) != manifest.learned:
-        raise FormatError(f"{path}: expected the codebooks and parameters of the other shards")
+        raise FormatError(f"{path}: expected the training and parameters of the other shards")
     if digest(layout) != shard.digest or len(index) != shard.n:
         raise FormatError(f"{path}: expected the file with digest {shard.digest}, got {digest(layout)}")
     return index

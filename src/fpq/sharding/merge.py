@@ -38,6 +38,7 @@ class ShardQuery(NamedTuple):
     radius: float = 0.0
     rerank: int | None = None
     n_probe: int | None = None
+    n_candidates: int | None = None
     allowed: Any = None
     n_threads: int | None = None
 
@@ -48,8 +49,9 @@ class ShardQuery(NamedTuple):
 
     def options(self, offset: int) -> dict[str, Any]:
         """The arguments of `search` in one shard."""
-        options: dict[str, Any] = {"n_threads": self.n_threads, "allowed": self.allowed_within(offset)}
-        return options if self.n_probe is None else {**options, "n_probe": self.n_probe}
+        efforts = {"n_probe": self.n_probe, "n_candidates": self.n_candidates}
+        given = {name: effort for name, effort in efforts.items() if effort is not None}
+        return {"n_threads": self.n_threads, "allowed": self.allowed_within(offset), **given}
 
     def allowed_within(self, offset: int) -> Array | None:
         """`allowed` in the ids of the file of a shard."""
