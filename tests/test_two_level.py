@@ -11,6 +11,7 @@ import fpq
 from fpq.indexes.parts import coarse, two_level
 from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.indexes.parts.two_level import TwoLevel, learn, refined, shares
+from fpq.learning.lloyd import LocalRows
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(50, 12)) * 3
@@ -47,15 +48,15 @@ def test_exact_when_all_groups_are_looked_into(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_near_misses_are_few_and_answers_do_not_depend_on_threads_or_batches() -> None:
-    centroids = learn(X, 400, capacity=None, seed=3, n_threads=2)
-    np.testing.assert_array_equal(centroids, learn(X, 400, capacity=None, seed=3, n_threads=1))
+    centroids = learn(LocalRows(X, None, 2), 400, capacity=None, seed=3, n_threads=2)
+    np.testing.assert_array_equal(centroids, learn(LocalRows(X, None, 1), 400, capacity=None, seed=3, n_threads=1))
     assert centroids.shape == (400, 12)
     made = TwoLevel(centroids, 2)
     exact = by_definition(X, centroids)
     labels = made.nearest(X, 2)
     assert (labels == exact.argmin(1)).mean() > 0.98
     np.testing.assert_array_equal(labels, np.concatenate([made.nearest(part, 1) for part in np.array_split(X, 7)]))
-    better = refined(X, made, 2)
+    better = refined(LocalRows(X, None, 2), made)
     assert by_definition(X, better).min(1).mean() < exact.min(1).mean()
     probes = made.probe(X[:100], 5, 2)
     np.testing.assert_array_equal(probes, np.concatenate([made.probe(x[None], 5, 1) for x in X[:100]]))
@@ -66,7 +67,7 @@ def test_near_misses_are_few_and_answers_do_not_depend_on_threads_or_batches() -
 def test_refined_centroids_are_means() -> None:
     made = TwoLevel(np.concatenate([X[:60], np.full((1, 12), 1e4, np.float32)]), 1)
     labels = made.nearest(X, 1)
-    better = refined(X, made, 1)
+    better = refined(LocalRows(X, None, 1), made)
     for i in np.unique(labels):
         np.testing.assert_allclose(better[i], X[labels == i].mean(0), rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(better[60], np.full(12, 1e4))

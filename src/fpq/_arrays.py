@@ -15,6 +15,11 @@ COPY_BYTES = 1 << 26  # of a copy: Python handles Ctrl-C between two copies
 MOVE_BYTES = 1 << 22  # of the buffer of `GrowingArray.moving`
 
 
+def aligned(x: Array) -> Array:
+    """`x` at an address that is a multiple of the size of its numbers; arrays from the network may be elsewhere."""
+    return np.require(x, requirements="A")
+
+
 def aligned_empty(*shape: int, dtype: DTypeLike = np.float32) -> Array:
     """An uninitialised array that starts on a 64-byte boundary, so that vector loads do not cross cache lines."""
     return _aligned(np.empty, shape, dtype)

@@ -7,6 +7,7 @@ the square of the power. Ordinary vectors are not scaled.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from fpq.learning.lloyd import TrainingRows
 LEAST, MOST = 2.0**-30, 2.0**40  # bounds of the largest absolute value for squares well within float32
 LEAST_PRODUCT, MOST_PRODUCT = 2.0**-60, 2.0**100  # bounds of sums of products
 SAMPLE_ROWS = 256  # rows whose values decide whether all rows are inspected
+CHUNK_ROWS = 1 << 16  # rows that are inspected at a time
 
 
 def exponent(largest: float, most: float = math.inf) -> int:
@@ -35,9 +37,12 @@ def training(rows: TrainingRows) -> tuple[TrainingRows, int]:
     """Training rows, scaled if necessary, and the power. Sums of squares in k-means limit large numbers too."""
     power = exponent(_native.largest(rows.take(np.arange(min(rows.n, SAMPLE_ROWS), dtype=np.int64)), 1), MOST)
     if power:
-        rows = rows.local()
-        power = exponent(_native.largest(rows.take(None), 1), MOST)
-    return (rows.changed(lambda x, _: scaled(x, power)), power) if power else (rows, 0)
+        power = exponent(max(rows.mapped(_native.largest, CHUNK_ROWS)), MOST)
+    return (rows.changed(partial(_scaled_rows, power)), power) if power else (rows, 0)
+
+
+def _scaled_rows(power: int, x: Array, n_threads: int) -> Array:
+    return scaled(x, power)
 
 
 def largest(rows: Array, norms: Float32, n_threads: int | None) -> float:

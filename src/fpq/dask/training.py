@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fpq import threads
+from fpq._arrays import aligned
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.dask.client import answering
+from fpq.dask.grouping import ClusterGroups
 from fpq.learning.lloyd import Change, LocalRows, LocalSteps, Shape
 
 
@@ -23,13 +26,13 @@ class ClusterRows:
 
     def __init__(
         self, client: Any, samples: list[Any], starts: Int64, dim: int, places: Int64 | None = None,
-        changes: tuple[Change, ...] = (),
+        changes: tuple[Any, ...] = (),
     ) -> None:  # fmt: skip
         self._client = client
         self._samples = samples  # futures of arrays, in the order of the blocks
         self._starts = starts  # positions of their first rows, and the total number of rows
         self._places = np.arange(starts[-1]) if places is None else places
-        self._changes = changes
+        self._changes = changes  # futures of pickled functions, in their order
         self.n = len(self._places)
         self.dim = dim
 
@@ -40,7 +43,7 @@ class ClusterRows:
 
     def changed(self, change: Change, dim: int | None = None) -> ClusterRows:
         """As `TrainingRows.changed`."""
-        changes = (*self._changes, change)
+        changes = (*self._changes, self.shared_function(change))
         return ClusterRows(self._client, self._samples, self._starts, dim or self.dim, self._places, changes)
 
     def take(self, numbers: Int64 | None) -> Array:
@@ -55,15 +58,42 @@ class ClusterRows:
         """As `TrainingRows.steps`."""
         return ClusterSteps(self, offsets, shape, limited)
 
-    def parts(self, size: int, chunk_rows: int) -> list[Any]:
+    def mapped(self, function: Callable[[Array, int], Any], chunk_rows: int) -> Iterator[Any]:
+        """As `TrainingRows.mapped`."""
+        pickled, parts = self.shared_function(function), self.parts(self.n, chunk_rows, aligned)
+        for results in self.results("map", [(map_chunks, pickled, part, chunk_rows) for part in parts]):
+            yield from results
+
+    def grouped(self, group_of: Change, n_groups: int) -> ClusterGroups:
+        """As `TrainingRows.grouped`."""
+        return ClusterGroups(self, group_of, n_groups)
+
+    @property
+    def n_threads(self) -> int:
+        """The number of threads of the cluster."""
+        threads_of: dict[str, int] = self._client.nthreads()
+        return max(1, sum(threads_of.values()))
+
+    def parts(self, size: int, chunk_rows: int, make: Callable[[Array], Any]) -> list[Any]:
         """Futures of the first `size` rows in parts of whole chunks, about one part per thread of the cluster."""
         starts = np.arange(0, size, chunk_rows)
-        count = min(len(starts), max(1, sum(self._client.nthreads().values())))
+        count = min(len(starts), self.n_threads)
         ends = [*(pieces[0] for pieces in np.array_split(starts, count)[1:]), size]
         begins = [0, *ends[:-1]]
         number = uuid.uuid4().hex
-        calls = [self.collected(self._places[i:j], Part) for i, j in zip(begins, ends, strict=True)]
+        calls = [self.collected(self._places[i:j], make) for i, j in zip(begins, ends, strict=True)]
         return [self.submit(f"part-{number}-{i}", *call) for i, call in enumerate(calls)]
+
+    def shared(self, value: Any) -> Any:
+        """A future of a value that many tasks need: it is sent once."""
+        import dask
+
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+            return self.submit(f"shared-{uuid.uuid4().hex}", _identity, value)
+
+    def shared_function(self, function: Callable[..., Any]) -> Any:
+        """A future of a pickled function. Unlike arrays from the network, arrays from a pickle are aligned."""
+        return self.shared(pickle.dumps(function))
 
     def collected(self, places: Int64, make: Callable[[Array], Any]) -> tuple[Any, ...]:
         """The function and arguments of a task that collects the rows `places` on one worker."""
@@ -71,7 +101,7 @@ class ClusterRows:
         order = np.argsort(blocks, kind="stable")
         used, begins = np.unique(blocks[order], return_index=True)
         rows = [piece - self._starts[b] for b, piece in zip(used, np.split(places[order], begins[1:]), strict=True)]
-        return collect, [self._samples[b] for b in used], rows, order, self._changes, make
+        return collect, [self._samples[b] for b in used], rows, order, list(self._changes), make
 
     def submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Submit a task and return its future."""
@@ -121,11 +151,11 @@ class ClusterSteps:
     ) -> tuple[Float32, Int64]:
         """As `Steps.sums`."""
         if size != self._size:
-            self._parts, self._size, self._before = self._rows.parts(size, chunk_rows), size, None
+            self._parts, self._size, self._before = self._rows.parts(size, chunk_rows, Part), size, None
         self._number += 1
         iteration = Iteration(self._number, self._offsets, centroids.copy(), self._before, active.copy(), chunk_rows)
         self._before = iteration.centroids
-        self._sent = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _identity, iteration)
+        self._sent = self._rows.shared(iteration)
         results = self._run_on_parts("lloyd", assign_and_sum)
         sums, changed = zip(*results, strict=True)
         return np.concatenate(sums, axis=1), np.sum(changed, axis=0)
@@ -137,7 +167,7 @@ class ClusterSteps:
 
     def assigned(self, centroids: Float32) -> tuple[Int32, Float32]:
         """As `Steps.assigned`."""
-        self._sent = self._rows.submit(f"centroids-{uuid.uuid4().hex}", _identity, centroids)
+        self._sent = self._rows.shared(centroids)
         ids, errors = zip(*self._run_on_parts("assigned", assigned, self._offsets), strict=True)
         return np.concatenate(ids, axis=1), np.concatenate(errors, axis=1)
 
@@ -195,19 +225,19 @@ def assigned(part: Part, centroids: Float32, offsets: Int32) -> tuple[Int32, Flo
     return steps.assigned(aligned(centroids))
 
 
-def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: tuple[Change, ...], make: Any) -> Any:
-    """Collect rows of samples, put row i at position ``order[i]``, and apply `changes`."""
+def map_chunks(pickled: bytes, x: Array, chunk_rows: int) -> list[Any]:
+    """The results of a function for the chunks of a part."""
+    return list(LocalRows(x, None, threads.resolve(None)).mapped(pickle.loads(pickled), chunk_rows))
+
+
+def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: list[bytes], make: Any) -> Any:
+    """Collect rows of samples, put row i at position ``order[i]``, and apply pickled changes."""
     collected = np.concatenate([sample[numbers] for sample, numbers in zip(samples, rows, strict=True)])
     x = np.empty_like(collected)
     x[order] = collected
     for change in changes:
-        x = change(x, threads.resolve(None))
+        x = pickle.loads(change)(x, threads.resolve(None))
     return make(x)
-
-
-def aligned(x: Array) -> Array:
-    """`x` at an aligned address; arrays from the network may be misaligned."""
-    return np.require(x, requirements="A")
 
 
 def _identity(value: Any) -> Any:

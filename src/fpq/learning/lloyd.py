@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from fpq import _native, progress
 from fpq._arrays import take_rows
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
+from fpq.learning.grouped_rows import GroupedRows, LocalGroups
 
 LONG, SHORT = 16, 8  # iterations; a training of fewer than SHORT uses all rows in every iteration
 PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # of a long training: 1/8 of the rows for 0.32 of the iterations, and so on
@@ -21,6 +22,7 @@ LEAST_CENTROIDS, LEAST_DIM = 128, 8  # smaller codebooks are searched faster wit
 
 Shape = tuple[int, ...]  # of the centroids: (m, k, dsub)
 Change = Callable[[Array, int], Array]  # (rows, n_threads) -> transformed rows
+R = TypeVar("R")
 
 
 class Steps(Protocol):
@@ -62,6 +64,12 @@ class TrainingRows(Protocol):
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> Steps:
         """The state before the first iteration; `limited`: the clusters have a capacity."""
 
+    def mapped(self, function: Callable[[Array, int], R], chunk_rows: int) -> Iterator[R]:
+        """The results of ``function(x, n_threads)`` for chunks x of `chunk_rows` rows, in order."""
+
+    def grouped(self, group_of: Change, n_groups: int) -> GroupedRows:
+        """The rows by the groups (n,) that ``group_of(x, n_threads)`` gives each row."""
+
 
 class LocalRows:
     """All rows of an array, or a selection. The array is read in place."""
@@ -93,6 +101,20 @@ class LocalRows:
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> LocalSteps:
         """As `TrainingRows.steps`."""
         return LocalSteps(self, offsets, shape, limited)
+
+    def mapped(self, function: Callable[[Array, int], R], chunk_rows: int) -> Iterator[R]:
+        """As `TrainingRows.mapped`."""
+        for start in range(0, self.n, chunk_rows):
+            chunk = slice(start, start + chunk_rows)
+            yield function(
+                self.x[chunk] if self.rows is None else take_rows(self.x, self.rows[chunk], self.n_threads),
+                self.n_threads,
+            )
+
+    def grouped(self, group_of: Change, n_groups: int) -> LocalGroups:
+        """As `TrainingRows.grouped`."""
+        x = self.take(None)
+        return LocalGroups(x, group_of(x, self.n_threads), n_groups, self.n_threads)
 
     def _of(self, numbers: Int64 | None) -> Int64 | None:
         return self.rows if numbers is None else numbers if self.rows is None else self.rows[numbers]

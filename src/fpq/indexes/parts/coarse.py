@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fpq import _native, progress
-from fpq._checks import Array, Float32, Int32, Int64
+from fpq._checks import Array, Float32, Float64, Int32, Int64
 from fpq.indexes.parts.list_capacity import move_to_room, squared_distances
 from fpq.indexes.parts.two_level import LEAST_LISTS, ROWS_PER_CENTROID, TwoLevel, learn, refined
 from fpq.learning.kmeans import even_offsets, learn_centroids, sample_rows
@@ -78,7 +78,7 @@ class CoarseQuantizer:
             rows, n_lists, capacity=capacity, inner_product=not metric.euclidean, seed=seed, n_threads=n_threads
         )
         if metric.inner_product:
-            learned.probe_by(learned._spreads_of(rows, seed, n_threads), n_threads)
+            learned.probe_by(learned._spreads_of(rows, seed), n_threads)
         return learned
 
     @classmethod
@@ -88,12 +88,11 @@ class CoarseQuantizer:
         about = f"{n_lists:,} centroids from {min(rows.n, n_lists * rows_per_list(n_lists)):,} rows"
         if n_lists >= LEAST_LISTS:
             with progress.stage("lists", n_lists, "centroids", about) as advance:
-                x = rows.local().take(None)
-                centroids = learn(x, n_lists, capacity=capacity, seed=seed, n_threads=n_threads, advance=advance)
+                centroids = learn(rows, n_lists, capacity=capacity, seed=seed, n_threads=n_threads, advance=advance)
                 coarse = cls(centroids, inner_product, n_threads)
                 for _ in range(REFINEMENTS if capacity is None else 0):  # a refinement ignores the capacity
                     assert coarse._two_level is not None
-                    coarse = cls(refined(x, coarse._two_level, n_threads), inner_product, n_threads)
+                    coarse = cls(refined(rows, coarse._two_level), inner_product, n_threads)
                 return coarse
         with progress.stage("lists", N_ITER, "iterations", about) as advance:
             centroids = learn_centroids(
@@ -102,19 +101,22 @@ class CoarseQuantizer:
             )  # fmt: skip
             return cls(centroids[by_halves(centroids)], inner_product, n_threads)
 
-    def _spreads_of(self, rows: TrainingRows, seed: int, n_threads: int) -> Float32:
+    def _spreads_of(self, rows: TrainingRows, seed: int) -> Float32:
         """The spreads of a sample of the rows; empty lists get that of the whole sample."""
         chosen = sample_rows(rows.n, SPREAD_ROWS * len(self.centroids), np.random.default_rng(seed))
-        x = rows.sampled(chosen).local().take(None)
         squares, counts = np.zeros(len(self.centroids)), np.zeros(len(self.centroids), np.int64)
-        for start in range(0, len(x), SPREAD_CHUNK):
-            chunk = x[start : start + SPREAD_CHUNK]
-            lists = self.nearest(chunk, n_threads)
-            squares += np.bincount(lists, squared_distances(chunk, self.centroids[lists]), len(squares))
+        for lists, distances in rows.sampled(chosen).mapped(self._to_nearest, SPREAD_CHUNK):
+            squares += np.bincount(lists, distances, len(squares))
             counts += np.bincount(lists, minlength=len(squares))
-        means = np.divide(squares, counts, out=np.full(len(squares), squares.sum() / len(x)), where=counts > 0)
+        mean = squares.sum() / counts.sum()
+        means = np.divide(squares, counts, out=np.full(len(squares), mean), where=counts > 0)
         spreads: Float32 = np.sqrt(means).astype(np.float32)
         return spreads
+
+    def _to_nearest(self, x: Array, n_threads: int) -> tuple[Int32, Float64]:
+        """The list of each row, and the squared distance to its centroid."""
+        lists = self.nearest(x, n_threads)
+        return lists, squared_distances(x, self.centroids[lists])
 
     @property
     def nbytes(self) -> int:

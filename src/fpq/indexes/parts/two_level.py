@@ -9,7 +9,8 @@ import numpy as np
 
 from fpq import _native, progress
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.learning.kmeans import KMeans, even_offsets
+from fpq.learning.kmeans import KMeans, even_offsets, learn_centroids
+from fpq.learning.lloyd import LocalRows, TrainingRows
 
 LEAST_LISTS = 8192  # smallest number of lists for two-level training and assignment
 ASSIGN_CELLS = 12  # cells that are searched for the nearest centroid of a row
@@ -111,27 +112,46 @@ class TwoLevel:
 
 
 def learn(
-    x: Array, k: int, *, capacity: float | None, seed: int, n_threads: int,
+    rows: TrainingRows, k: int, *, capacity: float | None, seed: int, n_threads: int,
     advance: progress.Advance = progress.silent,
 ) -> Float32:  # fmt: skip
-    """Learn k <= n centroids of the rows of x: k-means into sqrt(k) cells, then within each cell.
+    """Learn k <= n centroids: k-means into sqrt(k) cells, then within each cell.
 
     The number of centroids of a cell is proportional to the number of rows of the cell.
     """
-    make = partial(KMeans, n_iter=N_ITER, seed=seed, capacity=capacity, n_threads=n_threads)
-    top = make(math.isqrt(k), max_points_per_centroid=ROWS_PER_CENTROID * 16)
-    top._learn(x, n_threads)
-    labels = top.predict(x)
-    sizes = np.bincount(labels, minlength=top.n_clusters)
-    rows_of = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-    centroids = []
-    for rows, count in zip(rows_of, shares(sizes, k), strict=True):
+    cells = learn_centroids(
+        rows, math.isqrt(k), n_iter=N_ITER, rows_per_centroid=16 * ROWS_PER_CENTROID, capacity=capacity, seed=seed,
+        n_threads=n_threads,
+    )  # fmt: skip
+    in_cells = rows.grouped(partial(_nearest_of, cells), len(cells))
+    learned = []
+    for centroids in in_cells.run(partial(_learn_in_cells, capacity, seed), shares(in_cells.sizes, k)):
+        learned.append(centroids)
+        advance(len(centroids))
+    return np.concatenate(learned)
+
+
+def _nearest_of(centroids: Float32, x: Array, n_threads: int) -> Int32:
+    ids = np.empty(len(x), np.int32)
+    _native.assign(centroids[None], even_offsets(x.shape[1], 1), x, None, ids[None], None, n_threads)
+    return ids
+
+
+def _learn_in_cells(
+    capacity: float | None, seed: int, x: Array, sizes: Int64, n_threads: int, counts: Int64
+) -> Float32:
+    """The centroids of some cells: `counts` of each, from rows x in the order of the cells."""
+    learned = [np.empty((0, x.shape[1]), np.float32)]
+    for size, end, count in zip(sizes.tolist(), np.cumsum(sizes).tolist(), counts.tolist(), strict=True):
         if count:
-            cell = make(int(count), max_points_per_centroid=ROWS_PER_CENTROID)
-            cell._learn(x[rows], n_threads)
-            centroids.append(cell.centroids)
-            advance(int(count))
-    return np.concatenate(centroids)
+            rows = LocalRows(x[end - size : end], None, n_threads)
+            learned.append(
+                learn_centroids(
+                    rows, count, n_iter=N_ITER, rows_per_centroid=ROWS_PER_CENTROID, capacity=capacity, seed=seed,
+                    n_threads=n_threads,
+                )
+            )  # fmt: skip
+    return np.concatenate(learned)
 
 
 def shares(sizes: Int64, k: int) -> Int64:
@@ -143,21 +163,17 @@ def shares(sizes: Int64, k: int) -> Int64:
     return parts
 
 
-def refined(x: Array, two_level: TwoLevel, n_threads: int) -> Float32:
+def refined(rows: TrainingRows, two_level: TwoLevel) -> Float32:
     """The centroids after one Lloyd iteration with two-level assignment."""
-    centroids = two_level.centroids.copy()
-    labels = two_level.nearest(x, n_threads)
-    order = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels, minlength=len(centroids))
-    used = np.flatnonzero(counts)
-    begins = (np.cumsum(counts) - counts)[used]
-    at = 0
-    while at < len(used):
-        end = max(at + 1, int(np.searchsorted(begins, begins[at] + CHUNK_ROWS)))
-        last = begins[end] if end < len(used) else len(order)
-        rows = order[begins[at] : last]
-        differences = x[rows].astype(np.float32) - two_level.centroids[labels[rows]]
-        sums = np.add.reduceat(differences, begins[at:end] - begins[at])
-        centroids[used[at:end]] += sums / counts[used[at:end], None]
-        at = end
-    return centroids
+    in_lists = rows.grouped(two_level.nearest, len(two_level.centroids))
+    return np.concatenate(list(in_lists.run(_moved, two_level.centroids)))
+
+
+def _moved(x: Array, sizes: Int64, n_threads: int, centroids: Float32) -> Float32:
+    """Some centroids, moved to the means of their rows x, which are in the order of the centroids."""
+    moved, used = centroids.copy(), np.flatnonzero(sizes)
+    if len(used):
+        differences = x.astype(np.float32) - np.repeat(centroids, sizes, axis=0)
+        sums = np.add.reduceat(differences, (np.cumsum(sizes) - sizes)[used])
+        moved[used] += sums / sizes[used, None]
+    return moved

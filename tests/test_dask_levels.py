@@ -1,0 +1,127 @@
+"""Learning in levels, rotations and groups of rows on a cluster: the bits of one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from test_dask import same_learned
+
+import fpq
+import fpq.dask
+from fpq import scaling
+from fpq.dask import blocks, grouping
+from fpq.indexes.parts import coarse
+from fpq.learning import grouped_rows
+from fpq.learning.lloyd import LocalRows
+
+da = pytest.importorskip("dask.array")
+distributed = pytest.importorskip("distributed")
+
+RNG = np.random.default_rng(0)
+CENTRES = RNG.normal(size=(50, 12)) * 3
+X = (CENTRES[RNG.integers(50, size=12_000)] + RNG.normal(size=(12_000, 12))).astype(np.float32)
+
+
+@contextlib.contextmanager
+def cluster(workers: int, threads: int = 1, **options: Any) -> Iterator[Any]:
+    with (
+        distributed.LocalCluster(workers, threads_per_worker=threads, dashboard_address=":0", **options) as made,
+        distributed.Client(made, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module", params=[(1, 1), (2, 1), (3, 2)], ids=["1 thread", "2 workers", "6 threads"])
+def client(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with cluster(*request.param, processes=False) as client:
+        yield client
+
+
+@pytest.fixture
+def two_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coarse, "LEAST_LISTS", 300)
+
+
+def chunks(x: np.ndarray, rows: int) -> Any:
+    return da.from_array(x, chunks=(rows, x.shape[1]))
+
+
+def rows_of_groups(x: np.ndarray, sizes: np.ndarray, n_threads: int, numbers: np.ndarray) -> Any:
+    ends = np.cumsum(sizes)
+    return [(n, x[end - size : end].tolist()) for n, size, end in zip(numbers, sizes, ends, strict=True)]
+
+
+def first_column(x: np.ndarray, n_threads: int) -> np.ndarray:
+    return np.abs(x[:, 0] * 3).astype(np.int32) % 40
+
+
+@pytest.mark.parametrize("rows", [700, 5000])
+def test_groups_and_chunks_of_rows_are_those_of_one_machine(client: Any, rows: int, monkeypatch: Any) -> None:
+    x = X[:3000]
+    sampled = blocks.of(chunks(x, rows), client).sample(lambda block, info, rows: block[rows], parts_of(x, rows))
+    for numbers in (None, RNG.permutation(3000)[:1111]):
+        here, there = (made.sampled(numbers) for made in (LocalRows(x, None, 2), sampled))
+        for one, other in zip(here.mapped(np.add, 256), there.mapped(np.add, 256), strict=True):
+            np.testing.assert_array_equal(one, other)
+        monkeypatch.setattr(grouped_rows, "RANGE_ROWS", 100)
+        groups = [made.grouped(first_column, 45) for made in (here, there)]
+        np.testing.assert_array_equal(groups[0].sizes, groups[1].sizes)
+        found = [list(itertools.chain(*group.run(rows_of_groups, np.arange(45)))) for group in groups]
+        assert found[0] == found[1] and len(found[0]) == 45
+
+
+def parts_of(x: np.ndarray, rows: int) -> list[np.ndarray]:
+    return [np.arange(min(rows, len(x) - start)) for start in range(0, len(x), rows)]
+
+
+@pytest.mark.usefixtures("two_levels")
+@pytest.mark.parametrize("rows", [900, 5000])
+@pytest.mark.parametrize(
+    "options", [{}, {"metric": "ip"}, {"metric": "cosine", "residual": False}, {"list_capacity": 1.5}]
+)
+def test_many_lists(client: Any, rows: int, options: dict[str, Any]) -> None:
+    one = fpq.IVFPQIndex(320, 4, nbits=4, **options).fit(X)
+    assert one._coarse is not None and one._coarse._two_level is not None
+    same_learned(fpq.dask.fit(fpq.IVFPQIndex(320, 4, nbits=4, **options), chunks(X, rows), client=client), one)
+
+
+@pytest.mark.usefixtures("two_levels")
+@pytest.mark.parametrize("power", [-120, 60])
+def test_tiny_and_huge_numbers(client: Any, power: int) -> None:
+    x = scaling.scaled(X, power)
+    learned = fpq.dask.fit(fpq.IVFPQIndex(320, 4, nbits=4), chunks(x, 3000), client=client)
+    same_learned(learned, fpq.IVFPQIndex(320, 4, nbits=4).fit(x))
+
+
+def test_a_worker_is_killed_between_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coarse, "LEAST_LISTS", 300)
+    run, runs = grouping.ClusterGroups.run, []
+
+    def killing(*arguments: Any) -> Any:
+        runs.append(arguments)
+        if len(runs) == 2:
+            os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+        return run(*arguments)
+
+    monkeypatch.setattr(grouping.ClusterGroups, "run", killing)
+    with cluster(2) as client:
+        learned = fpq.dask.fit(fpq.IVFPQIndex(320, 4, nbits=4), chunks(X, 2000), client=client)
+    assert len(runs) == 3  # the cells, and two refinements
+    same_learned(learned, fpq.IVFPQIndex(320, 4, nbits=4).fit(X))
+
+
+def test_ranges_of_groups() -> None:
+    sizes = np.array([0, 5, 3, 0, 20, 1, 1, 0])
+    found = grouped_rows.ranges(sizes, 8)
+    assert [(group.start, group.stop) for group, _ in found] == [(0, 4), (4, 5), (5, 8)]
+    assert [(rows.start, rows.stop) for _, rows in found] == [(0, 8), (8, 28), (28, 30)]
+    assert len(grouped_rows.ranges(np.zeros(3, np.int64), 8)) == 1
+    assert pickle.loads(pickle.dumps(grouping.Sorted(X[:2], sizes))).sizes.tolist() == sizes.tolist()
