@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_dask import _at_an_odd_address as at_an_odd_address
 from test_dask import same_learned
 
 import fpq
 import fpq.dask
 from fpq import scaling
-from fpq.dask import blocks, grouping
-from fpq.indexes.parts import coarse
+from fpq.dask import blocks, grouping, training
+from fpq.indexes.parts import coarse, two_level
 from fpq.learning import grouped_rows
 from fpq.learning.lloyd import LocalRows
 
@@ -125,3 +126,22 @@ def test_ranges_of_groups() -> None:
     assert [(rows.start, rows.stop) for _, rows in found] == [(0, 8), (8, 28), (28, 30)]
     assert len(grouped_rows.ranges(np.zeros(3, np.int64), 8)) == 1
     assert pickle.loads(pickle.dumps(grouping.Sorted(X[:2], sizes))).sizes.tolist() == sizes.tolist()
+
+
+def test_parts_that_have_come_over_the_network() -> None:
+    x = at_an_odd_address(X)
+    made = two_level.TwoLevel(X[:400].copy(), 1)
+    pickled = pickle.dumps(made.nearest)
+    part = grouping.in_groups(pickled, x, 400)
+    np.testing.assert_array_equal(part.sizes, np.bincount(made.nearest(X, 1), minlength=400))
+    chunks_of_x = training.map_chunks(pickled, x, 5000)
+    assert [len(chunk) for chunk in chunks_of_x] == [5000, 5000, 2000]
+    np.testing.assert_array_equal(np.concatenate(chunks_of_x), made.nearest(X, 1))
+    pieces = [at_an_odd_address(part.x[i : i + 6000]) for i in (0, 6000)]
+    whole = grouping.of_range(two_level._moved, [part.x], part.sizes[None], made.centroids)
+    sizes = np.zeros((2, 400), np.int64)
+    ends = np.cumsum(part.sizes)
+    for half in (0, 1):
+        sizes[half] = np.diff(np.clip(np.r_[0, ends] - 6000 * half, 0, 6000))
+    moved = grouping.of_range(two_level._moved, pieces, sizes, at_an_odd_address(made.centroids))
+    np.testing.assert_array_equal(moved, whole)

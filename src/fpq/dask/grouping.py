@@ -40,7 +40,7 @@ class ClusterGroups:
         pickled, number = rows.shared_function(group_of), uuid.uuid4().hex
         self._parts = [
             rows.submit(f"group-{number}-{i}", in_groups, pickled, part, n_groups)
-            for i, part in enumerate(rows.parts(rows.n, 1, aligned))
+            for i, part in enumerate(rows.parts(rows.n, 1))
         ]
         self._sizes = np.array(rows.results("sizes", [(_sizes, part) for part in self._parts]))  # (parts, groups)
         self.sizes: Int64 = self._sizes.sum(axis=0)
@@ -61,7 +61,7 @@ class ClusterGroups:
 
 def in_groups(pickled: bytes, x: Array, n_groups: int) -> Sorted:
     """Sort the rows of a part by the groups that a function gives them."""
-    groups = pickle.loads(pickled)(x, threads.resolve(None))
+    groups = pickle.loads(pickled)(aligned(x), threads.resolve(None))
     return Sorted(x[np.argsort(groups, kind="stable")], np.bincount(groups, minlength=n_groups))
 
 

@@ -60,7 +60,7 @@ class ClusterRows:
 
     def mapped(self, function: Callable[[Array, int], Any], chunk_rows: int) -> Iterator[Any]:
         """As `TrainingRows.mapped`."""
-        pickled, parts = self.shared_function(function), self.parts(self.n, chunk_rows, aligned)
+        pickled, parts = self.shared_function(function), self.parts(self.n, chunk_rows)
         for results in self.results("map", [(map_chunks, pickled, part, chunk_rows) for part in parts]):
             yield from results
 
@@ -74,14 +74,17 @@ class ClusterRows:
         threads_of: dict[str, int] = self._client.nthreads()
         return max(1, sum(threads_of.values()))
 
-    def parts(self, size: int, chunk_rows: int, make: Callable[[Array], Any]) -> list[Any]:
-        """Futures of the first `size` rows in parts of whole chunks, about one part per thread of the cluster."""
+    def parts(self, size: int, chunk_rows: int, make: Callable[[Array], Any] | None = None) -> list[Any]:
+        """Futures of the first `size` rows in parts of whole chunks, about one part per thread of the cluster.
+
+        `make` makes a part of its rows; None: the rows are the part.
+        """
         starts = np.arange(0, size, chunk_rows)
         count = min(len(starts), self.n_threads)
         ends = [*(pieces[0] for pieces in np.array_split(starts, count)[1:]), size]
         begins = [0, *ends[:-1]]
         number = uuid.uuid4().hex
-        calls = [self.collected(self._places[i:j], make) for i, j in zip(begins, ends, strict=True)]
+        calls = [self.collected(self._places[i:j], make or _identity) for i, j in zip(begins, ends, strict=True)]
         return [self.submit(f"part-{number}-{i}", *call) for i, call in enumerate(calls)]
 
     def shared(self, value: Any) -> Any:
@@ -227,7 +230,7 @@ def assigned(part: Part, centroids: Float32, offsets: Int32) -> tuple[Int32, Flo
 
 def map_chunks(pickled: bytes, x: Array, chunk_rows: int) -> list[Any]:
     """The results of a function for the chunks of a part."""
-    return list(LocalRows(x, None, threads.resolve(None)).mapped(pickle.loads(pickled), chunk_rows))
+    return list(LocalRows(aligned(x), None, threads.resolve(None)).mapped(pickle.loads(pickled), chunk_rows))
 
 
 def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: list[bytes], make: Any) -> Any:
