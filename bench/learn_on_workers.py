@@ -1,4 +1,4 @@
-"""Learning on two Dask workers of one thread each, beside one process of two threads: seconds, memory, bits.
+"""Learning on two Dask workers of one thread each, beside one process of two threads: time, memory, bits.
 
 python bench/learn_on_workers.py [--times 3] [CASE ...]
 

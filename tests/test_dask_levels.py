@@ -7,7 +7,7 @@ import itertools
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import fpq.dask
 from fpq import scaling
 from fpq.dask import blocks, grouping, training
 from fpq.indexes.parts import coarse, two_level
-from fpq.learning import grouped_rows
+from fpq.learning import grouped_rows, rotation
 from fpq.learning.lloyd import LocalRows
 
 da = pytest.importorskip("dask.array")
@@ -60,6 +60,10 @@ def rows_of_groups(x: np.ndarray, sizes: np.ndarray, n_threads: int, numbers: np
     return [(n, x[end - size : end].tolist()) for n, size, end in zip(numbers, sizes, ends, strict=True)]
 
 
+def sums_of_chunks(rows: LocalRows, marks: np.ndarray) -> np.ndarray:
+    return np.array([rows.block(chunk).sum() * marks[chunk].sum() for chunk in rows.blocks(256)])
+
+
 def first_column(x: np.ndarray, n_threads: int) -> np.ndarray:
     return np.abs(x[:, 0] * 3).astype(np.int32) % 40
 
@@ -70,8 +74,9 @@ def test_groups_and_chunks_of_rows_are_those_of_one_machine(client: Any, rows: i
     sampled = blocks.of(chunks(x, rows), client).sample(lambda block, info, rows: block[rows], parts_of(x, rows))
     for numbers in (None, RNG.permutation(3000)[:1111]):
         here, there = (made.sampled(numbers) for made in (LocalRows(x, None, 2), sampled))
-        for one, other in zip(here.mapped(np.add, 256), there.mapped(np.add, 256), strict=True):
-            np.testing.assert_array_equal(one, other)
+        marks = RNG.normal(size=here.n)
+        one, other = (np.concatenate(list(made.mapped(sums_of_chunks, 256, marks))) for made in (here, there))
+        np.testing.assert_array_equal(one, other)
         monkeypatch.setattr(grouped_rows, "RANGE_ROWS", 100)
         groups = [made.grouped(first_column, 45) for made in (here, there)]
         np.testing.assert_array_equal(groups[0].sizes, groups[1].sizes)
@@ -100,6 +105,24 @@ def test_tiny_and_huge_numbers(client: Any, power: int) -> None:
     x = scaling.scaled(X, power)
     learned = fpq.dask.fit(fpq.IVFPQIndex(320, 4, nbits=4), chunks(x, 3000), client=client)
     same_learned(learned, fpq.IVFPQIndex(320, 4, nbits=4).fit(x))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fpq.PQIndex(4, nbits=4, rotation="pca"),
+        lambda: fpq.PQIndex(4, nbits=4, rotation="opq", open_indexing=1.5, metric="cosine"),
+        lambda: fpq.IVFPQIndex(30, 3, nbits=4, rotation="opq", rotation_dim=7, metric="ip", refine="sq4"),
+        lambda: fpq.IVFPQIndex(30, 4, nbits=4, rotation="pca", open_indexing=1.2, list_capacity=1.3),
+    ],
+    ids=["pca", "opq", "opq of residuals", "limits"],
+)
+def test_rotations_and_limits(make: Callable[[], Any], client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotation, "OPQ_ROUNDS", 2)
+    x = (X * 20).clip(-127, 127).astype(np.int8)
+    same_learned(fpq.dask.fit(make(), chunks(x, 1700), client=client), make().fit(x))
+    monkeypatch.setattr(rotation, "SUM_BYTES", 1)  # of many blocks each
+    same_learned(fpq.dask.fit(make(), chunks(X, 5000), client=client), make().fit(X))
 
 
 def test_a_worker_is_killed_between_levels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +157,11 @@ def test_parts_that_have_come_over_the_network() -> None:
     pickled = pickle.dumps(made.nearest)
     part = grouping.in_groups(pickled, x, 400)
     np.testing.assert_array_equal(part.sizes, np.bincount(made.nearest(X, 1), minlength=400))
-    chunks_of_x = training.map_chunks(pickled, x, 5000)
-    assert [len(chunk) for chunk in chunks_of_x] == [5000, 5000, 2000]
-    np.testing.assert_array_equal(np.concatenate(chunks_of_x), made.nearest(X, 1))
+    quantizer = coarse.CoarseQuantizer(X[:400].copy(), False, 1)
+    found = training.on_run(pickle.dumps(quantizer._to_nearest), x)
+    for lists, distances in found:
+        np.testing.assert_array_equal(lists, quantizer.nearest(X, 1))
+        assert distances.shape == (len(X),)
     pieces = [at_an_odd_address(part.x[i : i + 6000]) for i in (0, 6000)]
     whole = grouping.of_range(two_level._moved, [part.x], part.sizes[None], made.centroids)
     sizes = np.zeros((2, 400), np.int64)

@@ -24,7 +24,7 @@ from fpq.learning.defaults import default_lists, default_m
 from fpq.learning.kmeans import SEED_ROWS, even_offsets
 from fpq.learning.lloyd import Bounds
 from fpq.learning.quantizer import CHUNK_ROWS
-from fpq.learning.rotation import BLOCK_ROWS, OPQ_POINTS_PER_CENTROID, OPQ_ROUNDS
+from fpq.learning.rotation import BLOCK_ROWS, OPQ_POINTS_PER_CENTROID, OPQ_ROUNDS, SUM_BYTES
 from fpq.metric import METRICS
 
 AnyLSHIndex = E2LSHIndex | C2LSHIndex | PMLSHIndex
@@ -228,6 +228,7 @@ def _fit_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int, size: int, n_thread
     if pq.rotation is not None:
         copied += 4 * rows * width
         learned = n_threads * 4 * (BLOCK_ROWS * d + d * d) + 40 * d * d
+        learned += 8 * d * d * min(-(-rows // BLOCK_ROWS), max(2, SUM_BYTES // (8 * d * d)))
         if pq.rotation == "opq":
             sample = min(rows, OPQ_POINTS_PER_CENTROID * k)
             correlations = 4 * -(-sample // BLOCK_ROWS) * width * width

@@ -13,12 +13,11 @@ import numpy as np
 
 from fpq import _native, threads
 from fpq._checks import Array, Float32
-from fpq.learning.lloyd import TrainingRows
+from fpq.learning.lloyd import LocalRows, TrainingRows
 
 LEAST, MOST = 2.0**-30, 2.0**40  # bounds of the largest absolute value for squares well within float32
 LEAST_PRODUCT, MOST_PRODUCT = 2.0**-60, 2.0**100  # bounds of sums of products
 SAMPLE_ROWS = 256  # rows whose values decide whether all rows are inspected
-CHUNK_ROWS = 1 << 16  # rows that are inspected at a time
 
 
 def exponent(largest: float, most: float = math.inf) -> int:
@@ -37,8 +36,12 @@ def training(rows: TrainingRows) -> tuple[TrainingRows, int]:
     """Training rows, scaled if necessary, and the power. Sums of squares in k-means limit large numbers too."""
     power = exponent(_native.largest(rows.take(np.arange(min(rows.n, SAMPLE_ROWS), dtype=np.int64)), 1), MOST)
     if power:
-        power = exponent(max(rows.mapped(_native.largest, CHUNK_ROWS)), MOST)
+        power = exponent(max(rows.mapped(_largest_of, 1)), MOST)
     return (rows.changed(partial(_scaled_rows, power)), power) if power else (rows, 0)
+
+
+def _largest_of(rows: LocalRows) -> float:
+    return _native.largest(rows.take(None), rows.n_threads)
 
 
 def _scaled_rows(power: int, x: Array, n_threads: int) -> Array:

@@ -21,9 +21,13 @@ def fit(index: Any, X: Any, *, client: Any = None) -> Any:
     On a cluster the sample stays with the workers. In each iteration of k-means (for the centroids of the lists, then
     for the codebooks of all subquantizers at once), the workers assign and sum their rows (map). This process receives
     the sums, up to 16 MB or two tables of all centroids, and computes the means (reduce): the PKMeans of the FPQ paper.
-    Iterations over few rows or with many centroids have fewer tasks than a large cluster has threads. Steps that need
-    all rows together run in this process: rotations and the codebooks after them, codebooks with `open_indexing`,
-    centroids with `list_capacity` or of 8,192 lists and more.
+    Iterations over few rows or with many centroids have fewer tasks than a large cluster has threads. The centroids of
+    8,192 lists and more are learned level by level: workers exchange their rows by cells, then by lists, and each
+    learns the centroids of some cells. For rotations, workers sum products of their rows.
+
+    Steps that need rows together take them to this process: k-means with `list_capacity` (the sample; from 8,192 lists
+    on, that of the first level), the counts of codes with `open_indexing`, `local_rotations`, `anisotropy` and `refine`
+    (the sample of the codebooks or a part of it), and the samples of LSH indexes.
 
     Parameters
     ----------

@@ -58,11 +58,12 @@ class ClusterRows:
         """As `TrainingRows.steps`."""
         return ClusterSteps(self, offsets, shape, limited)
 
-    def mapped(self, function: Callable[[Array, int], Any], chunk_rows: int) -> Iterator[Any]:
-        """As `TrainingRows.mapped`."""
+    def mapped(self, function: Callable[..., Any], chunk_rows: int, *of_rows: Array) -> Iterator[Any]:
+        """As `TrainingRows.mapped`, with a run per part."""
         pickled, parts = self.shared_function(function), self.parts(self.n, chunk_rows)
-        for results in self.results("map", [(map_chunks, pickled, part, chunk_rows) for part in parts]):
-            yield from results
+        runs = self._runs(self.n, chunk_rows)
+        calls = [(on_run, pickled, part, *(x[run] for x in of_rows)) for part, run in zip(parts, runs, strict=True)]
+        yield from self.results("map", calls)
 
     def grouped(self, group_of: Change, n_groups: int) -> ClusterGroups:
         """As `TrainingRows.grouped`."""
@@ -79,13 +80,15 @@ class ClusterRows:
 
         `make` makes a part of its rows; None: the rows are the part.
         """
-        starts = np.arange(0, size, chunk_rows)
-        count = min(len(starts), self.n_threads)
-        ends = [*(pieces[0] for pieces in np.array_split(starts, count)[1:]), size]
-        begins = [0, *ends[:-1]]
         number = uuid.uuid4().hex
-        calls = [self.collected(self._places[i:j], make or _identity) for i, j in zip(begins, ends, strict=True)]
+        calls = [self.collected(self._places[run], make or _identity) for run in self._runs(size, chunk_rows)]
         return [self.submit(f"part-{number}-{i}", *call) for i, call in enumerate(calls)]
+
+    def _runs(self, size: int, chunk_rows: int) -> list[slice]:
+        """The rows of the parts."""
+        starts = np.arange(0, size, chunk_rows)
+        ends = [*(pieces[0] for pieces in np.array_split(starts, min(len(starts), self.n_threads))[1:]), size]
+        return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def shared(self, value: Any) -> Any:
         """A future of a value that many tasks need: it is sent once."""
@@ -228,9 +231,9 @@ def assigned(part: Part, centroids: Float32, offsets: Int32) -> tuple[Int32, Flo
     return steps.assigned(aligned(centroids))
 
 
-def map_chunks(pickled: bytes, x: Array, chunk_rows: int) -> list[Any]:
-    """The results of a function for the chunks of a part."""
-    return list(LocalRows(aligned(x), None, threads.resolve(None)).mapped(pickle.loads(pickled), chunk_rows))
+def on_run(pickled: bytes, x: Array, *of_rows: Array) -> Any:
+    """The result of a function for a run of rows."""
+    return pickle.loads(pickled)(LocalRows(aligned(x), None, threads.resolve(None)), *map(aligned, of_rows))
 
 
 def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: list[bytes], make: Any) -> Any:

@@ -18,6 +18,7 @@ SHORT_PARTS = ((2, 0.6),)
 PART_ROWS_PER_CENTROID = 24  # a part has at least this many rows per centroid
 LEAST_PART = 4096  # and at least this many rows
 BOUNDS_BYTES = 1 << 26  # memory limit of the bounds
+CHANGE_ROWS = 1 << 14  # rows of a selection that are copied and changed at a time
 LEAST_CENTROIDS, LEAST_DIM = 128, 8  # smaller codebooks are searched faster without bounds
 
 Shape = tuple[int, ...]  # of the centroids: (m, k, dsub)
@@ -64,8 +65,13 @@ class TrainingRows(Protocol):
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> Steps:
         """The state before the first iteration; `limited`: the clusters have a capacity."""
 
-    def mapped(self, function: Callable[[Array, int], R], chunk_rows: int) -> Iterator[R]:
-        """The results of ``function(x, n_threads)`` for chunks x of `chunk_rows` rows, in order."""
+    def mapped(self, function: Callable[..., R], chunk_rows: int, *of_rows: Array) -> Iterator[R]:
+        """The results of `function` for consecutive runs of rows, in order.
+
+        A run consists of whole chunks of `chunk_rows` rows, but for the last of all. `function` gets it as `LocalRows`,
+        and its entries of `of_rows`, arrays with an entry per row. What it computes for a chunk must not depend on the
+        other chunks of the run.
+        """
 
     def grouped(self, group_of: Change, n_groups: int) -> GroupedRows:
         """The rows by the groups (n,) that ``group_of(x, n_threads)`` gives each row."""
@@ -90,9 +96,25 @@ class LocalRows:
         """As `TrainingRows.sampled`."""
         return LocalRows(self.x, self._of(numbers), self.n_threads)
 
+    def block(self, rows: slice) -> Array:
+        """Consecutive rows."""
+        return self.x[rows] if self.rows is None else self.x[self.rows[rows]]
+
+    def blocks(self, size: int) -> list[slice]:
+        """The rows in blocks of `size`."""
+        return [slice(start, min(start + size, self.n)) for start in range(0, self.n, size)]
+
     def changed(self, change: Change, dim: int | None = None) -> LocalRows:
         """As `TrainingRows.changed`."""
-        return LocalRows(change(self.take(None), self.n_threads), None, self.n_threads)
+        if self.rows is None or not self.n:
+            return LocalRows(change(self.take(None), self.n_threads), None, self.n_threads)
+        out: Array | None = None
+        for block in self.blocks(CHANGE_ROWS):
+            piece = change(take_rows(self.x, self.rows[block], self.n_threads), self.n_threads)
+            out = np.empty((self.n, piece.shape[1]), piece.dtype) if out is None else out
+            out[block] = piece
+        assert out is not None
+        return LocalRows(out, None, self.n_threads)
 
     def local(self) -> LocalRows:
         """As `TrainingRows.local`."""
@@ -102,14 +124,9 @@ class LocalRows:
         """As `TrainingRows.steps`."""
         return LocalSteps(self, offsets, shape, limited)
 
-    def mapped(self, function: Callable[[Array, int], R], chunk_rows: int) -> Iterator[R]:
-        """As `TrainingRows.mapped`."""
-        for start in range(0, self.n, chunk_rows):
-            chunk = slice(start, start + chunk_rows)
-            yield function(
-                self.x[chunk] if self.rows is None else take_rows(self.x, self.rows[chunk], self.n_threads),
-                self.n_threads,
-            )
+    def mapped(self, function: Callable[..., R], chunk_rows: int, *of_rows: Array) -> Iterator[R]:
+        """As `TrainingRows.mapped`, with one run."""
+        yield function(self, *of_rows)
 
     def grouped(self, group_of: Change, n_groups: int) -> LocalGroups:
         """As `TrainingRows.grouped`."""

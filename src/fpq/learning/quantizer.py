@@ -248,12 +248,10 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
                 UserWarning,
             )
         rows, power = scaling.training(rows)
-        rotation = local = None
-        if self.rotation or self.open_indexing:
-            rows = local = rows.local()
-        if local is not None and self.rotation:
-            rotation = rotations.learned(self.rotation, local.x, local.rows, m, k, width, rng, n_threads)
-            rows = local = LocalRows(rotation.apply(local.x, n_threads, local.rows), None, n_threads)
+        rotation = None
+        if self.rotation:
+            rotation = rotations.learned(self.rotation, rows, m, k, width, rng, n_threads)
+            rows = rows.changed(rotation.apply, width)
         offsets = even_offsets(rows.dim, m)
         about = f"{m:,} x {k} centroids from {rows.n:,} rows"
         with progress.stage("codebooks", self.n_iter, "iterations", about) as advance:
@@ -266,7 +264,8 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             )
             if k == 256:
                 trained = group_centroids(trained, offsets, n_threads)
-            if self.open_indexing and local is not None:
+            if self.open_indexing:
+                local = rows.local()  # the code of a row depends on those of all rows before it
                 self.open_indexing.apply(
                     trained.centroids, offsets, local.x, trained.ids, self.open_indexing.new_counts(m, k),
                     local.n, n_threads, local.rows,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial, reduce
+
 import numpy as np
 
 from fpq import _native, progress, threads
 from fpq._arrays import pack
 from fpq._checks import Array, Float32, Float64, Int32, Int64
 from fpq.learning.kmeans import even_offsets, sample_rows, spread_centroids
-from fpq.learning.lloyd import LocalRows, train_codebooks
+from fpq.learning.lloyd import LocalRows, TrainingRows, train_codebooks
 
-BLOCK_ROWS = 1024  # rows per task
+BLOCK_ROWS = 1024  # rows per product
+SUM_BYTES = 1 << 24  # of the sums of products that leave workers of a cluster
 OPQ_ROUNDS = 16
 OPQ_STEPS = 1
 TRIAL_STEPS = 4  # Lloyd iterations
@@ -34,11 +37,10 @@ class Rotation:
         self.mean = mean
         self._packed = pack(np.ascontiguousarray(self.matrix.T), len(self.matrix))
 
-    def apply(self, x: Array, n_threads: int, rows: Int64 | None = None) -> Float32:
-        """Rotate all rows of x, or those in `rows`: float32 (n, r)."""
-        out = np.empty((_count(x, rows), self.matrix.shape[1]), dtype=np.float32)
-        for block in _blocks(x, rows, 16 * BLOCK_ROWS if rows is not None else max(1, len(out))):
-            _native.project(x[block] if rows is None else x[rows[block]], self._packed, out[block], n_threads)
+    def apply(self, x: Array, n_threads: int) -> Float32:
+        """Rotate the rows of x: float32 (n, r)."""
+        out = np.empty((len(x), self.matrix.shape[1]), dtype=np.float32)
+        _native.project(x, self._packed, out, n_threads)
         return out
 
     def inverse(self, y: Float32, n_threads: int) -> Float32:
@@ -49,38 +51,59 @@ class Rotation:
         return out + self.mean
 
 
-def pca(x: Array, rows: Int64 | None, m: int, dim: int, n_threads: int) -> Rotation:
+def pca(rows: TrainingRows, m: int, dim: int) -> Rotation:
     """The first `dim` principal directions, allocated to `m` subspaces of about equal variance.
 
     Directions are allocated in descending order of variance, each to the subspace with room whose product of variances
     is the smallest: the eigenvalue allocation of Ge et al., Optimized Product Quantization, 2013, section 4.
     """
-    blocks = _blocks(x, rows)
-    mean = sum(threads.parallel_map(lambda b: _take(x, rows, b).sum(0, np.float64), blocks, n_threads))
-    mean = mean / _count(x, rows)
-    centre = mean.astype(np.float32)
+    d = rows.dim
+    mean, scatter = np.zeros(d), np.zeros((d, d))
+    for sums in rows.mapped(_block_sums, BLOCK_ROWS):
+        for total in sums:
+            mean += total
+    centre = (mean / rows.n).astype(np.float32)
+    chunk_rows = _rows_per_sum(rows.n, scatter.nbytes)
+    for scatters in rows.mapped(partial(_scatters, centre, chunk_rows), chunk_rows):
+        for product in scatters:
+            scatter += product
+    variances, directions = threads.blas_decompose(np.linalg.eigh, scatter)
+    variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
+    order = balanced_order(variances, even_offsets(dim, m))
+    return Rotation(directions[:, order].astype(np.float32), centre)
 
-    d = x.shape[1]
-    workers = min(n_threads, len(blocks))
+
+def _rows_per_sum(n: int, nbytes: int) -> int:
+    """The rows that are summed into one matrix of `nbytes`: whole blocks, for SUM_BYTES of matrices or for two."""
+    blocks = -(-n // BLOCK_ROWS)
+    return BLOCK_ROWS * -(-blocks // max(2, SUM_BYTES // nbytes))
+
+
+def _block_sums(rows: LocalRows) -> list[Float64]:
+    """The sum of each block of rows."""
+    return threads.parallel_map(lambda b: rows.block(b).sum(0, np.float64), rows.blocks(BLOCK_ROWS), rows.n_threads)
+
+
+def _scatters(centre: Float32, chunk_rows: int, rows: LocalRows) -> Float64:
+    """The sums of the outer products of the centred rows of each chunk, (chunks, d, d)."""
+    d, blocks = rows.dim, rows.blocks(BLOCK_ROWS)
+    workers = min(rows.n_threads, len(blocks))
     centred = np.empty((workers, BLOCK_ROWS, d), np.float32)  # allocated here: allocators keep what a worker frees
     products = np.empty((workers, d, d), np.float32)
 
     def scatter(work: tuple[int, slice]) -> None:
         worker, block = work
-        taken = _take(x, rows, block)
+        taken = rows.block(block)
         difference = np.subtract(taken, centre, out=centred[worker, : len(taken)], dtype=np.float32)
         np.matmul(difference.T, difference, out=products[worker])
 
-    total = np.zeros((d, d))
+    totals = np.zeros((-(-rows.n // chunk_rows), d, d))
     for start in range(0, len(blocks), workers):
         batch = blocks[start : start + workers]
         threads.parallel_map(scatter, enumerate(batch), workers)
-        for product in products[: len(batch)]:
-            total += product
-    variances, directions = threads.blas_decompose(np.linalg.eigh, total)
-    variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
-    order = balanced_order(variances, even_offsets(dim, m))
-    return Rotation(directions[:, order].astype(np.float32), centre)
+        for block, product in zip(batch, products, strict=False):
+            totals[block.start // chunk_rows] += product
+    return totals
 
 
 def pca_of_wide(x: Array, dim: int, n_threads: int) -> Rotation:
@@ -134,18 +157,18 @@ def balanced_order(variances: Array, offsets: Int32) -> Int64:
 
 
 def learned(
-    kind: str, x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int
+    kind: str, rows: TrainingRows, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int
 ) -> Rotation:
-    """The rotation "pca" or "opq" from (n, d) rows to `dim` dimensions, for `m` codebooks of `k` centroids."""
-    about = f"{kind}, {x.shape[1]:,} to {dim:,} dimensions, from {_count(x, rows):,} rows"
+    """The rotation "pca" or "opq" from rows (n, d) to `dim` dimensions, for `m` codebooks of `k` centroids."""
+    about = f"{kind}, {rows.dim:,} to {dim:,} dimensions, from {rows.n:,} rows"
     with progress.stage("rotation", OPQ_ROUNDS if kind == "opq" else 1, "iterations", about) as advance:
         if kind == "pca":
-            return pca(x, rows, m, dim, n_threads)
-        return opq(x, rows, m, k, dim, rng, n_threads, advance)
+            return pca(rows, m, dim)
+        return opq(rows, m, k, dim, rng, n_threads, advance)
 
 
 def opq(
-    x: Array, rows: Int64 | None, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int,
+    rows: TrainingRows, m: int, k: int, dim: int, rng: np.random.Generator, n_threads: int,
     advance: progress.Advance = progress.silent,
 ) -> Rotation:  # fmt: skip
     """Optimized product quantization: PCA to `dim` dimensions, then the rotation with the smallest quantization error.
@@ -154,58 +177,51 @@ def opq(
     Codebooks and rotation are improved in turn: one Lloyd iteration from the last codebooks, then the rotation that
     brings the rows nearest to their reconstructions, by a singular value decomposition (Ge et al. 2013, section 3.1).
     """
-    start = pca(x, rows, m, dim, n_threads)
+    start = pca(rows, m, dim)
     offsets = even_offsets(dim, m)
-    sample = sample_rows(_count(x, rows), OPQ_POINTS_PER_CENTROID * k, rng)
-    if sample is not None:
-        rows = sample if rows is None else rows[sample]
-    y = start.apply(x, n_threads, rows)
-    if dim == x.shape[1]:  # subspaces of neighbouring dimensions, as in SIFT, can have the lower error
+    sample = rows.sampled(sample_rows(rows.n, OPQ_POINTS_PER_CENTROID * k, rng))
+    y = sample.changed(start.apply, dim)
+    if dim == rows.dim:  # subspaces of neighbouring dimensions, as in SIFT, can have the lower error
         identity = Rotation(np.eye(dim, dtype=np.float32), start.mean)
-        unrotated = identity.apply(x, n_threads, rows)
+        unrotated = sample.changed(identity.apply, dim)
         if _error(unrotated, offsets, k, rng, n_threads) < _error(y, offsets, k, rng, n_threads):
             start, y = identity, unrotated
     rotation = np.eye(dim, dtype=np.float32)
-    codebooks = spread_centroids(LocalRows(y, None, n_threads), offsets, k, rng, n_threads)
+    codebooks = spread_centroids(y, offsets, k, rng, n_threads)
     for _ in range(OPQ_ROUNDS):
         rotation, codebooks = _opq_round(y, rotation, codebooks, offsets, rng, n_threads)
         advance(1)
     return Rotation(Rotation(rotation, start.mean).apply(start.matrix, n_threads), start.mean)
 
 
-def _error(y: Float32, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int) -> float:
+def _error(y: TrainingRows, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int) -> float:
     """The squared error of a product quantizer after a short training on a sample."""
-    sample = LocalRows(y[:: max(1, len(y) // (TRIAL_POINTS_PER_CENTROID * k))], None, n_threads)
+    sample = y.sampled(np.arange(0, y.n, max(1, y.n // (TRIAL_POINTS_PER_CENTROID * k))))
     start = spread_centroids(sample, offsets, k, rng, n_threads)
     trained = train_codebooks(sample, offsets, start, n_iter=TRIAL_STEPS, rng=rng, n_threads=n_threads)
     return float(trained.errors.sum(dtype=np.float64))
 
 
 def _opq_round(
-    y: Float32, rotation: Float32, codebooks: Float32, offsets: Int32, rng: np.random.Generator, n_threads: int
+    y: TrainingRows, rotation: Float32, codebooks: Float32, offsets: Int32, rng: np.random.Generator, n_threads: int
 ) -> tuple[Float32, Float32]:
-    rotated = Rotation(rotation, np.zeros(len(rotation), np.float32)).apply(y, n_threads)
-    rows = LocalRows(rotated, None, n_threads)
-    trained = train_codebooks(rows, offsets, codebooks, n_iter=OPQ_STEPS, rng=rng, n_threads=n_threads)
-
-    def correlation(block: slice) -> Float32:
-        parts = zip(trained.centroids, trained.ids[:, block], np.diff(offsets), strict=True)
-        product: Float32 = y[block].T @ np.hstack([centroids[ids, :width] for centroids, ids, width in parts])
-        return product
-
-    total = sum(threads.parallel_map(correlation, _blocks(y, None), n_threads))
+    rotated = y.changed(Rotation(rotation, np.zeros(len(rotation), np.float32)).apply)
+    trained = train_codebooks(rotated, offsets, codebooks, n_iter=OPQ_STEPS, rng=rng, n_threads=n_threads)
+    chunk_rows = _rows_per_sum(y.n, rotation.nbytes)
+    correlations = partial(_correlations, trained.centroids, offsets, chunk_rows)
+    total = sum(product for found in y.mapped(correlations, chunk_rows, trained.ids.T) for product in found)
     left, _, right = threads.blas_decompose(np.linalg.svd, np.asarray(total, np.float64))
     return (left @ right).astype(np.float32), trained.centroids
 
 
-def _count(x: Array, rows: Int64 | None) -> int:
-    return len(x) if rows is None else len(rows)
+def _correlations(centroids: Float32, offsets: Int32, chunk_rows: int, y: LocalRows, ids: Int32) -> list[Float32]:
+    """The sums of the outer products of rows and their reconstructions from codes (n, m), for each chunk."""
 
+    def correlation(block: slice) -> Float32:
+        parts = zip(centroids, ids[block].T, np.diff(offsets), strict=True)
+        product: Float32 = y.block(block).T @ np.hstack([each[numbers, :width] for each, numbers, width in parts])
+        return product
 
-def _blocks(x: Array, rows: Int64 | None, size: int = BLOCK_ROWS) -> list[slice]:
-    n = _count(x, rows)
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
-
-
-def _take(x: Array, rows: Int64 | None, block: slice) -> Array:
-    return x[block] if rows is None else x[rows[block]]
+    products = threads.parallel_map(correlation, y.blocks(BLOCK_ROWS), y.n_threads)
+    step = chunk_rows // BLOCK_ROWS
+    return [reduce(np.add, products[start : start + step]) for start in range(0, len(products), step)]

@@ -11,7 +11,7 @@ from fpq._checks import Array, Float32, Float64, Int32, Int64
 from fpq.indexes.parts.list_capacity import move_to_room, squared_distances
 from fpq.indexes.parts.two_level import LEAST_LISTS, ROWS_PER_CENTROID, TwoLevel, learn, refined
 from fpq.learning.kmeans import even_offsets, learn_centroids, sample_rows
-from fpq.learning.lloyd import Change, TrainingRows
+from fpq.learning.lloyd import Change, LocalRows, TrainingRows
 from fpq.learning.local_rotation import LocalRotations
 from fpq.metric import Metric
 
@@ -105,18 +105,23 @@ class CoarseQuantizer:
         """The spreads of a sample of the rows; empty lists get that of the whole sample."""
         chosen = sample_rows(rows.n, SPREAD_ROWS * len(self.centroids), np.random.default_rng(seed))
         squares, counts = np.zeros(len(self.centroids)), np.zeros(len(self.centroids), np.int64)
-        for lists, distances in rows.sampled(chosen).mapped(self._to_nearest, SPREAD_CHUNK):
-            squares += np.bincount(lists, distances, len(squares))
-            counts += np.bincount(lists, minlength=len(squares))
+        for found in rows.sampled(chosen).mapped(self._to_nearest, SPREAD_CHUNK):
+            for lists, distances in found:
+                squares += np.bincount(lists, distances, len(squares))
+                counts += np.bincount(lists, minlength=len(squares))
         mean = squares.sum() / counts.sum()
         means = np.divide(squares, counts, out=np.full(len(squares), mean), where=counts > 0)
         spreads: Float32 = np.sqrt(means).astype(np.float32)
         return spreads
 
-    def _to_nearest(self, x: Array, n_threads: int) -> tuple[Int32, Float64]:
-        """The list of each row, and the squared distance to its centroid."""
-        lists = self.nearest(x, n_threads)
-        return lists, squared_distances(x, self.centroids[lists])
+    def _to_nearest(self, rows: LocalRows) -> list[tuple[Int32, Float64]]:
+        """The lists of the rows, and the squared distances to their centroids, by chunk."""
+        found = []
+        for chunk in rows.blocks(SPREAD_CHUNK):
+            x = rows.block(chunk)
+            lists = self.nearest(x, rows.n_threads)
+            found.append((lists, squared_distances(x, self.centroids[lists])))
+        return found
 
     @property
     def nbytes(self) -> int:

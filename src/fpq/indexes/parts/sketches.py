@@ -10,6 +10,7 @@ from fpq import _native, scaling
 from fpq._arrays import pack
 from fpq._checks import Array, Float32
 from fpq.learning import rotation
+from fpq.learning.lloyd import LocalRows
 
 CLIPPED = 0.005  # share of sample rows outside the range of a sketch coordinate, at each end
 WIDE = 4096  # vectors of more dimensions get their principal directions from WIDE_ROWS rows
@@ -32,7 +33,7 @@ def sketcher(sample: Array, n_threads: int) -> _native.LSHSketcher:
         sample = _evenly(sample, WIDE_VALUES // d)
         principal = rotation.pca_of_wide(_evenly(sample, WIDE_ROWS), size - 1, n_threads)
     else:
-        principal = rotation.pca(sample, None, 1, size - 1, n_threads)
+        principal = rotation.pca(LocalRows(sample, None, n_threads), 1, size - 1)
     centred = sample - principal.mean
     coordinates = principal.apply(sample, n_threads) - principal.apply(principal.mean[None], 1)
     remainder = np.linalg.norm(centred - coordinates @ principal.matrix.T, axis=1)
