@@ -27,6 +27,7 @@ import fpq
 import fpq.dask
 
 N, D = 1_200_000, 32
+KEYS = "seconds", "cpu", "peak", "worker"
 CASES: dict[str, Callable[[], Any]] = {
     "4,096 lists": lambda: fpq.IVFPQIndex(4096, 16),
     "8,192 lists": lambda: fpq.IVFPQIndex(8192, 16),
@@ -67,18 +68,24 @@ def once(case: str, way: str, path: str) -> dict[str, Any]:
             distributed.Client(cluster, set_as_default=False) as client,
         ):
             client.run(imports)
+            before = time.process_time() + sum(client.run(time.process_time).values())
             start = time.perf_counter()
             fpq.dask.fit(index, x, client=client)
             seconds = time.perf_counter() - start
+            cpu = time.process_time() + sum(client.run(time.process_time).values()) - before
             worker = max(client.run(peak_mb).values())
     else:
         index.n_threads = 2
-        start = time.perf_counter()
+        before, start = time.process_time(), time.perf_counter()
         index.fit(x)
-        seconds, worker = time.perf_counter() - start, 0.0
+        seconds, cpu, worker = time.perf_counter() - start, time.process_time() - before, 0.0
     arrays = index._state().arrays
     digest = blake2b(b"".join(np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays))).hexdigest()
-    return {"seconds": seconds, "peak": peak_mb(), "worker": worker, "digest": digest}
+    return {"seconds": seconds, "cpu": cpu, "peak": peak_mb(), "worker": worker, "digest": digest}
+
+
+def median(runs: list[dict[str, Any]]) -> dict[str, float]:
+    return {key: statistics.median(run[key] for run in runs) for key in KEYS}
 
 
 def main() -> None:
@@ -90,8 +97,8 @@ def main() -> None:
     if args.once:
         print(json.dumps(once(args.cases[0], *args.once)))
         return
-    print("| | one process s | two workers s | ratio | peak MB, one process | client | worker | same bits |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| | one process s | core s | two workers s | core s | peak MB, one process | client | worker | same bits |")
+    print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder, "x.npy"))
         for case in args.cases or CASES:
@@ -101,13 +108,12 @@ def main() -> None:
                     command = [sys.executable, __file__, case, "--once", way, str(Path(folder, "x.npy"))]
                     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                     runs.append(json.loads(done.stdout.splitlines()[-1]))
-            one, workers = ({key: statistics.median(run[key] for run in runs) for key in ("seconds", "peak", "worker")}
-                            for runs in found.values())  # fmt: skip
+            one, workers = (median(runs) for runs in found.values())
             same = len({run["digest"] for runs in found.values() for run in runs}) == 1
             print(
-                f"| {case} | {one['seconds']:.1f} | {workers['seconds']:.1f} | "
-                f"{workers['seconds'] / one['seconds']:.2f} | {one['peak']:.0f} | {workers['peak']:.0f} | "
-                f"{workers['worker']:.0f} | {'yes' if same else 'no'} |",
+                f"| {case} | {one['seconds']:.1f} | {one['cpu']:.1f} "
+                f"| {workers['seconds']:.1f} | {workers['cpu']:.1f} | "
+                f"{one['peak']:.0f} | {workers['peak']:.0f} | {workers['worker']:.0f} | {'yes' if same else 'no'} |",
                 flush=True,
             )
 

@@ -40,7 +40,7 @@ class ClusterGroups:
         pickled, number = rows.shared_function(group_of), uuid.uuid4().hex
         self._parts = [
             rows.submit(f"group-{number}-{i}", in_groups, pickled, part, n_groups)
-            for i, part in enumerate(rows.parts(rows.n, 1))
+            for i, part in enumerate(rows.parts(rows.runs(rows.n, 1)))
         ]
         self._sizes = np.array(rows.results("sizes", [(_sizes, part) for part in self._parts]))  # (parts, groups)
         self.sizes: Int64 = self._sizes.sum(axis=0)

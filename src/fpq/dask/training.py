@@ -60,9 +60,9 @@ class ClusterRows:
 
     def mapped(self, function: Callable[..., Any], chunk_rows: int, *of_rows: Array) -> Iterator[Any]:
         """As `TrainingRows.mapped`, with a run per part."""
-        pickled, parts = self.shared_function(function), self.parts(self.n, chunk_rows)
-        runs = self._runs(self.n, chunk_rows)
-        calls = [(on_run, pickled, part, *(x[run] for x in of_rows)) for part, run in zip(parts, runs, strict=True)]
+        pickled, runs = self.shared_function(function), self.runs(self.n, chunk_rows)
+        parts = zip(self.parts(runs), runs, strict=True)
+        calls = [(on_run, pickled, part, *(x[run] for x in of_rows)) for part, run in parts]
         yield from self.results("map", calls)
 
     def grouped(self, group_of: Change, n_groups: int) -> ClusterGroups:
@@ -75,17 +75,14 @@ class ClusterRows:
         threads_of: dict[str, int] = self._client.nthreads()
         return max(1, sum(threads_of.values()))
 
-    def parts(self, size: int, chunk_rows: int, make: Callable[[Array], Any] | None = None) -> list[Any]:
-        """Futures of the first `size` rows in parts of whole chunks, about one part per thread of the cluster.
-
-        `make` makes a part of its rows; None: the rows are the part.
-        """
+    def parts(self, runs: list[slice], make: Callable[[Array], Any] | None = None) -> list[Any]:
+        """Futures of these rows; of what `make` makes of them, if given."""
         number = uuid.uuid4().hex
-        calls = [self.collected(self._places[run], make or _identity) for run in self._runs(size, chunk_rows)]
+        calls = [self.collected(self._places[run], make or _identity) for run in runs]
         return [self.submit(f"part-{number}-{i}", *call) for i, call in enumerate(calls)]
 
-    def _runs(self, size: int, chunk_rows: int) -> list[slice]:
-        """The rows of the parts."""
+    def runs(self, size: int, chunk_rows: int) -> list[slice]:
+        """The first `size` rows in runs of whole chunks, about one run per thread of the cluster."""
         starts = np.arange(0, size, chunk_rows)
         ends = [*(pieces[0] for pieces in np.array_split(starts, min(len(starts), self.n_threads))[1:]), size]
         return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
@@ -157,7 +154,8 @@ class ClusterSteps:
     ) -> tuple[Float32, Int64]:
         """As `Steps.sums`."""
         if size != self._size:
-            self._parts, self._size, self._before = self._rows.parts(size, chunk_rows, Part), size, None
+            self._parts = self._rows.parts(self._rows.runs(size, chunk_rows), Part)
+            self._size, self._before = size, None
         self._number += 1
         iteration = Iteration(self._number, self._offsets, centroids.copy(), self._before, active.copy(), chunk_rows)
         self._before = iteration.centroids
