@@ -10,6 +10,7 @@ import pytest
 import fpq
 from fpq.learning import rotation as rotations
 from fpq.learning.kmeans import even_offsets
+from fpq.learning.lloyd import LocalRows
 
 RNG = np.random.default_rng(1)
 D = 18
@@ -18,9 +19,10 @@ X = (RNG.normal(size=(3000, D)) @ MIX + RNG.normal(size=D)).astype(np.float32)  
 
 
 def made(kind: str, dim: int, x: Any = X, rows: Any = None, n_threads: int = 2, k: int = 16) -> rotations.Rotation:
+    training = LocalRows(x, rows, n_threads)
     if kind == "pca":
-        return rotations.pca(x, rows, 4, dim, n_threads)
-    return rotations.opq(x, rows, 4, k, dim, np.random.default_rng(0), n_threads)
+        return rotations.pca(training, 4, dim)
+    return rotations.opq(training, 4, k, dim, np.random.default_rng(0), n_threads)
 
 
 @pytest.mark.parametrize("kind", ["pca", "opq"])
