@@ -20,6 +20,8 @@ import pytest
 import fpq
 import fpq.dask
 from fpq.dask import blocks, serve, training
+from fpq.sharding import merge
+from fpq.sharding.merge import ShardQuery
 
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
@@ -305,6 +307,16 @@ def _at_an_odd_address(x: np.ndarray) -> np.ndarray:
     array = np.frombuffer(b"." + x.tobytes(), x.dtype, offset=1).reshape(x.shape)
     assert not array.flags.aligned
     return array
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_queries_at_an_odd_address(metric: str, tmp_path: Path) -> None:
+    one = pq(metric=metric).fit(X)
+    many = fpq.ShardedIndex(fpq.dask.build(one, X, tmp_path, shard_rows=1000))
+    query = ShardQuery(_at_an_odd_address(Q), metric != "l2", k=5, rerank=3)
+    found, _ = serve._run_on_worker(tmp_path, many._manifest, merge.nearest, query)
+    ranked = merge.ranked(found.exact, found.ids)
+    np.testing.assert_array_equal(ranked.ids[:, :5], one.add(X).search(Q, 5, rerank=3).ids)
 
 
 def test_a_part_that_has_moved_gives_the_same_answer() -> None:

@@ -314,6 +314,16 @@ def test_shards(tmp_path: Path) -> None:
     for name, call in calls.items():
         faults.every_line(made, call, observe, step=STEP, salt=name)
 
+    def replaced() -> Any:
+        index = made()
+        fpq.ShardedIndex(path).add_shard(files[2], offset=200)
+        return index
+
+    faults.every_line(
+        replaced, lambda index: index.reload(), lambda index: (index._manifest, index.search(Q, 3).ids.tobytes()),
+        step=STEP, salt="reload",
+    )  # fmt: skip
+
     def create(_: Any) -> Any:
         return fpq.ShardedIndex.create(path, files, offsets=[0, 100, 200])
 

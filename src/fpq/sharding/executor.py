@@ -29,6 +29,9 @@ def run_task(shards: Iterable[Shard], open_shard: Callable[[Shard], Any], task: 
 class ShardExecutor(Protocol):
     """The owner of opened shards: this process or the workers of a cluster."""
 
+    def open(self, manifest: Manifest) -> list[Answer]:
+        """Open all shards of the manifest, with answers of `open_only`."""
+
     def run(self, manifest: Manifest, task: Task, query: Any) -> list[Answer]:
         """Answers of `run_task` that together cover all shards of the manifest."""
 
@@ -43,13 +46,18 @@ class LocalShards:
         self._folder = folder
         self._opened: dict[Shard, Any] = {}
 
+    def open(self, manifest: Manifest) -> list[Answer]:
+        """As `ShardExecutor.open`."""
+        return self.run(manifest, open_only, None)
+
     def run(self, manifest: Manifest, task: Task, query: Any) -> list[Answer]:
         """As `ShardExecutor.run`, with one answer."""
+        opened = self._opened  # `keep` of another thread replaces it
 
         def open_shard(shard: Shard) -> Any:
-            if shard not in self._opened:
-                self._opened[shard] = manifests.open_shard(self._folder, shard, manifest)
-            return self._opened[shard]
+            if shard not in opened:
+                opened[shard] = manifests.open_shard(self._folder, shard, manifest)
+            return opened[shard]
 
         return [run_task(manifest.shards, open_shard, task, query)]
 

@@ -39,7 +39,8 @@ class ShardedIndex(Shards):
     shard compares the queries with so many vectors; those of a PMLSHIndex include all that one index would choose.
 
     Shards are mapped into memory: opening takes milliseconds, and a page is read from the disk when it is first used.
-    Any number of threads may search, also while another thread adds and drops shards.
+    Any number of threads may search, also while another thread adds and drops shards. A process that serves an index
+    calls `reload` to take up shards that another process has added or dropped.
 
     A copy and an unpickled object open the manifest again, with the same settings and measurements of `tune`. They have
     the shards that the manifest then lists, and their process must see the files under the same path. A copy has the
@@ -52,6 +53,11 @@ class ShardedIndex(Shards):
     client : dask.distributed.Client, optional
         Search on the cluster of the client: each worker holds a part of the shards, receives the queries and returns
         its nearest vectors. Workers must see the folder of the manifest under the same path.
+    replicas : int, default 1
+        With a client: the number of workers that hold each shard, all workers if there are fewer. From 2 on, a worker
+        that takes longer than 95 % of the recent tasks is late: its shards are searched by other workers too, and the
+        first answer counts. Until it has answered, it gets no further task if others hold the shards. The answers have
+        the same bits.
     allow_partial : bool, default False
         Skip missing and damaged shards, and name them in the result.
 
@@ -88,12 +94,14 @@ class ShardedIndex(Shards):
 
     _points: OperatingPoints | None  # what `tune` measured
 
-    def __init__(self, manifest: str | os.PathLike[str], *, client: Any = None, allow_partial: bool = False) -> None:
-        self._begin(manifest, allow_partial)
-        self._open(manifests.read(self._path), client)
+    def __init__(
+        self, manifest: str | os.PathLike[str], *, client: Any = None, replicas: int = 1, allow_partial: bool = False
+    ) -> None:
+        self._begin(manifest, client, replicas, allow_partial)
+        self._open(manifests.read(self._path))
 
-    def _begin(self, manifest: str | os.PathLike[str], allow_partial: bool) -> None:
-        super()._begin(manifest, allow_partial)
+    def _begin(self, manifest: str | os.PathLike[str], client: Any, replicas: int, allow_partial: bool) -> None:
+        super()._begin(manifest, client, replicas, allow_partial)
         self.n_probe = self.rerank = self.n_candidates = None
         self._points = None
 
@@ -105,6 +113,7 @@ class ShardedIndex(Shards):
         *,
         offsets: Sequence[int] | None = None,
         client: Any = None,
+        replicas: int = 1,
         allow_partial: bool = False,
     ) -> ShardedIndex:
         """Write a manifest for files of indexes, and open it.
@@ -117,7 +126,7 @@ class ShardedIndex(Shards):
             At least one file from `save`. The manifest stores paths relative to its own folder.
         offsets : sequence of int, optional
             The number to add to the ids of each file. Default: 0.
-        client, allow_partial
+        client, replicas, allow_partial
             As in `ShardedIndex`.
 
         Returns
@@ -130,7 +139,7 @@ class ShardedIndex(Shards):
             As `add_shard`. An existing file `manifest` is then unchanged.
         """
         index = cls.__new__(cls)
-        index._begin(manifest, allow_partial)
+        index._begin(manifest, client, replicas, allow_partial)
         if not len(files):
             raise ValueError("files: expected at least one shard, got none")
         offsets = [0] * len(files) if offsets is None else offsets
@@ -141,7 +150,7 @@ class ShardedIndex(Shards):
         for file, offset in zip(files, offsets, strict=True):
             content = manifests.with_shard(content, file, Path(manifest).parent, offset)
         assert content is not None
-        index._open(content, client)
+        index._open(content)
         content.write(manifest)
         return index
 
@@ -152,10 +161,10 @@ class ShardedIndex(Shards):
                 "ShardedIndex: an index with a client cannot be pickled: open its manifest, "
                 f"{os.fspath(self._path)}, in the other process"
             )
-        return _opened, (type(self), self._path, None, self._settings())
+        return _opened, (type(self), self._path, None, 1, self._settings())
 
     def __copy__(self) -> ShardedIndex:
-        return _opened(type(self), self._path, self._client, self._settings())
+        return _opened(type(self), self._path, self._client, self._replicas, self._settings())
 
     def _settings(self) -> dict[str, Any]:
         return {name: vars(self)[name] for name in ("allow_partial", "n_probe", "rerank", "n_candidates", "_points")}
@@ -383,7 +392,7 @@ def _effort(name: str, value: Any, kind: str, kinds: tuple[str, ...]) -> int | N
     return _checks.integer(name, value, 1)
 
 
-def _opened(cls: type[ShardedIndex], path: Path, client: Any, settings: dict[str, Any]) -> ShardedIndex:
-    index = cls(path, client=client, allow_partial=settings["allow_partial"])
+def _opened(cls: type[ShardedIndex], path: Path, client: Any, replicas: int, settings: dict[str, Any]) -> ShardedIndex:
+    index = cls(path, client=client, replicas=replicas, allow_partial=settings["allow_partial"])
     vars(index).update(settings)
     return index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,15 @@ def without(content: Manifest, folder: Path, removed: Int64) -> Manifest:
         for shard in content.shards:
             shards += _without(content, shard, folder, removed)
     except BaseException:
-        for shard in set(shards) - set(content.shards):
-            (folder / shard.file).unlink()
+        delete(folder, set(shards) - set(content.shards))
         raise
     return content.with_shards(shards)
+
+
+def delete(folder: Path, shards: Iterable[Shard]) -> None:
+    """Delete the files of shards that no manifest names."""
+    for shard in shards:
+        (folder / shard.file).unlink()
 
 
 def _without(content: Manifest, shard: Shard, folder: Path, removed: Int64) -> list[Shard]:

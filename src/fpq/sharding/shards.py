@@ -16,7 +16,7 @@ from fpq.indexes.parts.lock import uninterrupted
 from fpq.sharding import executor as executors
 from fpq.sharding import manifest as manifests
 from fpq.sharding import rows
-from fpq.sharding.executor import LocalShards, ShardExecutor, Task
+from fpq.sharding.executor import Answer, LocalShards, ShardExecutor, Task
 from fpq.sharding.manifest import Manifest
 from fpq.storage import FormatError
 
@@ -28,16 +28,20 @@ class Shards(_settings.Checked):
 
     allow_partial = _settings.Setting(_settings.flag)
 
-    def _begin(self, manifest: str | os.PathLike[str], allow_partial: bool) -> None:
+    def _begin(self, manifest: str | os.PathLike[str], client: Any, replicas: int, allow_partial: bool) -> None:
         self.allow_partial = allow_partial
+        self._client, self._replicas = client, _checks.integer("replicas", replicas, 1)
+        if client is None and self._replicas > 1:
+            raise ValueError(f"replicas: expected 1 without a client, got {replicas}")
         self._path = Path(os.path.abspath(manifest))
         self._changing = threading.Lock()
 
-    def _open(self, content: Manifest, client: Any) -> None:
-        self._client = client
+    def _open(self, content: Manifest) -> None:
         folder = self._path.parent
-        self._executor: ShardExecutor = LocalShards(folder) if client is None else _cluster(client, folder)
-        self._run(content, executors.open_only, None)
+        self._executor: ShardExecutor = (
+            LocalShards(folder) if self._client is None else _cluster(self._client, folder, self._replicas)
+        )
+        self._checked(content, self._executor.open(content))
         self._manifest = content
 
     @property
@@ -89,7 +93,9 @@ class Shards(_settings.Checked):
 
     def _run(self, content: Manifest, task: Task, query: Any) -> tuple[list[Any], dict[str, str]]:
         """The results of a task, and the errors of missing shards by file; FormatError unless `allow_partial`."""
-        answers = self._executor.run(content, task, query)
+        return self._checked(content, self._executor.run(content, task, query))
+
+    def _checked(self, content: Manifest, answers: list[Answer]) -> tuple[list[Any], dict[str, str]]:
         missing = {file: error for _, errors in answers for file, error in errors.items()}
         if missing and not self.allow_partial:
             reasons = "; ".join(f"{file}: {error}" for file, error in missing.items())
@@ -147,12 +153,20 @@ class Shards(_settings.Checked):
         FormatError, OSError
             If a shard that may hold an id is missing or damaged, or a file cannot be written. After an error the index
             is unchanged.
+        RuntimeError
+            If another process has changed the manifest (see `reload`).
         """
-        wanted = np.unique(_checks.id_array("ids", ids))
+        wanted, folder = np.unique(_checks.id_array("ids", ids)), self._path.parent
         with self._changing:
-            before = len(self)
-            self._change(rows.without(self._manifest, self._path.parent, wanted))
-            return before - len(self)
+            before = self._manifest
+            content = rows.without(before, folder, wanted)
+            try:
+                self._change(content)
+            except BaseException:
+                if self._manifest is before:
+                    rows.delete(folder, set(content.shards) - set(before.shards))
+                raise
+        return sum(shard.n for shard in before.shards) - sum(shard.n for shard in content.shards)
 
     def add_shard(self: S, file: str | os.PathLike[str], *, offset: int = 0) -> S:
         """Add the file of an index as a shard, and rewrite the manifest. Other threads may search meanwhile.
@@ -171,6 +185,8 @@ class Shards(_settings.Checked):
             If the index is empty, or its range of ids overlaps that of another shard.
         OSError
             If the file cannot be read or the manifest cannot be written. After an error the index is unchanged.
+        RuntimeError
+            If another process has changed the manifest (see `reload`).
         """
         with self._changing:
             self._change(manifests.with_shard(self._manifest, file, self._path.parent, offset))
@@ -188,6 +204,8 @@ class Shards(_settings.Checked):
         ------
         ValueError
             If `file` is not in `shards`.
+        RuntimeError
+            If another process has changed the manifest (see `reload`).
         """
         with self._changing:
             others = [shard for shard in self._manifest.shards if shard.file != file]
@@ -197,7 +215,51 @@ class Shards(_settings.Checked):
             self._change(self._manifest.with_shards(others))
         return n
 
+    def reload(self) -> bool:
+        """Take up the shards of the manifest as it is on the disk now, after another process has replaced it.
+
+        The shards are opened first. Other threads may search meanwhile: a search sees the former shards or the new
+        ones, never a mix.
+
+        Returns
+        -------
+        bool
+            Whether the shards have changed.
+
+        Raises
+        ------
+        FormatError
+            If the manifest is not well-formed or is that of an index with other parameters or codebooks (open it as a
+            new `ShardedIndex`), or as for `ShardedIndex` if shards cannot be used. The index is then unchanged.
+        OSError, ConnectionError
+            If the manifest cannot be read, or the cluster does not respond.
+
+        Examples
+        --------
+        >>> import fpq, numpy as np, pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> fpq.FlatIndex().add(np.eye(3)).save(folder / "a.fpq")
+        >>> fpq.FlatIndex().add(np.eye(3) + 1).save(folder / "b.fpq")
+        >>> builder = fpq.ShardedIndex.create(folder / "manifest.json", [folder / "a.fpq"])
+        >>> server = fpq.ShardedIndex(folder / "manifest.json")
+        >>> builder = builder.add_shard(folder / "b.fpq", offset=3)
+        >>> server.reload(), len(server), server.reload()
+        (True, 6, False)
+        """
+        with self._changing:
+            content = manifests.read(self._path)
+            if content._replace(shards=()) != self._manifest._replace(shards=()):
+                raise FormatError(f"{self._path}: expected the parameters and codebooks of the open index, got others")
+            changed = content != self._manifest
+            if changed:
+                self._checked(content, self._executor.open(content))
+                self._manifest = content
+                self._executor.keep(content.shards)
+        return changed
+
     def _change(self, content: Manifest) -> None:
+        if manifests.read(self._path) != self._manifest:
+            raise RuntimeError(f"{self._path}: another process has changed the manifest: call reload() first")
         with uninterrupted():  # the file and the object change together
             content.write(self._path)
             self._manifest = content
@@ -214,7 +276,7 @@ class Shards(_settings.Checked):
         self._run(self._manifest, executors.verify, None)
 
 
-def _cluster(client: Any, folder: Path) -> ShardExecutor:
+def _cluster(client: Any, folder: Path, replicas: int) -> ShardExecutor:
     from fpq.dask.serve import Cluster
 
-    return Cluster(client, folder)
+    return Cluster(client, folder, replicas)
