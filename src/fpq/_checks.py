@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import sys
+import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -265,8 +267,28 @@ def mask_or_ids(name: str, allowed: Any) -> Array:
     return array if array.dtype == np.bool_ else id_array(name, allowed)
 
 
+class _Local(threading.local):
+    quiet = False  # whether `warn` does nothing on this thread
+
+
+_local = _Local()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop the warnings of fpq on this thread; ``warnings.catch_warnings`` would change the filters of all threads."""
+    before = _local.quiet
+    try:
+        _local.quiet = True
+        yield
+    finally:
+        _local.quiet = before
+
+
 def warn(message: str, category: type[Warning]) -> None:
     """Warn at the line outside of fpq that led to the call."""
+    if _local.quiet:
+        return
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
         level, frame = level + 1, frame.f_back

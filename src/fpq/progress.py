@@ -61,6 +61,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Advance = Callable[[int], None]  # counts finished units
 
 _logger = logging.getLogger("fpq")
+_importing = threading.Lock()
 
 
 class Progress(NamedTuple):
@@ -254,7 +255,7 @@ def _shown(
 
 def _bar(title: str, total: int | None, unit: str) -> Any:
     """A tqdm bar. In a notebook, finished bars stay; in a terminal, a line of text replaces them."""
-    with warnings.catch_warnings():
+    with _importing, warnings.catch_warnings():  # of two threads, one would keep the filters of the other
         warnings.simplefilter("ignore")  # tqdm warns of its own stability, and of missing widgets
         from tqdm.auto import tqdm
     notebook = _in_notebook()

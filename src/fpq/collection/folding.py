@@ -6,14 +6,12 @@ import contextlib
 import json
 import logging
 import os
-import warnings
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fpq import progress, tuning
+from fpq import _checks, progress, tuning
 from fpq._checks import Array, Float32, Int64
 from fpq.collection.store import BLOCK_ROWS, Settings, Store
 from fpq.collection.view import View, index_file
@@ -142,17 +140,9 @@ def _trained(store: Store, settings: Settings, n_threads: int | None) -> tuple[I
         return None
     with progress.stage("sample", len(sample), "rows") as advance:
         x = _read(store, settings, sample, advance)
-    with _quiet():
+    with _checks.quiet():  # choice and use of the index are those of the collection
         index.fit(x)  # type: ignore[attr-defined]
     return index, held
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Ignore the warnings of an index whose choice and use are those of the collection."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _read(store: Store, settings: Settings, ids: Int64, advance: progress.Advance = progress.silent) -> Array:
@@ -213,7 +203,7 @@ def _tune(index: CodeIndex, queries: Array) -> None:
     if not index.keep_vectors and index.refine is None:
         return  # the recall of codes alone is what it is
     try:
-        with _quiet():
+        with _checks.quiet():
             index.tune(queries, 10, RECALL)
     except ValueError as error:
         _logger.info("Collection: %s", error)

@@ -171,25 +171,27 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
                     pending.reserve(n - first)
                     pending.data[old - first : n - first] = rows
             return Addition(no_op)
-        tables = self._merged(new, by_row, n_threads)
+        tables = self._merged(self._tables, new, by_row, n_threads)
         changed = self._no_tables(len(new), self._sketch_size) | {"_tables": tables}
         return Addition(lambda: vars(self).update(changed))
 
     def _complete_tables(self, n_threads: int) -> Tables:
         """The tables after the merge of the pending rows."""
-        if self._tables.n < len(self):  # concurrent searches may both merge the rows
-            self._tables = self._merged(np.empty((len(self._tables.entries), 0), np.uint64), None, n_threads)
-        return self._tables
+        tables = self._tables  # a concurrent search may merge the same rows
+        if tables.n < len(self):
+            no_rows = np.empty((len(tables.entries), 0), np.uint64)
+            self._tables = tables = self._merged(tables, no_rows, None, n_threads)
+        return tables
 
-    def _merged(self, new: UInt64, new_sketches: UInt8 | None, n_threads: int) -> Tables:
-        """The tables merged with the pending rows, followed by new rows."""
-        n_pending = len(self) - self._tables.n
+    def _merged(self, tables: Tables, new: UInt64, new_sketches: UInt8 | None, n_threads: int) -> Tables:
+        """The present tables merged with the pending rows, followed by new rows."""
+        n_pending = len(self) - tables.n
         pending, sketches = (array.data[:n_pending] for array in self._pending)
         entries = np.concatenate([pending.T, new], axis=1)
         if self._sketcher is None:
-            return self._tables.merged(entries, None, n_threads)
+            return tables.merged(entries, None, n_threads)
         added = sketches if new_sketches is None else np.concatenate([sketches, new_sketches])
-        return self._tables.merged(entries, added, n_threads)
+        return tables.merged(entries, added, n_threads)
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
         tables = self._complete_tables(threads.resolve(self.n_threads)).without(removal)

@@ -228,7 +228,7 @@ class MinHashIndex(Index, kind="MinHashIndex"):
             self._pending.reserve(n - first)
             self._pending.data[old - first : n - first] = keys
             return Addition(commit_rows)
-        tables = self._merged(keys, n_threads)
+        tables = self._merged(self._tables, keys, n_threads)
 
         def commit() -> None:
             commit_rows()
@@ -236,20 +236,21 @@ class MinHashIndex(Index, kind="MinHashIndex"):
 
         return Addition(commit)
 
-    def _merged(self, new: UInt32, n_threads: int) -> Tables:
-        """The tables merged with the pending rows, followed by new rows."""
-        first = self._tables.n
+    def _merged(self, tables: Tables, new: UInt32, n_threads: int) -> Tables:
+        """The present tables merged with the pending rows, followed by new rows."""
+        first = tables.n
         keys = np.concatenate([self._pending.data[: len(self) - first], new]) if len(self) > first else new
         if not len(keys):
-            return self._tables
+            return tables
         added = Tables.of_keys(keys, first, n_threads)
-        return self._tables.merged(added.entries, None, n_threads) if first else added
+        return tables.merged(added.entries, None, n_threads) if first else added
 
     def _complete_tables(self, n_threads: int) -> Tables:
         """The tables after the merge of the pending rows."""
-        if self._tables.n < len(self):  # concurrent searches may both merge the rows
-            self._tables = self._merged(np.empty((0, self.bands[0]), np.uint32), n_threads)
-        return self._tables
+        tables = self._tables  # a concurrent search may merge the same rows
+        if tables.n < len(self):
+            self._tables = tables = self._merged(tables, np.empty((0, self.bands[0]), np.uint32), n_threads)
+        return tables
 
     def _take_vectors(self, other: Any, ids: Int64) -> None:
         """There are no vectors."""

@@ -15,11 +15,12 @@ from typing import Any, TypeVar, cast
 from fpq import progress
 
 _process = os.getpid()  # which itself takes a system call
+_renewing = threading.Lock()
 
 
 def _note_fork() -> None:
-    global _process  # noqa: PLW0603
-    _process = os.getpid()
+    global _process, _renewing
+    _process, _renewing = os.getpid(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -47,7 +48,6 @@ class Lock:
         self._renew()
 
     def _renew(self) -> None:
-        self._process = _process
         self._mutex = threading.Lock()  # its `with` is atomic: Ctrl-C cannot come between acquisition and block
         self._changed = threading.Condition(self._mutex)
         self._readers: set[int] = set()
@@ -55,11 +55,14 @@ class Lock:
         self._waiting: set[int] = set()  # threads that wait to write
         self._sleep = False  # whether a thread may wait for a change
         self.memo: dict[str, Any] = {}
+        self._process = _process  # at last: other threads then use the rest
 
     def holds(self, me: int, *, to_write: bool = False) -> bool:
         """Whether thread `me` holds the lock."""
         if self._process != _process:
-            self._renew()
+            with _renewing:
+                if self._process != _process:
+                    self._renew()
         if to_write and me in self._readers:
             raise RuntimeError("an index cannot be changed within a search by the same thread")
         return self._writer == me or me in self._readers
