@@ -76,7 +76,7 @@ static void initialise(void) {
     active = runnable[n - 1];
 }
 
-/* Several threads may come here first: they write the same values. The Python module comes here at import. */
+/* One thread comes here before others may: the Python module does so at import. */
 const fpq_kernels *fpq_active(void) {
     if (!active) initialise();
     return active;

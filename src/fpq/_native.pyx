@@ -22,6 +22,7 @@ cdef int _signalled() noexcept with gil:
 
 
 fpq_on_poll(_signalled)
+fpq_isa()  # chooses the kernels while there is one thread
 
 
 cdef int _done(int status) except -1 nogil:
