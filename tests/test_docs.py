@@ -33,8 +33,9 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             language, code = block.groups()
             line = text[: block.start()].count("\n") + 1
             if language == "python":
-                if "import pandas" in code:
-                    pytest.importorskip("pandas")
+                for package in ("pandas", "distributed"):
+                    if re.search(rf"import .*\b{package}\b", code):
+                        pytest.importorskip(package)
                 for framework in ("langchain_core", "llama_index.core", "haystack"):
                     if f"from {framework}" in code:
                         pytest.importorskip(framework)

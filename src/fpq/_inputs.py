@@ -34,7 +34,8 @@ def in_memory(name: str, x: Any) -> Any:
         return [in_memory(name, item) for item in x] if tensors else x
     if _is(x, "torch", "Tensor"):
         return _from_torch(name, x)
-    if hasattr(x, "__dlpack_device__"):
+    # Arrays of pyarrow are in main memory, but pyarrow 24 says so of some types only.
+    if hasattr(x, "__dlpack_device__") and not _is(x, "pyarrow", "Array"):
         device = x.__dlpack_device__()
         if int(device[0]) not in MAIN_MEMORY:
             place = getattr(x, "device", tuple(map(int, device)))
