@@ -136,6 +136,7 @@ def test_a_worker_is_killed_between_levels(monkeypatch: pytest.MonkeyPatch) -> N
         return run(*arguments)
 
     monkeypatch.setattr(grouping.ClusterGroups, "run", killing)
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")  # workers ask the dead one for rows
     with cluster(2) as client:
         learned = fpq.dask.fit(fpq.IVFPQIndex(320, 4, nbits=4), chunks(X, 2000), client=client)
     assert len(runs) == 3  # the cells, and two refinements
