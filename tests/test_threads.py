@@ -507,7 +507,7 @@ def test_quota_of_the_control_group(
 @pytest.mark.parametrize("change", [False, True])
 def test_an_interrupt_while_the_lock_is_given_up(change: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     index = fpq.FlatIndex().add(np.eye(3))
-    end = Lock._end
+    end = Lock.end
     calls = []
 
     def interrupted_once(self: Lock, me: int) -> None:
@@ -516,7 +516,7 @@ def test_an_interrupt_while_the_lock_is_given_up(change: bool, monkeypatch: pyte
             raise KeyboardInterrupt
         end(self, me)
 
-    monkeypatch.setattr(Lock, "_end", interrupted_once)
+    monkeypatch.setattr(Lock, "end", interrupted_once)
     with pytest.raises(KeyboardInterrupt):
         index.add(np.eye(3)) if change else index.search(np.ones(3), 1)
     assert len(calls) == 2 and len(index) == (6 if change else 3)

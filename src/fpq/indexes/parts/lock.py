@@ -87,14 +87,10 @@ class Lock:
             self.memo = _NoMemo()  # for searches by progress functions of the change
 
     def end(self, me: int) -> None:
-        """Release what thread `me` holds, and cancel what it waits for: an interrupt can come within `begin_...`."""
-        try:
-            self._end(me)
-        except BaseException:  # Ctrl-C came during the release
-            self._end(me)
-            raise
+        """Release what thread `me` holds, and cancel what it waits for: an interrupt can come within `begin_...`.
 
-    def _end(self, me: int) -> None:
+        An interrupt can also come as this function begins, or within: callers then call it once more.
+        """
         with self._mutex:
             self._readers.discard(me)
             self._waiting.discard(me)
@@ -115,7 +111,11 @@ class Lock:
             self.begin_reading(me)
             yield
         finally:
-            self.end(me)
+            try:
+                self.end(me)
+            except BaseException:
+                self.end(me)
+                raise
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -133,7 +133,11 @@ def reads(method: F) -> F:
             lock.begin_reading(me)
             return method(self, *args, **kwargs)
         finally:
-            lock.end(me)
+            try:
+                lock.end(me)
+            except BaseException:
+                lock.end(me)
+                raise
 
     return cast(F, locked)
 
@@ -153,7 +157,11 @@ def writes(method: F) -> F:
             lock.begin_writing(me)
             return method(self, *args, **kwargs)
         finally:
-            lock.end(me)
+            try:
+                lock.end(me)
+            except BaseException:
+                lock.end(me)
+                raise
 
     return cast(F, locked)
 
