@@ -17,23 +17,24 @@ from curves import rate_at
 from widths import METRICS, K, loaded
 
 import fpq
-from fpq.recommendation import fewer_bits
+from fpq.recommendation import byte_codes, fewer_bits
 
 PROBES = (8, 12, 16, 24, 32, 48, 64, 96)
 RERANKS = (2, 4, 6, 8, 12, 16, 24)
 TARGETS = (0.9, 0.95, 0.98)
-BYTE_CODES = {"sift500k": 25, "glove50": 17, "minilm": 48}
 
 
 def measure(name: str, n_queries: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Rows of recall and rate, by index."""
     base, queries, truth = loaded(name, n_queries)
+    d = base.shape[1]
     n_lists = fpq.recommend(base, metric=METRICS[name]).index.n_lists
+    byte_m = byte_codes(d, METRICS[name])[0][0]
     indexes = {
         f"{m} codes of {nbits} bits": fpq.IVFPQIndex(
             n_lists, m, nbits=nbits, metric=METRICS[name], residual=False, keep_vectors=True
         ).fit(base).add(base)
-        for m, nbits in ((BYTE_CODES[name], 8), (fewer_bits(BYTE_CODES[name], base.shape[1]), 4))
+        for m, nbits in ((byte_m, 8), (fewer_bits(byte_m, d), 4))
     }  # fmt: skip
     rows: dict[str, list[dict[str, Any]]] = {key: [] for key in indexes}
     for n_probe in PROBES:

@@ -250,17 +250,21 @@ def _make(n: int, *, metric: MetricName, **options: Any) -> PQIndex | IVFPQIndex
 
 def _kept_sizes(d: int, metric: str) -> list[tuple[int, int, str]]:
     """Numbers of subquantizers beside kept vectors, their bits, and why; the fastest first."""
-    third = -(-d // 3)
-    if METRICS[metric].inner_product and d < NARROW_DIM and third < default_m(d):
-        sizes = [(third, "3 dimensions per code: faster than 2 for inner products, whose codes weigh errors")]
-    else:
-        sizes = [(default_m(d), _m_reason(d))]
-    if NARROW_DIM <= d and d // 8 < default_m(d):
-        sizes.append((d // 8, "an eighth of the dimensions, to save bytes"))
-    isa = _native.isa()
+    sizes, isa = byte_codes(d, metric), _native.isa()
     if isa in EIGHT_BITS:
         return [(m, 8, why) for m, why in sizes]
     return [(fewer_bits(m, d), 4, f"of 4 bits, faster with {isa} than {m} of 8 bits ({why})") for m, why in sizes]
+
+
+def byte_codes(d: int, metric: str) -> list[tuple[int, str]]:
+    """Numbers of subquantizers of 8 bits beside kept vectors, and why; the fastest first."""
+    if d >= NARROW_DIM:
+        fewer = [(d // 8, "an eighth of the dimensions, to save bytes")] if d // 8 < default_m(d) else []
+        return [(default_m(d), _m_reason(d)), *fewer]
+    third = -(-d // 3)
+    if METRICS[metric].inner_product and third < default_m(d):
+        return [(third, "3 dimensions per code: faster than 2 for inner products, whose codes weigh errors")]
+    return [(default_m(d), _m_reason(d))]
 
 
 def fewer_bits(m: int, d: int) -> int:

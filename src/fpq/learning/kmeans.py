@@ -30,6 +30,13 @@ def even_offsets(d: int, m: int) -> Int32:
     return np.cumsum([0] + [d // m + (j < d % m) for j in range(m)]).astype(np.int32)
 
 
+def nearest_centroids(centroids: Float32, x: Array, n_threads: int) -> Int32:
+    """The nearest centroid of each row in squared L2, int32 (n,); the lower number wins ties."""
+    ids = np.empty(len(x), dtype=np.int32)
+    _native.assign(centroids[None], even_offsets(x.shape[1], 1), x, None, ids[None], None, n_threads)
+    return ids
+
+
 def spread_centroids(rows: TrainingRows, offsets: Int32, k: int, rng: np.random.Generator, n_threads: int) -> Float32:
     """Initial centroids (m, k, dsub) of all subspaces by k-means++, on a few rows per centroid."""
     x = rows.take(sample_rows(rows.n, max(2 * k, min(SEED_ROWS * k, 1 << 16)), rng))
@@ -257,10 +264,7 @@ class KMeans(Storable, kind="KMeans"):
             raise ValueError("KMeans is not trained: call fit first")
         n_threads = threads.resolve(self.n_threads)
         x = _checks.vectors("X", X, dim=self.centroids.shape[1], n_threads=n_threads)
-        ids = np.empty((1, len(x)), dtype=np.int32)
-        _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, ids, None, n_threads)
-        labels: Int32 = ids[0]
-        return labels
+        return nearest_centroids(self.centroids, x, n_threads)
 
     def __repr__(self) -> str:
         state = f"dim={self.centroids.shape[1]}" if hasattr(self, "centroids") else "not trained"

@@ -10,7 +10,7 @@ from fpq import _native, progress
 from fpq._checks import Array, Float32, Float64, Int32, Int64
 from fpq.indexes.parts.list_capacity import move_to_room, squared_distances
 from fpq.indexes.parts.two_level import LEAST_LISTS, ROWS_PER_CENTROID, TwoLevel, learn, refined
-from fpq.learning.kmeans import even_offsets, learn_centroids, sample_rows
+from fpq.learning.kmeans import learn_centroids, nearest_centroids, sample_rows
 from fpq.learning.lloyd import Change, LocalRows, TrainingRows
 from fpq.learning.local_rotation import LocalRotations
 from fpq.metric import Metric
@@ -134,9 +134,7 @@ class CoarseQuantizer:
         """The list of each row, int32 (n,): the nearest centroid in squared L2; the lower number wins ties."""
         if self._two_level is not None:
             return self._two_level.nearest(x, n_threads)
-        labels = np.empty(len(x), dtype=np.int32)
-        _native.assign(self.centroids[None], even_offsets(x.shape[1], 1), x, None, labels[None], None, n_threads)
-        return labels
+        return nearest_centroids(self.centroids, x, n_threads)
 
     def labels(self, x: Array, prepare: Change, sizes: Int64, limit: int | None, n_threads: int) -> Int32:
         """Prepare x in chunks and assign each row to a list; lists of these sizes grow to at most `limit` rows."""

@@ -9,7 +9,7 @@ import numpy as np
 from fpq import _native
 from fpq._arrays import take_rows
 from fpq._checks import Array, Float32, Float64, Int32, Int64
-from fpq.learning.kmeans import even_offsets
+from fpq.learning.kmeans import even_offsets, nearest_centroids
 from fpq.learning.lloyd import Change
 
 CHUNK_ROWS = 1 << 14  # rows that are prepared at a time
@@ -61,9 +61,7 @@ def _next_lists(
     for start in range(0, len(rows), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
         prepared = prepare(take_rows(x, rows[chunk], n_threads), n_threads)
-        found = np.empty((1, len(prepared)), np.int32)
-        _native.assign(choice[None], even_offsets(x.shape[1], 1), prepared, None, found, None, n_threads)
-        nexts[chunk] = lists[found[0]]
+        nexts[chunk] = lists[nearest_centroids(choice, prepared, n_threads)]
         losses[chunk] = squared_distances(prepared, centroids[nexts[chunk]])
         losses[chunk] -= squared_distances(prepared, centroids[labels[rows[chunk]]])
     return nexts, losses

@@ -9,7 +9,7 @@ import numpy as np
 
 from fpq import _native, progress
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.learning.kmeans import KMeans, even_offsets, learn_centroids
+from fpq.learning.kmeans import KMeans, even_offsets, learn_centroids, nearest_centroids
 from fpq.learning.lloyd import LocalRows, TrainingRows
 
 LEAST_LISTS = 8192  # smallest number of lists for two-level training and assignment
@@ -123,18 +123,12 @@ def learn(
         rows, math.isqrt(k), n_iter=N_ITER, rows_per_centroid=16 * ROWS_PER_CENTROID, capacity=capacity, seed=seed,
         n_threads=n_threads,
     )  # fmt: skip
-    in_cells = rows.grouped(partial(_nearest_of, cells), len(cells))
+    in_cells = rows.grouped(partial(nearest_centroids, cells), len(cells))
     learned = []
     for centroids in in_cells.run(partial(_learn_in_cells, capacity, seed), shares(in_cells.sizes, k)):
         learned.append(centroids)
         advance(len(centroids))
     return np.concatenate(learned)
-
-
-def _nearest_of(centroids: Float32, x: Array, n_threads: int) -> Int32:
-    ids = np.empty(len(x), np.int32)
-    _native.assign(centroids[None], even_offsets(x.shape[1], 1), x, None, ids[None], None, n_threads)
-    return ids
 
 
 def _learn_in_cells(
