@@ -151,6 +151,8 @@ typedef struct {
     int64_t n;
 } fpq_hits;
 
+typedef struct fpq_ranking fpq_ranking;
+
 /* Of each query the k smallest (distance, id), ascending, missing ones +inf and -1; or, if k is 0, all with a distance
  * of at most radius, ascending. */
 typedef struct {
@@ -158,9 +160,11 @@ typedef struct {
     float *distances; /* (nq, k) */
     int64_t *ids;     /* (nq, k) */
     float radius;
-    fpq_hits *hits;         /* (nq), for a radius, from fpq_hits_make */
-    int unsorted;           /* of a top-k: pairs in any order */
-    const int64_t *rows_of; /* of a top-k: ids receives rows, of which these are the ids; NULL: ids */
+    fpq_hits *hits;             /* (nq), for a radius, from fpq_hits_make */
+    int unsorted;               /* of a top-k: pairs in any order */
+    const int64_t *rows_of;     /* of a top-k: ids receives rows, of which these are the ids; NULL: ids */
+    const fpq_ranking *ranking; /* of a top-k: what ranks its candidates again; NULL: nothing */
+    int64_t first_query;        /* the number of the first query in the ranking */
 } fpq_answers;
 
 fpq_hits *fpq_hits_make(int64_t nq); /* NULL: no memory */
@@ -284,6 +288,14 @@ int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads); /* squared l
 /* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a row of -1 gives +inf. */
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                        fpq_metric metric, float *out, int threads);
+/* Re-ranking: the k nearest by exact distances of the `candidates` nearest that a search finds. */
+struct fpq_ranking {
+    fpq_matrix x;
+    fpq_metric metric;
+    const float *queries;     /* (nq, d) */
+    const fpq_id_table *rows; /* the row of x that belongs to an id; NULL: that of this number */
+    int64_t candidates;       /* at least k */
+};
 /* The k smallest (distance, id) of each row of n >= k, ascending; an id of -1 is none, NaN counts as +inf. */
 int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids,
                  int threads);

@@ -12,31 +12,38 @@ enum {
     GROUP = 64               /* distances that the kernel at_most compares */
 };
 
-/* Memory of a reservoir: `room` distances, a multiple of GROUP, then as many ids. */
-static float *make_reservoir(int64_t room) {
+/* Memory for `room` distances, a multiple of GROUP, then as many ids. */
+static float *make_pairs(int64_t room) {
     float *distance = fpq_alloc((size_t)room * (sizeof(float) + sizeof(int64_t)));
     for (int64_t p = 0; p < room && distance; p++) distance[p] = INFINITY;
     return distance;
 }
 
+static int64_t width_of(const fpq_answers *answers) {
+    return answers->ranking ? answers->ranking->candidates : answers->k;
+}
+
 fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t *ids) {
     if (!answers->k) return (fpq_results){.ids = ids, .threshold = answers->radius, .appends = 1, .grows = 1};
-    fpq_results r = {.distance = answers->distances + i * answers->k,
-                     .id = answers->ids + i * answers->k,
-                     .k = answers->k,
-                     .room = answers->k,
+    const int64_t k = width_of(answers), room = (k + k / 2 + GROUP - 1) / GROUP * GROUP;
+    const int is_heap = k < MIN_RESERVOIR || (k > MAX_RESERVOIR && !answers->ranking);
+    float *pairs = is_heap && !answers->ranking ? NULL : make_pairs(room);
+    if (pairs)
+        return (fpq_results){.distance = pairs,
+                             .id = (int64_t *)(void *)(pairs + room),
+                             .k = k,
+                             .room = is_heap ? k : room,
+                             .ids = ids,
+                             .threshold = INFINITY,
+                             .appends = !is_heap};
+    if (answers->ranking) return (fpq_results){.appends = 1, .failed = 1, .threshold = -INFINITY};
+    fpq_results r = {.distance = answers->distances + i * k,
+                     .id = answers->ids + i * k,
+                     .k = k,
+                     .room = k,
                      .ids = ids,
                      .threshold = INFINITY};
-    const int64_t room = (r.k + r.k / 2 + GROUP - 1) / GROUP * GROUP;
-    float *reservoir = r.k < MIN_RESERVOIR || r.k > MAX_RESERVOIR ? NULL : make_reservoir(room);
-    if (reservoir) {
-        r.distance = reservoir;
-        r.id = (int64_t *)(void *)(reservoir + room);
-        r.room = room;
-        r.appends = 1;
-        return r;
-    }
-    for (int64_t p = 0; p < r.k; p++) {
+    for (int64_t p = 0; p < k; p++) {
         r.distance[p] = INFINITY;
         r.id[p] = -1;
     }
@@ -48,6 +55,7 @@ fpq_answers fpq_answers_from(const fpq_answers *answers, int64_t first) {
     from.distances = from.k ? from.distances + first * from.k : NULL;
     from.ids = from.k ? from.ids + first * from.k : NULL;
     from.hits = from.k ? NULL : from.hits + first;
+    from.first_query += first;
     return from;
 }
 
@@ -171,27 +179,39 @@ static void empty_reservoir(fpq_results *r, const fpq_answers *answers, int64_t 
     fpq_free(reservoir);
 }
 
+static void rows_to_ids(fpq_results *r) {
+    for (int64_t p = 0; p < r->n; p++) FPQ_PREFETCH(r->ids + r->id[p]);
+    for (int64_t p = 0; p < r->n; p++) r->id[p] = r->ids[r->id[p]];
+    r->ids = NULL;
+}
+
+static int rank_again(fpq_results *r, const fpq_answers *answers, int64_t i) {
+    if (r->n > r->k) shrink(r, r->k);
+    if (r->ids) rows_to_ids(r);
+    const int status = r->failed ? -1 : fpq_rank(answers->ranking, answers, i, r->id, r->n, r->distance);
+    fpq_free(r->distance);
+    return status;
+}
+
 int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i) {
+    if (answers->ranking) return rank_again(r, answers, i);
     if (r->appends && !r->grows) empty_reservoir(r, answers, i);
-    if (r->ids && !answers->rows_of) {
-        for (int64_t p = 0; p < r->n; p++) FPQ_PREFETCH(r->ids + r->id[p]);
-        for (int64_t p = 0; p < r->n; p++) r->id[p] = r->ids[r->id[p]];
-        r->ids = NULL;
-    }
+    if (r->ids && !answers->rows_of) rows_to_ids(r);
     if (!answers->unsorted) sort(r);
     if (r->grows) answers->hits[i] = (fpq_hits){.distances = r->distance, .ids = r->id, .n = r->n};
     return r->failed ? -1 : 0;
 }
 
 static int make_parts(const fpq_answers *answers, int64_t n, fpq_answers *parts) {
-    *parts = (fpq_answers){.k = answers->k, .radius = answers->radius, .unsorted = 1, .rows_of = answers->rows_of};
-    if (!answers->k) {
+    *parts = (fpq_answers){
+        .k = width_of(answers), .radius = answers->radius, .unsorted = 1, .rows_of = answers->rows_of};
+    if (!parts->k) {
         parts->hits = fpq_hits_make(n);
         return parts->hits ? 0 : -1;
     }
-    parts->ids = fpq_alloc((size_t)(n * answers->k) * (sizeof(int64_t) + sizeof(float)));
+    parts->ids = fpq_alloc((size_t)(n * parts->k) * (sizeof(int64_t) + sizeof(float)));
     if (!parts->ids) return -1;
-    parts->distances = (float *)(void *)(parts->ids + n * answers->k);
+    parts->distances = (float *)(void *)(parts->ids + n * parts->k);
     return 0;
 }
 

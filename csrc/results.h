@@ -13,7 +13,7 @@
 
 /* A small top-k: a heap with the worst pair on top, in the arrays of the answer. A large one: a reservoir, pairs in any
  * order with room for more than k; when the room is full, only pairs that can be among the k smallest stay, which costs
- * less per pair than a heap. Radius: pairs in any order. */
+ * less per pair than a heap. With re-ranking, k is the number of candidates. Radius: pairs in any order. */
 typedef struct {
     float *distance;
     int64_t *id;
@@ -30,6 +30,9 @@ typedef struct {
 fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t *ids);
 /* Rows become ids, and the answer of query i is sorted. 0, or -1 when memory ran out. */
 int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i);
+/* Answers query i with the nearest, by exact distances, of n candidates, which go to `distances` (n). exact/rank.c */
+int fpq_rank(const fpq_ranking *ranking, const fpq_answers *answers, int64_t i, const int64_t *ids, int64_t n,
+             float *distances);
 void fpq_results_make_room(fpq_results *r); /* for another pair, unless r->failed */
 void fpq_results_first_k(fpq_results *r);   /* a reservoir holds k pairs for the first time */
 

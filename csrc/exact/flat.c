@@ -13,14 +13,12 @@
 
 enum {
     ROW_BATCH = 96,
-    QUERY_BATCH = 64,         /* the numbers that at_least compares: one word says which queries a row may answer */
-    DIRECT_BATCH = 4,         /* fewer queries than these are compared row by row */
-    MIN_RANGE_ROWS = 1024,    /* per task, where the rows are shared among threads */
-    MIN_SMALL_QUERIES = 64,   /* a small index is packed for no fewer queries, */
-    MIN_SMALL_K = 8,          /* and without int8 products for no fewer neighbours */
-    MIN_TASK_PAIRS = 1 << 14, /* one thread is through with fewer distances before another has begun */
-    POLL_ROWS = 1 << 12,      /* between two questions whether to stop */
-    AHEAD = 8                 /* rows that are on their way from memory */
+    QUERY_BATCH = 64,       /* the numbers that at_least compares: one word says which queries a row may answer */
+    DIRECT_BATCH = 4,       /* fewer queries than these are compared row by row */
+    MIN_RANGE_ROWS = 1024,  /* per task, where the rows are shared among threads */
+    MIN_SMALL_QUERIES = 64, /* a small index is packed for no fewer queries, */
+    MIN_SMALL_K = 8,        /* and without int8 products for no fewer neighbours */
+    POLL_ROWS = 1 << 12     /* between two questions whether to stop */
 };
 
 typedef struct {
@@ -165,64 +163,4 @@ static void norms_of_batch(void *context, int64_t task, fpq_worker *worker) {
 int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads) {
     norms_job job = {fpq_active(), x, norms};
     return fpq_parallel(fpq_batches(x->n, ROW_BATCH), (size_t)x->d * sizeof(float), threads, norms_of_batch, &job);
-}
-
-typedef struct {
-    const fpq_kernels *kern;
-    const fpq_matrix *x;
-    const float *queries;
-    const int64_t *rows;
-    int64_t n;
-    fpq_metric metric;
-    float *out;
-} distances_job;
-
-static void distances_of_query(void *context, int64_t task, fpq_worker *worker) {
-    const distances_job *job = context;
-    const float *query = job->queries + task * job->x->d;
-    const int64_t *rows = job->rows + task * job->n;
-    float *out = job->out + task * job->n, *scratch = (float *)(void *)worker->scratch;
-    const ptrdiff_t apart = job->x->col_stride; /* where numbers do not follow each other, the first one must do */
-    const ptrdiff_t bytes = apart > 0 && apart <= (ptrdiff_t)sizeof(double) ? job->x->d * apart : 1;
-    for (int64_t r = 0; r < job->n; r++) {
-        if (r % 256 == 0 && fpq_stopped(worker->poll)) return;
-        if (r + AHEAD < job->n && rows[r + AHEAD] >= 0)
-            fpq_prefetch_lines(job->x->data + rows[r + AHEAD] * job->x->row_stride, bytes);
-        out[r] = rows[r] < 0 ? INFINITY : fpq_distance_to(job->kern, job->x, rows[r], query, job->metric, scratch);
-    }
-}
-
-int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
-                       fpq_metric metric, float *out, int threads) {
-    distances_job job = {fpq_active(), x, queries, rows, n, metric, out};
-    return fpq_parallel(nq, (size_t)x->d * sizeof(float), threads, distances_of_query, &job);
-}
-
-typedef struct {
-    const float *distances;
-    const int64_t *ids;
-    int64_t nq, n, batch;
-    fpq_answers answers;
-} smallest_job;
-
-static void smallest_of_batch(void *context, int64_t task, fpq_worker *worker) {
-    const smallest_job *job = context;
-    const int64_t end = task * job->batch + fpq_batch_size(job->nq, job->batch, task);
-    for (int64_t i = task * job->batch; i < end; i++) {
-        const float *distances = job->distances + i * job->n;
-        const int64_t *ids = job->ids + i * job->n;
-        fpq_results results = fpq_results_of(&job->answers, i, NULL);
-        for (int64_t p = 0; p < job->n; p++) {
-            if (p % POLL_ROWS == 0 && fpq_stopped(worker->poll)) break;
-            if (ids[p] >= 0) fpq_results_offer(&results, distances[p] <= INFINITY ? distances[p] : INFINITY, ids[p]);
-        }
-        fpq_results_finish(&results, &job->answers, i);
-    }
-}
-
-int fpq_smallest(const float *distances, const int64_t *ids, int64_t nq, int64_t n, int k, float *out, int64_t *out_ids,
-                 int threads) {
-    smallest_job job = {
-        distances, ids, nq, n, MIN_TASK_PAIRS / (n + 1) + 1, {.k = k, .distances = out, .ids = out_ids}};
-    return fpq_parallel(fpq_batches(nq, job.batch), 0, threads, smallest_of_batch, &job);
 }

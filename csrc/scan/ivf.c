@@ -275,7 +275,7 @@ static int probe_first(batch *b, query_state *state, const int64_t *probes, int 
     for (; p < count; p++) {
         const int64_t list = probes[(ptrdiff_t)p * step], end = lists->first[list + 1];
         int64_t at = lists->first[list];
-        if (p && (n_rows >= FIRST_ROWS * s->answers->k || run->n + end - at > FPQ_BLOCK_RUN)) break;
+        if (p && (n_rows >= FIRST_ROWS * state->results.k || run->n + end - at > FPQ_BLOCK_RUN)) break;
         n_rows += gather(lists, &at, end, run);
     }
     fpq_scan_run(&s->scan, &state->lut, run, &state->results);
@@ -323,8 +323,10 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
     for (int i = 0; i < b.n; i++)
         probes[i] = s->probes + s->order[task / s->ranges * s->batch + i] * s->n_probe + range;
     probe_all(&b, probes, (s->n_probe - range + s->ranges - 1) / s->ranges, s->ranges);
-    for (int i = 0; i < b.n; i++)
+    for (int i = 0; i < b.n; i++) {
+        b.states[i].results.failed |= fpq_stopped(worker->poll);
         if (fpq_results_finish(&b.states[i].results, s->answers, answer_of(s, task, i))) fpq_fail(worker);
+    }
 }
 
 /* Orders the queries by their nearest lists: neighbours probe the same lists. starts: n_lists + 1 numbers. */

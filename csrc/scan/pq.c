@@ -68,8 +68,10 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
     for (int64_t first = range * s->range_blocks; first < end && !fpq_stopped(worker->poll); first += s->tile)
         for (int i = 0; i < n; i++)
             scan_range(s, lut + i, first, first + s->tile < end ? first + s->tile : end, results + i);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        results[i].failed |= fpq_stopped(worker->poll);
         if (fpq_results_finish(results + i, s->answers, (first_query + i) * s->ranges + range)) fpq_fail(worker);
+    }
 }
 
 int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,

@@ -309,6 +309,50 @@ static fpq_answers radius_answers(int nq, const float *all, int n) {
     return (fpq_answers){.radius = n ? all[below(nq * n)] : 1, .hits = fpq_hits_make(nq)};
 }
 
+/* Re-ranking of some candidates by made-up vectors. Rows are found in a table of the ids, or are the ids, of which some
+ * are no row then. */
+static fpq_ranking random_ranking(const fpq_selector *selector, int nq, int64_t candidates) {
+    enum { BITS = 14, PLACE_BITS = 20 };
+    const int n = (int)selector->n, d = ANY_OF(1, 9, 40), by_table = selector->ids && below(2);
+    fpq_ranking ranking = {.x = matrix(by_table ? n : 2 * n, d, below(TYPES)),
+                           .metric = below(FPQ_N_METRICS),
+                           .queries = numbers(nq * d),
+                           .candidates = candidates};
+    if (!by_table) return ranking;
+    int64_t *places = INPUT(int64_t, n);
+    fpq_id_table *table = INPUT(fpq_id_table, 1);
+    *table = (fpq_id_table){OUTPUT(uint32_t, 1 << BITS), BITS, PLACE_BITS, 0, selector->ids};
+    memset(table->entries, 0, sizeof(uint32_t) << BITS);
+    for (int i = 0; i < n; i++) places[i] = i;
+    fpq_ids_insert(table, places, n);
+    ranking.rows = table;
+    return ranking;
+}
+
+/* Whether answers are the nearest of the candidates `found` by their distances to the vectors. */
+static int is_ranked(const fpq_ranking *ranking, const fpq_answers *found, const fpq_answers *answers, int nq) {
+    pair *pairs = INPUT(pair, found->k);
+    int right = 1;
+    for (int q = 0; q < nq; q++) {
+        int n = 0;
+        for (int64_t i = q * found->k; i < (q + 1) * found->k; i++) {
+            int64_t row = found->ids[i];
+            if (row >= 0 && ranking->rows) fpq_ids_find(ranking->rows, found->ids + i, 1, &row);
+            if (row < 0 || row >= ranking->x.n) continue;
+            pairs[n].id = found->ids[i];
+            right &= !fpq_flat_distances(&ranking->x, ranking->queries + q * ranking->x.d, 1, &row, 1, ranking->metric,
+                                         &pairs[n++].distance, 1);
+        }
+        qsort(pairs, (size_t)n, sizeof *pairs, by_distance);
+        for (int i = 0; i < answers->k; i++) {
+            const pair expected = i < n ? pairs[i] : (pair){INFINITY, -1};
+            right &= answers->distances[q * answers->k + i] == expected.distance;
+            right &= answers->ids[q * answers->k + i] == expected.id;
+        }
+    }
+    return right;
+}
+
 typedef struct {
     const char *name;
     void (*run)(void);

@@ -75,6 +75,16 @@ cdef extern from "fpq.h" nogil:
         float *distances
         int64_t *ids
         int64_t n
+    ctypedef struct fpq_id_table:
+        void *entries
+        int bits, place_bits, wide
+        const int64_t *ids
+    ctypedef struct fpq_ranking:
+        fpq_matrix x
+        fpq_metric metric
+        const float *queries
+        const fpq_id_table *rows
+        int64_t candidates
     ctypedef struct fpq_answers:
         int64_t k
         float *distances
@@ -83,6 +93,7 @@ cdef extern from "fpq.h" nogil:
         fpq_hits *hits
         int unsorted
         const int64_t *rows_of
+        const fpq_ranking *ranking
     fpq_hits *fpq_hits_make(int64_t nq)
     void fpq_hits_counts(const fpq_hits *hits, int64_t nq, int64_t *out)
     void fpq_hits_copy(const fpq_hits *hits, int64_t nq, float *distances, int64_t *ids)
@@ -122,10 +133,6 @@ cdef extern from "fpq.h" nogil:
     int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *rows,
                    const float *distances, int64_t n, int64_t closest, const fpq_answers *answers, int threads)
 
-    ctypedef struct fpq_id_table:
-        void *entries
-        int bits, place_bits, wide
-        const int64_t *ids
     void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places)
     void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n)
     void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone,

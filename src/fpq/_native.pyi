@@ -94,8 +94,23 @@ def set_bits(places: Int64, bits: UInt64) -> None: ...
 class Answers: ...
 
 @final
+class Ranking:
+    def __new__(
+        cls, x: Array, metric: int, exponent: int, table: tuple[UInt8, int, int, bool] | None, ids: Int64 | None
+    ) -> Ranking: ...
+
+@final
 class TopK(Answers):
-    def __new__(cls, distances: Float32, ids: Int64, sort: bool = True, rows_of: Int64 | None = None) -> TopK: ...
+    def __new__(
+        cls,
+        distances: Float32,
+        ids: Int64,
+        sort: bool = True,
+        rows_of: Int64 | None = None,
+        by: Ranking | None = None,
+        queries: Float32 | None = None,
+        candidates: int = 0,
+    ) -> TopK: ...
 
 def plane_bytes(w: int, bits: int, plane: int) -> int: ...
 

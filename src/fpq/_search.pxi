@@ -28,18 +28,44 @@ cdef class Answers:
 
 
 @cython.final
+cdef class Ranking:
+    """Vectors for re-ranking, read times 2**exponent; a table of the ids of their rows, or None twice: ids are rows."""
+    cdef _Matrix rows
+    cdef fpq_ranking c
+    cdef fpq_id_table table
+    cdef tuple arrays
+
+    def __cinit__(self, object x, fpq_metric metric, int exponent, tuple table, const int64_t[::1] ids):
+        self.rows, self.arrays = _Matrix(x, exponent), (table, ids)
+        self.c.x, self.c.metric = self.rows.c, metric
+        if table is not None:
+            self.table = _id_table(table, ids)
+            self.c.rows = &self.table
+
+
+@cython.final
 cdef class TopK(Answers):
-    """The k nearest: distances and ids (nq, k) receive them. With rows_of, ids receives rows that have these ids."""
+    """The k nearest: distances and ids (nq, k) receive them. With rows_of, ids receives rows that have these ids.
+
+    by: what ranks the `candidates` nearest again, by the distances to `queries` (nq, d); None: nothing.
+    """
     cdef float[:, ::1] distances
     cdef int64_t[:, ::1] ids
     cdef const int64_t[::1] rows_of
+    cdef Ranking by
+    cdef fpq_ranking ranking
 
     def __cinit__(self, float[:, ::1] distances, int64_t[:, ::1] ids, bint sort=True,
-                  const int64_t[::1] rows_of=None):
-        self.distances, self.ids, self.rows_of = distances, ids, rows_of
+                  const int64_t[::1] rows_of=None, Ranking by=None, const float[:, ::1] queries=None,
+                  int64_t candidates=0):
+        self.distances, self.ids, self.rows_of, self.by = distances, ids, rows_of, by
         self.c.k, self.c.distances, self.c.ids = ids.shape[1], &distances[0, 0], &ids[0, 0]
         self.c.unsorted = not sort
         if rows_of is not None: self.c.rows_of = &rows_of[0]
+        if by is not None:
+            self.ranking = by.c
+            self.ranking.queries, self.ranking.candidates = &queries[0, 0], candidates
+            self.c.ranking = &self.ranking
 
 
 @cython.final

@@ -64,16 +64,37 @@ class Index(Changes):
         return metric.prepare(queries, n_threads) if metric.unit_length else queries, single
 
     def _nearest(
-        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, sort: bool = True, **effort: Any
-    ) -> tuple[Float32, Int64]:
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, sort: bool = True,
+        candidates: int = 0, **effort: Any,
+    ) -> tuple[Float32, Int64]:  # fmt: skip
         """The k <= n nearest neighbours of prepared queries: ascending distances and ids, (nq, k) each.
 
         Without `sort`, neighbours are in any order.
+        candidates: rank so many again, by their exact distances to the kept vectors; 0: none.
         """
         distances, ids = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         queries, power = self._scaled(queries)
-        self._scan(queries, power, _native.TopK(distances, ids, sort), allowed, n_threads, **effort)
+        answers = self._top_k(distances, ids, queries, power, candidates, sort=sort)
+        self._scan(queries, power, answers, allowed, n_threads, **effort)
         return scaling.unscaled(distances, power, self._metric.inner_product) if power else distances, ids
+
+    def _top_k(
+        self, distances: Float32, ids: Int64, queries: Float32, power: int, candidates: int, *, sort: bool = True
+    ) -> _native.TopK:
+        """What a search for queries, scaled by 2**power, is to find; further arguments as for `_nearest`."""
+        if not candidates:
+            return _native.TopK(distances, ids, sort)
+        return _native.TopK(distances, ids, sort, None, self._ranking(power), queries, candidates)
+
+    def _ranking(self, power: int) -> _native.Ranking:
+        """The kept vectors, scaled by 2**power for squared distances, as kernels read them."""
+        power, memo = 0 if self._metric.inner_product else power, self._lock.memo
+        ranking: _native.Ranking | None = None if power else memo.get("ranking")
+        if ranking is None:
+            ranking = _native.Ranking(self._vectors.data, self._metric.kernel, power, *self._ids.native_table())
+            if not power:
+                memo["ranking"] = ranking
+        return ranking
 
     @property
     def _largest(self) -> float:

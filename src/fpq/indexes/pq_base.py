@@ -283,27 +283,30 @@ class CodeIndex(Index):
         if self.refine is None and rerank is None:
             return self._nearest(queries, k, allowed, n_threads, **effort)
         n = min((rerank or REFINED) * k, len(self))
+        n_exact = (n if self.refine is None else min(n, k + k // 2 + 8)) if self.keep_vectors else 0
+        of_file = isinstance(self._vectors, VectorFile)
+        width, effort["candidates"] = (n_exact, 0) if of_file else (k, n_exact)
         if self.refine is None:
-            ids = self._nearest(queries, n, allowed, n_threads, sort=False, **effort)[1]
-            return self._reranked(queries, ids, k, n_threads)
-        if not self.keep_vectors:
-            return self._refined(queries, n, k, allowed, n_threads, **effort)
-        ids = self._refined(queries, n, min(n, k + k // 2 + 8), allowed, n_threads, **effort)[1]
-        return self._reranked(queries, ids, k, n_threads)
+            found = self._nearest(queries, width, allowed, n_threads, sort=not of_file, **effort)
+        else:
+            found = self._refined(queries, n, width, allowed, n_threads, **effort)
+        return self._reranked(queries, found[1], k, n_threads) if of_file else found
 
     def _refined(
-        self, queries: Float32, n: int, k: int, allowed: Bits | None, n_threads: int, **effort: Any
+        self, queries: Float32, n: int, k: int, allowed: Bits | None, n_threads: int, candidates: int = 0, **effort: Any
     ) -> tuple[Float32, Int64]:
-        """The k nearest of the n nearest codes of prepared queries, by refined distances."""
+        """The k nearest of the n nearest codes, by refined distances; `candidates` as for `_nearest`."""
         assert self._refinement is not None
         distances, rows = np.empty((len(queries), n), np.float32), np.empty((len(queries), n), np.int64)
         queries, power = self._scaled(queries)
         planes, ids, inner = self._planes, self._row_ids, self._metric.inner_product
         self._scan(queries, power, _native.TopK(distances, rows, False, ids), allowed, n_threads, **effort)
-        found = self._refinement.search(
-            planes, ids, inner, power, self.quantizer.rotate(queries, n_threads), rows, distances, k, n_threads
-        )
-        return scaling.unscaled(found[0], power, inner), found[1]
+        found, nearest = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        self._refinement.search(
+            planes, ids, inner, power, self.quantizer.rotate(queries, n_threads), rows, distances, candidates or k,
+            self._top_k(found, nearest, queries, power, candidates), n_threads,
+        )  # fmt: skip
+        return scaling.unscaled(found, power, inner), nearest
 
     @property
     @abstractmethod

@@ -51,21 +51,27 @@ class IdTable:
 
     def find(self, ids: Int64, wanted: Int64, n: int, places: Callable[[], Iterable[Int64]]) -> Int64:
         """The place of each wanted id, -1 for an unknown id; `places` yields all `n` places in pieces."""
-        entries = self._entries  # a concurrent search may build the same table
-        if entries is None:
+        if self._entries is None:
             self._n_scanned += len(wanted)
             if self._n_scanned <= SCANS:
                 return _scan(ids, wanted, places())
-            entries = _empty(n, len(ids))
-            for piece in places():
-                _native.ids_insert(entries, ids, piece)
-            self._n = n
-            self._entries = entries
+        entries = self.entries(ids, n, places)
         found = np.empty(len(wanted), dtype=np.int64)
         for start in range(0, len(wanted), PIECE):
             chunk = slice(start, start + PIECE)
             _native.ids_find(entries, ids, wanted[chunk], found[chunk])
         return found
+
+    def entries(self, ids: Int64, n: int, places: Callable[[], Iterable[Int64]]) -> Entries:
+        """The entries for kernels, built on demand; arguments as for `find`."""
+        entries = self._entries  # a concurrent search may build the same table
+        if entries is None:
+            entries = _empty(n, len(ids))
+            for piece in places():
+                _native.ids_insert(entries, ids, piece)
+            self._n = n
+            self._entries = entries
+        return entries
 
     def reserve(self, ids: Int64, n: int) -> None:
         """Make room for `n` further ids, at places in the array `ids`; drop the table if building anew is cheaper."""
@@ -129,6 +135,13 @@ class Ids:
     def native(self) -> Int64 | None:
         """The ids in the form that kernels take: int64 (n,), or None for row numbers."""
         return None if self._values is None else self._values.data[: self.n]
+
+    def native_table(self) -> tuple[Entries | None, Int64 | None]:
+        """The table of the ids and its array, as kernels take them; None twice for row numbers."""
+        if self._values is None:
+            return None, None
+        ids = self._values.data
+        return self._table.entries(ids, self.n, partial(_rows, self.n)), ids
 
     @property
     def values(self) -> Int64:

@@ -170,21 +170,19 @@ class Refinement:
 
     def search(
         self, planes: Planes, ids: Int64 | None, inner_product: bool, power: int, queries: Float32, rows: Int64,
-        distances: Float32, k: int, n_threads: int,
-    ) -> tuple[Float32, Int64]:  # fmt: skip
-        """The k nearest of the candidates `rows` (nq, n), by refined distances: ascending distances and ids.
+        distances: Float32, k: int, answers: _native.TopK, n_threads: int,
+    ) -> None:  # fmt: skip
+        """Find the k nearest of the candidates `rows` (nq, n), by refined distances.
 
         Queries, rotated and scaled by 2**power, have these `distances` (nq, n) to the codes. Of two planes, all
         candidates read the first and the ``2 * k + 8`` nearest by the first read the second.
         """
-        found, nearest = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
         shift = self.exponent if inner_product else self.exponent + power
         unit = 2.0 ** (2 * self.exponent if inner_product else 2 * shift)
         self._native.search(
-            *planes, ids, inner_product, self.centre, 2.0**-shift, unit, queries, rows, distances, 2 * k + 8,
-            _native.TopK(found, nearest), n_threads,
+            *planes, ids, inner_product, self.centre, 2.0**-shift, unit, queries, rows, distances, 2 * k + 8, answers,
+            n_threads,
         )  # fmt: skip
-        return found, nearest
 
     def state(self) -> State:
         """The state that a file stores, beside that of the columns."""
