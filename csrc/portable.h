@@ -13,6 +13,7 @@
 #define FPQ_RESTRICT __restrict
 #define FPQ_ALIGN(bytes) __declspec(align(bytes))
 #define FPQ_PREFETCH(p) ((void)(p))
+#define FPQ_PREFETCH_L2(p) ((void)(p))
 #define FPQ_UNROLL
 #define FPQ_IN_REGISTER(x) ((void)0)
 #else
@@ -20,6 +21,7 @@
 #define FPQ_RESTRICT restrict
 #define FPQ_ALIGN(bytes) __attribute__((aligned(bytes)))
 #define FPQ_PREFETCH(p) __builtin_prefetch(p)
+#define FPQ_PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 /* The loop that follows has few rounds, known to the compiler: a copy of its body for each. */
 #if defined(__clang__)
 #define FPQ_UNROLL _Pragma("clang loop unroll(full)")

@@ -132,7 +132,7 @@ void fpq_precomputed_free(fpq_precomputed *p) {
 
 void fpq_precomputed_prefetch(const fpq_precomputed *p, int64_t list) {
     const int entries = (int)n_entries(p->adc);
-    for (int e = 0; e < entries; e += 32) FPQ_PREFETCH(p->lists[list].entries + e);
+    for (int e = 0; e < entries; e += 32) FPQ_PREFETCH_L2(p->lists[list].entries + e);
 }
 
 void fpq_lut_make_precomputed(const fpq_precomputed *p, const fpq_lut16 *query, int64_t list, const float *residual,

@@ -154,10 +154,11 @@ static int is_empty(const fpq_lists *lists, int64_t list) {
     return !any;
 }
 
+/* To the L2 cache: the L1 cache is for tables and the blocks that are scanned. */
 static void prefetch_list(const search *s, int64_t list) {
     for (int64_t b = s->lists->first[list]; b < s->lists->first[list + 1]; b++) {
         const uint8_t *codes = s->scan.blocks + (ptrdiff_t)s->lists->block_ids[b] * 64 * s->scan.code_size;
-        for (int o = 0; o < s->scan.code_size; o++) FPQ_PREFETCH(codes + o * 64);
+        for (int o = 0; o < s->scan.code_size; o++) FPQ_PREFETCH_L2(codes + o * 64);
     }
     if (s->precomputed.lists) fpq_precomputed_prefetch(&s->precomputed, list);
 }
