@@ -440,6 +440,7 @@ int fpq_lsh_buckets(const fpq_hashes *hashes, const fpq_matrix *x, uint8_t *code
 int fpq_c2lsh_search(const fpq_hashes *hashes, const fpq_c2lsh *c, const fpq_lsh_rows *rows, const float *queries,
                      int64_t nq, int k, float *distances, int64_t *ids, fpq_lsh_stats *stats, int threads);
 
+#include "fpq_cells.h"
 #include "fpq_pmlsh.h"
 #include "fpq_sets.h"
 

@@ -67,6 +67,15 @@ def take_rows(x: Array, rows: Int64, n_threads: int) -> Array:
     return taken
 
 
+def float_rows(x: Array, n_threads: int) -> Float32:
+    """The rows of x as float32 in C order, of a matrix of a type that the kernels read; a copy only if necessary."""
+    if x.dtype == np.float32 and x.flags.c_contiguous:
+        return x
+    rows = np.empty(x.shape, np.float32)
+    _native.copy_rows(x, None, rows, n_threads)
+    return rows
+
+
 def copy_rows(source: Array, target: Array) -> None:
     """Copy the rows of `source` to the first rows of `target`, COPY_BYTES at a time."""
     step = max(1, COPY_BYTES // max(1, source[:1].nbytes))

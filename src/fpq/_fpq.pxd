@@ -38,6 +38,14 @@ cdef extern from "fpq.h" nogil:
         const int64_t *rows
         int64_t n
     int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads)
+    ctypedef struct fpq_cells:
+        const float *centroids
+        int d, n
+        const int64_t *first
+        const int64_t *members
+    int fpq_assign_in_cells(const fpq_cells *cells, const float *x, int64_t n, const int64_t *of_rows, int per_row,
+                            int32_t *ids, int threads)
+    int fpq_move_to_means(const float *x, const int64_t *first, int64_t k, int d, float *centroids, int threads)
     int fpq_assign_anisotropic(const fpq_codebooks *cb, const fpq_rows *data, const float *directions, float weight,
                                int32_t *ids, double *parallel, int threads)
     int FPQ_CANDIDATES_PER_ROUND, FPQ_CENTROIDS_PER_ROUND

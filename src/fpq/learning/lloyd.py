@@ -98,7 +98,7 @@ class LocalRows:
 
     def block(self, rows: slice) -> Array:
         """Consecutive rows."""
-        return self.x[rows] if self.rows is None else self.x[self.rows[rows]]
+        return self.x[rows] if self.rows is None else take_rows(self.x, self.rows[rows], self.n_threads)
 
     def blocks(self, size: int) -> list[slice]:
         """The rows in blocks of `size`."""
@@ -112,7 +112,7 @@ class LocalRows:
         for block in self.blocks(CHANGE_ROWS):
             piece = change(take_rows(self.x, self.rows[block], self.n_threads), self.n_threads)
             out = np.empty((self.n, piece.shape[1]), piece.dtype) if out is None else out
-            out[block] = piece
+            _native.copy_rows(piece, None, out[block], self.n_threads)
         assert out is not None
         return LocalRows(out, None, self.n_threads)
 

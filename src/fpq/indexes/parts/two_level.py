@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 
 from fpq import _native, progress
+from fpq._arrays import float_rows
 from fpq._checks import Array, Float32, Int32, Int64
-from fpq.learning.kmeans import KMeans, even_offsets, learn_centroids, nearest_centroids
+from fpq.learning.kmeans import KMeans, learn_centroids, nearest_centroids
 from fpq.learning.lloyd import LocalRows, TrainingRows
 
 LEAST_LISTS = 8192  # smallest number of lists for two-level training and assignment
@@ -30,20 +31,22 @@ class TwoLevel:
         n = math.isqrt(len(centroids))
         kmeans = KMeans(n, n_iter=N_ITER, capacity=1.5, n_threads=n_threads)
         kmeans._learn(centroids, n_threads)
-        self.centres = kmeans.centroids
-        self._norms = np.empty(n, dtype=np.float32)
+        # A cell without centroids is of no use.
+        used, labels = np.unique(kmeans.predict(centroids), return_inverse=True)
+        self.centres = kmeans.centroids[used]
+        self._norms = np.empty(len(used), dtype=np.float32)
         _native.flat_norms(self.centres, self._norms, n_threads)
-        labels = kmeans.predict(centroids)
-        self._members = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=n))[:-1])
-        self._table = np.full((n, max(map(len, self._members))), -1, dtype=np.int64)
-        for row, members in zip(self._table, self._members, strict=True):
-            row[: len(members)] = members
+        self._members: Int64 = np.argsort(labels, kind="stable")
+        self._sizes: Int64 = np.bincount(labels)
+        self._first: Int64 = np.concatenate([[0], np.cumsum(self._sizes)])
+        self._table = np.full((len(used), self._sizes.max()), -1, dtype=np.int64)
+        for row, first, size in zip(self._table, self._first, self._sizes, strict=False):
+            row[:size] = self._members[first : first + size]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays, without the centroids."""
-        members = sum(array.nbytes for array in self._members)
-        return self.centres.nbytes + self._norms.nbytes + self._table.nbytes + members
+        return self.centres.nbytes + self._norms.nbytes + self._table.nbytes + self._members.nbytes + self._first.nbytes
 
     def _nearest_cells(self, queries: Float32, n: int, n_threads: int) -> Int64:
         """The n nearest cells of each query, int64 (nq, n)."""
@@ -58,29 +61,9 @@ class TwoLevel:
         labels = np.empty(len(x), dtype=np.int32)
         for start in range(0, len(x), CHUNK_ROWS):
             chunk = slice(start, start + CHUNK_ROWS)
-            labels[chunk] = self._nearest(x[chunk], n_threads)
-        return labels
-
-    def _nearest(self, x: Array, n_threads: int) -> Int32:
-        rows = np.ascontiguousarray(x, dtype=np.float32)
-        cells = self._nearest_cells(rows, min(ASSIGN_CELLS, len(self.centres)), n_threads)
-        keys = cells.astype(np.uint16)  # there are at most 4096 cells, and NumPy sorts 16 bits in linear time
-        order = np.argsort(keys, axis=None, kind="stable")
-        ends = np.cumsum(np.bincount(cells.ravel(), minlength=len(self.centres)))
-        found = np.full(cells.size, -1, np.int64)
-        offsets = even_offsets(x.shape[1], 1)
-        for members, pairs in zip(self._members, np.split(order, ends[:-1]), strict=True):
-            if not len(pairs) or not len(members):
-                continue
-            ids = np.empty((1, len(pairs)), np.int32)
-            centroids = np.ascontiguousarray(self.centroids[members])[None]
-            _native.assign(centroids, offsets, x, pairs // cells.shape[1], ids, None, n_threads)
-            found[pairs] = members[ids[0]]
-        candidates = found.reshape(cells.shape)
-        errors = np.empty(cells.shape, np.float32)
-        _native.flat_distances(self.centroids, rows, candidates, False, errors, n_threads)
-        least = (errors == errors.min(axis=1, keepdims=True)) & (candidates >= 0)
-        labels: Int32 = np.where(least, candidates, np.iinfo(np.int32).max).min(axis=1).astype(np.int32)
+            rows = float_rows(x[chunk], n_threads)
+            cells = self._nearest_cells(rows, min(ASSIGN_CELLS, len(self.centres)), n_threads)
+            _native.assign_in_cells(self.centroids, self._first, self._members, rows, cells, labels[chunk], n_threads)
         return labels
 
     def serves(self, n_probe: int) -> bool:
@@ -94,7 +77,7 @@ class TwoLevel:
     def probe(self, queries: Float32, n_probe: int, n_threads: int) -> Int64:
         """The `n_probe` nearest centroids in the nearest cells of each query, nearest first: int64 (nq, n_probe)."""
         n = self._probed_cells(n_probe)
-        while np.sort([len(members) for members in self._members])[:n].sum() < n_probe:
+        while np.sort(self._sizes)[:n].sum() < n_probe:
             n += 1
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
         step = max(1, CHUNK_VALUES // (n * self._table.shape[1]))
@@ -165,9 +148,8 @@ def refined(rows: TrainingRows, two_level: TwoLevel) -> Float32:
 
 def _moved(x: Array, sizes: Int64, n_threads: int, centroids: Float32) -> Float32:
     """Some centroids, moved to the means of their rows x, which are in the order of the centroids."""
-    moved, used = centroids.copy(), np.flatnonzero(sizes)
-    if len(used):
-        differences = x.astype(np.float32) - np.repeat(centroids, sizes, axis=0)
-        sums = np.add.reduceat(differences, (np.cumsum(sizes) - sizes)[used])
-        moved[used] += sums / sizes[used, None]
+    moved = centroids.copy()
+    if len(x):
+        first = np.concatenate([[0], np.cumsum(sizes)])
+        _native.move_to_means(float_rows(x, n_threads), first, moved, n_threads)
     return moved
