@@ -221,7 +221,7 @@ def assign(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object 
 
 def assign_in_cells(const float[:, ::1] centroids, const int64_t[::1] first, const int64_t[::1] members,
                     const float[:, ::1] x, const int64_t[:, ::1] of_rows, int32_t[::1] ids, int threads):
-    """The nearest centroid of each row of x in its cells of_rows (n, p); cell c holds members[first[c]:first[c + 1]]."""
+    """The nearest centroid of each row in its cells of_rows (n, p); cell c holds members[first[c]:first[c + 1]]."""
     cdef fpq_cells cells = fpq_cells(&centroids[0, 0], <int>x.shape[1], <int>first.shape[0] - 1, &first[0], &members[0])
     with nogil:
         _done(fpq_assign_in_cells(&cells, &x[0, 0], x.shape[0], &of_rows[0, 0], <int>of_rows.shape[1], &ids[0],

@@ -53,9 +53,10 @@ class Metric:
 
 def negated(distances: Float32) -> Float32:
     """Negate distances in place; 0 stays 0, where a negation would give -0."""
-    return np.subtract(np.float32(0), distances, out=distances)
+    return np.subtract(_ZERO, distances, out=distances)
 
 
+_ZERO = np.float32(0)
 L2 = Metric("l2", _native.L2, inner_product=False, unit_length=False, euclidean=True)
 INNER_PRODUCT = Metric("ip", _native.IP, inner_product=True, unit_length=False, euclidean=False)
 COSINE = Metric("cosine", _native.IP, inner_product=True, unit_length=True, euclidean=True)
