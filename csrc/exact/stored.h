@@ -23,23 +23,26 @@ FPQ_INLINE float fpq_negated_product(float sum, const fpq_kernels *kern, const f
     return product > FLT_MAX ? -INFINITY : product < -FLT_MAX ? INFINITY : (float)-product;
 }
 
-/* The distance of one stored row. A row that is neither float32 nor uint8, or is scaled, is first read into scratch (d
- * floats). */
+/* The distance of one stored row. A row of other numbers than those of the kernels, or one that is scaled, is first
+ * read into scratch (d floats). */
 FPQ_INLINE float fpq_distance_to(const fpq_kernels *kern, const fpq_matrix *x, int64_t row, const float *q,
                                  fpq_metric metric, float *scratch) {
+    const fpq_metric_kernels *distance_of = kern->metric + metric;
     const int d = (int)x->d;
-    const char *at = x->data + row * x->row_stride;
-    if (x->dtype == FPQ_U8 && x->col_stride == 1 && !x->exponent) {
-        const uint8_t *bytes = (const uint8_t *)at;
-        const float distance = kern->metric[metric].u8(q, bytes, d);
-        return metric == FPQ_IP ? fpq_negated_product(distance, kern, x, row, q, scratch) : distance;
-    }
-    const float *floats = (const float *)(const void *)at;
-    if (x->dtype != FPQ_F32 || x->col_stride != (ptrdiff_t)sizeof(float) || x->exponent) {
+    const void *at = x->data + row * x->row_stride;
+    float distance;
+    if (x->dtype == FPQ_F32 && x->col_stride == sizeof(float) && !x->exponent) {
+        distance = distance_of->f32(q, at, d);
+    } else if (x->dtype == FPQ_U8 && x->col_stride == 1 && !x->exponent) {
+        distance = distance_of->u8(q, at, d);
+    } else if (x->dtype == FPQ_F16 && x->col_stride == sizeof(uint16_t) && !x->exponent) {
+        distance = distance_of->f16(q, at, d);
+    } else if (x->dtype == FPQ_BF16 && x->col_stride == sizeof(uint16_t) && !x->exponent) {
+        distance = distance_of->bf16(q, at, d);
+    } else {
         kern->read_rows(x, NULL, row, 1, 0, d, NULL, scratch);
-        floats = scratch;
+        distance = distance_of->f32(q, scratch, d);
     }
-    const float distance = kern->metric[metric].f32(q, floats, d);
     return metric == FPQ_IP ? fpq_negated_product(distance, kern, x, row, q, scratch) : distance;
 }
 

@@ -25,6 +25,8 @@ FPQ_INLINE vf vf_set(float x);
 FPQ_INLINE vf vf_load(const float *p);
 FPQ_INLINE vf vf_load_part(const float *p, int n); /* n < LANES numbers, nothing behind them is read; the rest is 0 */
 FPQ_INLINE vf vf_load_u8(const uint8_t *p);        /* LANES bytes */
+FPQ_INLINE vf vf_load_f16(const uint16_t *p);      /* LANES finite halves of IEEE 754 */
+FPQ_INLINE vf vf_load_bf16(const uint16_t *p);     /* LANES bfloat16 */
 FPQ_INLINE void vf_store(float *p, vf x);
 FPQ_INLINE vf vf_add(vf a, vf b);
 FPQ_INLINE vf vf_sub(vf a, vf b);

@@ -25,6 +25,10 @@ FPQ_INLINE vf vf_load_part(const float *p, int n) {
 FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
+FPQ_INLINE vf vf_load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+FPQ_INLINE vf vf_load_bf16(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
 FPQ_INLINE void vf_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
 FPQ_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }

@@ -24,6 +24,10 @@ FPQ_INLINE vf vf_load_part(const float *p, int n) { return _mm512_maskz_loadu_ps
 FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
+FPQ_INLINE vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+FPQ_INLINE vf vf_load_bf16(const uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
 FPQ_INLINE void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 FPQ_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }

@@ -25,6 +25,8 @@ FPQ_INLINE vf vf_load_u8(const uint8_t *p) {
     const float x[4] = {p[0], p[1], p[2], p[3]};
     return vld1q_f32(x);
 }
+FPQ_INLINE vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+FPQ_INLINE vf vf_load_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 FPQ_INLINE void vf_store(float *p, vf x) { vst1q_f32(p, x); }
 FPQ_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 FPQ_INLINE vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }

@@ -10,9 +10,12 @@
 enum { FPQ_LUT_QUERIES = 4 }; /* queries whose tables are made in one pass over a codebook */
 
 #define FPQ_METRIC_KERNELS(X)                                                                                          \
-    /* L2: the squared distance of a float32 query and one stored row. */                                              \
+    /* L2: the squared distance of a float32 query and one stored row. Numbers of 16 bits have the result of float32.  \
+     */                                                                                                                \
     X(float, l2_f32, (const float *q, const float *x, int d))                                                          \
     X(float, l2_u8, (const float *q, const uint8_t *x, int d))                                                         \
+    X(float, l2_f16, (const float *q, const uint16_t *x, int d))                                                       \
+    X(float, l2_bf16, (const float *q, const uint16_t *x, int d))                                                      \
     /* Tables of n <= FPQ_LUT_QUERIES queries, ldq apart: out[i][c] = sum over t of (q[i][t] - c[t])^2, added in the   \
      * order of t, each product rounded (no fused multiply-add), so that every instruction set gives the same bits. */ \
     X(void, table_l2,                                                                                                  \
@@ -20,6 +23,8 @@ enum { FPQ_LUT_QUERIES = 4 }; /* queries whose tables are made in one pass over 
     /* Inner product: not negated for a stored row, whose sum may have to be taken again (exact/stored.h). */          \
     X(float, ip_f32, (const float *q, const float *x, int d))                                                          \
     X(float, ip_u8, (const float *q, const uint8_t *x, int d))                                                         \
+    X(float, ip_f16, (const float *q, const uint16_t *x, int d))                                                       \
+    X(float, ip_bf16, (const float *q, const uint16_t *x, int d))                                                      \
     /* out[i][c] = -(sum over t of q[i][t] * c[t]), in the order of t, with rounded products. */                       \
     X(void, table_ip,                                                                                                  \
       (const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out))             \
@@ -34,6 +39,8 @@ enum { FPQ_LUT_QUERIES = 4 }; /* queries whose tables are made in one pass over 
 typedef struct {
     float (*f32)(const float *q, const float *x, int d);
     float (*u8)(const float *q, const uint8_t *x, int d);
+    float (*f16)(const float *q, const uint16_t *x, int d);
+    float (*bf16)(const float *q, const uint16_t *x, int d);
     void (*table)(const float *q, ptrdiff_t ldq, int n, int d, const float *packed, int n_blocks, float *const *out);
 } fpq_metric_kernels;
 
