@@ -332,6 +332,9 @@ def test_import_of_the_sources_says_what_to_do(tmp_path: Path) -> None:
 def test_the_other_package_of_this_name(tmp_path: Path) -> None:
     for module in PACKAGE.glob("_native*"):
         shutil.copy(module, sources(tmp_path) / "fpq" if not (tmp_path / "fpq").exists() else tmp_path / "fpq")
+    libraries = PACKAGE.with_name("fpq_ann.libs")  # where a wheel has the OpenMP runtime
+    if libraries.exists():
+        shutil.copytree(libraries, tmp_path / libraries.name)
     (tmp_path / "fpq" / "quaternion.py").touch()
     done = python("import fpq", tmp_path, PYTHONPATH="")
     assert "pip uninstall fpq fpq-ann" in done.stderr
