@@ -121,3 +121,13 @@ def test_mapped_slot_ids_that_are_not_those_of_the_index(tmp_path: Path) -> None
         index.reconstruct([199])
     with pytest.raises(fpq.FormatError, match="the ids of the index"):
         index.verify()
+
+
+@pytest.mark.parametrize("file", ["ivfpq", "ivfpq-tuned"])  # ids of their own, row numbers
+@pytest.mark.parametrize("moved", [-(2**40), 2**40])
+def test_reranking_of_mapped_slot_ids_that_name_no_vector(file: str, moved: int, tmp_path: Path) -> None:
+    kind, params, arrays = hostile.read((hostile.make.FOLDER / f"{file}.fpq").read_bytes())
+    arrays["slot_ids"] = arrays["slot_ids"] + moved
+    (tmp_path / "a").write_bytes(hostile.write(kind, params, arrays))
+    index = fpq.load(tmp_path / "a", mmap=True)
+    assert index.search(np.zeros((3, index.dim)), k=2, n_probe=1000, rerank=3).ids.max() == -1
