@@ -256,6 +256,8 @@ def main(arguments: list[str]) -> None:
     for method in pipes:
         mine = [row for row in rows if row["method"] == method]
         print(f"{method:34}" + "".join(f"{rate_at(mine, target):10.0f}" for target in TARGETS))
+    for pipe, _ in pipes.values():
+        pipe.send(None)
 
 
 if __name__ == "__main__":
