@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -420,3 +421,30 @@ def test_threads_of_a_forked_child_come_first_together() -> None:
         except BaseException:
             os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_re_ranking_gives_up_the_interpreter_lock() -> None:
+    """A scan of few codes keeps the lock, but not if many numbers of vectors are read after it."""
+    x = RNG.normal(size=(N, 256)).astype(np.float32)
+    index = fpq.PQIndex(8, nbits=4, keep_vectors=True).fit(x).add(x)
+    begun, ended, turns = threading.Event(), threading.Event(), 0
+
+    def take_turns() -> None:
+        nonlocal turns
+        while not ended.is_set():
+            turns += 1
+            begun.set()
+            time.sleep(0)
+
+    interval = sys.getswitchinterval()
+    worker = threading.Thread(target=take_turns)
+    sys.setswitchinterval(100)  # nobody has to give up the lock
+    try:
+        worker.start()
+        assert begun.wait(60)
+        before = turns
+        assert any(index.search(x[0], 10, rerank=N // 10, n_threads=1) and turns > before for _ in range(20_000))
+    finally:
+        ended.set()
+        sys.setswitchinterval(interval)
+        worker.join()

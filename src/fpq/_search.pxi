@@ -25,6 +25,7 @@ cdef class _Held:
 cdef class Answers:
     """The k nearest of each query, or all within a radius."""
     cdef fpq_answers c
+    cdef int64_t work  # numbers that re-ranking reads per query, for `_released`
 
 
 @cython.final
@@ -53,6 +54,7 @@ cdef class TopK(Answers):
     cdef int64_t[:, ::1] ids
     cdef const int64_t[::1] rows_of
     cdef Ranking by
+    cdef const float[:, ::1] queries
     cdef fpq_ranking ranking
 
     def __cinit__(self, float[:, ::1] distances, int64_t[:, ::1] ids, bint sort=True,
@@ -63,7 +65,7 @@ cdef class TopK(Answers):
         self.c.unsorted = not sort
         if rows_of is not None: self.c.rows_of = &rows_of[0]
         if by is not None:
-            self.ranking = by.c
+            self.queries, self.work, self.ranking = queries, candidates * queries.shape[1], by.c
             self.ranking.queries, self.ranking.candidates = &queries[0, 0], candidates
             self.c.ranking = &self.ranking
 
@@ -108,7 +110,7 @@ cdef class ADC(_Held):
                const uint64_t[::1] allowed, int64_t n, Answers answers, int threads):
         """Search all n codes."""
         cdef fpq_selector selector = _selector(ids, allowed, n)
-        cdef PyThreadState *state = _released(queries.shape[0] * n * blocks.shape[1])
+        cdef PyThreadState *state = _released(queries.shape[0] * (n * blocks.shape[1] + answers.work))
         cdef int status = fpq_adc_search(&self.c, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector,
                                          &answers.c, threads)
         _ended(state, status)
@@ -128,7 +130,7 @@ cdef class ADC(_Held):
         else:
             probed.lists = &probes[0, 0]
         cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
-        cdef PyThreadState *state = _released(lists.work * n_probe * queries.shape[0])
+        cdef PyThreadState *state = _released(queries.shape[0] * (lists.work * n_probe + answers.work))
         cdef int status = fpq_ivf_search(&self.c, &lists.c, &queries[0, 0], queries.shape[0], &probed, &here, threads)
         _ended(state, status)
 
