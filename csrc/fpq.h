@@ -285,7 +285,7 @@ int64_t fpq_small_flat_bytes(const fpq_small_flat *small); /* taken beside the m
 int fpq_small_flat_search(const fpq_small_flat *small, const float *queries, int64_t nq, const fpq_selector *selector,
                           const fpq_answers *answers, int threads);
 int fpq_flat_norms(const fpq_matrix *x, float *norms, int threads); /* squared lengths of the rows */
-/* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a row of -1 gives +inf. */
+/* out[i][j] = distance of query i and row rows[i][j]; rows (nq, n); a number that no row has gives +inf. */
 int fpq_flat_distances(const fpq_matrix *x, const float *queries, int64_t nq, const int64_t *rows, int64_t n,
                        fpq_metric metric, float *out, int threads);
 /* Re-ranking: the k nearest by exact distances of the `candidates` nearest that a search finds. */

@@ -10,8 +10,7 @@
 enum { FPQ_LUT_QUERIES = 4 }; /* queries whose tables are made in one pass over a codebook */
 
 #define FPQ_METRIC_KERNELS(X)                                                                                          \
-    /* L2: the squared distance of a float32 query and one stored row. Numbers of 16 bits have the result of float32.  \
-     */                                                                                                                \
+    /* L2: the squared distance of a float32 query and a stored row. Numbers of 16 bits give the bits of float32. */   \
     X(float, l2_f32, (const float *q, const float *x, int d))                                                          \
     X(float, l2_u8, (const float *q, const uint8_t *x, int d))                                                         \
     X(float, l2_f16, (const float *q, const uint16_t *x, int d))                                                       \

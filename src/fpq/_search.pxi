@@ -211,7 +211,7 @@ cdef class SmallFlat(_Held):
 
 def flat_distances(object x, const float[:, ::1] queries, const int64_t[:, ::1] rows, fpq_metric metric,
                    float[:, ::1] out, int threads, int exponent=0):
-    """The distance of query i and each of rows[i], read times 2**exponent; a row of -1 gives +inf."""
+    """The distance of query i and each of rows[i], read times 2**exponent; a number that no row has gives +inf."""
     cdef _Matrix matrix = _Matrix(x, exponent)
     cdef PyThreadState *state = _released(queries.shape[0] * rows.shape[1] * matrix.c.d)
     cdef int status = fpq_flat_distances(&matrix.c, &queries[0, 0], queries.shape[0], &rows[0, 0], rows.shape[1],
