@@ -33,38 +33,23 @@ static void sort_pairs(const search *s, const int64_t *of_rows) {
 }
 
 /* Assigns pairs from .. to - 1, which are of one cell, to its k centroids. */
-static int assign_pairs(const search *s, const int64_t *members, int k, int64_t from, int64_t to, fpq_poll *poll) {
+static int assign_pairs(const search *s, const int64_t *members, int k, int64_t from, int64_t to) {
     const int d = s->cells->d;
     const int32_t offsets[] = {0, d};
-    const size_t gathered = fpq_lines((size_t)k * (size_t)d * sizeof(float)),
-                 batch = fpq_lines(FPQ_ROW_BATCH * (size_t)d * sizeof(float));
-    fpq_codebooks cb = {.m = 1, .k = k, .dsub = d, .offsets = offsets};
-    char *memory = fpq_alloc(gathered + batch + fpq_nearest_scratch(&cb));
+    const int64_t n = to - from;
+    const size_t gathered = fpq_lines((size_t)k * (size_t)d * sizeof(float));
+    char *memory = fpq_alloc(gathered + (size_t)n * (sizeof(int64_t) + sizeof(int32_t)));
     if (!memory) return -1;
-    cb.centroids = (float *)(void *)memory;
+    const fpq_codebooks cb = {1, k, d, offsets, (float *)(void *)memory};
+    int64_t *rows = (int64_t *)(void *)(memory + gathered);
+    int32_t *ids = (int32_t *)(void *)(rows + n);
     for (int i = 0; i < k; i++)
         memcpy(cb.centroids + (ptrdiff_t)i * d, s->cells->centroids + members[i] * d, (size_t)d * sizeof(float));
-    fpq_packed_codebook *packed = fpq_pack_codebooks(&cb, 1);
-    for (int64_t at = from; at < to && packed && !fpq_stopped(poll); at += FPQ_ROW_BATCH) {
-        const int n = (int)(to - at < FPQ_ROW_BATCH ? to - at : FPQ_ROW_BATCH);
-        int64_t rows[FPQ_ROW_BATCH];
-        int32_t ids[FPQ_ROW_BATCH];
-        for (int i = 0; i < n; i++) rows[i] = s->pairs[at + i] / s->per_row;
-        const fpq_rows data = {
-            {(const char *)s->x, s->n, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0}, rows, n};
-        const fpq_assignment a = {.kern = fpq_active(),
-                                  .codebook = packed,
-                                  .data = &data,
-                                  .x = (float *)(void *)(memory + gathered),
-                                  .ldx = d,
-                                  .n = n,
-                                  .scratch = memory + gathered + batch};
-        fpq_read_centred(a.kern, packed, &data, 0, n, (float *)(void *)(memory + gathered));
-        fpq_nearest_rows(&a, ids, NULL);
-        for (int i = 0; i < n; i++) s->found[s->pairs[at + i]] = (int32_t)members[ids[i]];
-    }
-    const int status = packed ? 0 : -1;
-    fpq_free(packed);
+    for (int64_t i = 0; i < n; i++) rows[i] = s->pairs[from + i] / s->per_row;
+    const fpq_rows data = {
+        {(const char *)s->x, s->n, d, d * (ptrdiff_t)sizeof(float), sizeof(float), FPQ_F32, 0}, rows, n};
+    const int status = fpq_assign(&cb, &data, ids, NULL, 1);
+    for (int64_t i = 0; i < n && !status; i++) s->found[s->pairs[from + i]] = (int32_t)members[ids[i]];
     fpq_free(memory);
     return status;
 }
@@ -77,7 +62,7 @@ static void search_cell(void *context, int64_t task, fpq_worker *worker) {
     const int k = (int)(s->cells->first[cell + 1] - s->cells->first[cell]);
     if (!k)
         for (int64_t at = from; at < to; at++) s->found[s->pairs[at]] = -1;
-    else if (from < to && assign_pairs(s, members, k, from, to, worker->poll))
+    else if (from < to && assign_pairs(s, members, k, from, to))
         fpq_fail(worker);
 }
 
