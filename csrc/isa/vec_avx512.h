@@ -102,6 +102,18 @@ FPQ_INLINE vb vt_look_up(vt table, vb code, const int n) {
     const vb b = _mm512_mask_shuffle_epi8(vb_look_up(table.part[1], low), top, table.part[3], low);
     return vb_choose(vb_double(code), b, a);
 }
+#ifdef FPQ_VBMI
+/* Four registers of 64 entries: two look-ups of 128, and the code's top bit chooses. */
+FPQ_INLINE vt vt_load_256(const uint8_t *p) {
+    return (vt){{vb_load(p), vb_load(p + 64), vb_load(p + 128), vb_load(p + 192)}};
+}
+FPQ_INLINE vb vt_look_up_256(vt table, vb code) {
+    FPQ_IN_REGISTER(code); /* three instructions use the code, and loads limit the loop of prune_lut8 */
+    const vb low = _mm512_permutex2var_epi8(table.part[0], code, table.part[1]),
+             high = _mm512_permutex2var_epi8(table.part[2], code, table.part[3]);
+    return vb_choose(code, high, low);
+}
+#endif
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }
 

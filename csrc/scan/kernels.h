@@ -25,25 +25,26 @@ FPQ_INLINE int fpq_sub_code(int nbits, const uint8_t *codes, int j) {
     return nbits == 8 ? codes[j * 64] : codes[j / 2 * 64] >> j % 2 * 4 & 15;
 }
 
-#define FPQ_SCAN_KERNELS(X)                                                                                            \
-    /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */   \
-    X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))               \
-    /* The sum of entries of table_l2 of one row of 4- or 8-bit codes, 64 bytes apart, added in the order 0..m-1: the  \
-     * same bits. */                                                                                                   \
-    X(float, code_l2, (const fpq_adc *adc, const float *q, const uint8_t *codes))                                      \
-    /* For each of n blocks of 64 codes, blocks[block_ids[i]]: sums[i] (64 bytes) += the entries of its codes,         \
-     * saturating at 255; bit r of survivors[i] is set where the sum of row r is at most FPQ_BYTE_THRESHOLD. */        \
-    X(void, prune_lut8,                                                                                                \
-      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *block_ids, int n, uint8_t *sums, \
-       uint64_t *survivors))                                                                                           \
-    X(void, prune_lut4,                                                                                                \
-      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *block_ids, int n, uint8_t *sums, \
-       uint64_t *survivors))                                                                                           \
-    /* Bit i is set where x[i] <= threshold, 64 numbers. */                                                            \
-    X(uint64_t, at_most, (const float *x, float threshold))                                                            \
-    /* The k-th smallest of 64 n bytes without those whose bit in rows (n) is not set. */                              \
-    X(int, kth_byte, (const uint8_t *x, const uint64_t *rows, int n, int k))                                           \
-    /* Bit i is set where x[i] <= threshold < 255, 64 bytes. */                                                        \
+#define FPQ_SCAN_KERNELS(X)                                                                                           \
+    /* The sums of table entries, added in the order 0..m-1, of the 64 codes of one block (layout: scan/codes.c). */  \
+    X(void, adc, (const float *table, int ld_table, int m, int nbits, const uint8_t *codes, float *out))              \
+    /* The sum of entries of table_l2 of one row of 4- or 8-bit codes, 64 bytes apart, added in the order 0..m-1: the \
+     * same bits. */                                                                                                  \
+    X(float, code_l2, (const fpq_adc *adc, const float *q, const uint8_t *codes))                                     \
+    /* For each of n blocks of 64 codes, blocks[block_ids[i]]: adds the entries of a code to start[i], saturating at  \
+     * 255, and clears bit r of rows[i] where the sum of row r is above FPQ_BYTE_THRESHOLD. The sums of blocks that   \
+     * keep a row go to sums (n, 64), if that is not NULL. */                                                                    \
+    X(void, prune_lut8,                                                                                               \
+      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *block_ids, int n,               \
+       const uint8_t *start, uint8_t *sums, uint64_t *rows))                                                          \
+    X(void, prune_lut4,                                                                                               \
+      (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *block_ids, int n,               \
+       const uint8_t *start, uint8_t *sums, uint64_t *rows))                                                          \
+    /* Bit i is set where x[i] <= threshold, 64 numbers. */                                                           \
+    X(uint64_t, at_most, (const float *x, float threshold))                                                           \
+    /* The k-th smallest of 64 n bytes without those whose bit in rows (n) is not set. */                             \
+    X(int, kth_byte, (const uint8_t *x, const uint64_t *rows, int n, int k))                                          \
+    /* Bit i is set where x[i] <= threshold < 255, 64 bytes. */                                                       \
     X(uint64_t, bytes_at_most, (const uint8_t *x, int threshold))
 
 #endif

@@ -96,11 +96,11 @@ static void score(const fpq_scan *s, fpq_lut *lut, const fpq_run *run, fpq_resul
     if (batch.n) score_rows(s, lut, &batch, run->has_offsets, results);
 }
 
-/* Adds bytes to the sums; survivors: rows whose sums do not exceed FPQ_BYTE_THRESHOLD. */
-static void add_bytes(const fpq_scan *s, const fpq_prune_lut *bytes, const int32_t *block_ids, int n, uint8_t *sums,
-                      uint64_t *survivors) {
-    (s->adc->nbits == 8 ? s->kern->prune_lut8 : s->kern->prune_lut4)(bytes, s->blocks, s->code_size, block_ids, n, sums,
-                                                                     survivors);
+/* Keeps the rows whose bytes, added to the start of their block, do not exceed FPQ_BYTE_THRESHOLD. */
+static void keep_by_bytes(const fpq_scan *s, const fpq_prune_lut *bytes, const int32_t *block_ids, int n,
+                          const uint8_t *start, uint8_t *sums, uint64_t *rows) {
+    (s->adc->nbits == 8 ? s->kern->prune_lut8 : s->kern->prune_lut4)(bytes, s->blocks, s->code_size, block_ids, n,
+                                                                     start, sums, rows);
 }
 
 static fpq_prune_lut bytes_of_groups(const fpq_scan *s, const fpq_lut *lut) {
@@ -117,55 +117,22 @@ static fpq_prune_lut bytes_of_codes(const fpq_scan *s, fpq_lut *lut) {
     return (fpq_prune_lut){lut->lut8.full, fpq_ld_table(s->adc), lut->order, s->code_size};
 }
 
-/* Keeps the blocks that have rows left, and what belongs to them. start may be NULL. */
-static void keep_blocks(fpq_run *run, uint8_t *sums, uint8_t *start) {
-    int kept = 0;
-    for (int i = 0; i < run->n; i++) {
-        const int has_rows = run->rows[i] != 0;
-        if (kept < i && has_rows) memcpy(sums + kept * 64, sums + i * 64, 64);
-        if (start) start[kept] = start[i];
-        run->block_ids[kept] = run->block_ids[i];
-        run->offsets[kept] = run->offsets[i];
-        run->rows[kept] = run->rows[i];
-        kept += has_rows;
-    }
-    run->n = kept;
-}
-
 /* Prunes the blocks with at least min_rows survivors once more. */
 static void prune_again(const fpq_scan *s, const fpq_prune_lut *bytes, int min_rows, fpq_run *run,
                         const uint8_t *start) {
-    FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
-    uint64_t survivors[FPQ_BLOCK_RUN];
-    int32_t chosen[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
+    uint64_t rows[FPQ_BLOCK_RUN];
+    int32_t block_ids[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
+    uint8_t starts[FPQ_BLOCK_RUN];
     int n = 0;
     for (int b = 0; b < run->n; b++) {
         at[n] = b;
-        chosen[n] = run->block_ids[b];
+        block_ids[n] = run->block_ids[b];
+        starts[n] = start[b];
+        rows[n] = run->rows[b];
         n += fpq_popcount(run->rows[b]) >= min_rows;
     }
-    if (!n) return;
-    for (int i = 0; i < n; i++) memset(sums + i * 64, start[at[i]], 64);
-    add_bytes(s, bytes, chosen, n, sums, survivors);
-    for (int i = 0; i < n; i++) run->rows[at[i]] &= survivors[i];
-}
-
-/* Prunes rows whose bytes add up to more than the threshold's. Most blocks lose all rows after half or three quarters
- * of the planes, so there are three stages. */
-static void prune_in_stages(const fpq_scan *s, const fpq_prune_lut *bytes, fpq_run *run, uint8_t *start) {
-    FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
-    uint64_t survivors[FPQ_BLOCK_RUN];
-    const int planes = bytes->n, ends[] = {0, planes / 2, planes * 3 / 4, planes};
-    for (int i = 0; i < run->n; i++) memset(sums + i * 64, start[i], 64);
-    for (int stage = 0; stage < 3; stage++) {
-        if (ends[stage] == ends[stage + 1]) continue;
-        fpq_prune_lut here = *bytes;
-        here.order += ends[stage];
-        here.n = ends[stage + 1] - ends[stage];
-        add_bytes(s, &here, run->block_ids, run->n, sums, survivors);
-        for (int i = 0; i < run->n; i++) run->rows[i] &= survivors[i];
-        keep_blocks(run, sums, start);
-    }
+    keep_by_bytes(s, bytes, block_ids, n, starts, NULL, rows);
+    for (int i = 0; i < n; i++) run->rows[at[i]] = rows[i];
 }
 
 /* Prunes by small tables, then blocks with many survivors by larger ones. The sums of a block start at what its
@@ -173,11 +140,10 @@ static void prune_in_stages(const fpq_scan *s, const fpq_prune_lut *bytes, fpq_r
 static void prune(const fpq_scan *s, fpq_lut *lut, fpq_run *run, float threshold) {
     const fpq_prune_lut groups = bytes_of_groups(s, lut), first = s->by_pairs ? bytes_of_pairs(s, lut) : groups;
     uint8_t start[FPQ_BLOCK_RUN];
-    for (int b = 0; b < run->n; b++) {
-        const float here = run->has_offsets ? threshold - run->offsets[b] : threshold;
-        start[b] = (uint8_t)(FPQ_BYTE_THRESHOLD - fpq_lut_byte_threshold(lut, here));
-    }
-    prune_in_stages(s, &first, run, start);
+    memset(start, FPQ_BYTE_THRESHOLD - fpq_lut_byte_threshold(lut, threshold), (size_t)run->n);
+    for (int b = 0; b < run->n && run->has_offsets; b++)
+        start[b] = (uint8_t)(FPQ_BYTE_THRESHOLD - fpq_lut_byte_threshold(lut, threshold - run->offsets[b]));
+    keep_by_bytes(s, &first, run->block_ids, run->n, start, NULL, run->rows);
     if (s->by_pairs) prune_again(s, &groups, MIN_ROWS_GROUPS, run, start);
     const int min_rows = s->kern->prunes_by_pairs ? MIN_ROWS_FULL_AVX2 : MIN_ROWS_FULL;
     if (lut->lut8.full != lut->lut8.group &&
@@ -207,27 +173,36 @@ static float sample_threshold(const fpq_scan *s, const fpq_lut *lut, const int32
     return sample[rank < n ? rank : n - 1];
 }
 
+/* Prunes by sums of bytes that begin at 0, and keeps the blocks that have rows left, with their sums. */
+static void prune_for_sums(const fpq_scan *s, const fpq_prune_lut *bytes, fpq_run *run, uint8_t *sums) {
+    const uint8_t start[FPQ_BLOCK_RUN] = {0};
+    int kept = 0;
+    keep_by_bytes(s, bytes, run->block_ids, run->n, start, sums, run->rows);
+    for (int i = 0; i < run->n; i++) {
+        const int has_rows = run->rows[i] != 0;
+        if (kept < i && has_rows) memcpy(sums + kept * 64, sums + i * 64, 64);
+        run->block_ids[kept] = run->block_ids[i];
+        run->rows[kept] = run->rows[i];
+        kept += has_rows;
+    }
+    run->n = kept;
+}
+
 /* The first blocks of a top-k search, while there is no threshold: scores the rows with the k smallest sums of bytes,
  * and by the threshold that they give the others. Rows that have not been offered stay. */
 static void find_first_k(const fpq_scan *s, fpq_lut *lut, fpq_run *run, fpq_results *results) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
-    uint64_t survivors[FPQ_BLOCK_RUN];
     fpq_run left = *run, smallest;
     const int n_rows = count(run->rows, run->n);
     if (n_rows < results->k) return;
     const float threshold = sample_threshold(s, lut, run->block_ids, run->rows, run->n, n_rows, results->k);
     if (!(threshold < INFINITY)) return; /* bytes cannot tell distances beyond float32 apart */
     if (!fpq_lut_quantize(lut, threshold)) return;
-    memset(sums, 0, (size_t)left.n * 64);
     const fpq_prune_lut groups = bytes_of_groups(s, lut);
-    add_bytes(s, &groups, left.block_ids, left.n, sums, survivors);
-    for (int b = 0; b < left.n; b++) left.rows[b] &= survivors[b];
-    keep_blocks(&left, sums, NULL);
+    prune_for_sums(s, &groups, &left, sums);
     if (lut->lut8.full != lut->lut8.group) {
         const fpq_prune_lut codes = bytes_of_codes(s, lut);
-        memset(sums, 0, (size_t)left.n * 64);
-        add_bytes(s, &codes, left.block_ids, left.n, sums, survivors);
-        for (int b = 0; b < left.n; b++) left.rows[b] &= survivors[b];
+        prune_for_sums(s, &codes, &left, sums);
     }
     if (count(left.rows, left.n) < results->k) return;
     const int byte = s->kern->kth_byte(sums, left.rows, left.n, (int)results->k);
