@@ -37,8 +37,6 @@ typedef struct {
     };
     float *min;      /* (m): the minimum of each table */
     int32_t *min16;  /* (m): precomputed: the same in steps */
-    float *excess;   /* (planes): the mean of the tables of each plane (fpq_prune_lut) less their minima */
-    int32_t *order;  /* (planes): the planes in the order in which they prune */
     float offset;    /* a distance less the sum of its entries */
     float base;      /* the sum of the minima */
     float magnitude; /* a bound of the absolute value of partial sums, beside the threshold itself */
@@ -68,7 +66,6 @@ void fpq_lut_make(const float *q, int n, fpq_lut *const *luts);
 void fpq_lut_make_approx(const fpq_codeword_norms *norms, const float *q, int n, fpq_lut *luts);
 void fpq_lut_make_exact(fpq_lut *lut);      /* from any kind; lut8 stays */
 int fpq_lut_is_bounded(const fpq_lut *lut); /* whether the error bound is far from float32's largest number */
-void fpq_lut_order(fpq_lut *lut);           /* exact: set `order` by excess, largest first */
 
 /* ---- quantizing (quantize.c) ---- */
 /* Make lut8 for a threshold; 0 if no row can have a distance of at most the threshold. */

@@ -65,16 +65,16 @@ static void choose_step(fpq_precomputed *p, const fpq_lists *lists, float *minus
     FPQ_ALIGN(64) float entries[FPQ_LUT_QUERIES][FPQ_MAX_ENTRIES];
     const fpq_adc *adc = p->adc;
     const int d = adc->offsets[adc->m];
-    float range = 0, stats[3];
+    float width = 0, range[2];
     for (int64_t i = 0; i < SAMPLE; i++) {
         negate(lists->centroids + i * lists->n / SAMPLE * d, d, minus);
         for (int j = 0; j < adc->m; j++) {
-            make_entries(p, j, p->half, minus, 1, entries, stats);
-            p->kern->min_max_sum(entries[0], 1 << adc->nbits, stats);
-            range = fmaxf(range, stats[1] - stats[0]);
+            make_entries(p, j, p->half, minus, 1, entries, range);
+            p->kern->min_max(entries[0], 1 << adc->nbits, range);
+            width = fmaxf(width, range[1] - range[0]);
         }
     }
-    p->step = range > FLT_MIN * MAX_STEPS ? range * 1.5f / MAX_STEPS : 1;
+    p->step = width > FLT_MIN * MAX_STEPS ? width * 1.5f / MAX_STEPS : 1;
 }
 
 typedef struct {

@@ -11,9 +11,6 @@ int fpq_code_groups(const fpq_kernels *kern, const fpq_adc *adc) {
     return adc->nbits == 8 ? kern->code_groups : fpq_ld_table(adc);
 }
 
-/* Subquantizers per plane of codes. */
-static int per_plane(const fpq_adc *adc) { return adc->nbits == 4 ? 2 : 1; }
-
 /* Entries of all tables: one per code, one per code group. */
 static size_t n_entries(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc); }
 static size_t n_groups(const fpq_kernels *kern, const fpq_adc *adc) {
@@ -24,7 +21,7 @@ size_t fpq_lut_size(const fpq_kernels *kern, const fpq_adc *adc) {
     const size_t m = (size_t)adc->m, entries = n_entries(adc), groups = n_groups(kern, adc);
     const size_t of_groups = fpq_lines(groups * sizeof(float)) + fpq_lines(groups / 2) + fpq_lines(entries);
     return fpq_lines(entries * sizeof(float)) + fpq_lines(groups) + (groups < entries ? of_groups : 0) +
-           2 * fpq_lines(m * sizeof(float)) + 2 * fpq_lines(m * sizeof(int32_t));
+           fpq_lines(m * sizeof(float)) + fpq_lines(m * sizeof(int32_t));
 }
 
 /* The next `bytes` of memory, in whole cache lines. */
@@ -39,14 +36,11 @@ void fpq_lut_place(const fpq_kernels *kern, const fpq_adc *adc, char *memory, fp
     *lut = (fpq_lut){.kern = kern, .adc = adc, .table = cut(&memory, entries * sizeof(float))};
     lut->group = groups < entries ? cut(&memory, groups * sizeof(float)) : lut->table;
     lut->min = cut(&memory, m * sizeof(float));
-    lut->excess = cut(&memory, m * sizeof(float));
     lut->lut8.group = cut(&memory, groups);
-    if (adc->m % per_plane(adc)) memset(lut->lut8.group + groups, 0, 16); /* the cache line has room */
+    if (adc->nbits == 4 && adc->m % 2) memset(lut->lut8.group + groups, 0, 16); /* the cache line has room */
     lut->lut8.full = groups < entries ? cut(&memory, entries) : lut->lut8.group;
     lut->lut8.pair = groups < entries && kern->prunes_by_pairs ? cut(&memory, groups / 2) : NULL;
-    lut->order = cut(&memory, m * sizeof(int32_t));
     lut->min16 = cut(&memory, m * sizeof(int32_t));
-    for (int j = 0; j < adc->m; j++) lut->order[j] = j;
 }
 
 /* Tables of n <= FPQ_LUT_QUERIES queries q (n, d). */
@@ -73,20 +67,17 @@ static void make_groups(fpq_lut *lut) {
         lut->kern->group_min(lut->table + (ptrdiff_t)j * ld, groups, ld / groups, lut->group + (ptrdiff_t)j * groups);
 }
 
-/* Minima, means and bounds of exact tables. */
+/* Minima and bounds of exact tables. */
 static void finish_exact(fpq_lut *lut) {
     const fpq_adc *adc = lut->adc;
-    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc), per = per_plane(adc);
+    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc);
     double base = 0, magnitude = 0;
     for (int j = 0; j < adc->m; j++) {
-        float stats[3];
-        lut->kern->min_max_sum(lut->table + (ptrdiff_t)j * ld, k, stats);
-        lut->min[j] = stats[0];
-        const int first = j % per == 0;
-        lut->excess[j / per] = fmaxf(stats[2] / (float)k - stats[0], 0) +
-                               (first ? 0 : lut->excess[j / per]); /* 0 where the mean is NaN */
-        base += (double)stats[0];
-        magnitude += fmax(fabs((double)stats[0]), fabs((double)stats[1]));
+        float range[2];
+        lut->kern->min_max(lut->table + (ptrdiff_t)j * ld, k, range);
+        lut->min[j] = range[0];
+        base += (double)range[0];
+        magnitude += fmax(fabs((double)range[0]), fabs((double)range[1]));
     }
     lut->kind = FPQ_LUT_EXACT;
     lut->offset = 0;
@@ -114,9 +105,9 @@ fpq_codeword_norms fpq_codeword_norms_of(const fpq_kernels *kern, const fpq_adc 
     memset(origin, 0, (size_t)adc->offsets[adc->m] * sizeof(float));
     make_tables(kern, adc, origin, 1, &memory);
     for (int j = 0; j < adc->m; j++) {
-        float stats[3];
-        kern->min_max_sum(memory + (ptrdiff_t)j * ld, 1 << adc->nbits, stats);
-        norms.longest += stats[1];
+        float range[2];
+        kern->min_max(memory + (ptrdiff_t)j * ld, 1 << adc->nbits, range);
+        norms.longest += range[1];
     }
     for (int e = 0; e < adc->m * ld; e++) memory[e] /= 2;
     return norms;
@@ -159,15 +150,4 @@ void fpq_lut_make_exact(fpq_lut *lut) {
     if (lut->kind == FPQ_LUT_EXACT) return;
     fpq_lut_make(lut->query, 1, &lut);
     lut->lut8.threshold = threshold;
-}
-
-void fpq_lut_order(fpq_lut *lut) {
-    const int planes = (lut->adc->m + per_plane(lut->adc) - 1) / per_plane(lut->adc);
-    for (int p = 0; p < planes; p++) {
-        const float excess = lut->excess[p];
-        int rank = 0; /* counted without branches, which the CPU could not predict */
-        for (int i = 0; i < p; i++) rank += lut->excess[i] >= excess;
-        for (int i = p + 1; i < planes; i++) rank += lut->excess[i] > excess;
-        lut->order[rank] = p;
-    }
 }

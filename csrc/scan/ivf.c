@@ -121,10 +121,7 @@ static void begin_batch(batch *b, int64_t task) {
         else
             fpq_lut_make(b->residuals, n, luts);
     }
-    for (int i = 0; i < b->n && !s->per_list; i++) {
-        fpq_lut_order(&b->states[i].lut);
-        b->states[i].magnitude = b->states[i].lut.magnitude;
-    }
+    for (int i = 0; i < b->n && !s->per_list; i++) b->states[i].magnitude = b->states[i].lut.magnitude;
 }
 
 /* Whether every code of the list of a probe is farther than the threshold, by the triangle inequality. With a rotation

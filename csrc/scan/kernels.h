@@ -11,13 +11,12 @@ enum {
     FPQ_BYTE_THRESHOLD = 254 /* the largest sum of bytes of a survivor */
 };
 
-/* Byte tables of some subquantizers of a query (fpq_lut8). Plane p of a code block is byte p of its 64 codes: sub-code
+/* Byte tables of a query (fpq_lut8). Plane p of a code block is byte p of its 64 codes: sub-code
  * p of 8 bits, or sub-codes 2p and 2p + 1 of 4 bits. */
 typedef struct {
     const uint8_t *entries; /* (m, code_groups); an odd number of 4-bit codes has one more table, of zeros */
     int code_groups;        /* 8-bit codes: 256, 64 or 32: FPQ_CODE_GROUP; 4-bit codes: 16 */
-    const int32_t *order;   /* the planes whose entries are to be added */
-    int n;                  /* length of order */
+    int planes;
 } fpq_prune_lut;
 
 /* Sub-code j of a row of 8- or 4-bit codes, 64 bytes apart. */
@@ -33,7 +32,7 @@ FPQ_INLINE int fpq_sub_code(int nbits, const uint8_t *codes, int j) {
     X(float, code_l2, (const fpq_adc *adc, const float *q, const uint8_t *codes))                                     \
     /* For each of n blocks of 64 codes, blocks[block_ids[i]]: adds the entries of a code to start[i], saturating at  \
      * 255, and clears bit r of rows[i] where the sum of row r is above FPQ_BYTE_THRESHOLD. The sums of blocks that   \
-     * keep a row go to sums (n, 64), if that is not NULL. */                                                                    \
+     * keep a row go to sums (n, 64), if that is not NULL. */                                                         \
     X(void, prune_lut8,                                                                                               \
       (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *block_ids, int n,               \
        const uint8_t *start, uint8_t *sums, uint64_t *rows))                                                          \

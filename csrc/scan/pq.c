@@ -62,7 +62,6 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
     }
     for (int i = 0; i < n; i += FPQ_LUT_QUERIES)
         fpq_lut_make(s->queries + (first_query + i) * d, n - i < FPQ_LUT_QUERIES ? n - i : FPQ_LUT_QUERIES, luts + i);
-    for (int i = 0; i < n; i++) fpq_lut_order(lut + i);
     int64_t end = (range + 1) * s->range_blocks;
     if (end > s->n_blocks) end = s->n_blocks;
     for (int64_t first = range * s->range_blocks; first < end && !fpq_stopped(worker->poll); first += s->tile)

@@ -104,17 +104,17 @@ static void keep_by_bytes(const fpq_scan *s, const fpq_prune_lut *bytes, const i
 }
 
 static fpq_prune_lut bytes_of_groups(const fpq_scan *s, const fpq_lut *lut) {
-    return (fpq_prune_lut){lut->lut8.group, fpq_code_groups(s->kern, s->adc), lut->order, s->code_size};
+    return (fpq_prune_lut){lut->lut8.group, fpq_code_groups(s->kern, s->adc), s->code_size};
 }
 
 static fpq_prune_lut bytes_of_pairs(const fpq_scan *s, fpq_lut *lut) {
     fpq_lut_quantize_pairs(lut);
-    return (fpq_prune_lut){lut->lut8.pair, fpq_code_groups(s->kern, s->adc) / 2, lut->order, s->code_size};
+    return (fpq_prune_lut){lut->lut8.pair, fpq_code_groups(s->kern, s->adc) / 2, s->code_size};
 }
 
 static fpq_prune_lut bytes_of_codes(const fpq_scan *s, fpq_lut *lut) {
     fpq_lut_quantize_full(lut);
-    return (fpq_prune_lut){lut->lut8.full, fpq_ld_table(s->adc), lut->order, s->code_size};
+    return (fpq_prune_lut){lut->lut8.full, fpq_ld_table(s->adc), s->code_size};
 }
 
 /* Prunes the blocks with at least min_rows survivors once more. */
