@@ -240,12 +240,12 @@ int32_t fpq_nearest_by_differences(const fpq_assignment *a, int i, float square,
 }
 
 int32_t fpq_nearest_of_squared(const fpq_assignment *a, float square, const float *squared, const float *row) {
-    float min_max[2];
+    float min_max_sum[3];
     nearest_candidate nearest = {INFINITY, INFINITY, -1};
-    a->kern->min_max(squared, a->codebook->k, min_max);
+    a->kern->min_max_sum(squared, a->codebook->k, min_max_sum);
     const float threshold = a->codebook->overflows || !(square < INFINITY)
                                 ? FLT_MAX
-                                : squared_threshold(a->codebook->d, square, min_max[0]);
+                                : squared_threshold(a->codebook->d, square, min_max_sum[0]);
     for (int from = 0; from < a->codebook->k; from += 64)
         for (uint64_t candidates = a->kern->at_most(squared + from, fminf(threshold, FLT_MAX)); candidates;
              candidates &= candidates - 1) {
@@ -316,12 +316,12 @@ int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, 
     const fpq_packed_codebook *codebook = a->codebook;
     const int k = codebook->k, d = codebook->d;
     const float margin = rows->margin[i], *x = a->x + i * a->ldx;
-    float min_max[2], best = -INFINITY, second = -INFINITY;
+    float min_max_sum[3], best = -INFINITY, second = -INFINITY;
     int32_t id = 0;
     int left = k / 8; /* With more candidates, float scores of all centroids are cheaper. */
-    kern->min_max(products, k, min_max);
+    kern->min_max_sum(products, k, min_max_sum);
     for (int from = 0; from < k && left >= 0 && margin < INFINITY; from += 64)
-        for (uint64_t candidates = kern->at_least(products + from, 2 * margin - min_max[1], zeros);
+        for (uint64_t candidates = kern->at_least(products + from, 2 * margin - min_max_sum[1], zeros);
              candidates && left-- > 0; candidates &= candidates - 1) {
             const int32_t c = from + fpq_lowest_bit(candidates);
             const float score = kern->ip_f32(x, codebook->rows + (ptrdiff_t)c * d, d) + codebook->bias[c];

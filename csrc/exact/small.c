@@ -113,9 +113,9 @@ static int count_at_least(const fpq_kernels *kern, const float *x, int panels, f
 
 /* A number that at least k of x reach, and few more than k: x holds whole panels of numbers, padded with -inf. */
 static float reached_by(const fpq_kernels *kern, const float *x, int panels, int64_t k, float width) {
-    float min_max[2], low, high;
-    kern->min_max(x, panels * PANEL_COLUMNS, min_max);
-    low = high = min_max[1];
+    float min_max_sum[3], low, high;
+    kern->min_max_sum(x, panels * PANEL_COLUMNS, min_max_sum);
+    low = high = min_max_sum[1];
     width = fmaxf(width, FLT_MIN); /* the width is 0 for tiny vectors, and low would not move */
     for (int count = 1; count < k && low > -FLT_MAX; width *= 2) {
         high = low;

@@ -5,6 +5,7 @@
  *
  *   vf  LANES float32        vi  LANES int32                 vm  a choice per lane of these
  *   vb  BYTES uint8          vt  a table of 64 uint8
+ *   vw  BYTES uint16, in an order of their own
  *   vh  16 uint16            vs  16 int16                    vq  int32, 4 or more, that add up to one number
  *
  *   LANES 4, 8 or 16; BYTES 16, 32 or 64
@@ -12,7 +13,7 @@
  *   ROW_VECTORS, ROW_COLUMNS    the same with rows in lanes: vectors of rows, and columns
  *   FAST_INT8, INT8_OFFSET      fast_int8 and int8_offset of isa/kernels.h
  *
- * isa/NAME.c defines FPQ_VNNI where the instruction set has VNNI. */
+ * isa/NAME.c defines FPQ_VNNI and FPQ_VBMI where the instruction set has VNNI and VBMI. */
 
 /* Vectors of a column block and of a code block, and which bits a vb has. */
 #define COLUMN_VECTORS (FPQ_COLUMN_BLOCK / LANES)
@@ -71,7 +72,16 @@ FPQ_INLINE uint64_t vb_bits_full(vb x);                          /* bit i: x is 
 FPQ_INLINE vt vt_load(const uint8_t *p, const int n, int apart); /* n times 16 entries; n: 1, 2 or 4 */
 FPQ_INLINE vb vt_look_up(vt table, vb code, const int n);        /* entry FPQ_CODE_GROUP(code, 16 n); n: 2 or 4 */
 
+#ifdef FPQ_VBMI
+FPQ_INLINE vt vt_load_256(const uint8_t *p); /* 256 entries */
+FPQ_INLINE vb vt_look_up_256(vt table, vb code);
+#endif
+
 /* ---- 16 and 32 bits ---- */
+FPQ_INLINE vw vw_zero(void);
+FPQ_INLINE vw vw_add(vw sum, vb x);                      /* modulo 65536 */
+FPQ_INLINE uint64_t vw_bits_above(vw x, uint16_t limit); /* bit i: x is above the limit */
+FPQ_INLINE vb vw_to_bytes(vw x, int shift);              /* x >> shift where that is at most 255 */
 FPQ_INLINE vh vh_load(const uint16_t *p);
 FPQ_INLINE void vh_store(uint16_t *p, vh x);
 FPQ_INLINE void vh_store_u8(uint8_t *p, vh x); /* numbers up to 255 */

@@ -115,6 +115,26 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(x, _mm256_set1_epi8(-1)));
 }
 
+/* Even bytes, and odd ones. */
+typedef struct {
+    __m256i even, odd;
+} vw;
+FPQ_INLINE vw vw_zero(void) { return (vw){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+FPQ_INLINE vw vw_add(vw sum, vb x) {
+    return (vw){_mm256_add_epi16(sum.even, _mm256_and_si256(x, _mm256_set1_epi16(255))),
+                _mm256_add_epi16(sum.odd, _mm256_srli_epi16(x, 8))};
+}
+FPQ_INLINE uint64_t vw_bits_above(vw x, uint16_t limit) {
+    const __m256i most = _mm256_set1_epi16((int16_t)limit), zero = _mm256_setzero_si256();
+    const __m256i even = _mm256_cmpeq_epi16(_mm256_subs_epu16(x.even, most), zero),
+                  odd = _mm256_cmpeq_epi16(_mm256_subs_epu16(x.odd, most), zero);
+    return ~(uint32_t)_mm256_movemask_epi8(_mm256_blendv_epi8(odd, even, _mm256_set1_epi16(255)));
+}
+FPQ_INLINE vb vw_to_bytes(vw x, int shift) {
+    const __m128i by = _mm_cvtsi32_si128(shift);
+    return _mm256_or_si256(_mm256_srl_epi16(x.even, by), _mm256_slli_epi16(_mm256_srl_epi16(x.odd, by), 8));
+}
+
 FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
 #ifdef FPQ_VNNI
     return _mm256_dpbusd_avx_epi32(sum, a, x);

@@ -117,6 +117,25 @@ FPQ_INLINE vb vt_look_up_256(vt table, vb code) {
 FPQ_INLINE vb vb_add_saturating(vb a, vb b) { return _mm512_adds_epu8(a, b); }
 FPQ_INLINE uint64_t vb_bits_full(vb x) { return _mm512_cmpeq_epu8_mask(x, _mm512_set1_epi8(-1)); }
 
+/* Even bytes, and odd ones. */
+typedef struct {
+    __m512i even, odd;
+} vw;
+FPQ_INLINE vw vw_zero(void) { return (vw){_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+FPQ_INLINE vw vw_add(vw sum, vb x) {
+    return (vw){_mm512_add_epi16(sum.even, _mm512_and_si512(x, _mm512_set1_epi16(255))),
+                _mm512_add_epi16(sum.odd, _mm512_srli_epi16(x, 8))};
+}
+FPQ_INLINE uint64_t vw_bits_above(vw x, uint16_t limit) {
+    const __m512i most = _mm512_set1_epi16((int16_t)limit);
+    const uint64_t even = _mm512_cmpgt_epu16_mask(x.even, most), odd = _mm512_cmpgt_epu16_mask(x.odd, most);
+    return _pdep_u64(even, 0x5555555555555555u) | _pdep_u64(odd, 0xaaaaaaaaaaaaaaaau);
+}
+FPQ_INLINE vb vw_to_bytes(vw x, int shift) {
+    const __m128i by = _mm_cvtsi32_si128(shift);
+    return _mm512_or_si512(_mm512_srl_epi16(x.even, by), _mm512_slli_epi16(_mm512_srl_epi16(x.odd, by), 8));
+}
+
 FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
 #ifdef FPQ_VNNI
     return _mm512_dpbusd_epi32(sum, a, x);

@@ -108,6 +108,24 @@ FPQ_INLINE uint64_t vb_bits_full(vb x) {
     return vaddv_u8(vget_low_u8(bits)) | (uint64_t)vaddv_u8(vget_high_u8(bits)) << 8;
 }
 
+typedef uint16x8x2_t vw;
+FPQ_INLINE vw vw_zero(void) {
+    const vw x = {{vdupq_n_u16(0), vdupq_n_u16(0)}};
+    return x;
+}
+FPQ_INLINE vw vw_add(vw sum, vb x) {
+    const vw y = {{vaddw_u8(sum.val[0], vget_low_u8(x)), vaddw_high_u8(sum.val[1], x)}};
+    return y;
+}
+FPQ_INLINE uint64_t vw_bits_above(vw x, uint16_t limit) {
+    const uint16x8_t most = vdupq_n_u16(limit);
+    return vb_bits_full(vcombine_u8(vmovn_u16(vcgtq_u16(x.val[0], most)), vmovn_u16(vcgtq_u16(x.val[1], most))));
+}
+FPQ_INLINE vb vw_to_bytes(vw x, int shift) {
+    const int16x8_t by = vdupq_n_s16((int16_t)-shift);
+    return vcombine_u8(vmovn_u16(vshlq_u16(x.val[0], by)), vmovn_u16(vshlq_u16(x.val[1], by)));
+}
+
 typedef uint16x8x2_t vh;
 FPQ_INLINE vh vh_load(const uint16_t *p) {
     const vh x = {{vld1q_u16(p), vld1q_u16(p + 8)}};

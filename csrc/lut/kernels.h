@@ -12,8 +12,8 @@
     ((groups) == 32 ? ((code) & 15) | ((code) >> 3 & 16) : (groups) == 64 ? ((code) & 15) | ((code) >> 2 & 48) : (code))
 
 #define FPQ_LUT_KERNELS(X)                                                                                    \
-    /* The minimum and the maximum of n >= 1 numbers. */                                                      \
-    X(void, min_max, (const float *x, int n, float *out))                                                     \
+    /* The minimum, the maximum and the sum, added in any order, of n >= 1 numbers. */                        \
+    X(void, min_max_sum, (const float *x, int n, float *out))                                                 \
     /* out[i] = floor((x[i] - min) * scale), at most 255; x[i] >= min. */                                     \
     X(void, quantize_u8, (const float *x, int n, float min, float scale, uint8_t *out))                       \
     /* out[i] = floor((x[i] - min) * scale), at most 32767; x[i] >= min. */                                   \

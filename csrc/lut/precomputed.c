@@ -65,16 +65,16 @@ static void choose_step(fpq_precomputed *p, const fpq_lists *lists, float *minus
     FPQ_ALIGN(64) float entries[FPQ_LUT_QUERIES][FPQ_MAX_ENTRIES];
     const fpq_adc *adc = p->adc;
     const int d = adc->offsets[adc->m];
-    float width = 0, range[2];
+    float range = 0, stats[3];
     for (int64_t i = 0; i < SAMPLE; i++) {
         negate(lists->centroids + i * lists->n / SAMPLE * d, d, minus);
         for (int j = 0; j < adc->m; j++) {
-            make_entries(p, j, p->half, minus, 1, entries, range);
-            p->kern->min_max(entries[0], 1 << adc->nbits, range);
-            width = fmaxf(width, range[1] - range[0]);
+            make_entries(p, j, p->half, minus, 1, entries, stats);
+            p->kern->min_max_sum(entries[0], 1 << adc->nbits, stats);
+            range = fmaxf(range, stats[1] - stats[0]);
         }
     }
-    p->step = width > FLT_MIN * MAX_STEPS ? width * 1.5f / MAX_STEPS : 1;
+    p->step = range > FLT_MIN * MAX_STEPS ? range * 1.5f / MAX_STEPS : 1;
 }
 
 typedef struct {
@@ -153,7 +153,7 @@ void fpq_lut_make_precomputed(const fpq_precomputed *p, const fpq_lut16 *query, 
     lut->base = p->step * (float)minima;
     /* The parts of an entry add up to at most (|q| + |c| + |p|)^2 <= 3 (|q|^2 + |c|^2 + |p|^2) in absolute value. */
     lut->magnitude = 3 * (query->squared + term->squared + p->longest);
-    lut->lut8.threshold = -INFINITY;
+    fpq_lut8_clear(&lut->lut8, 1, FPQ_MAX_BYTE_SUM);
     lut->list_term = term->entries;
     lut->query_term = query->entries;
     lut->step = p->step;

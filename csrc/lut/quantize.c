@@ -23,12 +23,13 @@ float fpq_lut_approx_threshold(const fpq_lut *lut, float threshold) {
 
 /* A row with a float32 distance of at most the threshold has, in exact arithmetic and by approximate tables, entries
  * above the minima of their tables that add up to at most threshold - offset - base + error. Its bytes are rounded
- * down, so their sum is at most FPQ_BYTE_THRESHOLD. */
+ * down, so their sum is at most max_sum. */
 int fpq_lut_quantize(fpq_lut *lut, float threshold) {
     const int groups = fpq_code_groups(lut->kern, lut->adc);
     const float zero = lut->offset + lut->base - step_error(lut) - rounding_error(lut, threshold),
                 width = threshold - zero;
-    const float scale = width > 1e-30f    ? FPQ_BYTE_THRESHOLD / 2 / (fminf(width / 2, FLT_MAX / 1.001f) * 1.0001f)
+    const float max_sum = (float)lut->lut8.max_sum;
+    const float scale = width > 1e-30f    ? max_sum / 2 / (fminf(width / 2, FLT_MAX / 1.001f) * 1.0001f)
                         : width <= 1e-30f ? 1e30f
                                           : 0;
     fpq_lut8 *lut8 = &lut->lut8;
@@ -78,5 +79,5 @@ void fpq_lut_quantize_full(fpq_lut *lut) {
 
 int fpq_lut_byte_threshold(const fpq_lut *lut, float x) {
     const float sum = lut->lut8.scale * (x - lut->lut8.zero) * 1.0001f;
-    return sum < FPQ_BYTE_THRESHOLD ? (int)fmaxf(sum, 0) : FPQ_BYTE_THRESHOLD;
+    return sum < (float)lut->lut8.max_sum ? (int)fmaxf(sum, 0) : lut->lut8.max_sum;
 }

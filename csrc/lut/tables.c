@@ -5,11 +5,22 @@
 #include "lut/lut.h"
 #include "portable.h"
 
+/* Sums of chunks are worth their time from MIN_CHUNKED tables on. 255 times MAX_CHUNKS is far below 65536. */
+#ifdef FPQ_SELFTEST
+enum { MIN_CHUNKED = 5, CHUNK = 2, MAX_CHUNKS = 128 };
+#else
+enum { MIN_CHUNKED = 40, CHUNK = 8, MAX_CHUNKS = 128 };
+#endif
+static const float HEADROOM = 1.5f; /* a chunk of a near row may be so much larger than its share */
+
 int fpq_ld_table(const fpq_adc *adc) { return 1 << adc->nbits < FPQ_COLUMN_BLOCK ? FPQ_COLUMN_BLOCK : 1 << adc->nbits; }
 
 int fpq_code_groups(const fpq_kernels *kern, const fpq_adc *adc) {
     return adc->nbits == 8 ? kern->code_groups : fpq_ld_table(adc);
 }
+
+/* Subquantizers per plane of codes. */
+static int per_plane(const fpq_adc *adc) { return adc->nbits == 4 ? 2 : 1; }
 
 /* Entries of all tables: one per code, one per code group. */
 static size_t n_entries(const fpq_adc *adc) { return (size_t)adc->m * (size_t)fpq_ld_table(adc); }
@@ -37,7 +48,7 @@ void fpq_lut_place(const fpq_kernels *kern, const fpq_adc *adc, char *memory, fp
     lut->group = groups < entries ? cut(&memory, groups * sizeof(float)) : lut->table;
     lut->min = cut(&memory, m * sizeof(float));
     lut->lut8.group = cut(&memory, groups);
-    if (adc->nbits == 4 && adc->m % 2) memset(lut->lut8.group + groups, 0, 16); /* the cache line has room */
+    if (adc->m % per_plane(adc)) memset(lut->lut8.group + groups, 0, 16); /* the cache line has room */
     lut->lut8.full = groups < entries ? cut(&memory, entries) : lut->lut8.group;
     lut->lut8.pair = groups < entries && kern->prunes_by_pairs ? cut(&memory, groups / 2) : NULL;
     lut->min16 = cut(&memory, m * sizeof(int32_t));
@@ -67,24 +78,52 @@ static void make_groups(fpq_lut *lut) {
         lut->kern->group_min(lut->table + (ptrdiff_t)j * ld, groups, ld / groups, lut->group + (ptrdiff_t)j * groups);
 }
 
-/* Minima and bounds of exact tables. */
+void fpq_lut8_clear(fpq_lut8 *lut8, int chunks, int max_sum) {
+    lut8->chunks = chunks;
+    lut8->max_sum = max_sum;
+    lut8->threshold = -INFINITY;
+}
+
+static int count_chunks(const fpq_adc *adc) {
+    const int chunks = (adc->m + CHUNK - 1) / CHUNK;
+    return adc->m < MIN_CHUNKED ? 1 : chunks < MAX_CHUNKS ? chunks : MAX_CHUNKS;
+}
+
+/* excess: the means of the tables of each chunk less their minima. The larger the largest of them is beside the others,
+ * the smaller is the scale by which few chunks of near rows are saturated. */
+static void choose_max_sum(fpq_lut *lut, const float *excess, int chunks) {
+    float largest = 0, all = 0;
+    for (int c = 0; c < chunks; c++) {
+        largest = fmaxf(largest, excess[c]);
+        all += excess[c];
+    }
+    const float room = all / (largest * HEADROOM); /* NaN where tables are not finite */
+    if (chunks > 1 && room > 1)
+        fpq_lut8_clear(&lut->lut8, chunks, (int)(FPQ_MAX_BYTE_SUM * room));
+    else
+        fpq_lut8_clear(&lut->lut8, 1, FPQ_MAX_BYTE_SUM);
+}
+
+/* Minima, means and bounds of exact tables. */
 static void finish_exact(fpq_lut *lut) {
     const fpq_adc *adc = lut->adc;
-    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc);
+    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc), per = per_plane(adc), chunks = count_chunks(adc);
+    float excess[MAX_CHUNKS] = {0};
     double base = 0, magnitude = 0;
     for (int j = 0; j < adc->m; j++) {
-        float range[2];
-        lut->kern->min_max(lut->table + (ptrdiff_t)j * ld, k, range);
-        lut->min[j] = range[0];
-        base += (double)range[0];
-        magnitude += fmax(fabs((double)range[0]), fabs((double)range[1]));
+        float stats[3];
+        lut->kern->min_max_sum(lut->table + (ptrdiff_t)j * ld, k, stats);
+        lut->min[j] = stats[0];
+        excess[j / per % chunks] += stats[2] / (float)k - stats[0];
+        base += (double)stats[0];
+        magnitude += fmax(fabs((double)stats[0]), fabs((double)stats[1]));
     }
     lut->kind = FPQ_LUT_EXACT;
     lut->offset = 0;
     lut->base = (float)base;
     /* L2 entries are not negative: the partial sums of a row within the threshold are within the threshold too. */
     lut->magnitude = adc->metric == FPQ_L2 ? 0 : (float)magnitude;
-    lut->lut8.threshold = -INFINITY;
+    choose_max_sum(lut, excess, chunks);
     make_groups(lut);
 }
 
@@ -105,9 +144,9 @@ fpq_codeword_norms fpq_codeword_norms_of(const fpq_kernels *kern, const fpq_adc 
     memset(origin, 0, (size_t)adc->offsets[adc->m] * sizeof(float));
     make_tables(kern, adc, origin, 1, &memory);
     for (int j = 0; j < adc->m; j++) {
-        float range[2];
-        kern->min_max(memory + (ptrdiff_t)j * ld, 1 << adc->nbits, range);
-        norms.longest += range[1];
+        float stats[3];
+        kern->min_max_sum(memory + (ptrdiff_t)j * ld, 1 << adc->nbits, stats);
+        norms.longest += stats[1];
     }
     for (int e = 0; e < adc->m * ld; e++) memory[e] /= 2;
     return norms;
@@ -125,7 +164,7 @@ void fpq_lut_make_approx(const fpq_codeword_norms *norms, const float *q, int n,
         luts[i].base = 0;
         /* The parts of an entry add up to at most (|q| + |p|)^2 <= 2 |q|^2 + 2 |p|^2 in absolute value. */
         luts[i].magnitude = 3 * (luts[i].offset + norms->longest);
-        luts[i].lut8.threshold = -INFINITY;
+        fpq_lut8_clear(&luts[i].lut8, 1, FPQ_MAX_BYTE_SUM);
     }
     for (int j = 0; j < adc->m; j++) {
         const int from = adc->offsets[j];
@@ -146,8 +185,8 @@ void fpq_lut_make_approx(const fpq_codeword_norms *norms, const float *q, int n,
 int fpq_lut_is_bounded(const fpq_lut *lut) { return lut->magnitude < 0x1p120f; }
 
 void fpq_lut_make_exact(fpq_lut *lut) {
-    const float threshold = lut->lut8.threshold;
+    const fpq_lut8 lut8 = lut->lut8;
     if (lut->kind == FPQ_LUT_EXACT) return;
     fpq_lut_make(lut->query, 1, &lut);
-    lut->lut8.threshold = threshold;
+    lut->lut8 = lut8;
 }

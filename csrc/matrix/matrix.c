@@ -27,7 +27,7 @@ static void check_share(void *context, int64_t i, fpq_worker *worker) {
     const fpq_kernels *kern = fpq_active();
     const fpq_matrix *x = c->x;
     const int64_t first = i * c->share_rows, end = first + fpq_batch_size(x->n, c->share_rows, i);
-    FPQ_ALIGN(64) float part[PART_FLOATS], min_max[2];
+    FPQ_ALIGN(64) float part[PART_FLOATS], min_max_sum[3];
     c->nonfinite[i] = x->n;
     c->max_abs[i] = 0;
     for (int64_t row = first; row < end && !fpq_stopped(worker->poll); row++)
@@ -35,8 +35,8 @@ static void check_share(void *context, int64_t i, fpq_worker *worker) {
             const int n = fpq_batch_size(x->d, PART_FLOATS, from / PART_FLOATS);
             kern->read_rows(x, NULL, row, 1, from, from + n, NULL, part);
             if (c->find_max) {
-                kern->min_max(part, n, min_max);
-                c->max_abs[i] = fmaxf(c->max_abs[i], fmaxf(-min_max[0], min_max[1]));
+                kern->min_max_sum(part, n, min_max_sum);
+                c->max_abs[i] = fmaxf(c->max_abs[i], fmaxf(-min_max_sum[0], min_max_sum[1]));
             } else if (kern->has_nonfinite(part, n)) {
                 c->nonfinite[i] = row;
                 return;

@@ -96,60 +96,66 @@ static void score(const fpq_scan *s, fpq_lut *lut, const fpq_run *run, fpq_resul
     if (batch.n) score_rows(s, lut, &batch, run->has_offsets, results);
 }
 
-/* Keeps the rows whose bytes, added to the start of their block, do not exceed FPQ_BYTE_THRESHOLD. */
+/* Keeps the rows whose bytes add up to at most the limit of their block. */
 static void keep_by_bytes(const fpq_scan *s, const fpq_prune_lut *bytes, const int32_t *block_ids, int n,
-                          const uint8_t *start, uint8_t *sums, uint64_t *rows) {
+                          const uint16_t *limits, uint8_t *sums, uint64_t *rows) {
     (s->adc->nbits == 8 ? s->kern->prune_lut8 : s->kern->prune_lut4)(bytes, s->blocks, s->code_size, block_ids, n,
-                                                                     start, sums, rows);
+                                                                     limits, sums, rows);
+}
+
+static fpq_prune_lut prune_lut_of(const fpq_scan *s, const fpq_lut8 *lut8, const uint8_t *entries, int code_groups) {
+    int shift = 0;
+    while (lut8->max_sum >> shift > FPQ_MAX_BYTE_SUM) shift++;
+    return (fpq_prune_lut){entries, code_groups, s->code_size, lut8->chunks, shift};
 }
 
 static fpq_prune_lut bytes_of_groups(const fpq_scan *s, const fpq_lut *lut) {
-    return (fpq_prune_lut){lut->lut8.group, fpq_code_groups(s->kern, s->adc), s->code_size};
+    return prune_lut_of(s, &lut->lut8, lut->lut8.group, fpq_code_groups(s->kern, s->adc));
 }
 
 static fpq_prune_lut bytes_of_pairs(const fpq_scan *s, fpq_lut *lut) {
     fpq_lut_quantize_pairs(lut);
-    return (fpq_prune_lut){lut->lut8.pair, fpq_code_groups(s->kern, s->adc) / 2, s->code_size};
+    return prune_lut_of(s, &lut->lut8, lut->lut8.pair, fpq_code_groups(s->kern, s->adc) / 2);
 }
 
 static fpq_prune_lut bytes_of_codes(const fpq_scan *s, fpq_lut *lut) {
     fpq_lut_quantize_full(lut);
-    return (fpq_prune_lut){lut->lut8.full, fpq_ld_table(s->adc), s->code_size};
+    return prune_lut_of(s, &lut->lut8, lut->lut8.full, fpq_ld_table(s->adc));
 }
 
 /* Prunes the blocks with at least min_rows survivors once more. */
 static void prune_again(const fpq_scan *s, const fpq_prune_lut *bytes, int min_rows, fpq_run *run,
-                        const uint8_t *start) {
+                        const uint16_t *limits) {
     uint64_t rows[FPQ_BLOCK_RUN];
     int32_t block_ids[FPQ_BLOCK_RUN], at[FPQ_BLOCK_RUN];
-    uint8_t starts[FPQ_BLOCK_RUN];
+    uint16_t their_limits[FPQ_BLOCK_RUN];
     int n = 0;
     for (int b = 0; b < run->n; b++) {
         at[n] = b;
         block_ids[n] = run->block_ids[b];
-        starts[n] = start[b];
+        their_limits[n] = limits[b];
         rows[n] = run->rows[b];
         n += fpq_popcount(run->rows[b]) >= min_rows;
     }
-    keep_by_bytes(s, bytes, block_ids, n, starts, NULL, rows);
+    if (!n) return;
+    keep_by_bytes(s, bytes, block_ids, n, their_limits, NULL, rows);
     for (int i = 0; i < n; i++) run->rows[at[i]] = rows[i];
 }
 
-/* Prunes by small tables, then blocks with many survivors by larger ones. The sums of a block start at what its
- * threshold is below the one that the bytes are for, so that FPQ_BYTE_THRESHOLD is the limit of all blocks. */
+/* Prunes by small tables, then blocks with many survivors by larger ones. */
 static void prune(const fpq_scan *s, fpq_lut *lut, fpq_run *run, float threshold) {
     const fpq_prune_lut groups = bytes_of_groups(s, lut), first = s->by_pairs ? bytes_of_pairs(s, lut) : groups;
-    uint8_t start[FPQ_BLOCK_RUN];
-    memset(start, FPQ_BYTE_THRESHOLD - fpq_lut_byte_threshold(lut, threshold), (size_t)run->n);
-    for (int b = 0; b < run->n && run->has_offsets; b++)
-        start[b] = (uint8_t)(FPQ_BYTE_THRESHOLD - fpq_lut_byte_threshold(lut, threshold - run->offsets[b]));
-    keep_by_bytes(s, &first, run->block_ids, run->n, start, NULL, run->rows);
-    if (s->by_pairs) prune_again(s, &groups, MIN_ROWS_GROUPS, run, start);
+    const uint16_t same = (uint16_t)fpq_lut_byte_threshold(lut, threshold);
+    uint16_t limits[FPQ_BLOCK_RUN];
+    for (int b = 0; b < run->n; b++)
+        limits[b] = run->has_offsets ? (uint16_t)fpq_lut_byte_threshold(lut, threshold - run->offsets[b]) : same;
+    keep_by_bytes(s, &first, run->block_ids, run->n, limits, NULL, run->rows);
+    if (s->by_pairs) prune_again(s, &groups, MIN_ROWS_GROUPS, run, limits);
     const int min_rows = s->kern->prunes_by_pairs ? MIN_ROWS_FULL_AVX2 : MIN_ROWS_FULL;
     if (lut->lut8.full != lut->lut8.group &&
         (lut->lut8.has_full || count(run->rows, run->n) >= BLOCKS_BUILD_FULL * min_rows)) {
         const fpq_prune_lut codes = bytes_of_codes(s, lut);
-        prune_again(s, &codes, min_rows, run, start);
+        prune_again(s, &codes, min_rows, run, limits);
     }
 }
 
@@ -173,11 +179,12 @@ static float sample_threshold(const fpq_scan *s, const fpq_lut *lut, const int32
     return sample[rank < n ? rank : n - 1];
 }
 
-/* Prunes by sums of bytes that begin at 0, and keeps the blocks that have rows left, with their sums. */
-static void prune_for_sums(const fpq_scan *s, const fpq_prune_lut *bytes, fpq_run *run, uint8_t *sums) {
-    const uint8_t start[FPQ_BLOCK_RUN] = {0};
+/* Prunes for one threshold, and keeps the blocks that have rows left, with the sums of their rows. */
+static void prune_for_sums(const fpq_scan *s, const fpq_prune_lut *bytes, int limit, fpq_run *run, uint8_t *sums) {
+    uint16_t limits[FPQ_BLOCK_RUN];
     int kept = 0;
-    keep_by_bytes(s, bytes, run->block_ids, run->n, start, sums, run->rows);
+    for (int b = 0; b < run->n; b++) limits[b] = (uint16_t)limit;
+    keep_by_bytes(s, bytes, run->block_ids, run->n, limits, sums, run->rows);
     for (int i = 0; i < run->n; i++) {
         const int has_rows = run->rows[i] != 0;
         if (kept < i && has_rows) memcpy(sums + kept * 64, sums + i * 64, 64);
@@ -199,10 +206,10 @@ static void find_first_k(const fpq_scan *s, fpq_lut *lut, fpq_run *run, fpq_resu
     if (!(threshold < INFINITY)) return; /* bytes cannot tell distances beyond float32 apart */
     if (!fpq_lut_quantize(lut, threshold)) return;
     const fpq_prune_lut groups = bytes_of_groups(s, lut);
-    prune_for_sums(s, &groups, &left, sums);
+    prune_for_sums(s, &groups, lut->lut8.max_sum, &left, sums);
     if (lut->lut8.full != lut->lut8.group) {
         const fpq_prune_lut codes = bytes_of_codes(s, lut);
-        prune_for_sums(s, &codes, &left, sums);
+        prune_for_sums(s, &codes, lut->lut8.max_sum, &left, sums);
     }
     if (count(left.rows, left.n) < results->k) return;
     const int byte = s->kern->kth_byte(sums, left.rows, left.n, (int)results->k);
@@ -217,7 +224,7 @@ static void find_first_k(const fpq_scan *s, fpq_lut *lut, fpq_run *run, fpq_resu
             if (run->block_ids[b] == left.block_ids[l]) run->rows[b] ^= smallest.rows[l++];
         return;
     }
-    const int byte_threshold = fpq_lut_byte_threshold(lut, results->threshold);
+    const int byte_threshold = fpq_lut_byte_threshold(lut, results->threshold) >> groups.shift;
     for (int b = 0; b < left.n; b++) left.rows[b] &= s->kern->bytes_at_most(sums + b * 64, byte_threshold);
     score(s, lut, &left, results);
     run->n = 0;
