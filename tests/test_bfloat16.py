@@ -190,7 +190,7 @@ def test_everything_that_takes_vectors() -> None:
     same(index.search([Q.astype(BFLOAT16)], 3), index.search(Q, 3))
     assert index._vectors.data.dtype == BFLOAT16
     assert fpq.PQIndex(4, nbits=4).fit(X).add(X).tune(X[:20], k=2, X=X, recall=0.5)
-    wide_rows = np.repeat(X[:20], 100, axis=1)
+    wide_rows = np.repeat(X[:20], 10, axis=1)
     assert fpq.PQIndex(4, nbits=4, rotation="pca", rotation_dim=8).fit(wide_rows).is_trained
 
 

@@ -48,8 +48,9 @@ def client() -> Iterator[Any]:
 
 
 @pytest.fixture
-def mortal() -> Iterator[Any]:
+def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A client of a cluster of its own: not every killed worker comes back."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")  # workers may ask the dead one for rows
     with cluster_of_two() as client:
         yield client
 
