@@ -213,13 +213,16 @@ def test_a_late_task_is_sent_to_another_worker(client: Any, tmp_path: Path) -> N
     many, one = _serving(client, tmp_path)
     slow = sorted(client.nthreads())[0]
     client.run(_before_tasks, _Waits(tmp_path), workers=[slow])
-    for _ in range(3):  # the worker gets one task, and then none until it has done that
-        same(many.search(Q, 9), one.search(Q, 9))
-    assert (tmp_path / "begun").exists()
-    assert [(task.worker, task.late) for task in many._executor._running] == [(slow, True)]
-    with pytest.raises(ValueError, match="keeps no vectors"):
-        many.search(Q, 9, rerank=2)
-    (tmp_path / "go").touch()
+    try:
+        for _ in range(3):  # the worker gets one task, and then none until it has done that
+            same(many.search(Q, 9), one.search(Q, 9))
+        assert (tmp_path / "begun").exists()
+        # On a busy machine others are late too, and their shards may be sent to this worker.
+        assert [task.worker for task in many._executor._running if task.late].count(slow) == 1
+        with pytest.raises(ValueError, match="keeps no vectors"):
+            many.search(Q, 9, rerank=2)
+    finally:
+        (tmp_path / "go").touch()
     client.run(_before_tasks, None)
     for _ in range(3):
         same(many.search(Q, 9), one.search(Q, 9))
@@ -239,6 +242,7 @@ def _serving(client: Any, folder: Path) -> tuple[Any, Any]:
 def test_an_interrupted_search_leaves_no_tasks(client: Any, tmp_path: Path) -> None:
     many, one = _serving(client, tmp_path)
     client.run(_before_tasks, _Waits(tmp_path))
+    earlier = set(client.run_on_scheduler(_names))  # answers that came too late, of which no search has heard
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -252,7 +256,7 @@ def test_an_interrupted_search_leaves_no_tasks(client: Any, tmp_path: Path) -> N
         signal.signal(signal.SIGALRM, before)
     (tmp_path / "go").touch()
     client.run(_before_tasks, None)
-    while client.run_on_scheduler(_names):
+    while set(client.run_on_scheduler(_names)) - earlier:
         time.sleep(0.01)
     same(many.search(Q, 9), one.search(Q, 9))
 
