@@ -1,4 +1,4 @@
-"""Codes of so many subquantizers that pruning adds their bytes in chunks (from 40 on), beside NumPy."""
+"""Codes of so many subquantizers that pruning adds their bytes in partial sums (from 40 on), beside NumPy."""
 
 from __future__ import annotations
 

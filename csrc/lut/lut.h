@@ -15,9 +15,9 @@ typedef enum {
 
 /* Tables in bytes, quantized for a threshold t: floor((entry - minimum of its table) * scale), at most 255. The bytes
  * of a row with a distance of at most x <= t add up to at most scale * (x - zero). The more tables there are, the more
- * is lost by rounding down; sums of 16 bits, of chunks of planes, leave room for a larger scale. */
+ * is lost by rounding down; partial sums, which are added in 16 bits, leave room for a larger scale. */
 typedef struct {
-    int chunks;             /* chunk c: the planes c, c + chunks, ..., whose bytes are added saturating at 255 */
+    int partial_sums;       /* per row; number i adds the bytes of planes i, i + partial_sums, ..., saturating at 255 */
     int max_sum;            /* the largest sum of a row with a distance of at most the threshold */
     uint8_t *group;         /* (m, code_groups): the minimum of each code group */
     uint8_t *pair;          /* (m, code_groups / 2): the lesser byte of each pair of code groups, or NULL */
@@ -61,7 +61,7 @@ size_t fpq_codeword_norms_size(const fpq_adc *adc); /* floats of memory */
 fpq_codeword_norms fpq_codeword_norms_of(const fpq_kernels *kern, const fpq_adc *adc, float *memory);
 
 /* ---- making (tables.c) ---- */
-void fpq_lut8_clear(fpq_lut8 *lut8, int chunks, int max_sum);
+void fpq_lut8_clear(fpq_lut8 *lut8, int partial_sums, int max_sum);
 size_t fpq_lut_size(const fpq_kernels *kern, const fpq_adc *adc); /* bytes of memory */
 void fpq_lut_place(const fpq_kernels *kern, const fpq_adc *adc, char *memory, fpq_lut *lut);
 /* Exact tables of n <= FPQ_LUT_QUERIES queries q (n, d). */

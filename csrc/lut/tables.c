@@ -5,13 +5,13 @@
 #include "lut/lut.h"
 #include "portable.h"
 
-/* Sums of chunks are worth their time from MIN_CHUNKED tables on. 255 times MAX_CHUNKS is far below 65536. */
+/* Partial sums are worth their time from MIN_TABLES on. 255 times MAX_PARTIAL_SUMS is far below 65536. */
 #ifdef FPQ_SELFTEST
-enum { MIN_CHUNKED = 5, CHUNK = 2, MAX_CHUNKS = 128 };
+enum { MIN_TABLES = 5, TABLES_PER_SUM = 2, MAX_PARTIAL_SUMS = 128 };
 #else
-enum { MIN_CHUNKED = 40, CHUNK = 8, MAX_CHUNKS = 128 };
+enum { MIN_TABLES = 40, TABLES_PER_SUM = 8, MAX_PARTIAL_SUMS = 128 };
 #endif
-static const float HEADROOM = 1.5f; /* a chunk of a near row may be so much larger than its share */
+static const float HEADROOM = 1.5f; /* a partial sum of a near row may be so much larger than its share */
 
 int fpq_ld_table(const fpq_adc *adc) { return 1 << adc->nbits < FPQ_COLUMN_BLOCK ? FPQ_COLUMN_BLOCK : 1 << adc->nbits; }
 
@@ -78,28 +78,28 @@ static void make_groups(fpq_lut *lut) {
         lut->kern->group_min(lut->table + (ptrdiff_t)j * ld, groups, ld / groups, lut->group + (ptrdiff_t)j * groups);
 }
 
-void fpq_lut8_clear(fpq_lut8 *lut8, int chunks, int max_sum) {
-    lut8->chunks = chunks;
+void fpq_lut8_clear(fpq_lut8 *lut8, int partial_sums, int max_sum) {
+    lut8->partial_sums = partial_sums;
     lut8->max_sum = max_sum;
     lut8->threshold = -INFINITY;
 }
 
-static int count_chunks(const fpq_adc *adc) {
-    const int chunks = (adc->m + CHUNK - 1) / CHUNK;
-    return adc->m < MIN_CHUNKED ? 1 : chunks < MAX_CHUNKS ? chunks : MAX_CHUNKS;
+static int count_partial_sums(const fpq_adc *adc) {
+    const int n = (adc->m + TABLES_PER_SUM - 1) / TABLES_PER_SUM;
+    return adc->m < MIN_TABLES ? 1 : n < MAX_PARTIAL_SUMS ? n : MAX_PARTIAL_SUMS;
 }
 
-/* excess: the means of the tables of each chunk less their minima. The larger the largest of them is beside the others,
- * the smaller is the scale by which few chunks of near rows are saturated. */
-static void choose_max_sum(fpq_lut *lut, const float *excess, int chunks) {
+/* excess: the means of the tables of each partial sum less their minima. The larger the largest is beside the others,
+ * the smaller is the scale at which few partial sums of near rows are saturated. */
+static void choose_max_sum(fpq_lut *lut, const float *excess, int partial_sums) {
     float largest = 0, all = 0;
-    for (int c = 0; c < chunks; c++) {
-        largest = fmaxf(largest, excess[c]);
-        all += excess[c];
+    for (int i = 0; i < partial_sums; i++) {
+        largest = fmaxf(largest, excess[i]);
+        all += excess[i];
     }
     const float room = all / (largest * HEADROOM); /* NaN where tables are not finite */
-    if (chunks > 1 && room > 1)
-        fpq_lut8_clear(&lut->lut8, chunks, (int)(FPQ_MAX_BYTE_SUM * room));
+    if (partial_sums > 1 && room > 1)
+        fpq_lut8_clear(&lut->lut8, partial_sums, (int)(FPQ_MAX_BYTE_SUM * room));
     else
         fpq_lut8_clear(&lut->lut8, 1, FPQ_MAX_BYTE_SUM);
 }
@@ -107,14 +107,14 @@ static void choose_max_sum(fpq_lut *lut, const float *excess, int chunks) {
 /* Minima, means and bounds of exact tables. */
 static void finish_exact(fpq_lut *lut) {
     const fpq_adc *adc = lut->adc;
-    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc), per = per_plane(adc), chunks = count_chunks(adc);
-    float excess[MAX_CHUNKS] = {0};
+    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc), per = per_plane(adc), partial_sums = count_partial_sums(adc);
+    float excess[MAX_PARTIAL_SUMS] = {0};
     double base = 0, magnitude = 0;
     for (int j = 0; j < adc->m; j++) {
         float stats[3];
         lut->kern->min_max_sum(lut->table + (ptrdiff_t)j * ld, k, stats);
         lut->min[j] = stats[0];
-        excess[j / per % chunks] += stats[2] / (float)k - stats[0];
+        excess[j / per % partial_sums] += stats[2] / (float)k - stats[0];
         base += (double)stats[0];
         magnitude += fmax(fabs((double)stats[0]), fabs((double)stats[1]));
     }
@@ -123,7 +123,7 @@ static void finish_exact(fpq_lut *lut) {
     lut->base = (float)base;
     /* L2 entries are not negative: the partial sums of a row within the threshold are within the threshold too. */
     lut->magnitude = adc->metric == FPQ_L2 ? 0 : (float)magnitude;
-    choose_max_sum(lut, excess, chunks);
+    choose_max_sum(lut, excess, partial_sums);
     make_groups(lut);
 }
 

@@ -17,8 +17,8 @@ typedef struct {
     const uint8_t *entries; /* (m, code_groups); an odd number of 4-bit codes has one more table, of zeros */
     int code_groups;        /* 8-bit codes: 256, 64 or 32: FPQ_CODE_GROUP; 4-bit codes: 16 */
     int planes;
-    int chunks; /* see fpq_lut8 */
-    int shift;  /* for the sums of prune_lut8 and prune_lut4 */
+    int partial_sums; /* see fpq_lut8 */
+    int shift;        /* for the sums of prune_lut8 and prune_lut4 */
 } fpq_prune_lut;
 
 /* Sub-code j of a row of 8- or 4-bit codes, 64 bytes apart. */
@@ -32,10 +32,10 @@ FPQ_INLINE int fpq_sub_code(int nbits, const uint8_t *codes, int j) {
     /* The sum of entries of table_l2 of one row of 4- or 8-bit codes, 64 bytes apart, added in the order 0..m-1: the \
      * same bits. */                                                                                                  \
     X(float, code_l2, (const fpq_adc *adc, const float *q, const uint8_t *codes))                                     \
-    /* For each of n blocks of 64 codes, blocks[block_ids[i]]: adds the entries of each code, those of a chunk of     \
-     * planes saturating at 255, the sums of chunks in 16 bits, and clears bit r of rows[i] where the sum of row r is              \
-     * above limits[i], at most 254 if there is one chunk. The sums >> shift of the rows that stay, which are to be               \
-     * bytes, go to sums (n, 64), if that is not NULL. */                                                                             \
+    /* For each of n blocks of 64 codes, blocks[block_ids[i]]: adds the entries of each code in partial sums, and     \
+     * clears bit r of rows[i] where the sum of row r is above limits[i] (at most FPQ_MAX_BYTE_SUM with one partial   \
+     * sum). The sums >> shift of the rows that stay, which are to be bytes, go to sums (n, 64) unless that is NULL.  \
+     */                                                                                                               \
     X(void, prune_lut8,                                                                                               \
       (const fpq_prune_lut *lut, const uint8_t *blocks, int code_size, const int32_t *block_ids, int n,               \
        const uint16_t *limits, uint8_t *sums, uint64_t *rows))                                                        \

@@ -106,7 +106,7 @@ static void keep_by_bytes(const fpq_scan *s, const fpq_prune_lut *bytes, const i
 static fpq_prune_lut prune_lut_of(const fpq_scan *s, const fpq_lut8 *lut8, const uint8_t *entries, int code_groups) {
     int shift = 0;
     while (lut8->max_sum >> shift > FPQ_MAX_BYTE_SUM) shift++;
-    return (fpq_prune_lut){entries, code_groups, s->code_size, lut8->chunks, shift};
+    return (fpq_prune_lut){entries, code_groups, s->code_size, lut8->partial_sums, shift};
 }
 
 static fpq_prune_lut bytes_of_groups(const fpq_scan *s, const fpq_lut *lut) {

@@ -1,6 +1,6 @@
 """Draw the figures of docs/: python docs/figures/make.py [NAME ...], all by default.
 
-The figure `alive` needs the data set sift500k: see fpq.datasets.load.
+The figure `rounding` needs the data set minilm: see fpq.datasets.load.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import fpq
 
 HERE = Path(__file__).resolve().parent
 INK, BLUE, ORANGE, GREEN, PALE = "#222222", "#1f6fb4", "#d9730d", "#2f8f4e", "#eef3f8"
-ROWS, QUERIES, M = 200_000, 100, 16
+QUERIES, K = 100, 100
 matplotlib.rcParams.update({"svg.hashsalt": "fpq", "font.size": 12, "font.family": "DejaVu Sans"})
 
 
 def main(names: list[str]) -> None:
     """Draw the figures with these names."""
     figures = {
-        "choosing": choosing, "tables": tables, "quantize": quantize, "prune": prune, "alive": alive, "refine": refine,
-        "merge": merge,
+        "choosing": choosing, "tables": tables, "quantize": quantize, "prune": prune, "rounding": rounding,
+        "refine": refine, "merge": merge,
     }  # fmt: skip
     for name in names or figures:
         save(figures[name](), name)
@@ -192,38 +192,43 @@ def prune() -> Figure:
     return figure
 
 
-def alive() -> Figure:
-    """The share of code blocks that still have a row within the threshold after so many tables."""
-    data = fpq.datasets.load("sift500k")
-    base, queries = np.asarray(data.base[:ROWS]), np.asarray(data.query[:QUERIES])
-    index = fpq.PQIndex(m=M).fit(base).add(base)
-    codes, quantizer = index.codes, index.quantizer
-    figure = Figure(figsize=(8, 4.4), layout="constrained")
+def rounding() -> Figure:
+    """Rows that byte sums leave per row of the answer, with one sum and with partial sums."""
+    data = fpq.datasets.load("minilm")
+    base, queries = np.asarray(data.base, np.float32), np.asarray(data.query[:QUERIES], np.float32)
+    sizes = (16, 32, 48, 64, 96)
+    one, partial = [], []
+    for m in sizes:
+        index = fpq.PQIndex(m).fit(base).add(base)
+        codes, limits = index.codes, index.search(queries, K).distances[:, -1]
+        left = np.zeros(2)
+        for table, limit in zip(index.quantizer.distance_table(queries), limits, strict=True):
+            above, width = table - table.min(axis=1, keepdims=True), float(limit) - float(table.min(axis=1).sum())
+            entries = np.take_along_axis(above, codes.T.astype(np.int64), axis=1)
+            left += [_left(entries, width, 1), _left(entries, width, -(-m // 8))]
+        one.append(left[0] / K / QUERIES)
+        partial.append(left[1] / K / QUERIES)
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for k, colour, marker in ((10, BLUE, "o"), (100, ORANGE, "s")):
-        limits = index.search(queries, k).distances[:, -1]
-        shares = np.zeros(M + 1)
-        for table, limit in zip(quantizer.distance_table(queries), limits, strict=True):
-            above = table - table.min(axis=1, keepdims=True)
-            left = float(limit) - float(table.min(axis=1).sum())
-            sums = np.zeros(ROWS, np.float32)
-            shares[0] += 1
-            for step, j in enumerate(np.argsort(-above.mean(axis=1)), 1):
-                sums += above[j][codes[:, j]]
-                shares[step] += (sums.reshape(-1, 64) <= left * 1.00001).any(axis=1).mean()
-        axes.plot(range(M + 1), 100 * shares / QUERIES, color=colour, marker=marker, lw=2, label=f"k = {k}")
-    for stage in (M // 2, M * 3 // 4):
-        axes.axvline(stage, color="0.5", ls="--", lw=1)
-    note = "blocks with no row\nleft are dropped at\nthe dashed lines"
-    axes.text(M * 3 // 4 + 0.2, 96, note, fontsize=10.5, color="0.3", va="top")
-    axes.set_xlabel(f"subquantizers added, of {M}")
-    axes.set_ylabel("code blocks with a row\nwithin the k-th distance [%]")
-    axes.set_ylim(0, 103)
-    axes.set_xlim(0, M)
+    axes.plot(sizes, one, color=ORANGE, marker="s", lw=2, label="one sum of 8 bits")
+    axes.plot(sizes, partial, color=BLUE, marker="o", lw=2, label="partial sums of 8 bytes, added in 16 bits")
+    axes.set_yscale("log")
+    axes.set_yticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+    axes.set_xticks(sizes)
+    axes.set_xlabel("subquantizers")
+    axes.set_ylabel("rows left per row of the answer")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="center right")
-    axes.set_title(f"{ROWS:,} SIFT vectors, mean of {QUERIES} queries", fontsize=12)
+    axes.legend(frameon=False, loc="upper left")
+    axes.set_title(f"{len(base):,} MiniLM embeddings, k = {K}, mean of {QUERIES} queries", fontsize=12)
     return figure
+
+
+def _left(entries: np.ndarray, width: float, partial_sums: int) -> int:
+    """Rows whose sums do not exceed that of the threshold; entries (m, n) above the minima of their tables."""
+    largest = 254 if partial_sums == 1 else int(254 * partial_sums / 1.5)
+    rounded = np.minimum(np.floor(entries * (largest / width)), 255)
+    sums = sum(np.minimum(rounded[i::partial_sums].sum(axis=0), 255) for i in range(partial_sums))
+    return int((sums <= largest).sum())
 
 
 def refine() -> Figure:
