@@ -195,7 +195,7 @@ def test_manifest(data: Path, tmp_path: Path, capsys: Any) -> None:
     assert len(shown["files"]) == shown["shards"] == 4
     assert "metric" in run(capsys, "info", manifest)[0]
     _, err = run(capsys, "tune", manifest, data / "query.npy", code=1)
-    assert "expected shards of PQIndex or IVFPQIndex, got FlatIndex" in err
+    assert "expected shards with search settings, got FlatIndex" in err
     codes = fpq.dask.build(fpq.PQIndex(4).fit(base), base, tmp_path / "codes", shard_rows=500)
     assert "expected X or neighbors" in run(capsys, "tune", codes, data / "query.npy", code=1)[1]
     argv = ["tune", codes, data / "query.npy", "--base", data / "base.npy", "--recall", "0.1"]

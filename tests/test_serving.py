@@ -299,3 +299,30 @@ def test_workers_come_and_go(tmp_path: Path) -> None:
         while len(client.nthreads()) > 1:
             time.sleep(0.01)
         same(many.search(Q, 9), one.search(Q, 9))
+
+
+def test_tune_outlives_a_worker(tmp_path: Path) -> None:
+    make = lambda: fpq.C2LSHIndex().fit(X)  # noqa: E731
+    here, found = shards(make, tmp_path, 5), X[:40] + np.float32(0.2)
+    expected = here.tune(found, 5, 0.9)
+    with _cluster() as (_, client):
+        many = fpq.ShardedIndex(tmp_path / "manifest.json", client=client, replicas=2)
+        client.run(_before_tasks, _Dies(tmp_path), workers=[sorted(client.nthreads())[0]])
+        tuned = many.tune(found, 5, 0.9)
+        assert (tmp_path / "begun").exists()
+        assert [trial[:2] for trial in tuned.trials] == [trial[:2] for trial in expected.trials]
+        assert many.n_candidates == here.n_candidates
+        same(many.search(Q, 5), here.search(Q, 5))
+        client.run(_before_tasks, _fails)
+        with pytest.raises(MemoryError, match="no memory"):
+            many.tune(found, 9, 0.99)
+        client.run(_before_tasks, None)
+        assert many.n_candidates == here.n_candidates
+        same(many.search(Q, 5), here.search(Q, 5))
+    with pytest.raises(ConnectionError, match="cluster"):
+        many.tune(found, 5, 0.5)
+    assert many.n_candidates == here.n_candidates
+
+
+def _fails() -> None:
+    raise MemoryError("no memory")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_sharded import N, Q, X, same, shards
+from test_sharded import N, Q, X, posix_files, same, shards
 
 import fpq
-from fpq import cli
+from fpq import cli, tuning
 
 RNG = np.random.default_rng(2)
 MANY = RNG.normal(size=(140_000, 6)).astype(np.float32)  # more than `fit` reads
@@ -122,8 +123,8 @@ def test_settings_of_shards(kind: str, tmp_path: Path) -> None:
             many.search(Q, 4, **{option: 2})
     with pytest.raises(ValueError, match=f"^n_probe: expected shards of IVFPQIndex, got {name}$"):
         many.range_search(Q, 1.0, n_probe=2)
-    with pytest.raises(ValueError, match=f"^tune: expected shards of PQIndex or IVFPQIndex, got {name}$"):
-        many.tune(Q)
+    with pytest.raises(ValueError, match=f"^recall: expected shards of PQIndex or IVFPQIndex, got {name}$"):
+        many.search(Q, 4, recall=0.9)
     with pytest.raises(ValueError, match=r"^n_candidates: expected at least 1, got 0"):
         many.search(Q, 4, n_candidates=0)
 
@@ -138,6 +139,80 @@ def test_probes_of_e2lsh_shards_are_a_setting(tmp_path: Path) -> None:
     many.n_probe = 3
     same(many.search(Q, 4), expected)
     assert many.range_search(Q, 1e9).lims[-1] == N * len(Q)
+
+
+def queries(n: int = 60) -> np.ndarray:
+    return X[:n] + RNG.normal(size=(n, X.shape[1])).astype(np.float32) / 4
+
+
+def test_tune_of_e2lsh_shards_is_that_of_one_index(tmp_path: Path) -> None:
+    make = lambda: fpq.E2LSHIndex(n_tables=2).fit(X)  # noqa: E731
+    one, many, found = make().add(X), shards(make, tmp_path, 3), queries()
+    expected = one.tune(found, 5, 0.9)
+    truth = fpq.FlatIndex().add(X).search(found, 5).ids
+    for options in ({}, {"X": X}, {"neighbors": truth}):
+        tuned = many.tune(found, 5, 0.9, **options)
+        assert [trial[:2] for trial in tuned.trials] == [trial[:2] for trial in expected.trials]
+        assert many.n_probe == one.n_probe == tuned.best.setting["n_probe"]
+    same(many.search(Q, 5), one.search(Q, 5))
+    same(copy.copy(many).search(Q, 5), one.search(Q, 5))
+
+
+@pytest.mark.parametrize("kind", BY_CANDIDATES)
+def test_tune_by_candidates_of_each_shard(kind: str, tmp_path: Path) -> None:
+    many, found = shards(BY_CANDIDATES[kind], tmp_path, 3), queries()
+    truth = fpq.FlatIndex(many.metric).add(X).search(found, 5).ids
+    tuned = many.tune(found, 5, 0.9)
+    counts = [trial.setting["n_candidates"] for trial in tuned.trials]
+    assert counts == tuning.steps(500, first=5)[: len(counts)]
+    for trial in tuned.trials:
+        assert trial.recall == fpq.metrics.recall_at_k(many.search(found, 5, **trial.setting).ids, truth)
+    assert tuned.best is tuned.trials[-1] and tuned.best.recall >= 0.9
+    assert all(trial.recall < 0.9 for trial in tuned.trials[:-1])
+    assert many.n_candidates == counts[-1]
+    same(many.search(Q, 5), many.search(Q, 5, n_candidates=counts[-1]))
+    assert many.tune(found, 2000, 1.0).best.recall == 1 and many.n_candidates <= 500  # more neighbours than rows
+
+
+def test_a_failed_tune_leaves_the_settings(tmp_path: Path) -> None:
+    many, found = shards(BY_CANDIDATES["c2lsh"], tmp_path, 3), queries()
+    many.n_candidates = 7
+    expected = many.search(Q, 5)
+    for arguments, message in (
+        ((found[:0],), "Q: expected at least one query"),
+        ((found, 0), "k: expected at least 1, got 0"),
+        ((found, 5, 1.5), "recall: expected a number from 0 to 1, got 1.5"),
+        ((found[:, 1:],), "Q: expected"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            many.tune(*arguments)
+    with pytest.raises(ValueError, match=r"^recall: 1.0 is not reached"):  # of ids that no row has
+        many.tune(found, 5, 1.0, neighbors=np.full((len(found), 5), N, np.int64))
+    assert many.n_candidates == 7 and many.rerank is None
+    same(many.search(Q, 5), expected)
+
+
+@posix_files
+def test_tune_with_a_shard_that_is_gone(tmp_path: Path) -> None:
+    shards(BY_CANDIDATES["pmlsh"], tmp_path, 3)
+    found = queries()
+    (tmp_path / "1.fpq").unlink()
+    with pytest.raises(fpq.FormatError, match=r"1.fpq"):
+        fpq.ShardedIndex(tmp_path / "manifest.json")
+    partial = fpq.ShardedIndex(tmp_path / "manifest.json", allow_partial=True)
+    partial.tune(found, 5, 0.5)
+    assert partial.search(found, 5).missing.keys() == {"1.fpq"}
+    assert fpq.metrics.recall_at_k(partial.search(found, 5).ids, _nearest_of_others(found, partial.metric)) >= 0.5
+    for file in ("0.fpq", "2.fpq"):
+        (tmp_path / file).unlink()
+    with pytest.raises(ValueError, match=r"^tune: expected vectors in the shards, got no shards"):
+        fpq.ShardedIndex(tmp_path / "manifest.json", allow_partial=True).tune(found)
+
+
+def _nearest_of_others(found: np.ndarray, metric: Any) -> np.ndarray:
+    """The true neighbours among the rows of the first and the last of three shards."""
+    kept = np.r_[:500, 1000:N]
+    return kept[fpq.FlatIndex(metric).add(X[kept]).search(found, 5).ids]
 
 
 def test_shards_of_other_functions_are_refused(tmp_path: Path) -> None:

@@ -47,11 +47,13 @@ def test_tune_and_search_by_recall(name: str, tmp_path: Path) -> None:
 def test_what_tune_refuses(tmp_path: Path) -> None:
     flat = shards(fpq.FlatIndex, tmp_path / "flat", 2) if (tmp_path / "flat").mkdir() is None else None
     assert flat is not None
-    with pytest.raises(ValueError, match=r"^tune: expected shards of PQIndex or IVFPQIndex, got FlatIndex"):
+    with pytest.raises(ValueError, match=r"^tune: expected shards with search settings, got FlatIndex"):
         flat.tune(QUERIES)
-    with pytest.raises(ValueError, match=r"^recall: expected None, as no tune has succeeded"):
+    with pytest.raises(ValueError, match=r"^recall: expected shards of PQIndex or IVFPQIndex, got FlatIndex"):
         flat.search(Q, recall=0.9)
     many = shards(lambda: fpq.PQIndex(4).fit(X), tmp_path, 2)
+    with pytest.raises(ValueError, match=r"^recall: expected None, as no tune has succeeded"):
+        many.search(Q, recall=0.9)
     with pytest.raises(ValueError, match=r"^X: expected X or neighbors, as the index keeps no vectors, got neither"):
         many.tune(QUERIES)
     with pytest.raises(ValueError, match=r"^recall: 1.0 is not reached"):

@@ -174,9 +174,9 @@ def tune(
     raise ValueError(f"recall: {recall} is not reached, the best is {best.recall:.4f} at {best.setting}")
 
 
-def steps(last: int, factor: float = 1.25) -> list[int]:
-    """Integers from 1 to `last` that grow by about `factor`."""
-    values = [1]
+def steps(last: int, factor: float = 1.25, first: int = 1) -> list[int]:
+    """Integers from `first` to `last` that grow by about `factor`."""
+    values = [first]
     while values[-1] < last:
         values.append(min(last, max(values[-1] + 1, int(values[-1] * factor))))
     return values

@@ -277,7 +277,7 @@ def _tune(args: argparse.Namespace) -> None:
 def _tunable(args: argparse.Namespace, given: set[str]) -> Any:
     """The index to tune; an error if it has no settings, or if the true neighbours are unknown."""
     if files.is_manifest(args.index) and args.save:
-        raise UsageError("--save: a manifest keeps no settings: give them to the search (--n-probe, --rerank)")
+        raise UsageError("--save: a manifest keeps no settings: give them to the search (--n-probe and so on)")
     index = _load(args.index, mmap=False)
     if not hasattr(index, "tune"):
         raise ValueError(f"{args.index}: expected an index with settings to tune, got a {type(index).__name__}")

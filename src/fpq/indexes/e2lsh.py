@@ -279,9 +279,11 @@ class E2LSHIndex(LSHIndex, kind="E2LSHIndex"):
             If no number reaches the recall (the message gives the best), the index is empty or not trained, or an
             argument is not as described. `n_probe` is then unchanged.
         """
-        tuned = self._tune("n_probe", tuning.steps(MAX_TUNED_PROBES), Q, k, recall, n_threads)
-        self.n_probe = tuned.best.setting["n_probe"]
-        return tuned
+        return self._tune(Q, k, recall, n_threads)
+
+    @staticmethod
+    def _efforts(k: int, n: int) -> list[dict[str, int]]:
+        return [{"n_probe": n_probe} for n_probe in tuning.steps(MAX_TUNED_PROBES)]
 
     def _state(self) -> State:
         n_tables, n_hashes, width = self._given

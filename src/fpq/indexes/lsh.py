@@ -328,10 +328,13 @@ class LSHIndex(Index):
     ) -> tuple[Float32, Int64]:
         return self._find(None)(queries, k, allowed, n_threads)
 
-    def _tune(
-        self, name: str, values: Iterable[int], Q: Any, k: int, recall: float, n_threads: int | None
-    ) -> tuning.Tuning:
-        """Measure the values of the setting `name` in ascending order, up to the first that reaches the recall."""
+    @staticmethod
+    @abstractmethod
+    def _efforts(k: int, n: int) -> Iterable[dict[str, int]]:
+        """The settings that `tune` measures for k neighbours among n rows, in ascending order of cost."""
+
+    def _tune(self, Q: Any, k: int, recall: float, n_threads: int | None) -> tuning.Tuning:
+        """Measure settings in ascending order, up to the first that reaches the recall, and set it."""
         count = threads.resolve(self.n_threads if n_threads is None else n_threads)
         k = _checks.integer("k", k, 1)
         recall = tuning.recall_target(recall)
@@ -344,9 +347,12 @@ class LSHIndex(Index):
         _, truth = tuning.exact(self._vectors.data, queries, k, self._ids.native, self._metric, count)
 
         def search(setting: dict[str, int]) -> Int64:
-            return self._find(setting[name])(queries, k, None, count)[1]
+            (effort,) = setting.values()
+            return self._find(effort)(queries, k, None, count)[1]
 
-        return tuning.tune(search, ({name: value} for value in values), truth, recall)
+        tuned = tuning.tune(search, self._efforts(k, len(self)), truth, recall)
+        vars(self).update(tuned.best.setting)
+        return tuned
 
     def _shared_state(self, chosen: dict[str, Any]) -> State:
         """The state that a file stores for all LSH indexes; `chosen` are the parameters that `fit` chose."""

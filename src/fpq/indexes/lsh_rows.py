@@ -23,7 +23,6 @@ from fpq.metric import MetricName
 from fpq.storage import State, Stored
 
 BLOCK_ROWS = 64
-STEP = 1.25  # ratio of consecutive numbers of candidates that `tune` measures
 
 Self = TypeVar("Self", bound="LSHRowsIndex")
 
@@ -223,12 +222,11 @@ class LSHRowsIndex(LSHIndex):
         ValueError, TypeError
             If the index is empty or not trained, or an argument is not as described. `n_candidates` is then unchanged.
         """
-        counts = [min(_checks.integer("k", k, 1), max(1, len(self)))]
-        while counts[-1] < len(self):
-            counts.append(min(len(self), max(counts[-1] + 1, int(counts[-1] * STEP))))
-        tuned = self._tune("n_candidates", counts, Q, k, recall, n_threads)
-        self.n_candidates = tuned.best.setting["n_candidates"]
-        return tuned
+        return self._tune(Q, k, recall, n_threads)
+
+    @staticmethod
+    def _efforts(k: int, n: int) -> list[dict[str, int]]:
+        return [{"n_candidates": count} for count in tuning.steps(n, first=min(k, n))]
 
     def _state(self) -> State:
         state = self._shared_state({"width": self.width, "n_candidates": self.n_candidates})

@@ -65,7 +65,7 @@ class ShardedIndex(Shards):
     ----------
     n_probe, rerank, n_candidates : int or None
         Defaults of the arguments of `search`. None, the initial value: `n_probe` and `n_candidates` of each file, and
-        no re-ranking. `tune` sets the first two. Files do not contain them.
+        no re-ranking. `tune` sets those of the class. Files do not contain them.
 
     Raises
     ------
@@ -199,8 +199,8 @@ class ShardedIndex(Shards):
         n_candidates : int, optional
             For shards of C2LSHIndex or PMLSHIndex: number of vectors that each shard compares with a query.
         recall : float, optional
-            Instead of `n_probe` and `rerank`: the fastest setting that reaches this recall@k by the measurements of
-            `tune`.
+            For shards of codes, instead of `n_probe` and `rerank`: the fastest setting that reaches this recall@k by
+            the measurements of `tune`.
         allowed : array of ids, or boolean mask by id, optional
             The ids that may be returned.
         n_threads : int, optional
@@ -224,6 +224,7 @@ class ShardedIndex(Shards):
         """
         given = {"n_probe": n_probe, "rerank": rerank, "n_candidates": n_candidates}
         if recall is not None:
+            _require_kind("recall", self.kind, manifests.OF_CODES)
             setting = chosen(self._points, k, recall, given)
         else:
             setting = {name: getattr(self, name) if value is None else value for name, value in given.items()}
@@ -319,16 +320,21 @@ class ShardedIndex(Shards):
         neighbors: ArrayLike | None = None,
         n_threads: int | None = None,
     ) -> tuning.Tuning:
-        """Measure search settings on sample queries, and set `n_probe` and `rerank` to the fastest that reach a recall.
+        """Measure search settings on sample queries, and set those that reach a recall.
 
-        As `IVFPQIndex.tune`, for searches in all shards. The measurements stay until the next `tune`.
+        Shards of codes: as `IVFPQIndex.tune`, for searches in all shards. `n_probe` and `rerank` become the fastest
+        that reach the recall. The measurements stay until the next `tune`.
+
+        Shards of LSH indexes: as `E2LSHIndex.tune` and `C2LSHIndex.tune`. `n_probe` or `n_candidates`, the same for all
+        shards, becomes the smallest number with which the answer of all shards reaches the recall. `n_candidates` grows
+        from k to the number of rows of the largest shard.
 
         Parameters
         ----------
         Q : array (nq, d)
             Queries like those of the application.
         k, recall, X, neighbors, n_threads
-            As in `IVFPQIndex.tune`. X and neighbors are needed unless all shards keep their vectors.
+            As in `IVFPQIndex.tune`. Shards of codes need X or neighbors unless all keep their vectors.
 
         Returns
         -------
@@ -337,21 +343,22 @@ class ShardedIndex(Shards):
         Raises
         ------
         ValueError, TypeError
-            If no setting reaches the recall (the message gives the best), the shards are not of codes, or an argument
-            is not as described. The settings are then unchanged.
+            If no setting reaches the recall (the message gives the best), the shards are of FlatIndex, which is exact,
+            or an argument is not as described. The settings are then unchanged.
         FormatError, ConnectionError
             As `search`.
         """
         content, count = self._manifest, threads.resolve(n_threads)
-        if content.kind not in manifests.OF_CODES:
-            raise ValueError(f"tune: expected shards of {' or '.join(manifests.OF_CODES)}, got {content.kind}")
+        if content.kind == "FlatIndex":
+            raise ValueError("tune: expected shards with search settings, got FlatIndex")
         k, recall = _checks.integer("k", k, 1), tuning.recall_target(recall)
         queries, _ = _checks.queries(Q, content.dim, count)
         if not len(queries):
             raise ValueError("Q: expected at least one query, got none")
         most = min(k, len(self))
-        found = (each for each in self._run(content, measuring.settings, (len(self), most))[0] if each is not None)
-        settings = next(found, None)
+        sizes = len(self), max((shard.n for shard in content.shards), default=0)
+        found = self._run(content, measuring.settings, (*sizes, most))[0]
+        settings = next((each for each in found if each is not None), None)
         if settings is None:
             raise ValueError("tune: expected vectors in the shards, got no shards")
         truth = self._true_neighbors(content, queries, most, X, neighbors, count)
@@ -360,6 +367,10 @@ class ShardedIndex(Shards):
             return self._search(queries, most, n_threads=n_threads, **setting).ids
 
         efforts, reranks = settings
+        if content.kind not in manifests.OF_CODES:
+            tuned = tuning.tune(search, efforts, truth, recall)
+            vars(self).update(tuned.best.setting)
+            return tuned
         tuned = tuning.fastest(search, efforts, reranks, truth, recall, tuning.RECALLS)
         points = OperatingPoints.measured(k, tuned.trials) if most == k else None
         vars(self).update(tuned.best.setting, _points=points)
@@ -387,9 +398,13 @@ def _effort(name: str, value: Any, kind: str, kinds: tuple[str, ...]) -> int | N
     """A checked setting of searches in shards of these kinds; None stays None."""
     if value is None:
         return None
+    _require_kind(name, kind, kinds)
+    return _checks.integer(name, value, 1)
+
+
+def _require_kind(name: str, kind: str, kinds: Sequence[str]) -> None:
     if kind not in kinds:
         raise ValueError(f"{name}: expected shards of {' or '.join(kinds)}, got {kind}")
-    return _checks.integer(name, value, 1)
 
 
 def _opened(cls: type[ShardedIndex], path: Path, client: Any, replicas: int, settings: dict[str, Any]) -> ShardedIndex:

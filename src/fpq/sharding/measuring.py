@@ -6,18 +6,21 @@ import numpy as np
 
 from fpq import threads, tuning
 from fpq.indexes.parts import true_neighbors
+from fpq.indexes.pq_base import CodeIndex
 from fpq.sharding import merge
 from fpq.sharding.merge import OpenShards, Part, ShardQuery
 
-Settings = tuple[list[tuning.Setting], list[int | None]]
+Settings = tuple[list[tuning.Setting], list[int | None]]  # efforts and values of `rerank`
 
 
-def settings(shards: OpenShards, query: tuple[int, int]) -> Settings | None:
-    """The settings to measure in all shards, of n vectors and for k neighbours, (n, k), which follow from one shard."""
-    n, k = query
+def settings(shards: OpenShards, query: tuple[int, int, int]) -> Settings | None:
+    """The settings to measure in all shards, which follow from one shard; None: no shard can be opened.
+
+    The query has the number of vectors in all shards and in the largest, and that of neighbours.
+    """
+    n, largest, k = query
     for index, _ in shards:
-        found: Settings = index._tuned_settings(k, n)
-        return found
+        return index._tuned_settings(k, n) if isinstance(index, CodeIndex) else (index._efforts(k, largest), [])
     return None
 
 

@@ -1,4 +1,4 @@
-"""The true neighbours with which `tune` compares searches of codes."""
+"""The true neighbours with which `tune` compares searches of codes and of shards."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fpq.indexes.parts.vector_file import VectorFile
 from fpq.metric import Metric
 
 if TYPE_CHECKING:
+    from fpq.indexes.lsh import LSHIndex
     from fpq.indexes.pq_base import CodeIndex
 
 
@@ -50,12 +51,12 @@ def among(X: Any, queries: Float32, k: int, ids: Int64, dim: int | None, metric:
     return tuning.exact(rows, queries, k, None if are_rows else ids, metric, n_threads)[1]
 
 
-def kept(index: CodeIndex, queries: Float32, k: int, n_threads: int) -> tuple[Float32, Int64]:
+def kept(index: CodeIndex | LSHIndex, queries: Float32, k: int, n_threads: int) -> tuple[Float32, Int64]:
     """The exact distances (inner products negated) and ids of the k nearest kept vectors."""
     ids, metric = index._ids.native, index._metric
     if isinstance(index._vectors, VectorFile):
         rows: Array = metric.prepare(index._vectors.data[index._ids.values], n_threads)
-    elif index.keep_vectors:
+    elif getattr(index, "keep_vectors", True):
         rows = index._vectors.data
     else:
         raise ValueError("X: expected X or neighbors, as the index keeps no vectors, got neither")
