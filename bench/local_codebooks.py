@@ -13,6 +13,7 @@ import fpq
 from fpq import datasets, metrics
 from fpq.indexes.parts.coarse import CoarseQuantizer
 from fpq.learning.kmeans import even_offsets
+from fpq.learning.lloyd import LocalRows
 from fpq.learning.local_rotation import LocalRotations
 
 QUERIES = 1000
@@ -34,7 +35,8 @@ def main() -> None:
     coarse = CoarseQuantizer(fpq.KMeans(n_lists, n_iter=10).fit(x).centroids, False, 2)
     lists = coarse.nearest(x, 2)
     residuals = coarse.residuals(x, lists, None, 2)
-    learned = LocalRotations.learned(residuals, lists, n_lists, m, 2)
+    in_lists = LocalRows(x, None, 2).grouped(coarse.nearest, n_lists)
+    learned = LocalRotations.learned(in_lists, coarse.centroids, m, d, 2)
     rotated = learned.rotate(residuals, lists, 2)
 
     def show(way, decoded, per_list):

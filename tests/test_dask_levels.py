@@ -149,6 +149,9 @@ def test_ranges_of_groups() -> None:
     assert [(group.start, group.stop) for group, _ in found] == [(0, 4), (4, 5), (5, 8)]
     assert [(rows.start, rows.stop) for _, rows in found] == [(0, 8), (8, 28), (28, 30)]
     assert len(grouped_rows.ranges(np.zeros(3, np.int64), 8)) == 1
+    found = grouped_rows.ranges(sizes, 8, 3)
+    assert [(group.start, group.stop) for group, _ in found] == [(0, 3), (3, 6), (6, 8)]
+    assert [(rows.start, rows.stop) for _, rows in found] == [(0, 8), (8, 29), (29, 30)]
     assert pickle.loads(pickle.dumps(grouping.Sorted(X[:2], sizes))).sizes.tolist() == sizes.tolist()
 
 

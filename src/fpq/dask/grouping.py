@@ -45,18 +45,21 @@ class ClusterGroups:
         self._sizes = np.array(rows.results("sizes", [(_sizes, part) for part in self._parts]))  # (parts, groups)
         self.sizes: Int64 = self._sizes.sum(axis=0)
 
-    def run(self, function: OfGroups, *of_groups: Array) -> Iterator[Any]:
+    def run(self, function: OfGroups, *of_groups: Array, together: int = 1) -> Iterator[Any]:
         """As `GroupedRows.run`."""
         number, ends = uuid.uuid4().hex, np.cumsum(self._sizes, axis=1)
         calls: list[tuple[Any, ...]] = []
-        for groups, _ in ranges(self.sizes, -(-self._rows.n // (TASKS_PER_THREAD * self._rows.n_threads))):
+        most = -(-self._rows.n // (TASKS_PER_THREAD * self._rows.n_threads))
+        for groups, _ in ranges(self.sizes, most, together):
             sizes = self._sizes[:, groups]
             pieces = [
                 self._rows.submit(f"piece-{number}-{len(calls)}-{i}", piece, part, end - size.sum(), end)
                 for i, (part, size, end) in enumerate(zip(self._parts, sizes, ends[:, groups.stop - 1], strict=True))
             ]
             calls.append((of_range, function, pieces, sizes, *(array[groups] for array in of_groups)))
-        yield from self._rows.results("groups", calls)
+        results = self._rows.results("groups", calls)[::-1]
+        while results:  # each is freed once it has been used
+            yield results.pop()
 
 
 def in_groups(pickled: bytes, x: Array, n_groups: int) -> Sorted:

@@ -219,11 +219,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         coarse = CoarseQuantizer.train(
             rows, n_lists, capacity=self.list_capacity, metric=self._metric, seed=pq.seed, n_threads=n_threads
         )
-        rotations = self._learn_rotations(coarse, rows, width, n_threads) if self.local_rotations else None
+        rotations = None
+        if self.local_rotations:
+            in_lists, m = rows.grouped(coarse.nearest, n_lists), pq.m or default_m(width)
+            rotations = LocalRotations.learned(in_lists, coarse.centroids, m, width, n_threads)
         rows = vectors = rows.sampled(self._choose(rows.n, pq.max_training_rows))
         if self.residual:
             rows = rows.changed(partial(residuals, coarse, rotations=rotations), width)
-        if rotations is not None:
+        if rotations is not None and self.anisotropy > 1:
             vectors = vectors.changed(partial(rotated_by_lists, coarse, rotations), width)
         quantizer = learned_quantizer(self, rows, rows.n, vectors)
         rotated = quantizer.rotate(coarse.centroids, n_threads)
@@ -233,14 +236,6 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
             quantizer, refinement, n_lists=n_lists, n_probe=min(self.n_probe, n_lists), _coarse=coarse,
             _rotated=rotated, _rotations=rotations, **ivf_rows.no_lists(n_lists, quantizer, refinement),
         )  # fmt: skip
-
-    def _learn_rotations(
-        self, coarse: CoarseQuantizer, rows: TrainingRows, width: int, n_threads: int
-    ) -> LocalRotations:
-        x, m = rows.local().take(None), self.quantizer.m or default_m(width)
-        lists = coarse.nearest(x, n_threads)
-        x = coarse.residuals(x, lists, None, n_threads)
-        return LocalRotations.learned(x, lists, len(coarse.centroids), m, width, n_threads)
 
     @property
     def _training_size(self) -> int:

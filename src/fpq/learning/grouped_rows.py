@@ -21,11 +21,11 @@ class GroupedRows(Protocol):
 
     sizes: Int64  # the number of rows in each group
 
-    def run(self, function: OfGroups, *of_groups: Array) -> Iterator[Any]:
+    def run(self, function: OfGroups, *of_groups: Array, together: int = 1) -> Iterator[Any]:
         """The results of `function` for consecutive ranges of groups, in order.
 
-        `of_groups` have an entry per group. `function` gets those of its groups. What it computes for a group must not
-        depend on the other groups of the range.
+        Ranges begin at multiples of `together` groups. `of_groups` have an entry per group. `function` gets those of
+        its groups. What it computes for `together` groups must not depend on the other groups of the range.
         """
 
 
@@ -38,20 +38,24 @@ class LocalGroups:
         self._order = np.argsort(groups, kind="stable")
         self._n_threads = n_threads
 
-    def run(self, function: OfGroups, *of_groups: Array) -> Iterator[Any]:
+    def run(self, function: OfGroups, *of_groups: Array, together: int = 1) -> Iterator[Any]:
         """As `GroupedRows.run`."""
-        for groups, rows in ranges(self.sizes, RANGE_ROWS):
+        for groups, rows in ranges(self.sizes, RANGE_ROWS, together):
             x = take_rows(self._x, self._order[rows], self._n_threads)
             yield function(x, self.sizes[groups], self._n_threads, *(array[groups] for array in of_groups))
 
 
-def ranges(sizes: Int64, most: int) -> list[tuple[slice, slice]]:
-    """Consecutive groups, and the places of their rows: at most `most` rows, or a single group."""
+def ranges(sizes: Int64, most: int, together: int = 1) -> list[tuple[slice, slice]]:
+    """Consecutive groups, and the places of their rows: at most `most` rows, or `together` groups.
+
+    The first group of a range is a multiple of `together`.
+    """
     ends = np.cumsum(sizes)
     found = []
     group = row = 0
     while group < len(sizes):
-        last = max(group + 1, int(np.searchsorted(ends, row + most, side="right")))
+        last = int(np.searchsorted(ends, row + most, side="right"))
+        last = min(len(sizes), max(group + together, last - last % together))
         end = int(ends[last - 1])
         found.append((slice(group, last), slice(row, end)))
         group, row = last, end

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial, reduce
+
 import numpy as np
 
 from fpq import _native, progress, threads
 from fpq._arrays import aligned_empty, pack, unpack
 from fpq._checks import Array, Float32, Float64, Int32, Int64
+from fpq.learning.grouped_rows import GroupedRows
 from fpq.learning.kmeans import even_offsets
 from fpq.learning.rotation import balanced_order
 from fpq.storage import FormatError, State, Stored, finite
 
 PRIOR_ROWS = 64  # the covariance of all residuals counts as so many rows of each list
+LISTS_PER_SUM = 64  # lists whose outer products are added before they are added to those of all lists
 
 
 class LocalRotations:
@@ -34,34 +38,21 @@ class LocalRotations:
         self._dim = dim
 
     @classmethod
-    def learned(
-        cls, residuals: Array, lists: Array, n_lists: int, m: int, width: int, n_threads: int
-    ) -> LocalRotations:
-        """Learn rotations to `width` dimensions, for `m` subspaces, from residuals (n, d) of rows in these lists."""
-        d = residuals.shape[1]
-        order, offsets = np.argsort(lists, kind="stable"), even_offsets(width, m)
-        ends = np.searchsorted(lists[order], np.arange(n_lists + 1))
-        packed = aligned_empty(n_lists, _native.packed_size(width, d))
-
-        def scatter(number: int) -> Float64:
-            x = np.asarray(residuals[order[ends[number] : ends[number + 1]]], np.float64)
-            return x.T @ x
-
-        def learn(number: int) -> None:
-            n = ends[number + 1] - ends[number]
-            variances, directions = np.linalg.eigh((scatter(number) + PRIOR_ROWS * common) / (n + PRIOR_ROWS))
-            chosen = balanced_order(variances[::-1][:width], offsets)
-            packed[number] = pack(directions[:, ::-1][:, chosen].T.astype(np.float32), d)
-
-        with progress.stage("rotations", n_lists, "lists", f"{n_lists:,} lists, {len(lists):,} rows") as advance:
+    def learned(cls, in_lists: GroupedRows, centroids: Float32, m: int, width: int, n_threads: int) -> LocalRotations:
+        """Learn rotations to `width` dimensions, for `m` subspaces, from the rows of the lists of these centroids."""
+        n_lists, d = centroids.shape
+        n, packed = int(in_lists.sizes.sum()), aligned_empty(n_lists, _native.packed_size(width, d))
+        with progress.stage("rotations", n_lists, "lists", f"{n_lists:,} lists, {n:,} rows") as advance:
             common: Float64 = np.zeros((d, d))
-            pieces = [range(start, min(start + 64, n_lists)) for start in range(0, n_lists, 64)]
-            for piece in pieces:
-                common += sum(threads.parallel_map(scatter, piece, n_threads))
-            common /= max(1, len(lists))
-            for piece in pieces:
-                threads.parallel_map(learn, piece, n_threads)
-                advance(len(piece))
+            for sums in in_lists.run(_scatters, centroids, together=LISTS_PER_SUM):
+                for scatter in sums:
+                    common += scatter
+            common /= max(1, n)
+            first = 0
+            for learned in in_lists.run(partial(_learned, common, even_offsets(width, m)), centroids):
+                packed[first : first + len(learned)] = learned
+                first += len(learned)
+                advance(len(learned))
         return cls(packed, d, width)
 
     @property
@@ -112,3 +103,41 @@ class LocalRotations:
                 raise FormatError(f"local_rotations: expected orthonormal columns, got others in rotation {number}")
             packed[number] = pack(np.ascontiguousarray(matrix.T), dim)
         return cls(packed, dim, width)
+
+
+def _scatters(x: Array, sizes: Int64, n_threads: int, centroids: Float32) -> list[Float64]:
+    """The sums of the outer products of the residuals of each LISTS_PER_SUM lists, (d, d) each."""
+    of_lists = _residuals(x, sizes, n_threads, centroids)
+    return [
+        reduce(np.add, threads.parallel_map(_scatter, of_lists[start : start + LISTS_PER_SUM], n_threads))
+        for start in range(0, len(of_lists), LISTS_PER_SUM)
+    ]
+
+
+def _learned(common: Float64, offsets: Int32, x: Array, sizes: Int64, n_threads: int, centroids: Float32) -> Float32:
+    """The packed rotations of some lists, from their rows x, which are in the order of the lists."""
+    width, d = offsets[-1], x.shape[1]
+    packed = aligned_empty(len(sizes), _native.packed_size(width, d))
+
+    def learn(work: tuple[int, Float32]) -> None:
+        number, residuals = work
+        covariance = (_scatter(residuals) + PRIOR_ROWS * common) / (len(residuals) + PRIOR_ROWS)
+        variances, directions = np.linalg.eigh(covariance)
+        chosen = balanced_order(variances[::-1][:width], offsets)
+        packed[number] = pack(directions[:, ::-1][:, chosen].T.astype(np.float32), d)
+
+    threads.parallel_map(learn, enumerate(_residuals(x, sizes, n_threads, centroids)), n_threads)
+    return packed
+
+
+def _residuals(x: Array, sizes: Int64, n_threads: int, centroids: Float32) -> list[Float32]:
+    """The differences of the rows of each list to its centroid."""
+    lists, residuals = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes), np.empty(x.shape, np.float32)
+    _native.add_centroids(x, centroids, lists, -1, residuals, n_threads)
+    return np.split(residuals, np.cumsum(sizes)[:-1])
+
+
+def _scatter(residuals: Float32) -> Float64:
+    wide = residuals.astype(np.float64)
+    product: Float64 = wide.T @ wide
+    return product
