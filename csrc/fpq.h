@@ -94,14 +94,17 @@ typedef struct {
 /* A Lloyd iteration in two halves, which machines that share the rows may share too.
  *
  * The first: assignment of rows, and sums of each chunk of them, in all subspaces with active[j] != 0. ids and errors
- * (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry). limit > 0 caps the rows a cluster may
- * get, then ld is n or m is 1. `drifted`: the centroids at the last call with these bounds, NULL at the first one. sums
- * (m, ceil(n / chunk_rows), k * (dsub + 1)) is for the second half; changed (m, chunks) receives how many ids changed.
- * Without sums (NULL) rows are assigned only. chunk_rows: fpq_kmeans_chunk_rows of all rows, whoever has them. */
+ * (m, ld >= n) hold the assignment (ids of the iteration before or -1 on entry). `drifted`: the centroids at the last
+ * call with these bounds, NULL at the first one. sums (m, ceil(n / chunk_rows), k * (dsub + 1)) is for the second half;
+ * changed (m, chunks) receives how many ids changed. Without sums (NULL) rows are assigned only. chunk_rows:
+ * fpq_kmeans_chunk_rows of all rows, whoever has them. fpq_kmeans_sums_of: for given ids, and `before` others. */
 int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n);
-int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
-                    int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
-                    const float *drifted, float *sums, int64_t *changed, int threads);
+int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, int64_t chunk_rows,
+                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, const float *drifted, float *sums,
+                    int64_t *changed, int threads);
+int fpq_kmeans_sums_of(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, int64_t chunk_rows,
+                       int64_t ld, int32_t *ids, int32_t *before, float *errors, float *sums, int64_t *changed,
+                       int threads);
 
 /* The second: centroids become means, counts (m, k) receive the cluster sizes. An empty cluster keeps its centroid. */
 int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +14,9 @@ from test_dask_levels import cluster
 
 import fpq
 import fpq.dask
-from fpq.dask import training
+from fpq.dask import blocks, limited, training
 from fpq.indexes.parts import coarse
+from fpq.learning.lloyd import LocalRows, train_codebooks
 
 da = pytest.importorskip("dask.array")
 
@@ -62,3 +65,62 @@ def test_local_rotations(client: Any, taken: list[int], rows: str, options: dict
 def test_local_rotations_of_lists_of_two_levels(client: Any, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarse, "LEAST_LISTS", 150)
     check(lambda: fpq.IVFPQIndex(150, 4, nbits=4, local_rotations=True), rows, client)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("lists", "capacity"), [(30, 1.0), (30, 1.5), (200, 1.1)])
+def test_list_capacity(client: Any, taken: list[int], rows: str, lists: int, capacity: float) -> None:
+    check(lambda: fpq.IVFPQIndex(lists, 4, nbits=4, list_capacity=capacity), rows, client)
+    assert max(taken) < 1024
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_list_capacity_of_two_levels(client: Any, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coarse, "LEAST_LISTS", 300)
+    check(lambda: fpq.IVFPQIndex(320, 4, nbits=4, list_capacity=1.2, metric="ip"), rows, client)
+
+
+def test_a_capacity_in_several_subspaces(client: Any) -> None:
+    """More than an index needs: empty clusters, subspaces that are finished, growing parts of the rows."""
+    x = np.repeat(X[:600], 15, axis=0)
+    sampled = blocks.of(da.from_array(x, chunks=(UNEVEN, D)), client).sample(_all_rows, [np.arange(n) for n in UNEVEN])
+    offsets, start = np.array([0, 5, 12], np.int32), RNG.normal(size=(2, 20, 7)).astype(np.float32)
+    start[:, 1] = start[:, 0]
+    start[0, :, 5:] = 0
+    for capacity in (1.0, 2.0):
+        one, other = (
+            train_codebooks(
+                rows, offsets, start, n_iter=12, rng=np.random.default_rng(0), capacity=capacity, n_threads=2
+            )
+            for rows in (LocalRows(x, None, 2), sampled)
+        )
+        for expected, found in zip(one, other, strict=True):
+            np.testing.assert_array_equal(expected, found)
+
+
+def _all_rows(block: np.ndarray, info: Any, rows: np.ndarray) -> np.ndarray:
+    return block[rows]
+
+
+def test_a_worker_is_killed_between_limited_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, steps = limited.LimitedSteps.sums, []
+
+    def sums(*arguments: Any) -> Any:
+        steps.append(step(*arguments))
+        if len(steps) == 4:
+            os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+        return steps[-1]
+
+    monkeypatch.setattr(limited.LimitedSteps, "sums", sums)
+    with cluster(2) as client:
+        check(lambda: fpq.IVFPQIndex(20, 4, nbits=4, list_capacity=1.1, open_indexing=1.2), "float32", client)
+    assert len(steps) > 5
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("scope", ["subspace", "shared"])
+def test_open_indexing(client: Any, taken: list[int], rows: str, scope: str) -> None:
+    policy = fpq.OpenIndexing(1.1, 3, scope)
+    check(lambda: fpq.PQIndex(4, nbits=4, open_indexing=policy), rows, client)
+    check(lambda: fpq.IVFPQIndex(20, 4, nbits=4, open_indexing=policy, list_capacity=1.1), rows, client)
+    assert max(taken) < 1024

@@ -15,9 +15,9 @@ enum {
     MAX_TASK_BATCHES = 4,      /* Row batches per task where rows are assigned before chunks are summed. */
 };
 
-/* An iteration. If the chunks and the subspaces give every thread enough tasks and no limit holds, a task assigns the
- * rows of a chunk in some subspaces and makes their sums. Otherwise tasks of fewer rows and some subspaces assign rows
- * first; then a task makes the sums of a chunk and some centroids of a subspace. */
+/* An iteration. If the chunks and the subspaces give every thread enough tasks, a task assigns the rows of a chunk in
+ * some subspaces and makes their sums. Otherwise tasks of fewer rows and some subspaces assign rows first, unless the
+ * ids are given; then a task makes the sums of a chunk and some centroids of a subspace. */
 typedef struct {
     const fpq_codebooks *cb;
     const fpq_rows *data;
@@ -25,7 +25,7 @@ typedef struct {
     const fpq_grouped_codebook *grouped; /* NULL without bounds */
     fpq_bounds *bounds;
     const uint8_t *active;
-    int chunks, limited;
+    int chunks, given; /* ids: their errors are to be computed */
     int parts;         /* of the subspaces or, in sum_centroids, of the centroids of a subspace: one per task */
     int64_t task_rows; /* of an assignment */
     int64_t chunk_rows, ld;
@@ -146,20 +146,24 @@ static void sum_centroids(void *context, int64_t task, fpq_worker *worker) {
         int64_t numbers[FPQ_ROW_BATCH];
         for (int r = 0; r < n; r++) numbers[r] = s->data->rows ? s->data->rows[rows[r]] : rows[r];
         fpq_active()->read_rows(&s->data->x, numbers, 0, n, packed->from, packed->from + packed->d, packed->offset, x);
-        for (int r = 0; r < n && s->limited; r++)
+        for (int r = 0; r < n && s->given; r++)
             errors[rows[r]] = squared_distance(packed, x + (ptrdiff_t)r * packed->d, ids_of_rows[r]);
         fpq_active()->accumulate(x, packed->d, n, packed->d, packed->rows, ids_of_rows, table,
                                  cluster_sizes(s->cb, table));
     }
 }
 
-/* Assignment, then the choice of OpenIndexing if there is a limit, then sums. */
-static int assign_then_sum(iteration *s, double limit, size_t scratch, int threads) {
-    const int m = s->cb->m, k = s->cb->k;
+static int sum_assigned(iteration *s, size_t scratch, int threads) {
+    const int m = s->cb->m;
+    s->parts = fpq_parts((int64_t)s->chunks * m, s->cb->k, threads);
+    return fpq_parallel((int64_t)s->chunks * m * s->parts, scratch, threads, sum_centroids, s);
+}
+
+static int assign_then_sum(iteration *s, size_t scratch, int threads) {
+    const int m = s->cb->m;
     const int64_t large_tasks = fpq_batches(s->data->n, MAX_TASK_BATCHES * FPQ_ROW_BATCH);
     int32_t *before = fpq_alloc((size_t)m * (size_t)s->ld * sizeof *before);
-    int64_t *counts = fpq_alloc((size_t)m * (size_t)k * sizeof *counts);
-    int status = before && counts ? 0 : -1;
+    int status = before ? 0 : -1;
     if (!status) {
         /* Smaller tasks only where they are needed, as neighbouring batches share the codebooks in the cache. */
         s->task_rows = MAX_TASK_BATCHES / fpq_parts(large_tasks, MAX_TASK_BATCHES, threads) * FPQ_ROW_BATCH;
@@ -168,22 +172,14 @@ static int assign_then_sum(iteration *s, double limit, size_t scratch, int threa
         s->before = before;
         status = fpq_parallel(row_tasks * s->parts, scratch, threads, assign_task, s);
     }
-    if (!status && s->limited) {
-        memset(counts, 0, (size_t)m * (size_t)k * sizeof *counts);
-        status = fpq_open_index(s->cb, s->data, limit, k, 0, s->ids, counts, threads);
-    }
-    if (!status && s->sums) {
-        s->parts = fpq_parts((int64_t)s->chunks * m, k, threads);
-        status = fpq_parallel((int64_t)s->chunks * m * s->parts, scratch, threads, sum_centroids, s);
-    }
+    if (!status && s->sums) status = sum_assigned(s, scratch, threads);
     fpq_free(before);
-    fpq_free(counts);
     return status;
 }
 
-int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
-                    int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
-                    const float *drifted, float *sums, int64_t *changed, int threads) {
+int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, int64_t chunk_rows,
+                    int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds, const float *drifted, float *sums,
+                    int64_t *changed, int threads) {
     const int m = cb->m, chunks = (int)fpq_batches(data->n, chunk_rows);
     const size_t scratch = (size_t)FPQ_ROW_BATCH * (size_t)data->x.d * sizeof(float) + fpq_yinyang_scratch(cb);
     const int parts = fpq_parts(chunks, m, threads);
@@ -198,7 +194,6 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
                    .bounds = bounds,
                    .active = active,
                    .chunks = chunks,
-                   .limited = limit > 0,
                    .parts = parts,
                    .task_rows = chunk_rows,
                    .chunk_rows = chunk_rows,
@@ -208,12 +203,36 @@ int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t
                    .ids = ids,
                    .errors = errors};
     if (sums) memset(changed, 0, (size_t)m * (size_t)chunks * sizeof *changed);
-    if (!status && sums && !s.limited && fpq_parts((int64_t)chunks * parts, 2, threads) == 1)
+    if (!status && sums && fpq_parts((int64_t)chunks * parts, 2, threads) == 1)
         status = fpq_parallel((int64_t)chunks * parts, scratch, threads, assign_chunk, &s);
     else if (!status)
-        status = assign_then_sum(&s, limit, scratch, threads);
+        status = assign_then_sum(&s, scratch, threads);
     fpq_free(packed);
     fpq_free(grouped);
+    return status;
+}
+
+int fpq_kmeans_sums_of(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, int64_t chunk_rows,
+                       int64_t ld, int32_t *ids, int32_t *before, float *errors, float *sums, int64_t *changed,
+                       int threads) {
+    fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
+    iteration s = {.cb = cb,
+                   .data = data,
+                   .packed = packed,
+                   .active = active,
+                   .chunks = (int)fpq_batches(data->n, chunk_rows),
+                   .given = 1,
+                   .chunk_rows = chunk_rows,
+                   .ld = ld,
+                   .sums = sums,
+                   .changed = changed,
+                   .ids = ids,
+                   .before = before,
+                   .errors = errors};
+    memset(changed, 0, (size_t)cb->m * (size_t)s.chunks * sizeof *changed);
+    const size_t scratch = (size_t)FPQ_ROW_BATCH * (size_t)data->x.d * sizeof(float);
+    const int status = packed ? sum_assigned(&s, scratch, threads) : -1;
+    fpq_free(packed);
     return status;
 }
 

@@ -56,9 +56,12 @@ cdef extern from "fpq.h" nogil:
         uint16_t *drift
         float *steps_per_distance
     int64_t fpq_kmeans_chunk_rows(int m, int k, int dsub, int64_t n)
-    int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, double limit,
+    int fpq_kmeans_sums(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active,
                         int64_t chunk_rows, int64_t ld, int32_t *ids, float *errors, fpq_bounds *bounds,
                         const float *drifted, float *sums, int64_t *changed, int threads)
+    int fpq_kmeans_sums_of(const fpq_codebooks *cb, const fpq_rows *data, const uint8_t *active, int64_t chunk_rows,
+                           int64_t ld, int32_t *ids, int32_t *before, float *errors, float *sums, int64_t *changed,
+                           int threads)
     int fpq_kmeans_means(const fpq_codebooks *cb, const uint8_t *active, int chunks, float *sums, int64_t *counts,
                          int threads)
     int fpq_kmeans_donors(int k, int64_t n, const int32_t *ids, const float *errors, const int64_t *counts,

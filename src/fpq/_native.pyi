@@ -53,7 +53,6 @@ def kmeans_sums(
     x: Array,
     rows: Int64 | None,
     active: UInt8,
-    limit: float,
     chunk_rows: int,
     ids: Int32,
     errors: Float32,
@@ -65,6 +64,10 @@ def kmeans_sums(
     changed: Int64 | None,
     threads: int,
 ) -> None: ...
+def kmeans_sums_of(
+    centroids: Float32, offsets: Int32, x: Array, rows: Int64 | None, active: UInt8, chunk_rows: int, ids: Int32,
+    before: Int32, errors: Float32, sums: Float32, changed: Int64, threads: int,
+) -> None: ...  # fmt: skip
 def kmeans_means(
     centroids: Float32, offsets: Int32, active: UInt8, sums: Float32, counts: Int64, threads: int
 ) -> None: ...

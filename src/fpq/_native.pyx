@@ -266,7 +266,7 @@ def kmeans_chunk_rows(int m, int k, int dsub, int64_t n):
 
 
 def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
-                const uint8_t[::1] active, double limit, int64_t chunk_rows, int32_t[:, ::1] ids, float[:, ::1] errors,
+                const uint8_t[::1] active, int64_t chunk_rows, int32_t[:, ::1] ids, float[:, ::1] errors,
                 uint16_t[:, :, ::1] bounds, uint16_t[:, ::1] drift, float[::1] scale, const float[:, :, ::1] drifted,
                 float[:, :, ::1] sums, int64_t[:, ::1] changed, int threads):
     """Assign rows and sum them up by chunks; ids, errors, bounds may be of more rows. drifted, sums may be None."""
@@ -283,8 +283,20 @@ def kmeans_sums(const float[:, :, ::1] centroids, const int32_t[::1] offsets, ob
     cdef float *tables = NULL if sums is None else &sums[0, 0, 0]
     cdef int64_t *moved = NULL if sums is None else &changed[0, 0]
     with nogil:
-        _done(fpq_kmeans_sums(&cb, &data, &active[0], limit, chunk_rows, ids.shape[1], &ids[0, 0], &errors[0, 0],
-                              &memory, before, tables, moved, threads))
+        _done(fpq_kmeans_sums(&cb, &data, &active[0], chunk_rows, ids.shape[1], &ids[0, 0], &errors[0, 0], &memory,
+                              before, tables, moved, threads))
+
+
+def kmeans_sums_of(const float[:, :, ::1] centroids, const int32_t[::1] offsets, object x, const int64_t[::1] rows,
+                   const uint8_t[::1] active, int64_t chunk_rows, int32_t[:, ::1] ids, int32_t[:, ::1] before,
+                   float[:, ::1] errors, float[:, :, ::1] sums, int64_t[:, ::1] changed, int threads):
+    """As `kmeans_sums`, of rows with given ids, and `before` with others."""
+    cdef _Matrix matrix = _Matrix(x)
+    cdef fpq_codebooks cb = _codebooks(centroids, offsets)
+    cdef fpq_rows data = _rows(matrix, rows)
+    with nogil:
+        _done(fpq_kmeans_sums_of(&cb, &data, &active[0], chunk_rows, ids.shape[1], &ids[0, 0], &before[0, 0],
+                                 &errors[0, 0], &sums[0, 0, 0], &changed[0, 0], threads))
 
 
 def kmeans_means(float[:, :, ::1] centroids, const int32_t[::1] offsets, const uint8_t[::1] active,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import pickle
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from fpq._arrays import aligned
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.dask.client import answering
 from fpq.dask.grouping import ClusterGroups
-from fpq.learning.lloyd import Change, LocalRows, LocalSteps, Shape
+from fpq.dask.limited import LimitedSteps
+from fpq.learning.lloyd import Change, LocalRows, LocalSteps, Shape, Steps
 
 
 class ClusterRows:
@@ -54,9 +56,9 @@ class ClusterRows:
         """As `TrainingRows.local`."""
         return LocalRows(self.take(None), None, threads.resolve(None))
 
-    def steps(self, offsets: Int32, shape: Shape, limited: bool) -> ClusterSteps:
+    def steps(self, offsets: Int32, shape: Shape, limited: bool) -> Steps:
         """As `TrainingRows.steps`."""
-        return ClusterSteps(self, offsets, shape, limited)
+        return LimitedSteps(self, offsets, shape) if limited else ClusterSteps(self, offsets)
 
     def mapped(self, function: Callable[..., Any], chunk_rows: int, *of_rows: Array) -> Iterator[Any]:
         """As `TrainingRows.mapped`, with a run per part."""
@@ -64,6 +66,16 @@ class ClusterRows:
         parts = zip(self.parts(runs), runs, strict=True)
         calls = [(on_run, pickled, part, *(x[run] for x in of_rows)) for part, run in parts]
         yield from self.results("map", calls)
+
+    def in_turn(self, function: Callable[..., Any], state: Any, *of_rows: Array) -> Iterator[Any]:
+        """As `TrainingRows.in_turn`, with a run per part."""
+        pickled, runs, number = self.shared_function(function), self.runs(self.n, 1), uuid.uuid4().hex
+        calls: list[tuple[Any, ...]] = []
+        for i, (part, run) in enumerate(zip(self.parts(runs), runs, strict=True)):
+            pair = self.submit(f"turn-{number}-{i}", on_run, pickled, part, state, *(x[run] for x in of_rows))
+            calls.append((operator.itemgetter(0), pair))
+            state = self.submit(f"state-{number}-{i}", operator.itemgetter(1), pair)
+        yield from self.results("result", calls)
 
     def grouped(self, group_of: Change, n_groups: int) -> ClusterGroups:
         """As `TrainingRows.grouped`."""
@@ -139,8 +151,7 @@ class Iteration(NamedTuple):
 class ClusterSteps:
     """The state of the iterations on a cluster, for `iterate`: a `Steps` of `fpq.learning.lloyd`."""
 
-    def __init__(self, rows: ClusterRows, offsets: Int32, shape: Shape, limited: bool) -> None:
-        assert not limited, "limited assignment needs all rows in one place"
+    def __init__(self, rows: ClusterRows, offsets: Int32) -> None:
         self._rows = rows
         self._offsets = offsets
         self._parts: list[Any] = []

@@ -24,6 +24,7 @@ LEAST_CENTROIDS, LEAST_DIM = 128, 8  # smaller codebooks are searched faster wit
 Shape = tuple[int, ...]  # of the centroids: (m, k, dsub)
 Change = Callable[[Array, int], Array]  # (rows, n_threads) -> transformed rows
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 class Steps(Protocol):
@@ -34,7 +35,7 @@ class Steps(Protocol):
     ) -> tuple[Float32, Int64]:
         """Assign the first `size` rows; return sums per chunk (m, chunks, k * (dsub + 1)) and changed ids (m,).
 
-        The next call may overwrite the sums.
+        `limit`: the capacity of a cluster; 0: none. Rows choose in order. The next call may overwrite the sums.
         """
 
     def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
@@ -73,6 +74,12 @@ class TrainingRows(Protocol):
         other chunks of the run.
         """
 
+    def in_turn(self, function: Callable[..., tuple[R, S]], state: S, *of_rows: Array) -> Iterator[R]:
+        """The results of ``function(run, state, *of_rows)`` for consecutive runs of rows, in order.
+
+        It returns a result, and the state for the next run. `run` and `of_rows` are as in `mapped`.
+        """
+
     def grouped(self, group_of: Change, n_groups: int) -> GroupedRows:
         """The rows by the groups (n,) that ``group_of(x, n_threads)`` gives each row."""
 
@@ -95,6 +102,12 @@ class LocalRows:
     def sampled(self, numbers: Int64 | None) -> LocalRows:
         """As `TrainingRows.sampled`."""
         return LocalRows(self.x, self._of(numbers), self.n_threads)
+
+    def first(self, size: int) -> LocalRows:
+        """The first `size` rows."""
+        if self.rows is None:
+            return LocalRows(self.x[:size], None, self.n_threads)
+        return LocalRows(self.x, self.rows[:size], self.n_threads)
 
     def block(self, rows: slice) -> Array:
         """Consecutive rows."""
@@ -127,6 +140,10 @@ class LocalRows:
     def mapped(self, function: Callable[..., R], chunk_rows: int, *of_rows: Array) -> Iterator[R]:
         """As `TrainingRows.mapped`, with one run."""
         yield function(self, *of_rows)
+
+    def in_turn(self, function: Callable[..., tuple[R, S]], state: S, *of_rows: Array) -> Iterator[R]:
+        """As `TrainingRows.in_turn`, with one run."""
+        yield function(self, state, *of_rows)[0]
 
     def grouped(self, group_of: Change, n_groups: int) -> LocalGroups:
         """As `TrainingRows.grouped`."""
@@ -180,7 +197,18 @@ class LocalSteps:
         if self._sums is None or self._sums.shape != shape:  # fresh memory would cost page faults in each iteration
             self._sums = np.empty(shape, np.float32)
         changed = np.empty(shape[:2], np.int64)
-        self._assign(centroids, active, size, chunk_rows, limit, self._sums, changed)
+        if limit:
+            before = self._ids.copy()
+            self._assign(centroids, active, size, chunk_rows, None, None)
+            rows, ids = self._rows.first(size), np.ascontiguousarray(self._ids[:, :size])
+            choose_below(limit, rows, self._offsets, centroids, ids, np.zeros((len(ids), self._k), np.int64))
+            self._ids[:, :size] = ids
+            _native.kmeans_sums_of(
+                centroids, self._offsets, rows.x, rows.rows, active, chunk_rows, self._ids, before, self._errors,
+                self._sums, changed, rows.n_threads,
+            )  # fmt: skip
+        else:
+            self._assign(centroids, active, size, chunk_rows, self._sums, changed)
         return self._sums, changed.sum(axis=1)
 
     def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:
@@ -191,23 +219,30 @@ class LocalSteps:
         """As `Steps.assigned`."""
         n, m = self._rows.n, len(centroids)
         chunk_rows = _native.kmeans_chunk_rows(m, self._k, self._dsub, n)
-        self._assign(centroids, np.ones(m, np.uint8), n, chunk_rows, 0.0, None, None)
+        self._assign(centroids, np.ones(m, np.uint8), n, chunk_rows, None, None)
         return self._ids, self._errors
 
     def _assign(
-        self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, limit: float, sums: Float32 | None,
+        self, centroids: Float32, active: UInt8, size: int, chunk_rows: int, sums: Float32 | None,
         changed: Int64 | None,
     ) -> None:  # fmt: skip
-        x, rows = self._rows.x, self._rows.rows
-        if size < self._rows.n:
-            x, rows = (x[:size], None) if rows is None else (x, rows[:size])
+        rows = self._rows.first(size)
         _native.kmeans_sums(
-            centroids, self._offsets, x, rows, active, limit, chunk_rows, self._ids, self._errors, *self._bounds,
-            self._last_centroids, sums, changed, self._rows.n_threads,
+            centroids, self._offsets, rows.x, rows.rows, active, chunk_rows, self._ids, self._errors, *self._bounds,
+            self._last_centroids, sums, changed, rows.n_threads,
         )  # fmt: skip
         if self._last_centroids is None:
             self._last_centroids = np.empty_like(centroids)
         np.copyto(self._last_centroids, centroids)
+
+
+def choose_below(limit: float, rows: LocalRows, offsets: Int32, centroids: Float32, ids: Int32, sizes: Int64) -> None:
+    """Have rows of full clusters, in order, take their next nearest centroids.
+
+    `ids` (m, rows.n), the nearest centroids, and `sizes` (m, k), those of the clusters, change.
+    """
+    k = centroids.shape[1]
+    _native.open_index(centroids, offsets, rows.x, rows.rows, limit, k, False, ids, sizes, rows.n_threads)
 
 
 class Training(NamedTuple):
@@ -267,8 +302,6 @@ def iterate(
     of the largest squared error. `advance` counts iterations.
     """
     m, k, dsub = centroids.shape
-    if capacity is not None:
-        rows = rows.local()  # with a capacity, the assignment of a row depends on all other rows
     parts = _parts(rows.n, k, n_iter)
     order = _nested(rows.n, [size for size, _ in parts[:-1]], rng)
     rows = rows.sampled(order)

@@ -8,6 +8,7 @@ import numpy as np
 
 from fpq import _checks, _native
 from fpq._checks import Array, Float32, Int32, Int64
+from fpq.learning.lloyd import LocalRows
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ class OpenIndexing:
     def new_counts(self, m: int, k: int) -> Int64:
         """Counters at zero: int64 (m, k), or (1, k) in the shared scope."""
         return np.zeros((1 if self.scope == "shared" else m, k), dtype=np.int64)
+
+    def chosen(
+        self, centroids: Float32, offsets: Int32, n_total: int, rows: LocalRows, counts: Int64, ids: Int32
+    ) -> tuple[Int32, Int64]:
+        """The ids (m, n) that rows choose instead of the nearest (n, m), and the counts; for rows in several places."""
+        ids, counts = np.array(ids.T, order="C"), counts.copy()
+        self.apply(centroids, offsets, rows.x, ids, counts, n_total, rows.n_threads, rows.rows)
+        return ids, counts
 
     def apply(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -265,11 +266,9 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             if k == 256:
                 trained = group_centroids(trained, offsets, n_threads)
             if self.open_indexing:
-                local = rows.local()  # the code of a row depends on those of all rows before it
-                self.open_indexing.apply(
-                    trained.centroids, offsets, local.x, trained.ids, self.open_indexing.new_counts(m, k),
-                    local.n, n_threads, local.rows,
-                )  # fmt: skip
+                choose = partial(self.open_indexing.chosen, trained.centroids, offsets, rows.n)
+                chosen = rows.in_turn(choose, self.open_indexing.new_counts(m, k), trained.ids.T)
+                trained = trained._replace(ids=np.concatenate(list(chosen), axis=1))
         code_counts = np.empty((m, k), np.int64)
         _native.renumber(None, trained.ids, code_counts, n_threads)
         if rotation and power:
