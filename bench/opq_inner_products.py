@@ -13,6 +13,8 @@ import numpy as np
 import fpq
 from fpq import metrics
 from fpq.learning import anisotropic
+from fpq.learning.lloyd import LocalRows
+from fpq.learning.prepared_rows import LocalPrepared
 from fpq.learning.rotation import Rotation
 
 CASES = (("glove50", 10), ("glove50", 25), ("minilm", 16), ("minilm", 48))
@@ -30,11 +32,14 @@ def improve(pq, rows, weight):
     codebooks, matrix, offsets = pq.codebooks, pq._rotation.matrix, pq.offsets
     for turn in range(ROUNDS + 1):
         x, along = rows @ matrix, directions @ matrix
-        learned = anisotropic.adapted(codebooks, offsets, x, along, weight, THREADS)
+        taken = (LocalRows(y, None, THREADS) for y in (x, along))
+        prepared = LocalPrepared(anisotropic.adapting(codebooks, offsets, None, *taken), THREADS)
+        learned = anisotropic.adapted(codebooks, offsets, prepared, weight, len(x))
         codebooks = learned.centroids
         if turn == ROUNDS:
             break
-        books = zip(codebooks, learned.ids, np.diff(offsets), strict=True)
+        (ids,) = prepared.run(lambda found, _: (found.ids, found))
+        books = zip(codebooks, ids, np.diff(offsets), strict=True)
         decoded = np.hstack([book[ids, :width] for book, ids, width in books])
         parallel = np.einsum("ij,ij->i", x - decoded, along)
         aims = rows + (weight - 1) * parallel[:, None] * directions

@@ -11,6 +11,8 @@ import pytest
 import fpq
 from fpq.learning import anisotropic
 from fpq.learning.anisotropic import Anisotropy
+from fpq.learning.lloyd import LocalRows
+from fpq.learning.prepared_rows import LocalPrepared
 
 N, D, M, WEIGHT = 2000, 15, 4, 4.0
 RNG = np.random.default_rng(4)
@@ -64,7 +66,7 @@ def test_codebooks_lower_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(anisotropic, "N_ITER", n_iter)
         pq = learned()
         before = pq.n_iter_run
-        pq.adapt(X, X * 3, WEIGHT)
+        pq.adapt(LocalRows(X, None, 2), LocalRows(X * 3, None, 2), WEIGHT)
         codes = np.concatenate(
             [c for c, _ in pq.encode_chunks(X, None, N, 1, anisotropy=Anisotropy(WEIGHT, lambda x, _: x))]
         )
@@ -96,8 +98,11 @@ def test_a_step_of_codebooks() -> None:
             expected[j, c, : part.stop - part.start] += descent.sum(0) / curvature
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(anisotropic, "N_ITER", 1)
-        found = anisotropic.adapted(pq.codebooks, pq.offsets, X, along, WEIGHT, 2)
-    np.testing.assert_allclose(found.centroids, expected, atol=1e-5)
+        for chunk_rows in (N, 300):
+            rows = anisotropic.adapting(pq.codebooks, pq.offsets, None, *(LocalRows(x, None, 2) for x in (X, along)))
+            prepared = LocalPrepared(rows, 2)
+            found = anisotropic.adapted(pq.codebooks, pq.offsets, prepared, WEIGHT, chunk_rows)
+            np.testing.assert_allclose(found.centroids, expected, atol=1e-5)
 
 
 KINDS = {

@@ -16,6 +16,7 @@ import fpq
 import fpq.dask
 from fpq.dask import blocks, limited, training
 from fpq.indexes.parts import coarse
+from fpq.learning import anisotropic, rotation
 from fpq.learning.lloyd import LocalRows, train_codebooks
 
 da = pytest.importorskip("dask.array")
@@ -54,11 +55,10 @@ def check(make: Callable[[], Any], rows: str, client: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("options", [{}, {"rotation_dim": 8}, {"metric": "ip", "anisotropy": 1}, {"metric": "cosine"}])
+@pytest.mark.parametrize("options", [{}, {"rotation_dim": 8, "metric": "ip"}, {"metric": "cosine"}])
 def test_local_rotations(client: Any, taken: list[int], rows: str, options: dict[str, Any]) -> None:
     check(lambda: fpq.IVFPQIndex(150, 4, nbits=4, local_rotations=True, **options), rows, client)
-    if options.get("metric") != "cosine":  # anisotropy takes the sample of the codebooks
-        assert max(taken) < 1024
+    assert max(taken) < 1024
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -124,3 +124,38 @@ def test_open_indexing(client: Any, taken: list[int], rows: str, scope: str) -> 
     check(lambda: fpq.PQIndex(4, nbits=4, open_indexing=policy), rows, client)
     check(lambda: fpq.IVFPQIndex(20, 4, nbits=4, open_indexing=policy, list_capacity=1.1), rows, client)
     assert max(taken) < 1024
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fpq.PQIndex(5, nbits=8, metric="cosine"),
+        lambda: fpq.PQIndex(4, nbits=6, metric="ip", rotation="pca", rotation_dim=10),
+        lambda: fpq.IVFPQIndex(20, 4, nbits=4, metric="ip"),
+        lambda: fpq.IVFPQIndex(20, 4, nbits=4, metric="cosine", residual=False, anisotropy=2.0),
+        lambda: fpq.IVFPQIndex(20, 4, nbits=4, metric="ip", local_rotations=True),
+    ],
+    ids=["cosine", "pca", "residuals", "vectors", "local rotations"],
+)
+def test_anisotropy(client: Any, taken: list[int], rows: str, make: Callable[[], Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(anisotropic, "STEP_ROWS", 1024)
+    monkeypatch.setattr(rotation, "SUM_BYTES", 1 << 20)
+    check(make, rows, client)
+    assert max(taken) <= 4096  # the rows that the codebooks begin with
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(
+    "options", [{}, {"metric": "ip"}, {"metric": "cosine", "anisotropy": 1}, {"open_indexing": 1.2}]
+)
+def test_refinement_codes(client: Any, taken: list[int], rows: str, options: dict[str, Any]) -> None:
+    check(lambda: fpq.PQIndex(5, nbits=6, refine="sq8", **options), rows, client)
+    check(lambda: fpq.IVFPQIndex(20, 4, nbits=4, refine="sq4", **options), rows, client)
+    assert max(taken) <= 1024
+
+
+def test_refinement_codes_of_tiny_and_of_equal_rows(client: Any) -> None:
+    for x in (X * np.float32(1e-30), np.repeat(X[:2], N // 2, axis=0)):
+        made = [fpq.PQIndex(3, nbits=2, refine="sq6") for _ in range(2)]
+        same_learned(fpq.dask.fit(made[0], da.from_array(x, chunks=(UNEVEN, D)), client=client), made[1].fit(x))

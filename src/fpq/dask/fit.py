@@ -23,11 +23,9 @@ def fit(index: Any, X: Any, *, client: Any = None) -> Any:
     the sums, up to 16 MB or two tables of all centroids, and computes the means (reduce): the PKMeans of the FPQ paper.
     Iterations over few rows or with many centroids have fewer tasks than a large cluster has threads. The centroids of
     8,192 lists and more are learned level by level: workers exchange their rows by cells, then by lists, and each
-    learns the centroids of some cells. For rotations, workers sum products of their rows.
-
-    Steps that need rows together take them to this process: k-means with `list_capacity` (the sample; from 8,192 lists
-    on, that of the first level), the counts of codes with `open_indexing`, `local_rotations`, `anisotropy` and `refine`
-    (the sample of the codebooks or a part of it), and the samples of LSH indexes.
+    learns the centroids of some cells. For rotations, workers sum products of their rows. The other options of indexes
+    of codes are learned in the same ways. With `list_capacity` and `open_indexing`, the workers choose lists and codes
+    for their rows one after the other. The samples of LSH indexes go to this process.
 
     Parameters
     ----------

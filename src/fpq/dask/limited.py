@@ -60,9 +60,10 @@ class LimitedSteps:
         sizes: Any = np.zeros(self._shape[:2], np.int64)
         chosen: list[Any] = []
         for i, part in enumerate(self._parts):
+            if i:
+                sizes = submit(f"sizes-{number}-{i}", _sizes, chosen[-1])
             ids = submit(f"nearest-{number}-{i}", nearest, part, *sent)
             chosen.append(submit(f"choose-{number}-{i}", choose, part, ids, sizes, limit, *sent))
-            sizes = submit(f"sizes-{number}-{i}", _sizes, chosen[-1])
         return chosen
 
     def assignment(self, j: int, size: int) -> tuple[Int32, Float32]:

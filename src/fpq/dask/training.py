@@ -16,6 +16,7 @@ from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.dask.client import answering
 from fpq.dask.grouping import ClusterGroups
 from fpq.dask.limited import LimitedSteps
+from fpq.dask.preparing import ClusterPrepared
 from fpq.learning.lloyd import Change, LocalRows, LocalSteps, Shape, Steps
 
 
@@ -52,10 +53,6 @@ class ClusterRows:
         """As `TrainingRows.take`."""
         return aligned(self.results("take", [self.collected(self.sampled(numbers)._places, _identity)])[0])
 
-    def local(self) -> LocalRows:
-        """As `TrainingRows.local`."""
-        return LocalRows(self.take(None), None, threads.resolve(None))
-
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> Steps:
         """As `TrainingRows.steps`."""
         return LimitedSteps(self, offsets, shape) if limited else ClusterSteps(self, offsets)
@@ -70,12 +67,18 @@ class ClusterRows:
     def in_turn(self, function: Callable[..., Any], state: Any, *of_rows: Array) -> Iterator[Any]:
         """As `TrainingRows.in_turn`, with a run per part."""
         pickled, runs, number = self.shared_function(function), self.runs(self.n, 1), uuid.uuid4().hex
-        calls: list[tuple[Any, ...]] = []
+        pairs: list[Any] = []
         for i, (part, run) in enumerate(zip(self.parts(runs), runs, strict=True)):
-            pair = self.submit(f"turn-{number}-{i}", on_run, pickled, part, state, *(x[run] for x in of_rows))
-            calls.append((operator.itemgetter(0), pair))
-            state = self.submit(f"state-{number}-{i}", operator.itemgetter(1), pair)
-        yield from self.results("result", calls)
+            if i:
+                state = self.submit(f"state-{number}-{i}", operator.itemgetter(1), pairs[-1])
+            pairs.append(self.submit(f"turn-{number}-{i}", on_run, pickled, part, state, *(x[run] for x in of_rows)))
+        yield from self.results("result", [(operator.itemgetter(0), pair) for pair in pairs])
+
+    def prepared(self, make: Callable[..., Any], chunk_rows: int, *others: ClusterRows) -> ClusterPrepared:
+        """As `TrainingRows.prepared`, with a run per part."""
+        runs = self.runs(self.n, chunk_rows)
+        parts = zip(*(rows.parts(runs) for rows in (self, *others)), strict=True)
+        return ClusterPrepared(self, make, list(parts))
 
     def grouped(self, group_of: Change, n_groups: int) -> ClusterGroups:
         """As `TrainingRows.grouped`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from fpq import _native, progress
 from fpq._arrays import take_rows
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 from fpq.learning.grouped_rows import GroupedRows, LocalGroups
+from fpq.learning.prepared_rows import LocalPrepared, PreparedRows
 
 LONG, SHORT = 16, 8  # iterations; a training of fewer than SHORT uses all rows in every iteration
 PARTS = ((8, 0.32), (4, 0.24), (2, 0.2))  # of a long training: 1/8 of the rows for 0.32 of the iterations, and so on
@@ -60,9 +61,6 @@ class TrainingRows(Protocol):
     def changed(self, change: Change, dim: int | None = None) -> TrainingRows:
         """The rows after `change`, which may change their dtype, and their dimension to `dim`."""
 
-    def local(self) -> LocalRows:
-        """The same rows in local memory."""
-
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> Steps:
         """The state before the first iteration; `limited`: the clusters have a capacity."""
 
@@ -78,6 +76,12 @@ class TrainingRows(Protocol):
         """The results of ``function(run, state, *of_rows)`` for consecutive runs of rows, in order.
 
         It returns a result, and the state for the next run. `run` and `of_rows` are as in `mapped`.
+        """
+
+    def prepared(self, make: Callable[..., Any], chunk_rows: int, *others: Any) -> PreparedRows:
+        """What ``make(run, *runs_of_others)`` makes of consecutive runs of these rows and of `others`, as `LocalRows`.
+
+        `others` are training rows of the same number and kind. Runs are as in `mapped`.
         """
 
     def grouped(self, group_of: Change, n_groups: int) -> GroupedRows:
@@ -129,10 +133,6 @@ class LocalRows:
         assert out is not None
         return LocalRows(out, None, self.n_threads)
 
-    def local(self) -> LocalRows:
-        """As `TrainingRows.local`."""
-        return self
-
     def steps(self, offsets: Int32, shape: Shape, limited: bool) -> LocalSteps:
         """As `TrainingRows.steps`."""
         return LocalSteps(self, offsets, shape, limited)
@@ -144,6 +144,10 @@ class LocalRows:
     def in_turn(self, function: Callable[..., tuple[R, S]], state: S, *of_rows: Array) -> Iterator[R]:
         """As `TrainingRows.in_turn`, with one run."""
         yield function(self, state, *of_rows)[0]
+
+    def prepared(self, make: Callable[..., Any], chunk_rows: int, *others: LocalRows) -> LocalPrepared:
+        """As `TrainingRows.prepared`, with one run."""
+        return LocalPrepared(make(self, *others), self.n_threads)
 
     def grouped(self, group_of: Change, n_groups: int) -> LocalGroups:
         """As `TrainingRows.grouped`."""

@@ -209,18 +209,14 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
         sample_rows(n, self.max_training_rows, rng)  # leaves rng in the state that `fit` continues from
         self._train(rows, rng, threads.resolve(self.n_threads))
 
-    def adapt(self, x: Array, vectors: Array, weight: float) -> None:
-        """Lower the loss of `Anisotropy` for checked rows x (n, d), which may be residuals of the `vectors` (n, d)."""
-        n_threads = threads.resolve(self.n_threads)
-        along = self._directions(vectors, n_threads)
-        rows = np.empty(x.shape, np.float32)
-        _native.copy_rows(x, None, rows, n_threads)
-        x = self.rotate(rows, n_threads)
-        learned = anisotropic.adapted(self.codebooks, self.offsets, x, along, weight, n_threads)
-        code_counts = np.empty_like(self.code_counts)
-        _native.renumber(None, learned.ids, code_counts, n_threads)
+    def adapt(self, rows: TrainingRows, vectors: TrainingRows, weight: float) -> None:
+        """Lower the loss of `Anisotropy` for rows, which may be residuals of the `vectors`."""
+        chunk_rows = anisotropic.rows_per_step(rows.n, self.codebooks)
+        make = partial(anisotropic.adapting, self.codebooks, self.offsets, self._rotation)
+        prepared = rows.prepared(make, chunk_rows, vectors)
+        learned = anisotropic.adapted(self.codebooks, self.offsets, prepared, weight, chunk_rows)
         self._learned(
-            dim=self.dim, codebooks=learned.centroids, code_counts=code_counts, inertia=learned.inertia,
+            dim=self.dim, codebooks=learned.centroids, code_counts=learned.counts, inertia=learned.inertia,
             n_iter_run=self.n_iter_run + anisotropic.N_ITER, rotation=self._rotation,
         )  # fmt: skip
 

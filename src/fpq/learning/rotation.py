@@ -63,7 +63,7 @@ def pca(rows: TrainingRows, m: int, dim: int) -> Rotation:
         for total in sums:
             mean += total
     centre = (mean / rows.n).astype(np.float32)
-    chunk_rows = _rows_per_sum(rows.n, scatter.nbytes)
+    chunk_rows = rows_per_sum(rows.n, scatter.nbytes)
     for scatters in rows.mapped(partial(_scatters, centre, chunk_rows), chunk_rows):
         for product in scatters:
             scatter += product
@@ -73,7 +73,7 @@ def pca(rows: TrainingRows, m: int, dim: int) -> Rotation:
     return Rotation(directions[:, order].astype(np.float32), centre)
 
 
-def _rows_per_sum(n: int, nbytes: int) -> int:
+def rows_per_sum(n: int, nbytes: int) -> int:
     """The rows that are summed into one matrix of `nbytes`: whole blocks, for SUM_BYTES of matrices or for two."""
     blocks = -(-n // BLOCK_ROWS)
     return BLOCK_ROWS * -(-blocks // max(2, SUM_BYTES // nbytes))
@@ -207,7 +207,7 @@ def _opq_round(
 ) -> tuple[Float32, Float32]:
     rotated = y.changed(Rotation(rotation, np.zeros(len(rotation), np.float32)).apply)
     trained = train_codebooks(rotated, offsets, codebooks, n_iter=OPQ_STEPS, rng=rng, n_threads=n_threads)
-    chunk_rows = _rows_per_sum(y.n, rotation.nbytes)
+    chunk_rows = rows_per_sum(y.n, rotation.nbytes)
     correlations = partial(_correlations, trained.centroids, offsets, chunk_rows)
     total = sum(product for found in y.mapped(correlations, chunk_rows, trained.ids.T) for product in found)
     left, _, right = threads.blas_decompose(np.linalg.svd, np.asarray(total, np.float64))

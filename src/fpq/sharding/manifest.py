@@ -123,9 +123,9 @@ def _parse(content: Any) -> Manifest:
     _expect("manifest", content, {"format": str, "version": int, **types})
     if content["kind"] not in KINDS:
         raise FormatError(f"kind: expected one of {', '.join(KINDS)}, got {content['kind']!r}")
-    shards = []
+    shards, of_shard = [], get_type_hints(Shard)
     for number, entry in enumerate(content["shards"]):
-        _expect(f"shards[{number}]", entry, get_type_hints(Shard))
+        _expect(f"shards[{number}]", entry, of_shard)
         shard = Shard(**entry)
         if (
             not 0 <= shard.offset <= shard.first <= shard.last < 1 << 63

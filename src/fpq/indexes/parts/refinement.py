@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from fpq import _native, threads
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64, UInt8
+from fpq._checks import Array, Float32, Float64, Int64, UInt8
+from fpq.learning.prepared_rows import PreparedRows
 from fpq.learning.quantizer import ProductQuantizer
 from fpq.storage import FormatError, State, Stored, finite, non_negative
 
@@ -19,7 +22,8 @@ BITS: dict[RefineName, int] = {"sq4": 4, "sq6": 6, "sq8": 8}
 TRAINING_ROWS = 1 << 14
 CLIPS = np.geomspace(1.5, 8, 24)  # ranges of a code in standard deviations, of which training takes the best
 BLOCK_ROWS = 64
-BLOCK_DIMS = 8  # dimensions per task of training
+BLOCK_DIMS = 8  # dimensions per task of `by_columns`
+CHUNK_ROWS, CHUNK_DIMS = 1 << 10, 1 << 7  # rows and dimensions per task of training
 NAMES: dict[int, tuple[str, ...]] = {  # of the arrays in a file
     0: (),
     2: ("refine_first", "refine_norms"),
@@ -33,6 +37,20 @@ class Planes(NamedTuple):
     first: UInt8  # (n, bytes): the top four bits of each dimension
     second: UInt8 | None  # (n, bytes): the other bits; None for "sq4"
     norms: Float32  # (n, planes): for the distances with the first plane, and with both
+
+
+class Coded(NamedTuple):
+    """Rows that the steps are learned from.
+
+    Attributes
+    ----------
+    residuals : float32 (n, w)
+        What the codes leave over.
+    codes : uint8 (n, code_size)
+    """
+
+    residuals: Float32
+    codes: UInt8
 
 
 class Columns:
@@ -108,29 +126,22 @@ class Refinement:
         self._native = _native.Refinement(bits, steps)
 
     @classmethod
-    def learned(cls, kind: RefineName, residuals: Float32, centre: Float32, n_threads: int) -> Refinement:
-        """Learn the steps that code `residuals` (n, w) of decoded vectors with the least squared error."""
+    def learned(cls, kind: RefineName, rows: PreparedRows, n: int, largest: float, centre: Float32) -> Refinement:
+        """Learn the steps that code the residuals of n rows, made as `Coded`, with the least squared error.
+
+        `largest`: the largest absolute value of the residuals. Sums over rows are made in chunks of CHUNK_ROWS.
+        """
         bits = BITS[kind]
-        largest = max(float(np.abs(residuals).max(initial=0)), float(np.abs(centre).max(initial=0)))
+        largest = max(largest, float(np.abs(centre).max(initial=0)))
         exponent = max(-126, min(126, math.frexp(largest)[1]))
-        x = np.ldexp(residuals, -exponent)
-        deviation = np.sqrt(np.einsum("ij,ij->j", x, x, dtype=np.float64) / max(1, len(x)))
-        half = 1 << (bits - 1)
-
-        def best_steps(block: slice) -> Float32:
-            part = x[:, block]
-            best, steps = np.full(part.shape[1], np.inf), np.zeros(part.shape[1], np.float32)
-            for clip in CLIPS:
-                step = (clip * deviation[block] / half).astype(np.float32)
-                with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                    code = np.clip(np.floor(part / step), -half, half - 1)
-                    error = part - step * (code + np.float32(0.5))
-                squared = np.einsum("ij,ij->j", error, error, dtype=np.float64)
-                better = squared < best
-                best[better], steps[better] = squared[better], step[better]
-            return steps
-
-        steps = by_columns(best_steps, x.shape[1], n_threads)
+        squares = reduce(np.add, itertools.chain(*rows.run(_scaled_squares, -exponent)))
+        deviation, half = np.sqrt(squares / max(1, n)), 1 << (bits - 1)
+        candidates = np.array([(clip * deviation / half).astype(np.float32) for clip in CLIPS])
+        errors = reduce(np.add, itertools.chain(*rows.run(_errors_of_steps, candidates, half)))
+        best, steps = np.full(len(centre), np.inf), np.zeros(len(centre), np.float32)
+        for step, squared in zip(candidates, errors, strict=True):
+            better = squared < best
+            best[better], steps[better] = squared[better], step[better]
         return cls(bits, steps, np.ldexp(centre, -exponent), exponent)
 
     @property
@@ -209,6 +220,36 @@ class Refinement:
         return Columns(tuple(arrays))
 
 
+def _chunks(x: Float32) -> list[Float32]:
+    return [x[start : start + CHUNK_ROWS] for start in range(0, len(x), CHUNK_ROWS)]
+
+
+def _scaled_squares(rows: Coded, n_threads: int, power: int) -> tuple[list[Float64], Coded]:
+    """The sums of the squares of residuals times 2**power, by chunk; and the rows with such residuals."""
+    x = np.ldexp(rows.residuals, power)
+    squares = [np.einsum("ij,ij->j", chunk, chunk, dtype=np.float64) for chunk in _chunks(x)]
+    return squares, rows._replace(residuals=x)
+
+
+def _errors_of_steps(rows: Coded, n_threads: int, candidates: Float32, half: int) -> tuple[list[Float64], Coded]:
+    """The squared errors (candidates, w) of codes with these steps, by chunk."""
+
+    def errors(work: tuple[Float32, slice]) -> Float64:
+        chunk, block = work
+        part, found = chunk[:, block], np.empty((len(candidates), len(chunk[0, block])))
+        for squared, step in zip(found, candidates[:, block], strict=True):
+            with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+                code = np.clip(np.floor(part / step), -half, half - 1)
+                error = part - step * (code + np.float32(0.5))
+            squared[:] = np.einsum("ij,ij->j", error, error, dtype=np.float64)
+        return found
+
+    chunks, blocks = _chunks(rows.residuals), _blocks(candidates.shape[1], CHUNK_DIMS)
+    found = threads.parallel_map(errors, itertools.product(chunks, blocks), n_threads)
+    of_chunks = [found[start : start + len(blocks)] for start in range(0, len(found), len(blocks))]
+    return [np.concatenate(parts, axis=1) for parts in of_chunks], rows
+
+
 def plane_sizes(w: int, bits: int) -> tuple[int, int]:
     """Bytes per row of the two planes of codes of w dimensions; 0 for a plane that does not exist."""
     return _native.plane_bytes(w, bits, 0), _native.plane_bytes(w, bits, 1)
@@ -216,8 +257,11 @@ def plane_sizes(w: int, bits: int) -> tuple[int, int]:
 
 def by_columns(function: Callable[[slice], Array], w: int, n_threads: int) -> Array:
     """The joined results (w,) of a function of some dimensions, on `n_threads` threads."""
-    blocks = [slice(start, start + BLOCK_DIMS) for start in range(0, w, BLOCK_DIMS)]
-    return np.concatenate(threads.parallel_map(function, blocks, n_threads))
+    return np.concatenate(threads.parallel_map(function, _blocks(w, BLOCK_DIMS), n_threads))
+
+
+def _blocks(w: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, w, size)]
 
 
 def residuals_of(quantizer: ProductQuantizer, rotated: Array, codes: UInt8, n_threads: int) -> tuple[Float32, Float32]:
