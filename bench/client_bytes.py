@@ -1,9 +1,9 @@
-"""Bytes of results that workers send to the client of `fpq.dask.fit`, by option, beside those of the sample and the index.
+"""Bytes that workers send to the client of `fpq.dask.fit`, by option of an IVFPQIndex of 16 bytes.
 
     python bench/client_bytes.py [--n 400000] [--lists 1024] [--dim 96]
 
-Rows are made up: uint8, or float32 for "cosine". One worker of one thread: with more workers the bytes are the same, but
-for sums that are made per task.
+Rows are made up: uint8, or float32 for "cosine". There is one worker; sums are made by chunks, whoever has them, so
+more workers send as much. Columns: all results, rows among them, other results, and the step that sends most at once.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
         return found
 
     training.ClusterRows.results = counted  # type: ignore[method-assign]
-    print("| option | MB to the client | rows | sums and others | largest step |\n|---|---|---|---|---|")
+    print("| option | MB | rows | others | most at once |\n|---|---|---|---|---|")
     with (
         LocalCluster(1, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster) as c,
@@ -70,9 +70,8 @@ def main() -> None:
             fpq.dask.fit(index, da.from_array(rows, chunks=(50_000, args.dim)), client=c)
             total, taken = sum(n for _, n in received), sum(n for step, n in received if step == "take")
             step, most = max(received, key=lambda each: each[1])
-            print(
-                f"| {name} | {total / 1e6:.1f} | {taken / 1e6:.1f} | {(total - taken) / 1e6:.1f} | {step} {most / 1e6:.1f} |"
-            )
+            sizes = (each / 1e6 for each in (total, taken, total - taken, most))
+            print(f"| {name} |", " | ".join(f"{each:.1f}" for each in sizes), f"({step}) |", flush=True)
 
 
 if __name__ == "__main__":
