@@ -66,7 +66,7 @@ class OpenIndexing:
         """Counters at zero: int64 (m, k), or (1, k) in the shared scope."""
         return np.zeros((1 if self.scope == "shared" else m, k), dtype=np.int64)
 
-    def chosen(
+    def _chosen(
         self, centroids: Float32, offsets: Int32, n_total: int, rows: LocalRows, counts: Int64, ids: Int32
     ) -> tuple[Int32, Int64]:
         """The ids (m, n) that rows choose instead of the nearest (n, m), and the counts; for rows in several places."""

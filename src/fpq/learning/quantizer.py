@@ -262,7 +262,7 @@ class ProductQuantizer(Storable, kind="ProductQuantizer"):
             if k == 256:
                 trained = group_centroids(trained, offsets, n_threads)
             if self.open_indexing:
-                choose = partial(self.open_indexing.chosen, trained.centroids, offsets, rows.n)
+                choose = partial(self.open_indexing._chosen, trained.centroids, offsets, rows.n)
                 chosen = rows.in_turn(choose, self.open_indexing.new_counts(m, k), trained.ids.T)
                 trained = trained._replace(ids=np.concatenate(list(chosen), axis=1))
         code_counts = np.empty((m, k), np.int64)
