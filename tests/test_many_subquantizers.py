@@ -47,6 +47,14 @@ def test_search_and_range_search(isa: str, metric: str, nbits: int, m: int, scal
         assert len(found.ids) == (sums(index, query[None]) <= distance).sum()
 
 
+@pytest.mark.filterwarnings("ignore:search")
+def test_more_tables_than_partial_sums_of_eight(isa: str) -> None:
+    """There are at most 128 partial sums: 1,100 tables have about nine each."""
+    index = built("l2", 1100, 4, "equal")
+    queries = index.reconstruct(np.arange(0, 1500, 500)) * np.float32(1.01)
+    same(index.search(queries, 10), nearest(index, queries, 10))
+
+
 @functools.cache
 def in_lists(metric: str, residual: bool, scales: str) -> tuple[fpq.IVFPQIndex, np.ndarray, fpq.SearchResult]:
     """An index, queries, and their answers with the scalar kernels, which prune nothing."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fpq import _native, threads
+from fpq import _native
 from fpq._arrays import aligned
 from fpq._checks import Array, Float32, Int32, Int64, UInt8
-from fpq.learning.lloyd import LocalRows, LocalSteps, Shape, choose_below
+from fpq.dask.preparing import received
+from fpq.learning.lloyd import LocalSteps, Shape, choose_below
 
 if TYPE_CHECKING:
     from fpq.dask.training import ClusterRows
@@ -83,7 +84,7 @@ class LimitedSteps:
 
 def assigned(x: Array, centroids: Float32, offsets: Int32) -> tuple[Int32, Float32]:
     """The nearest centroids of the rows of a part, and the errors."""
-    return LocalSteps(_rows(x), aligned(offsets), centroids.shape, True).assigned(aligned(centroids))
+    return LocalSteps(received(x), aligned(offsets), centroids.shape, True).assigned(aligned(centroids))
 
 
 def nearest(x: Array, centroids: Float32, offsets: Int32) -> Int32:
@@ -94,7 +95,7 @@ def nearest(x: Array, centroids: Float32, offsets: Int32) -> Int32:
 def choose(x: Array, ids: Int32, sizes: Int64, limit: float, centroids: Float32, offsets: Int32) -> Chosen:
     """What rows of nearest centroids `ids` choose, after the parts before have filled the clusters to `sizes`."""
     chosen = Chosen(ids.copy(), sizes.copy())
-    choose_below(limit, _rows(x), aligned(offsets), aligned(centroids), *chosen)
+    choose_below(limit, received(x), aligned(offsets), aligned(centroids), *chosen)
     return chosen
 
 
@@ -117,7 +118,7 @@ def _summed(
     x: Array, chosen: Chosen, before: Chosen | None, centroids: Float32, offsets: Int32, active: UInt8, chunk_rows: int
 ) -> tuple[Float32, Int64, Float32]:
     """Sums, numbers of changed ids by chunk, and errors."""
-    rows, ids, (m, k, dsub) = _rows(x), chosen.ids.copy(), centroids.shape  # arrays from the network are read-only
+    rows, ids, (m, k, dsub) = received(x), chosen.ids.copy(), centroids.shape  # arrays from the network are read-only
     old = np.full_like(ids, -1) if before is None else before.ids.copy()
     chunks, errors = -(-rows.n // chunk_rows), np.zeros(ids.shape, np.float32)
     sums, changed = np.empty((m, chunks, k * (dsub + 1)), np.float32), np.empty((m, chunks), np.int64)
@@ -130,7 +131,3 @@ def _summed(
 
 def _sizes(chosen: Chosen) -> Int64:
     return chosen.sizes
-
-
-def _rows(x: Array) -> LocalRows:
-    return LocalRows(aligned(x), None, threads.resolve(None))

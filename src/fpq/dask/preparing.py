@@ -34,9 +34,14 @@ class ClusterPrepared:
         return self._rows.results("result", [(operator.itemgetter(0), pair) for pair in self._pairs])
 
 
+def received(x: Array) -> LocalRows:
+    """The rows of a task, which may have come from the network and then are not aligned."""
+    return LocalRows(aligned(x), None, threads.resolve(None))
+
+
 def prepare(pickled: bytes, *xs: Array) -> tuple[None, Any]:
     """No result, and what a function makes of a part of rows and of others with the same numbers."""
-    return None, pickle.loads(pickled)(*(LocalRows(aligned(x), None, threads.resolve(None)) for x in xs))
+    return None, pickle.loads(pickled)(*map(received, xs))
 
 
 def step(pickled: bytes, pair: tuple[Any, Any]) -> tuple[Any, Any]:

@@ -16,8 +16,8 @@ from fpq._checks import Array, Float32, Int32, Int64, UInt8
 from fpq.dask.client import answering
 from fpq.dask.grouping import ClusterGroups
 from fpq.dask.limited import LimitedSteps
-from fpq.dask.preparing import ClusterPrepared
-from fpq.learning.lloyd import Change, LocalRows, LocalSteps, Shape, Steps
+from fpq.dask.preparing import ClusterPrepared, received
+from fpq.learning.lloyd import Change, LocalSteps, Shape, Steps
 
 
 class ClusterRows:
@@ -200,7 +200,7 @@ class Part:
     """
 
     def __init__(self, x: Array) -> None:
-        self.rows = LocalRows(aligned(x), None, threads.resolve(None))
+        self.rows = received(x)
         self.number = -1  # of the last finished iteration
         self.steps: LocalSteps | None = None
 
@@ -245,7 +245,7 @@ def assigned(part: Part, centroids: Float32, offsets: Int32) -> tuple[Int32, Flo
 
 def on_run(pickled: bytes, x: Array, *of_rows: Array) -> Any:
     """The result of a function for a run of rows."""
-    return pickle.loads(pickled)(LocalRows(aligned(x), None, threads.resolve(None)), *map(aligned, of_rows))
+    return pickle.loads(pickled)(received(x), *map(aligned, of_rows))
 
 
 def collect(samples: list[Array], rows: list[Int64], order: Int64, changes: list[bytes], make: Any) -> Any:
