@@ -137,8 +137,12 @@ class Refinement:
         threads: int,
     ) -> None: ...
     def decode(self, first: UInt8, second: UInt8 | None, out: Float32) -> None: ...
-    def search(
-        self,
+
+@final
+class Refined:
+    def __new__(
+        cls,
+        refinement: Refinement,
         first: UInt8,
         second: UInt8 | None,
         norms: Float32,
@@ -147,6 +151,9 @@ class Refinement:
         centre: Float32,
         query_scale: float,
         unit: float,
+    ) -> Refined: ...
+    def search(
+        self,
         queries: Float32,
         rows: Int64,
         distances: Float32,

@@ -27,18 +27,32 @@ cdef class Refinement(_Held):
         if second is not None: b = &second[0, 0]
         with nogil: fpq_refinement_decode(&self.c, &first[0, 0], b, out.shape[0], &out[0, 0])
 
-    def search(self, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second, const float[:, ::1] norms,
-               const int64_t[::1] ids, fpq_metric metric, const float[::1] centre, double query_scale, double unit,
-               const float[:, ::1] queries, const int64_t[:, ::1] rows, const float[:, ::1] distances,
+
+@cython.final
+cdef class Refined:
+    """Rows with refinement codes, as searches by `metric` read them; ids of the rows, or None: row numbers.
+
+    query_scale, unit: what queries are multiplied by, and the distance that 1 then stands for.
+    """
+    cdef fpq_refined c
+    cdef tuple arrays
+
+    def __cinit__(self, Refinement refinement, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second,
+                  const float[:, ::1] norms, const int64_t[::1] ids, fpq_metric metric, const float[::1] centre,
+                  double query_scale, double unit):
+        self.arrays = refinement, first, second, norms, ids, centre
+        self.c.codes, self.c.metric, self.c.query_scale, self.c.unit = refinement.c, metric, query_scale, unit
+        self.c.a, self.c.norms = &first[0, 0], &norms[0, 0]
+        if metric != FPQ_IP: self.c.centre = &centre[0]
+        if second is not None: self.c.b = &second[0, 0]
+        if ids is not None: self.c.ids = &ids[0]
+
+    def search(self, const float[:, ::1] queries, const int64_t[:, ::1] rows, const float[:, ::1] distances,
                int64_t closest, TopK answers, int threads):
-        """The nearest of the candidates `rows` (nq, n), which have these distances by their codes."""
-        cdef fpq_refined refined
-        refined.codes, refined.metric, refined.query_scale, refined.unit = self.c, metric, query_scale, unit
-        refined.a, refined.norms, refined.b, refined.ids = &first[0, 0], &norms[0, 0], NULL, NULL
-        refined.centre = NULL
-        if metric != FPQ_IP: refined.centre = &centre[0]
-        if second is not None: refined.b = &second[0, 0]
-        if ids is not None: refined.ids = &ids[0]
+        """The nearest of the candidates `rows` (nq, n), which have these distances by their codes.
+
+        Of two planes, all candidates read the first, and the `closest` by the first read the second.
+        """
         with nogil:
-            _done(fpq_refine(&refined, &queries[0, 0], queries.shape[0], &rows[0, 0], &distances[0, 0], rows.shape[1],
+            _done(fpq_refine(&self.c, &queries[0, 0], queries.shape[0], &rows[0, 0], &distances[0, 0], rows.shape[1],
                              closest, &answers.c, threads))

@@ -18,7 +18,7 @@ from fpq.indexes.parts import arguments, recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.operating_points import OperatingPoints
-from fpq.indexes.parts.refinement import BITS, Planes, Refinement, RefineName
+from fpq.indexes.parts.refinement import BITS, Planes, Refinement, RefineName, closest
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
@@ -296,17 +296,25 @@ class CodeIndex(Index):
         self, queries: Float32, n: int, k: int, allowed: Bits | None, n_threads: int, candidates: int = 0, **effort: Any
     ) -> tuple[Float32, Int64]:
         """The k nearest of the n nearest codes, by refined distances; `candidates` as for `_nearest`."""
-        assert self._refinement is not None
         distances, rows = np.empty((len(queries), n), np.float32), np.empty((len(queries), n), np.int64)
         queries, power = self._scaled(queries)
-        planes, ids, inner = self._planes, self._row_ids, self._metric.inner_product
-        self._scan(queries, power, _native.TopK(distances, rows, False, ids), allowed, n_threads, **effort)
+        self._scan(queries, power, _native.TopK(distances, rows, False, self._row_ids), allowed, n_threads, **effort)
         found, nearest = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        self._refinement.search(
-            planes, ids, inner, power, self.quantizer.rotate(queries, n_threads), rows, distances, candidates or k,
+        self._native_refined(power).search(
+            self.quantizer.rotate(queries, n_threads), rows, distances, closest(candidates or k),
             self._top_k(found, nearest, queries, power, candidates), n_threads,
         )  # fmt: skip
-        return scaling.unscaled(found, power, inner), nearest
+        return scaling.unscaled(found, power, self._metric.inner_product), nearest
+
+    def _native_refined(self, power: int) -> _native.Refined:
+        """The refinement codes of all rows, as searches for queries scaled by 2**power read them."""
+        memo, refined = self._lock.memo, None if power else self._lock.memo.get("refined")
+        if refined is None:
+            assert self._refinement is not None
+            refined = self._refinement.native(self._planes, self._row_ids, self._metric.inner_product, power)
+            if not power:
+                memo["refined"] = refined
+        return refined
 
     @property
     @abstractmethod

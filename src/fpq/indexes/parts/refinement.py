@@ -179,21 +179,11 @@ class Refinement:
             self._native.decode(planes.first, planes.second, out)
         return np.ldexp(out, self.exponent)
 
-    def search(
-        self, planes: Planes, ids: Int64 | None, inner_product: bool, power: int, queries: Float32, rows: Int64,
-        distances: Float32, k: int, answers: _native.TopK, n_threads: int,
-    ) -> None:  # fmt: skip
-        """Find the k nearest of the candidates `rows` (nq, n), by refined distances.
-
-        Queries, rotated and scaled by 2**power, have these `distances` (nq, n) to the codes. Of two planes, all
-        candidates read the first and the ``2 * k + 8`` nearest by the first read the second.
-        """
+    def native(self, planes: Planes, ids: Int64 | None, inner_product: bool, power: int) -> _native.Refined:
+        """Coded rows with these ids, as searches for queries scaled by 2**power read them."""
         shift = self.exponent if inner_product else self.exponent + power
         unit = 2.0 ** (2 * self.exponent if inner_product else 2 * shift)
-        self._native.search(
-            *planes, ids, inner_product, self.centre, 2.0**-shift, unit, queries, rows, distances, 2 * k + 8, answers,
-            n_threads,
-        )  # fmt: skip
+        return _native.Refined(self._native, *planes, ids, inner_product, self.centre, 2.0**-shift, unit)
 
     def state(self) -> State:
         """The state that a file stores, beside that of the columns."""
@@ -248,6 +238,11 @@ def _errors_of_steps(rows: Coded, n_threads: int, candidates: Float32, half: int
     found = threads.parallel_map(errors, itertools.product(chunks, blocks), n_threads)
     of_chunks = [found[start : start + len(blocks)] for start in range(0, len(found), len(blocks))]
     return [np.concatenate(parts, axis=1) for parts in of_chunks], rows
+
+
+def closest(k: int) -> int:
+    """How many candidates read the second plane in a search for the k nearest: the nearest by the first."""
+    return 2 * k + 8
 
 
 def plane_sizes(w: int, bits: int) -> tuple[int, int]:
