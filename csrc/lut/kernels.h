@@ -18,9 +18,9 @@
     X(void, quantize_u8, (const float *x, int n, float min, float scale, uint8_t *out))                       \
     /* out[i] = floor((x[i] - min) * scale), at most 32767; x[i] >= min. */                                   \
     X(void, quantize_u16, (const float *x, int n, float min, float scale, uint16_t *out))                     \
-    /* out[FPQ_CODE_GROUP(c)] = the minimum x[c] of the code group, of 4 members or 1. */                     \
-    X(void, group_min, (const float *x, int groups, int members, float *out))                                 \
-    /* The same of x[c] + y[c], sums below 65536; returns the minimum of all. */                              \
+    /* out[FPQ_CODE_GROUP(c)] = the minimum x[c] of the code group of 4 members; stats as by min_max_sum. */  \
+    X(void, group_min, (const float *x, int groups, float *out, float *stats))                                \
+    /* The same of x[c] + y[c], sums below 65536, of groups of 4 members or 1; returns the minimum of all. */ \
     X(int, group_min_of_sums, (const uint16_t *x, const uint16_t *y, int groups, int members, uint16_t *out)) \
     /* out[i] = (x[i] - min) * factor / 65536 rounded down, at most 255; x[i] >= min, factor < 65536. */      \
     X(void, quantize_u16_to_u8, (const uint16_t *x, int n, int min, int factor, uint8_t *out))

@@ -72,10 +72,14 @@ void fpq_adc_tables(const fpq_adc *adc, const float *queries, int64_t nq, float 
         make_tables(fpq_active(), adc, queries + i * adc->offsets[adc->m], 1, &tables);
 }
 
-static void make_groups(fpq_lut *lut) {
-    const int groups = fpq_code_groups(lut->kern, lut->adc), ld = fpq_ld_table(lut->adc);
-    for (int j = 0; j < lut->adc->m && lut->group != lut->table; j++)
-        lut->kern->group_min(lut->table + (ptrdiff_t)j * ld, groups, ld / groups, lut->group + (ptrdiff_t)j * groups);
+/* The code groups of table j, and the minimum, the maximum and the sum of its entries. */
+static void make_groups(fpq_lut *lut, int j, float *stats) {
+    const int groups = fpq_code_groups(lut->kern, lut->adc);
+    const float *table = lut->table + (ptrdiff_t)j * fpq_ld_table(lut->adc);
+    if (lut->group == lut->table)
+        lut->kern->min_max_sum(table, 1 << lut->adc->nbits, stats);
+    else
+        lut->kern->group_min(table, groups, lut->group + (ptrdiff_t)j * groups, stats);
 }
 
 void fpq_lut8_clear(fpq_lut8 *lut8, int partial_sums, int max_sum) {
@@ -107,12 +111,12 @@ static void choose_max_sum(fpq_lut *lut, const float *excess, int partial_sums) 
 /* Minima, means and bounds of exact tables. */
 static void finish_exact(fpq_lut *lut) {
     const fpq_adc *adc = lut->adc;
-    const int k = 1 << adc->nbits, ld = fpq_ld_table(adc), per = per_plane(adc), partial_sums = count_partial_sums(adc);
+    const int k = 1 << adc->nbits, per = per_plane(adc), partial_sums = count_partial_sums(adc);
     float excess[MAX_PARTIAL_SUMS] = {0};
     double base = 0, magnitude = 0;
     for (int j = 0; j < adc->m; j++) {
         float stats[3];
-        lut->kern->min_max_sum(lut->table + (ptrdiff_t)j * ld, k, stats);
+        make_groups(lut, j, stats);
         lut->min[j] = stats[0];
         excess[j / per % partial_sums] += stats[2] / (float)k - stats[0];
         base += (double)stats[0];
@@ -124,7 +128,6 @@ static void finish_exact(fpq_lut *lut) {
     /* L2 entries are not negative: the partial sums of a row within the threshold are within the threshold too. */
     lut->magnitude = adc->metric == FPQ_L2 ? 0 : (float)magnitude;
     choose_max_sum(lut, excess, partial_sums);
-    make_groups(lut);
 }
 
 void fpq_lut_make(const float *q, int n, fpq_lut *const *luts) {
@@ -173,11 +176,12 @@ void fpq_lut_make_approx(const fpq_codeword_norms *norms, const float *q, int n,
         kern->approx_l2(q + from, d, n, adc->offsets[j + 1] - from, adc->packed + j * each,
                         norms->half + (ptrdiff_t)j * ld, blocks, out, min);
         for (int i = 0; i < n; i++) {
+            float stats[3];
             luts[i].min[j] = min[i];
             luts[i].base += min[i];
+            if (luts[i].group != luts[i].table) make_groups(luts + i, j, stats);
         }
     }
-    for (int i = 0; i < n; i++) make_groups(luts + i);
     for (int i = 0; i < n; i++)
         if (!fpq_lut_is_bounded(luts + i)) fpq_lut_make_exact(luts + i);
 }

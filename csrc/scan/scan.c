@@ -14,8 +14,10 @@ enum {
     MIN_ROWS_FULL = 10, /* survivors per block from which pruning by the codes' own bytes is cheaper than scoring, */
     MIN_ROWS_FULL_AVX2 = 32, /* and where 16 shuffles look up 32 codes */
     BLOCKS_BUILD_FULL = 6,   /* so many blocks with so many survivors pay for making the codes' own bytes first */
-    SAMPLE = 8,              /* rows from which the first threshold is estimated */
-    SAMPLE_K = 8             /* times k rows are to have a distance of at most the first threshold */
+    MIN_ROWS_SUMS = 5, /* rows to be scored first per block from which the sums of their codes' bytes are cheaper */
+    SAMPLE = 8,        /* rows from which the first threshold is estimated */
+    SAMPLE_K = 8,      /* times k rows are to have a distance of at most the first threshold */
+    GROUP_SUMS_K = 3   /* times k rows have the smallest sums of code groups: among them are k near ones */
 };
 
 fpq_scan fpq_scan_of(const fpq_adc *adc, const uint8_t *blocks) {
@@ -196,7 +198,8 @@ static void prune_for_sums(const fpq_scan *s, const fpq_prune_lut *bytes, int li
 }
 
 /* The first blocks of a top-k search, while there is no threshold: scores the rows with the k smallest sums of bytes,
- * and by the threshold that they give the others. Rows that have not been offered stay. */
+ * and by the threshold that they give the others. Where rows of code groups are few enough to be scored, their sums
+ * do instead of those of codes. Rows that have not been offered stay. */
 static void find_first_k(const fpq_scan *s, fpq_lut *lut, fpq_run *run, fpq_results *results) {
     FPQ_ALIGN(64) uint8_t sums[FPQ_BLOCK_RUN * 64];
     fpq_run left = *run, smallest;
@@ -207,12 +210,18 @@ static void find_first_k(const fpq_scan *s, fpq_lut *lut, fpq_run *run, fpq_resu
     if (!fpq_lut_quantize(lut, threshold)) return;
     const fpq_prune_lut groups = bytes_of_groups(s, lut);
     prune_for_sums(s, &groups, lut->lut8.max_sum, &left, sums);
+    int64_t n_first = results->k;
     if (lut->lut8.full != lut->lut8.group) {
-        const fpq_prune_lut codes = bytes_of_codes(s, lut);
-        prune_for_sums(s, &codes, lut->lut8.max_sum, &left, sums);
+        if (lut->kind == FPQ_LUT_EXACT && GROUP_SUMS_K * n_first < MIN_ROWS_SUMS * left.n) {
+            n_first *= GROUP_SUMS_K;
+        } else {
+            const fpq_prune_lut codes = bytes_of_codes(s, lut);
+            prune_for_sums(s, &codes, lut->lut8.max_sum, &left, sums);
+        }
     }
-    if (count(left.rows, left.n) < results->k) return;
-    const int byte = s->kern->kth_byte(sums, left.rows, left.n, (int)results->k);
+    const int n_left = count(left.rows, left.n);
+    if (n_left < results->k) return;
+    const int byte = s->kern->kth_byte(sums, left.rows, left.n, n_first < n_left ? (int)n_first : n_left);
     smallest = left;
     for (int b = 0; b < left.n; b++) {
         smallest.rows[b] &= s->kern->bytes_at_most(sums + b * 64, byte);
