@@ -14,8 +14,10 @@
 
 enum {
     MIN_PROBES_PRECOMPUTED =
-        3,            /* from so many probes per query on, precomputed tables are faster than approximate ones */
-    QUERY_BATCH = 32, /* queries per batch at most */
+        3,                  /* from so many probes per query on, precomputed tables are faster than approximate ones */
+    QUERY_BATCH = 32,       /* queries per batch at most; */
+    SMALL_QUERY_BATCH = 16, /* where queries share few lists, the tables of fewer stay in the cache: */
+    MIN_SHARED_LISTS = 10,  /* where each probes less than one list of so many */
     MAX_BATCH_PROBES = 1 << 20, /* probes of a batch at most, for its memory */
     FIRST_ROWS = 16             /* times k rows that a query begins with, where one set of tables serves all lists */
 };
@@ -337,11 +339,14 @@ static void order_queries(const search *s, int64_t *starts) {
     for (int64_t i = 0; i < s->nq; i++) s->order[starts[s->probes[i * s->n_probe]]++] = i;
 }
 
+static int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* As many queries per batch as give every thread two batches. */
-static int64_t batch_size(int64_t nq, int n_probe, int threads) {
-    const int64_t fair = nq / (2 * threads), most = MAX_BATCH_PROBES / n_probe < 1 ? 1 : MAX_BATCH_PROBES / n_probe;
-    const int64_t size = fair < most ? fair : most;
-    return size < 1 ? 1 : size < QUERY_BATCH ? size : QUERY_BATCH;
+static int64_t batch_size(const search *s, int threads) {
+    const int shares = (int64_t)s->n_probe * MIN_SHARED_LISTS >= s->lists->n;
+    const int64_t size = lesser(shares ? QUERY_BATCH : SMALL_QUERY_BATCH, s->nq / (2 * threads)),
+                  most = MAX_BATCH_PROBES / s->n_probe;
+    return size < 1 || most < 1 ? 1 : lesser(size, most);
 }
 
 /* Bytes of the codes in the probed lists, and of the tables that they need. */
@@ -365,7 +370,7 @@ static int find_probes(const fpq_probes *probes, const fpq_lists *lists, int64_t
 static int search_probes(search *s, const fpq_answers *answers, int threads) {
     const fpq_adc *adc = s->scan.adc;
     threads = fpq_worth_threads(threads, work_of(s), FPQ_THREAD_BYTES);
-    s->batch = s->nq < threads ? 1 : batch_size(s->nq, s->n_probe, threads);
+    s->batch = s->nq < threads ? 1 : batch_size(s, threads);
     s->ranges = s->nq < threads ? threads : 1; /* few queries share their probes among the threads */
     /* The first list of a top-k search has exact tables, all others approximate or precomputed ones. */
     const int has_approx = s->scan.prunes && s->per_list && adc->metric == FPQ_L2 && (s->n_probe > 1 || !answers->k);
