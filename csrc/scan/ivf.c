@@ -18,8 +18,7 @@ enum {
     QUERY_BATCH = 32,       /* queries per batch at most; */
     SMALL_QUERY_BATCH = 16, /* where queries share few lists, the tables of fewer stay in the cache: */
     MIN_SHARED_LISTS = 10,  /* where each probes less than one list of so many */
-    MAX_BATCH_PROBES = 1 << 20, /* probes of a batch at most, for its memory */
-    FIRST_ROWS = 16             /* times k rows that a query begins with, where one set of tables serves all lists */
+    MAX_BATCH_PROBES = 1 << 20 /* probes of a batch at most, for its memory */
 };
 
 typedef struct {
@@ -162,18 +161,15 @@ static void prefetch_list(const search *s, int64_t list) {
     if (s->precomputed.lists) fpq_precomputed_prefetch(&s->precomputed, list);
 }
 
-/* Appends blocks of a list that have live rows, from *at on, while there is room; returns how many rows. */
-static int gather(const fpq_lists *lists, int64_t *at, int64_t end, fpq_run *run) {
-    int n_rows = 0;
+/* Appends blocks of a list that have live rows, from *at on, while there is room. */
+static void gather(const fpq_lists *lists, int64_t *at, int64_t end, fpq_run *run) {
     for (; *at < end && run->n < FPQ_BLOCK_RUN; ++*at) {
         const int32_t block = lists->block_ids[*at];
         const uint64_t rows = lists->live_rows[block];
         run->block_ids[run->n] = block;
         run->rows[run->n] = rows;
-        n_rows += fpq_popcount(rows);
         run->n += rows != 0;
     }
-    return n_rows;
 }
 
 static void scan_list(const search *s, int64_t list, fpq_lut *lut, fpq_results *results) {
@@ -254,13 +250,13 @@ static void probe(batch *b, query_state *state, const int64_t *at) {
     if (b->n_exact + b->n_approx == FPQ_LUT_QUERIES) scan_waiting(b);
 }
 
-/* Scans a query's first lists, in one run if possible: the more rows the first threshold is chosen from, the lower.
- * Returns how many lists. */
+/* Scans a query's first lists, as many as fit into one run: the more rows the first threshold is chosen from, the
+ * lower. Returns how many lists. */
 static int probe_first(batch *b, query_state *state, const int64_t *probes, int count, int step) {
     const search *s = b->s;
     const fpq_lists *lists = s->lists;
     fpq_run *run = &state->run;
-    int p = 0, n_rows = 0;
+    int p = 0;
     if (lists->residual && !s->per_list) {
         set_list(s, state, probes[0], &state->lut, state->magnitude);
         scan_list(s, probes[0], &state->lut, &state->results);
@@ -275,8 +271,8 @@ static int probe_first(batch *b, query_state *state, const int64_t *probes, int 
     for (; p < count; p++) {
         const int64_t list = probes[(ptrdiff_t)p * step], end = lists->first[list + 1];
         int64_t at = lists->first[list];
-        if (p && (n_rows >= FIRST_ROWS * state->results.k || run->n + end - at > FPQ_BLOCK_RUN)) break;
-        n_rows += gather(lists, &at, end, run);
+        if (p && run->n + end - at > FPQ_BLOCK_RUN) break;
+        gather(lists, &at, end, run);
     }
     fpq_scan_run(&s->scan, &state->lut, run, &state->results);
     return p;
