@@ -310,7 +310,8 @@ void fpq_products_start(float *products, int k) {
         for (int c = k; c < fpq_products_ld(k); c++) products[i * fpq_products_ld(k) + c] = -INFINITY;
 }
 
-int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, int i, const float *products) {
+/* fpq_nearest_by_int8, or -1 if float scores of all centroids are cheaper. */
+static int32_t nearest_of_few(const fpq_assignment *a, const fpq_int8_rows *rows, int i, const float *products) {
     static const float zeros[64];
     const fpq_kernels *kern = a->kern;
     const fpq_packed_codebook *codebook = a->codebook;
@@ -318,13 +319,15 @@ int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, 
     const float margin = rows->margin[i], *x = a->x + i * a->ldx;
     float min_max_sum[3], best = -INFINITY, second = -INFINITY;
     int32_t id = 0;
-    int left = k / 8; /* With more candidates, float scores of all centroids are cheaper. */
+    int left = k / 8; /* candidates */
+    if (!(margin < INFINITY)) return -1;
     kern->min_max_sum(products, k, min_max_sum);
-    for (int from = 0; from < k && left >= 0 && margin < INFINITY; from += 64)
-        for (uint64_t candidates = kern->at_least(products + from, 2 * margin - min_max_sum[1], zeros);
-             candidates && left-- > 0; candidates &= candidates - 1) {
+    for (int from = 0; from < k; from += 64)
+        for (uint64_t candidates = kern->at_least(products + from, 2 * margin - min_max_sum[1], zeros); candidates;
+             candidates &= candidates - 1) {
             const int32_t c = from + fpq_lowest_bit(candidates);
             const float score = kern->ip_f32(x, codebook->rows + (ptrdiff_t)c * d, d) + codebook->bias[c];
+            if (left-- == 0) return -1;
             if (score > best) {
                 second = best;
                 best = score;
@@ -333,20 +336,29 @@ int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, 
                 second = score;
             }
         }
-    if (left < 0 || !(margin < INFINITY)) {
-        fpq_assignment row = *a;
-        row.first += i;
-        row.x = x;
-        row.n = 1;
-        nearest_rows_by_floats(&row, &id, NULL);
-        return id;
-    }
     return fpq_decide(a, i, rows->square[i], best, second, id);
+}
+
+static int32_t nearest_by_floats(const fpq_assignment *a, int i) {
+    fpq_assignment row = *a;
+    int32_t id;
+    row.first += i;
+    row.x += i * a->ldx;
+    row.n = 1;
+    nearest_rows_by_floats(&row, &id, NULL);
+    return id;
+}
+
+int32_t fpq_nearest_by_int8(const fpq_assignment *a, const fpq_int8_rows *rows, int i, const float *products) {
+    const int32_t id = nearest_of_few(a, rows, i, products);
+    return id < 0 ? nearest_by_floats(a, i) : id;
 }
 
 static size_t int8_scratch(int k) { return (size_t)FPQ_INT8_TILE * (size_t)fpq_products_ld(k) * sizeof(float); }
 
 size_t fpq_decide_scratch(int k, int d) { return fpq_lines(((size_t)fpq_products_ld(k) + (size_t)d) * sizeof(float)); }
+
+enum { MAX_UNCLEAR_ROWS = 16 }; /* of a row batch: more cost as much by themselves as the whole batch by floats */
 
 static void nearest_rows_by_int8(const fpq_assignment *a, int32_t *ids, float *errors) {
     const fpq_packed_codebook *codebook = a->codebook;
@@ -354,6 +366,7 @@ static void nearest_rows_by_int8(const fpq_assignment *a, int32_t *ids, float *e
     char *scratch = a->scratch + fpq_decide_scratch(codebook->k, codebook->d); /* after the scratch of fpq_decide */
     float *products = (float *)(void *)scratch, lane_max[FPQ_ROW_BATCH * FPQ_COLUMN_BLOCK] = {0};
     uint8_t list[FPQ_ROW_BATCH];
+    int unclear = 0;
     fpq_int8_rows rows;
     fpq_int8_rows_place(scratch + int8_scratch(codebook->k), FPQ_ROW_BATCH, &codebook->int8, &rows);
     fpq_products_start(products, codebook->k);
@@ -365,10 +378,15 @@ static void nearest_rows_by_int8(const fpq_assignment *a, int32_t *ids, float *e
         const int n = a->n - i < FPQ_INT8_TILE ? a->n - i : FPQ_INT8_TILE;
         a->kern->project_int8(rows.quantized, rows.scale, list + i, n, &codebook->int8.columns, 0,
                               FPQ_COLUMN_BLOCKS(codebook->k), products, ld, lane_max);
-        for (int r = i; r < i + n; r++) {
-            ids[r] = fpq_nearest_by_int8(a, &rows, r, products + (r - i) * ld);
-            if (errors) errors[r] = error_of(a, r, ids[r], rows.square[r]);
+        for (int r = i; r < i + n; r++) unclear += (ids[r] = nearest_of_few(a, &rows, r, products + (r - i) * ld)) < 0;
+        if (unclear > MAX_UNCLEAR_ROWS) { /* rows without clusters, in many dimensions */
+            nearest_rows_by_floats(a, ids, errors);
+            return;
         }
+    }
+    for (int r = 0; r < a->n; r++) {
+        if (ids[r] < 0) ids[r] = nearest_by_floats(a, r);
+        if (errors) errors[r] = error_of(a, r, ids[r], rows.square[r]);
     }
 }
 

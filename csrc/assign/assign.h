@@ -103,7 +103,7 @@ FPQ_INLINE int32_t fpq_decide(const fpq_assignment *a, int i, float square, floa
     return second < threshold && !a->codebook->overflows ? id : fpq_nearest_by_differences(a, i, square, threshold);
 }
 
-/* Rows whose int8 scores are kept at a time: two tiles of 6 rows of project_int8. */
+/* Rows whose int8 scores are kept at a time: whole tiles of project_int8, of 6 or 4 rows. */
 enum { FPQ_INT8_TILE = 12 };
 
 /* The nearest centroid of row i of the batch from its int8 scores, `products` (fpq_products_ld(k)): centroids whose

@@ -7,12 +7,11 @@
 #include "portable.h"
 
 enum {
-    COLUMN_MAX = 127,
     MIN_D = 64, /* With fewer dimensions or columns, to quantize a row takes the time that its products save. */
     MIN_K = 64
 };
 
-static int padded(int d) { return (d + 3) / 4 * 4; }
+static int padded(int d) { return (d + 7) / 8 * 8; }
 
 int fpq_int8_is_faster(const fpq_kernels *kern, int k, int d) { return kern->fast_int8 && d >= MIN_D && k >= MIN_K; }
 
@@ -50,10 +49,11 @@ void fpq_int8_codebook_put(const fpq_kernels *kern, fpq_int8_codebook *codebook,
     int8_t *to = codebook->packed + (ptrdiff_t)(at / FPQ_COLUMN_BLOCK) * codebook->columns.d * FPQ_COLUMN_BLOCK +
                  at % FPQ_COLUMN_BLOCK * 4;
     uint8_t *quantized = (uint8_t *)(void *)(scratch + d);
+    const int max = kern->int8_offset - 1;
     int32_t minus_sum = 0;
-    codebook->scale[at] = kern->quantize_int8(c, d, COLUMN_MAX, quantized, scratch);
+    codebook->scale[at] = kern->quantize_int8(c, d, max, quantized, scratch);
     for (int t = 0; t < d; t++) {
-        const int number = quantized[t] - COLUMN_MAX - 1;
+        const int number = quantized[t] - max - 1;
         to[t / 4 * 4 * FPQ_COLUMN_BLOCK + t % 4] = (int8_t)number;
         minus_sum -= number;
     }

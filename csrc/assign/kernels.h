@@ -12,13 +12,13 @@ enum {
     FPQ_ROWS_TILE = 48, /* nearest_of_rows takes multiples of 48 rows, which every instruction set cuts evenly. */
 };
 
-/* Columns as int8: a column is its scale times whole numbers from -127 to 127. A row is its scale times whole numbers,
- * stored with the `int8_offset` of the instruction set added, 64 or 128: from 1 to 2 int8_offset - 1. */
+/* Columns as int8: a column is its scale times whole numbers. A row is its scale times whole numbers, stored with the
+ * `int8_offset` of the instruction set added, 64 or 128. All numbers are below int8_offset in absolute value. */
 typedef struct {
     const int8_t *packed;     /* (blocks, d / 4, 16, 4) */
     const int32_t *minus_sum; /* minus the sum of a column's numbers */
     const float *scale, *bias;
-    int d; /* a multiple of 4 */
+    int d; /* a multiple of 8 */
 } fpq_int8_columns;
 
 #define FPQ_ASSIGN_KERNELS(X)                                                                                          \

@@ -52,7 +52,7 @@ typedef struct {
     int code_groups;                          /* entries of prune_lut8's tables */
     int prunes_by_pairs;                      /* whether tables of code_groups / 2 entries are worth a first pass */
     int fast_int8;                            /* whether products of bytes are faster than those of floats */
-    int int8_offset;                          /* what project_int8 and max_other_int8 want added to rows: 64, 128 */
+    int int8_offset;                          /* of the rows of project_int8 and max_other_int8: 64 or 128 */
     fpq_metric_kernels metric[FPQ_N_METRICS]; /* by fpq_metric */
     FPQ_KERNELS(FPQ_MEMBER)
 } fpq_kernels;

@@ -11,6 +11,7 @@
  *   LANES 4, 8 or 16; BYTES 16, 32 or 64
  *   TILE_ROWS, TILE_BLOCKS      rows and column blocks of a matrix tile whose sums fit into registers
  *   ROW_VECTORS, ROW_COLUMNS    the same with rows in lanes: vectors of rows, and columns
+ *   INT8_ROWS                   rows of a tile of int8 products; an even divisor of FPQ_INT8_TILE
  *   FAST_INT8, INT8_OFFSET      fast_int8 and int8_offset of isa/kernels.h
  *
  * isa/NAME.c defines FPQ_VNNI and FPQ_VBMI where the instruction set has VNNI and VBMI. */
@@ -102,6 +103,9 @@ FPQ_INLINE unsigned vq_bits_at_most(vq a, vq b, vq c, vq d, int32_t x); /* bits 
 FPQ_INLINE vb vb_set_4(const uint8_t *p); /* 4 bytes, repeated */
 /* Lane i grows by the four products a[t] x[t], t from 4 i on; a below 2 INT8_OFFSET, x int8 from -127. */
 FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x);
+/* Lane i grows by a[t] x[t] + b[t] y[t] for these t; a and b below 2 INT8_OFFSET, x and y int8 of
+ * absolute values below INT8_OFFSET. */
+FPQ_INLINE vi vi_add_eights(vi sum, vb a, vb x, vb b, vb y);
 FPQ_INLINE vb vb_load_32(const uint8_t *p); /* vb_load of the first 32 bytes; the rest is 0 */
 FPQ_INLINE vb vb_low_bit_pairs(vb x);       /* bits 0 and 1 of each byte */
 FPQ_INLINE vb vb_high_bit_pairs(vb x);      /* bits 2 and 3 */

@@ -12,8 +12,10 @@ typedef __m256 vm;
 #define FAST_INT8 1
 #ifdef FPQ_VNNI
 #define INT8_OFFSET 128
+#define INT8_ROWS 6
 #else
-#define INT8_OFFSET 64 /* Pairs of products are added in int16. */
+#define INT8_OFFSET 64 /* Four products are added in int16. */
+#define INT8_ROWS 4    /* Two rows fewer leave registers for the columns. */
 #endif
 
 FPQ_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
@@ -142,10 +144,7 @@ FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, x), _mm256_set1_epi16(1)));
 #endif
 }
-FPQ_INLINE vb vb_load_32(const uint8_t *p) { return vb_load(p); }
-FPQ_INLINE vb vb_low_bit_pairs(vb x) { return _mm256_and_si256(x, _mm256_set1_epi8(3)); }
-FPQ_INLINE vb vb_high_bit_pairs(vb x) { return _mm256_and_si256(_mm256_srli_epi16(x, 2), _mm256_set1_epi8(3)); }
-FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y) {
+FPQ_INLINE vi vi_add_eights(vi sum, vb a, vb x, vb b, vb y) {
 #ifdef FPQ_VNNI
     return vi_add_fours(vi_add_fours(sum, a, x), b, y);
 #else
@@ -153,6 +152,10 @@ FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #endif
 }
+FPQ_INLINE vb vb_load_32(const uint8_t *p) { return vb_load(p); }
+FPQ_INLINE vb vb_low_bit_pairs(vb x) { return _mm256_and_si256(x, _mm256_set1_epi8(3)); }
+FPQ_INLINE vb vb_high_bit_pairs(vb x) { return _mm256_and_si256(_mm256_srli_epi16(x, 2), _mm256_set1_epi8(3)); }
+FPQ_INLINE vi vi_add_products(vi sum, vb a, vb x, vb b, vb y) { return vi_add_eights(sum, a, x, b, y); }
 FPQ_INLINE void vi_store_sums(int32_t *to, const vi *x) {
     const vi low = _mm256_hadd_epi32(_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3])),
              high = _mm256_hadd_epi32(_mm256_hadd_epi32(x[4], x[5]), _mm256_hadd_epi32(x[6], x[7]));

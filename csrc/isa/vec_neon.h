@@ -12,6 +12,7 @@ typedef uint32x4_t vm;
 #define ROW_COLUMNS 4
 #define FAST_INT8 0
 #define INT8_OFFSET 64 /* Rows fit into int8. */
+#define INT8_ROWS 6
 
 FPQ_INLINE vf vf_zero(void) { return vdupq_n_f32(0); }
 FPQ_INLINE vf vf_set(float x) { return vdupq_n_f32(x); }
@@ -205,6 +206,7 @@ FPQ_INLINE vi vi_add_fours(vi sum, vb a, vb x) {
     return vpadalq_s16(sum, vpaddq_s16(low, high));
 #endif
 }
+FPQ_INLINE vi vi_add_eights(vi sum, vb a, vb x, vb b, vb y) { return vi_add_fours(vi_add_fours(sum, a, x), b, y); }
 FPQ_INLINE vb vb_load_32(const uint8_t *p) { return vb_load(p); }
 FPQ_INLINE vb vb_low_bit_pairs(vb x) { return vandq_u8(x, vdupq_n_u8(3)); }
 FPQ_INLINE vb vb_high_bit_pairs(vb x) { return vandq_u8(vshrq_n_u8(x, 2), vdupq_n_u8(3)); }
