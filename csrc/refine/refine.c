@@ -3,14 +3,17 @@
 #include <math.h>
 #include <string.h>
 
-#include "fpq.h"
+#include "isa/kernels.h"
 #include "parallel.h"
 #include "portable.h"
 
 enum {
     ROW_BATCH = 96,
     LARGEST_NUMBER = 8063, /* of a query; hi and lo fit int8 then */
+    OFFSET = 64 * 128 + 64 /* makes all numbers positive, and hi and lo the upper and the lower bits */
 };
+
+static const float LEAST_PRODUCT = 1e-30f; /* smaller ones are 0 */
 
 static int bits_of_plane(int bits, int plane) { return plane ? bits - 4 : 4; }
 
@@ -107,39 +110,51 @@ void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint
 }
 
 /* ---- queries ---- */
+/* Of the numbers for a plane; those of 8-bit codes are for both. */
 static size_t query_bytes(const fpq_refinement *r, int plane) {
-    const int of_plane = bits_of_plane(r->bits, plane);
-    return of_plane ? (size_t)fpq_refinement_plane_bytes(r->w, r->bits, plane) * (size_t)(2 * 8 / of_plane) : 0;
+    if (plane && r->bits != 6) return 0;
+    return (size_t)fpq_refinement_plane_bytes(r->w, r->bits, plane) * (size_t)(plane ? 8 : 4);
 }
 
-size_t fpq_refinement_query_size(const fpq_refinement *r) { return query_bytes(r, 0) + query_bytes(r, 1); }
-
-static void put_number(int8_t *numbers, int row_bytes, int of_plane, int j, int hi, int lo) {
-    const int shift = byte_shift(of_plane), part = j & ((1 << shift) - 1);
-    int8_t *at = numbers + (ptrdiff_t)part * 2 * row_bytes + (j >> shift);
-    at[0] = (int8_t)hi;
-    at[row_bytes] = (int8_t)lo;
+/* Behind the numbers of the planes: y steps (w floats), and the numbers before they are cut (w uint16). */
+size_t fpq_refinement_query_size(const fpq_refinement *r) {
+    const size_t w = (size_t)r->w;
+    return query_bytes(r, 0) + query_bytes(r, 1) + fpq_lines(w * sizeof(float)) + fpq_lines(w * sizeof(uint16_t));
 }
 
+/* The numbers of a plane with `parts` dimensions in a byte: for each part all hi, then all lo. */
+FPQ_INLINE void put_numbers(const uint16_t *numbers, int w, const int parts, int row_bytes, int8_t *out) {
+    for (int v = 0; v < parts; v++, out += 2 * row_bytes)
+        for (int p = 0; p * parts + v < w; p++) {
+            out[p] = (int8_t)((numbers[p * parts + v] >> 7) - 64);
+            out[row_bytes + p] = (int8_t)((numbers[p * parts + v] & 127) - 64);
+        }
+}
+
+/* y is scaled by a power of two, so that tiny and huge queries have as many digits as others. */
 void fpq_refinement_query_make(const fpq_refinement *r, const float *y, char *memory, fpq_refinement_query *query) {
-    const int lower = r->bits - 4;
-    int8_t *a = (int8_t *)memory, *b = lower ? a + query_bytes(r, 0) : NULL;
-    const int bytes_a = fpq_refinement_plane_bytes(r->w, r->bits, 0),
-              bytes_b = fpq_refinement_plane_bytes(r->w, r->bits, 1);
-    double largest = 0;
-    memset(memory, 0, fpq_refinement_query_size(r));
-    for (int j = 0; j < r->w; j++) {
-        const double size = fabs((double)y[j] * (double)r->steps[j]);
-        if (size > largest) largest = size;
-    }
-    *query = (fpq_refinement_query){a, b, largest > 0 ? largest / LARGEST_NUMBER : 1, 0};
-    for (int j = 0; j < r->w; j++) {
-        const int number = (int)round((double)y[j] * (double)r->steps[j] / query->unit);
-        const int hi = (number + 64 + 64 * 128) / 128 - 64, lo = number - 128 * hi; /* hi: rounded down */
-        put_number(a, bytes_a, 4, j, hi, lo);
-        if (lower) put_number(b, bytes_b, lower, j, hi, lo);
-        query->sum += number;
-    }
+    const fpq_kernels *kern = fpq_active();
+    const int w = r->w, lower = r->bits - 4, bytes_a = fpq_refinement_plane_bytes(w, r->bits, 0);
+    int8_t *a = (int8_t *)memory, *b = a + query_bytes(r, 0);
+    float *x = (float *)(void *)(b + query_bytes(r, 1)), stats[3];
+    uint16_t *numbers = (uint16_t *)(void *)((char *)x + fpq_lines((size_t)w * sizeof *x));
+    int exponent;
+    kern->min_max_sum(y, w, stats);
+    frexpf(fmaxf(-stats[0], stats[1]), &exponent);
+    const float power = ldexpf(1, exponent < -126 ? 126 : -exponent);
+    for (int j = 0; j < w; j++) x[j] = y[j] * power * r->steps[j];
+    kern->min_max_sum(x, w, stats);
+    const float largest = fmaxf(-stats[0], stats[1]), scale = largest > LEAST_PRODUCT ? LARGEST_NUMBER / largest : 1;
+    kern->quantize_u16(x, w, -(OFFSET + 0.5f) / scale, scale, numbers);
+    memset(memory, 0, query_bytes(r, 0) + query_bytes(r, 1));
+    put_numbers(numbers, w, 2, bytes_a, a);
+    if (lower == 2) put_numbers(numbers, w, 4, fpq_refinement_plane_bytes(w, r->bits, 1), b);
+    *query = (fpq_refinement_query){a,
+                                    lower == 4 ? a
+                                    : lower    ? b
+                                               : NULL,
+                                    1 / ((double)scale * (double)power), -(int64_t)OFFSET * w};
+    for (int j = 0; j < w; j++) query->sum += numbers[j];
 }
 
 static double sum_of(const int32_t *sums) { return 128 * (double)sums[0] + (double)sums[1]; }
