@@ -189,7 +189,7 @@ class ADC:
         queries: Float32,
         probes: Int64 | None,
         coarse: SmallFlat | None,
-        unrotated: Float32,
+        unrotated: Float32 | None,
         residuals: Float32 | None,
         n_probe: int,
         first_query: int,

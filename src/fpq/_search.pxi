@@ -120,13 +120,14 @@ cdef class ADC(_Held):
                      Answers answers, int threads):
         """Search the probed lists of queries, which are those from first_query on of the answers.
 
-        probes (nq, n_probe), or None: those that `coarse` finds for the unrotated queries.
+        probes (nq, n_probe), or None: those that `coarse` finds for the unrotated queries; None: the queries.
         residuals (nq * n_probe, d): those of `rotate`, of lists with rotations; else None.
         """
         cdef fpq_probes probed = fpq_probes(n_probe, NULL, NULL, NULL, NULL)
         if residuals is not None: probed.residuals = &residuals[0, 0]
         if probes is None:
-            probed.coarse, probed.queries = coarse.c, &unrotated[0, 0]
+            probed.coarse = coarse.c
+            probed.queries = &queries[0, 0] if unrotated is None else &unrotated[0, 0]
         else:
             probed.lists = &probes[0, 0]
         cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)

@@ -144,7 +144,8 @@ def scan(
         if rotations is not None and nearest is not None:
             centroids = None if index._metric.inner_product else plan.centroids
             residuals = rotations.apply(batch, nearest, centroids, n_threads)
+        rotated, asked = index.quantizer.rotate(batch, n_threads), coarse.widened(batch, n_threads) if packed else batch
         plan.adc.search_lists(
-            plan.lists, index.quantizer.rotate(batch, n_threads), nearest, packed,
-            coarse.widened(batch, n_threads) if packed else batch, residuals, n_probe, first, answers, n_threads,
+            plan.lists, rotated, nearest, packed, None if asked is rotated else asked, residuals, n_probe, first,
+            answers, n_threads,
         )  # fmt: skip

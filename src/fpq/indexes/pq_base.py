@@ -265,7 +265,7 @@ class CodeIndex(Index):
             known = arguments.checked(self, k, recall, n_threads, rerank, n_probe)
         count = threads.resolve(None) if known.n_threads is None else known.n_resolved
         found = self._found(Q, known.k, allowed, count, self._nearest if known.by_codes else self._ranked, known.effort)
-        if known.by_codes and found.ids.ndim == 2 and not self._is_judged:
+        if known.by_codes and not self._is_judged and len(found.ids) >= recall_ceiling.LEAST_QUERIES:
             self._is_judged = recall_ceiling.judge(self, Q, found)
         return found
 
