@@ -219,8 +219,7 @@ int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *
 void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, int64_t n,
                            float *out); /* out (n, w): e^ */
 
-/* A query in whole numbers: y_j steps[j] differs from unit Q_j by little more than unit / 2; Q_j = 128 hi + lo from -8063
- * to 8063. */
+/* A query in whole numbers: y_j steps[j] is about unit Q_j, Q_j = 128 hi + lo from -8063 to 8063. */
 typedef struct {
     const int8_t *a, *b; /* what the kernel plane_sums takes for planes A and B; b is NULL for 4-bit codes */
     double unit;

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
+from fpq import _checks, _settings, progress, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
@@ -18,7 +18,8 @@ from fpq.indexes.parts import arguments, recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.operating_points import OperatingPoints
-from fpq.indexes.parts.refinement import BITS, Planes, Refinement, RefineName, closest
+from fpq.indexes.parts.ranking import refined, reranked
+from fpq.indexes.parts.refinement import BITS, Planes, Refinement, RefineName
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
@@ -289,32 +290,8 @@ class CodeIndex(Index):
         if self.refine is None:
             found = self._nearest(queries, width, allowed, n_threads, sort=not of_file, **effort)
         else:
-            found = self._refined(queries, n, width, allowed, n_threads, **effort)
-        return self._reranked(queries, found[1], k, n_threads) if of_file else found
-
-    def _refined(
-        self, queries: Float32, n: int, k: int, allowed: Bits | None, n_threads: int, candidates: int = 0, **effort: Any
-    ) -> tuple[Float32, Int64]:
-        """The k nearest of the n nearest codes, by refined distances; `candidates` as for `_nearest`."""
-        distances, rows = np.empty((len(queries), n), np.float32), np.empty((len(queries), n), np.int64)
-        queries, power = self._scaled(queries)
-        self._scan(queries, power, _native.TopK(distances, rows, False, self._row_ids), allowed, n_threads, **effort)
-        found, nearest = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
-        self._native_refined(power).search(
-            self.quantizer.rotate(queries, n_threads), rows, distances, closest(candidates or k),
-            self._top_k(found, nearest, queries, power, candidates), n_threads,
-        )  # fmt: skip
-        return scaling.unscaled(found, power, self._metric.inner_product), nearest
-
-    def _native_refined(self, power: int) -> _native.Refined:
-        """The refinement codes of all rows, as searches for queries scaled by 2**power read them."""
-        memo, refined = self._lock.memo, None if power else self._lock.memo.get("refined")
-        if refined is None:
-            assert self._refinement is not None
-            refined = self._refinement.native(self._planes, self._row_ids, self._metric.inner_product, power)
-            if not power:
-                memo["refined"] = refined
-        return refined
+            found = refined(self, queries, n, width, allowed, n_threads, **effort)
+        return reranked(self, queries, found[1], k, n_threads) if of_file else found
 
     @property
     @abstractmethod
@@ -325,14 +302,6 @@ class CodeIndex(Index):
     @abstractmethod
     def _row_ids(self) -> Int64 | None:
         """The ids of all rows or slots; None: row numbers."""
-
-    def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
-        """The k nearest candidates of prepared queries by the exact distances; `candidates` are ids (nq, r >= k)."""
-        queries, power = self._scaled(queries)
-        found = self._exact(queries, candidates, n_threads, power)
-        distances, ids = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
-        _native.smallest(found, np.ascontiguousarray(candidates), distances, ids, n_threads)
-        return scaling.unscaled(distances, power, self._metric.inner_product), ids
 
     @reads
     @progress.reported
@@ -445,9 +414,7 @@ class CodeIndex(Index):
         """The vectors (n, d) that the codes in these places stand for, with their refinement."""
         decoded = self.quantizer.decoded(self._codes(places), threads.resolve(self.n_threads))
         if self._refinement is not None:
-            planes = self._planes
-            second = None if planes.second is None else planes.second[places]
-            decoded += self._refinement.decode(Planes(planes.first[places], second, planes.norms[places]))
+            decoded += self._refinement.decode(self._planes.at(places))
         return self.quantizer.unrotated(decoded)
 
     def _describe(self, *parameters: str) -> str:

@@ -38,6 +38,10 @@ class Planes(NamedTuple):
     second: UInt8 | None  # (n, bytes): the other bits; None for "sq4"
     norms: Float32  # (n, planes): for the distances with the first plane, and with both
 
+    def at(self, rows: Int64) -> Planes:
+        """A copy of the codes of these rows."""
+        return Planes(self.first[rows], None if self.second is None else self.second[rows], self.norms[rows])
+
 
 class Coded(NamedTuple):
     """Rows that the steps are learned from.
@@ -84,10 +88,7 @@ class Columns:
 
     def take(self, rows: Int64) -> Planes | None:
         """A copy of the codes in these rows; None if the index has no refinement codes."""
-        if not self.arrays:
-            return None
-        first, second, norms = self.planes()
-        return Planes(first[rows], None if second is None else second[rows], norms[rows])
+        return self.planes().at(rows) if self.arrays else None
 
     def moving(self, sources: Int64, targets: Int64) -> Callable[[], None]:
         """A function that copies rows from `sources` to `targets`, as `GrowingArray.moving`."""
