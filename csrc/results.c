@@ -9,6 +9,7 @@
 enum {
     MIN_RESERVOIR = 32,      /* a smaller top-k is a heap, whose threshold follows every pair; */
     MAX_RESERVOIR = 1 << 16, /* a larger one too, as it needs no memory beside the answer */
+    MAX_RANKED = 256,        /* pairs that are sorted faster by counting than by a heap */
     GROUP = 64               /* distances that the kernel at_most compares */
 };
 
@@ -163,13 +164,48 @@ static void sort(fpq_results *r) {
     }
 }
 
+/* Pairs in the order of their distances are sorted if ties are in that of their ids. */
+static void sort_ties(fpq_results *r) {
+    for (int64_t p = 1; p < r->n; p++) {
+        const float distance = r->distance[p];
+        const int64_t id = r->id[p];
+        int64_t at = p;
+        for (; at > 0 && fpq_results_worse(r, r->distance[at - 1], r->id[at - 1], distance, id); at--) {
+            r->distance[at] = r->distance[at - 1];
+            r->id[at] = r->id[at - 1];
+        }
+        r->distance[at] = distance;
+        r->id[at] = id;
+    }
+}
+
+static int is_ranked(const fpq_results *r, const fpq_answers *answers) {
+    return r->appends && !r->grows && !answers->unsorted && r->n <= MAX_RANKED;
+}
+
+/* The pairs of a reservoir in the order of their distances: so many pairs are as near as a pair or nearer, and of ties
+ * so many have gone before. */
+static void copy_by_rank(const fpq_results *r, float *distance, int64_t *id) {
+    const fpq_kernels *kern = fpq_active();
+    int gone_before[MAX_RANKED + 1] = {0};
+    for (int64_t p = 0; p < r->n; p++) {
+        const int64_t last = count_at_most(kern, r, r->distance[p]), at = last - ++gone_before[last];
+        distance[at] = r->distance[p];
+        id[at] = r->id[p];
+    }
+}
+
 /* The pairs of a reservoir go to the arrays of the answer. */
 static void empty_reservoir(fpq_results *r, const fpq_answers *answers, int64_t i) {
     float *reservoir = r->distance, *distance = answers->distances + i * r->k;
     int64_t *id = answers->ids + i * r->k;
     if (r->n > r->k) shrink(r, r->k);
-    memcpy(distance, r->distance, (size_t)r->n * sizeof *distance);
-    memcpy(id, r->id, (size_t)r->n * sizeof *id);
+    if (is_ranked(r, answers)) {
+        copy_by_rank(r, distance, id);
+    } else {
+        memcpy(distance, r->distance, (size_t)r->n * sizeof *distance);
+        memcpy(id, r->id, (size_t)r->n * sizeof *id);
+    }
     for (int64_t p = r->n; p < r->k; p++) {
         distance[p] = INFINITY;
         id[p] = -1;
@@ -197,7 +233,10 @@ int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i) {
     if (answers->ranking) return rank_again(r, answers, i);
     if (r->appends && !r->grows) empty_reservoir(r, answers, i);
     if (r->ids && !answers->rows_of) rows_to_ids(r);
-    if (!answers->unsorted) sort(r);
+    if (is_ranked(r, answers))
+        sort_ties(r);
+    else if (!answers->unsorted)
+        sort(r);
     if (r->grows) answers->hits[i] = (fpq_hits){.distances = r->distance, .ids = r->id, .n = r->n};
     return r->failed ? -1 : 0;
 }
