@@ -83,6 +83,21 @@ def test_same_bits_under_every_isa_batch_and_thread_count(metric, residual, n_pr
         assert np.array_equal(np.stack([s.distances for s in single]), expected.distances)
 
 
+def test_centroids_of_one_isa_select_lists_under_another(isa):
+    """Their bytes have the range that their own instruction set adds without overflow: here all are the largest."""
+    signs = np.where(np.arange(256) % 2, 1, -1)[:, None]
+    x = (signs * (1 + 0.01 * np.random.default_rng(0).random((256, 128)))).astype(np.float32)
+    index = fpq.IVFPQIndex(128, m=16, metric="ip", residual=False).fit(np.tile(x, (4, 1))).add(x)
+    before = fpq._native.isa()
+    for other in fpq._native.isas():
+        fpq._native.use_isa(other)
+        try:
+            found = index.search(x, 5, n_probe=4).ids
+        finally:
+            fpq._native.use_isa(before)
+        assert (signs[found[:, 0]] == signs).all()
+
+
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_same_bits_where_threads_share_the_probes_of_a_query(metric):
     x = made_up(9000)

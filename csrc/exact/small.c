@@ -24,6 +24,7 @@ enum {
 };
 
 struct fpq_small_flat {
+    const fpq_kernels *kern; /* which search too: their int8 numbers are those of the columns */
     fpq_matrix x;
     fpq_int8_codebook int8;
     float *packed; /* float32 columns; NULL: the columns are int8 */
@@ -77,7 +78,8 @@ fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, fpq_metric metric) {
     char *memory = fpq_alloc(all);
     if (!memory) return NULL;
     fpq_small_flat *f = (fpq_small_flat *)(void *)memory;
-    *f = (fpq_small_flat){.x = *x,
+    *f = (fpq_small_flat){.kern = kern,
+                          .x = *x,
                           .bias = (float *)(void *)(memory + head),
                           .nbytes = all,
                           .n = n,
@@ -267,6 +269,6 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
 int fpq_small_flat_search(const fpq_small_flat *f, const float *queries, int64_t nq, const fpq_selector *selector,
                           const fpq_answers *answers, int threads) {
     const int batch = nq < f->batch ? (int)nq : f->batch;
-    search s = {fpq_active(), f, queries, nq, batch, selector, answers};
+    search s = {f->kern, f, queries, nq, batch, selector, answers};
     return nq ? fpq_parallel(fpq_batches(nq, batch), scratch_size(f, batch), threads, search_batch, &s) : 0;
 }
