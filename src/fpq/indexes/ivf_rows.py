@@ -90,31 +90,19 @@ def merging(index: IVFPQIndex, other: IVFPQIndex, ids: Int64) -> Addition:
 class Plan(NamedTuple):
     """What searches of lists work out from the state of the index."""
 
-    n_probe: int  # of the caller, which may be more than there are lists
     lists: _native.Lists
     adc: _native.ADC
     centroids: Float32  # in the space of the codebooks
-    packed: _native.SmallFlat | None  # from which a search selects its probes; None: by `CoarseQuantizer.probe`
-    queries: int  # of one call
 
 
-def _planned(index: IVFPQIndex, n_probe: int, power: int, allowed: UInt64 | None) -> Plan:
+def _planned(index: IVFPQIndex, power: int, allowed: UInt64 | None) -> Plan:
     """The plan for queries scaled by 2**power, and the rows `allowed`."""
-    coarse, rotations, residual = index._coarse, index._rotations, index.residual
-    assert coarse is not None
-    centroids, max_residual = index._rotated, index._max_residual if residual else None
+    centroids, max_residual = index._rotated, index._max_residual if index.residual else None
     if power and not index._metric.inner_product:
         centroids = scaling.scaled(centroids, power)
         max_residual = None if max_residual is None else scaling.scaled(max_residual, power)
-    most = min(n_probe, index.n_lists)
-    return Plan(
-        n_probe,
-        index._lists.native(centroids, max_residual, allowed, residual=residual),
-        index.quantizer.adc(index._metric, power),
-        centroids,
-        coarse.packed(most, power) if rotations is None else None,
-        max(1, PROBES // most if rotations is None else RESIDUALS // (most * centroids.shape[1])),
-    )
+    lists = index._lists.native(centroids, max_residual, allowed, residual=index.residual)
+    return Plan(lists, index.quantizer.adc(index._metric, power), centroids)
 
 
 def scan(
@@ -128,17 +116,18 @@ def scan(
     memo, coarse, rotations = index._lock.memo, index._coarse, index._rotations
     assert coarse is not None
     plan: Plan | None = None if power or allowed is not None else memo.get("plan")
-    if plan is None or plan.n_probe != n_probe:
-        plan = _planned(index, n_probe, power, allowed)
+    if plan is None:
+        plan = _planned(index, power, allowed)
         if not power and allowed is None:
             memo["plan"] = plan
-    packed = plan.packed if probes is None else None
     n_probe = min(n_probe, len(coarse.centroids))
-    for first in range(0, len(queries), plan.queries):
-        batch = queries if len(queries) <= plan.queries else queries[first : first + plan.queries]
+    packed = None if probes is not None or rotations is not None else coarse.packed(n_probe, power)
+    step = max(1, PROBES // n_probe if rotations is None else RESIDUALS // (n_probe * queries.shape[1]))
+    for first in range(0, len(queries), step):
+        batch = queries if len(queries) <= step else queries[first : first + step]
         nearest, residuals = None, None
         if probes is not None:
-            nearest = probes[first : first + plan.queries]
+            nearest = probes[first : first + step]
         elif not packed:
             nearest = coarse.probe(batch, n_probe, n_threads, power)
         if rotations is not None and nearest is not None:
