@@ -134,7 +134,7 @@ FPQ_INLINE void put_numbers(const uint16_t *numbers, int w, const int parts, int
 /* y is scaled by a power of two, so that tiny and huge queries have as many digits as others. */
 void fpq_refinement_query_make(const fpq_refinement *r, const float *y, char *memory, fpq_refinement_query *query) {
     const fpq_kernels *kern = fpq_active();
-    const int w = r->w, lower = r->bits - 4, bytes_a = fpq_refinement_plane_bytes(w, r->bits, 0);
+    const int w = r->w, bytes_a = fpq_refinement_plane_bytes(w, r->bits, 0);
     int8_t *a = (int8_t *)memory, *b = a + query_bytes(r, 0);
     float *x = (float *)(void *)(b + query_bytes(r, 1)), stats[3];
     uint16_t *numbers = (uint16_t *)(void *)((char *)x + fpq_lines((size_t)w * sizeof *x));
@@ -148,12 +148,9 @@ void fpq_refinement_query_make(const fpq_refinement *r, const float *y, char *me
     kern->quantize_u16(x, w, -(OFFSET + 0.5f) / scale, scale, numbers);
     memset(memory, 0, query_bytes(r, 0) + query_bytes(r, 1));
     put_numbers(numbers, w, 2, bytes_a, a);
-    if (lower == 2) put_numbers(numbers, w, 4, fpq_refinement_plane_bytes(w, r->bits, 1), b);
-    *query = (fpq_refinement_query){a,
-                                    lower == 4 ? a
-                                    : lower    ? b
-                                               : NULL,
-                                    1 / ((double)scale * (double)power), -(int64_t)OFFSET * w};
+    if (r->bits == 6) put_numbers(numbers, w, 4, fpq_refinement_plane_bytes(w, r->bits, 1), b);
+    *query = (fpq_refinement_query){.a = a, .unit = 1 / ((double)scale * (double)power), .sum = -(int64_t)OFFSET * w};
+    if (r->bits > 4) query->b = r->bits == 8 ? a : b;
     for (int j = 0; j < w; j++) query->sum += numbers[j];
 }
 

@@ -79,7 +79,7 @@ static int is_before(const float *distances, const int64_t *ids, int i, int j) {
 
 /* The k smallest of pairs with many ties, as a heap or a reservoir, beside their ranks. */
 static void test_results(void) {
-    const int n = ANY_OF(0, 1, 31, 63, 64, 65, 200, 1000), k = ANY_OF(1, 10, 31, 32, 33, 63, 64, 65, 150),
+    const int n = ANY_OF(0, 1, 31, 63, 64, 65, 200, 1000), k = ANY_OF(1, 10, 31, 32, 33, 63, 64, 65, 150, 256, 257),
               values = ANY_OF(1, 3, 100000), as_rows = below(2);
     float *distances = INPUT(float, n), *found = OUTPUT(float, k);
     int64_t *ids = INPUT(int64_t, n), *found_ids = OUTPUT(int64_t, k);
