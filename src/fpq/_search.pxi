@@ -120,7 +120,7 @@ cdef class ADC(_Held):
                      Answers answers, int threads):
         """Search the probed lists of queries, which are those from first_query on of the answers.
 
-        probes (nq, n_probe), or None: those that `coarse` finds for the unrotated queries; None: the queries.
+        probes (nq, n_probe), or None: those that `coarse` finds for `unrotated`, or for the queries if that is None.
         residuals (nq * n_probe, d): those of `rotate`, of lists with rotations; else None.
         """
         cdef fpq_probes probed = fpq_probes(n_probe, NULL, NULL, NULL, NULL)
