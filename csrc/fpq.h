@@ -334,7 +334,9 @@ typedef struct {
     int per_query;
     const int64_t *lists;         /* (nq, per_query), nearest first; NULL: the nearest lists by `coarse` */
     const fpq_small_flat *coarse; /* of the centroids before their rotation, */
-    const float *queries;         /* and the queries before theirs */
+    const float *queries;         /* and the queries (nq, d) before theirs, */
+    int d;
+    float lengths;                /* which get this multiple of their length as one dimension more; 0: no such */
     const float *residuals;       /* (nq, per_query, to) of fpq_rotate, if the lists have rotations; for inner products
                                      rotated queries. NULL: queries less centroids */
 } fpq_probes;
@@ -342,6 +344,20 @@ typedef struct {
 /* As fpq_adc_search, among the probed lists. */
 int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
                    const fpq_probes *probes, const fpq_answers *answers, int threads);
+
+/* ---- codes and what is beside them ---- */
+typedef struct {
+    const fpq_adc *adc;
+    const fpq_lists *lists; /* NULL: no lists, but */
+    const uint8_t *blocks;  /* blocks of codes, */
+    fpq_selector selector;  /* of these rows */
+    const fpq_refined *refined; /* NULL: none */
+} fpq_codes;
+
+/* As fpq_ivf_search or, without lists, fpq_adc_search. If `candidates` is not 0, so many of the nearest codes are
+ * refined. The memory that a search takes has a limit, as there is one for the queries that are searched at a time. */
+int fpq_search_codes(const fpq_codes *codes, const float *queries, int64_t nq, const fpq_probes *probes,
+                     int64_t candidates, const fpq_answers *answers, int threads);
 
 /* ---- documents of many token vectors ----
  * The distance of a document to a query is the sum, over the tokens of the query, of the least distance of a token of

@@ -359,7 +359,14 @@ static int find_probes(const fpq_probes *probes, const fpq_lists *lists, int64_t
                        int threads) {
     const fpq_selector all = {.n = lists->n};
     const fpq_answers nearest = {.k = probes->per_query, .distances = distances, .ids = found};
-    return fpq_small_flat_search(probes->coarse, probes->queries, nq, &all, &nearest, threads);
+    if (!probes->lengths) return fpq_small_flat_search(probes->coarse, probes->queries, nq, &all, &nearest, threads);
+    const ptrdiff_t step = (ptrdiff_t)sizeof(float);
+    const fpq_matrix x = {(const char *)probes->queries, nq, probes->d, probes->d * step, step, FPQ_F32, 0};
+    float *longer = fpq_alloc((size_t)nq * ((size_t)probes->d + 1) * sizeof *longer);
+    int status = longer ? fpq_append_lengths(&x, probes->lengths, longer, threads) : -1;
+    if (!status) status = fpq_small_flat_search(probes->coarse, longer, nq, &all, &nearest, threads);
+    fpq_free(longer);
+    return status;
 }
 
 /* As fpq_ivf_search, once the probes are known. */

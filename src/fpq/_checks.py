@@ -28,6 +28,7 @@ UInt32 = NDArray[np.uint32]
 UInt64 = NDArray[np.uint64]
 Float64 = NDArray[np.float64]
 
+FLOAT32 = np.dtype(np.float32)
 KERNEL_TYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.float16, np.uint8, np.int8))
 MOST = (1 << 63) - 1  # the largest integer of files and kernels
 PACKAGE = os.path.dirname(__file__) + os.sep
@@ -120,6 +121,10 @@ def _require_vectors(name: str, array: Array, dim: int | None, min_rows: int, n_
 
 def queries(x: Any, dim: int | None, n_threads: int) -> tuple[Float32, bool]:
     """Queries as float32 (nq, d) in C order, and whether `x` is a single 1-d query."""
+    if type(x) is np.ndarray and x.dtype is FLOAT32 and x.ndim == 2 and x.shape[1] == dim:  # mostly so
+        flags = x.flags
+        if flags.c_contiguous and flags.aligned and _native.first_nonfinite_row(x, n_threads) < 0:
+            return x, False
     array = numbers("Q", x)
     single = array.ndim == 1
     if array.ndim not in (1, 2):

@@ -122,8 +122,6 @@ cdef extern from "fpq.h" nogil:
         const uint64_t *allowed
         int64_t n
     void fpq_adc_tables(const fpq_adc *adc, const float *queries, int64_t nq, float *tables)
-    int fpq_adc_search(const fpq_adc *adc, const float *queries, int64_t nq, const uint8_t *blocks,
-                       const fpq_selector *selector, const fpq_answers *answers, int threads)
 
     ctypedef struct fpq_refinement:
         int w, bits
@@ -141,8 +139,6 @@ cdef extern from "fpq.h" nogil:
         fpq_metric metric
         const float *centre
         double query_scale, unit
-    int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *rows,
-                   const float *distances, int64_t n, int64_t closest, const fpq_answers *answers, int threads)
 
     void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places)
     void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n)
@@ -187,9 +183,17 @@ cdef extern from "fpq.h" nogil:
         const int64_t *lists
         const fpq_small_flat *coarse
         const float *queries
+        int d
+        float lengths
         const float *residuals
-    int fpq_ivf_search(const fpq_adc *adc, const fpq_lists *lists, const float *queries, int64_t nq,
-                       const fpq_probes *probes, const fpq_answers *answers, int threads)
+    ctypedef struct fpq_codes:
+        const fpq_adc *adc
+        const fpq_lists *lists
+        const uint8_t *blocks
+        fpq_selector selector
+        const fpq_refined *refined
+    int fpq_search_codes(const fpq_codes *codes, const float *queries, int64_t nq, const fpq_probes *probes,
+                         int64_t candidates, const fpq_answers *answers, int threads)
 
     ctypedef struct fpq_documents:
         const float *centroids

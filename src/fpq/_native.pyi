@@ -113,7 +113,6 @@ class TopK(Answers):
         distances: Float32,
         ids: Int64,
         sort: bool = True,
-        rows_of: Int64 | None = None,
         by: Ranking | None = None,
         queries: Float32 | None = None,
         candidates: int = 0,
@@ -152,15 +151,6 @@ class Refined:
         query_scale: float,
         unit: float,
     ) -> Refined: ...
-    def search(
-        self,
-        queries: Float32,
-        rows: Int64,
-        distances: Float32,
-        closest: int,
-        answers: TopK,
-        threads: int,
-    ) -> None: ...
 
 @final
 class Within(Answers):
@@ -173,34 +163,43 @@ class ADC:
     arguments: tuple[object, ...]
     def __new__(cls, packed: Float32, codebooks: Float32, offsets: Int32, nbits: int, metric: int) -> ADC: ...
     def tables(self, queries: Float32, out: Float32) -> None: ...
+
+@disjoint_base
+class Codes:
+    def selects(self, n_probe: int) -> bool: ...
     def search(
         self,
-        queries: Float32,
+        rotated: Float32,
+        answers: Answers,
+        threads: int,
+        candidates: int = 0,
+        n_probe: int = 0,
+        queries: Float32 | None = None,
+        probes: Int64 | None = None,
+        residuals: Float32 | None = None,
+        first_query: int = 0,
+    ) -> None: ...
+
+@final
+class FlatCodes(Codes):
+    def __new__(
+        cls,
+        adc: ADC,
+        refined: Refined | None,
         blocks: UInt8,
         ids: Int64 | None,
         allowed: UInt64 | None,
         n: int,
-        answers: Answers,
-        threads: int,
-    ) -> None: ...
-    def search_lists(
-        self,
-        lists: Lists,
-        queries: Float32,
-        probes: Int64 | None,
-        coarse: SmallFlat | None,
-        unrotated: Float32 | None,
-        residuals: Float32 | None,
-        n_probe: int,
-        first_query: int,
-        answers: Answers,
-        threads: int,
-    ) -> None: ...
+    ) -> FlatCodes: ...
 
 @final
-class Lists:
+class Lists(Codes):
     def __new__(
         cls,
+        adc: ADC,
+        refined: Refined | None,
+        coarse: SmallFlat | None,
+        lengths: float,
         centroids: Float32,
         first: Int64,
         block_ids: Int32,

@@ -411,6 +411,7 @@ def set_bits(const int64_t[::1] places, uint64_t[::1] bits):
 
 include "_search.pxi"
 include "_refine.pxi"
+include "_codes.pxi"
 include "_maxsim.pxi"
 include "_lsh.pxi"
 include "_minhash.pxi"

@@ -46,13 +46,3 @@ cdef class Refined:
         if metric != FPQ_IP: self.c.centre = &centre[0]
         if second is not None: self.c.b = &second[0, 0]
         if ids is not None: self.c.ids = &ids[0]
-
-    def search(self, const float[:, ::1] queries, const int64_t[:, ::1] rows, const float[:, ::1] distances,
-               int64_t closest, TopK answers, int threads):
-        """The nearest of the candidates `rows` (nq, n), which have these distances by their codes.
-
-        Of two planes, all candidates read the first, and the `closest` by the first read the second.
-        """
-        with nogil:
-            _done(fpq_refine(&self.c, &queries[0, 0], queries.shape[0], &rows[0, 0], &distances[0, 0], rows.shape[1],
-                             closest, &answers.c, threads))

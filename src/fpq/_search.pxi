@@ -46,24 +46,21 @@ cdef class Ranking:
 
 @cython.final
 cdef class TopK(Answers):
-    """The k nearest: distances and ids (nq, k) receive them. With rows_of, ids receives rows that have these ids.
+    """The k nearest: distances and ids (nq, k) receive them.
 
     by: what ranks the `candidates` nearest again, by the distances to `queries` (nq, d); None: nothing.
     """
     cdef float[:, ::1] distances
     cdef int64_t[:, ::1] ids
-    cdef const int64_t[::1] rows_of
     cdef Ranking by
     cdef const float[:, ::1] queries
     cdef fpq_ranking ranking
 
-    def __cinit__(self, float[:, ::1] distances, int64_t[:, ::1] ids, bint sort=True,
-                  const int64_t[::1] rows_of=None, Ranking by=None, const float[:, ::1] queries=None,
-                  int64_t candidates=0):
-        self.distances, self.ids, self.rows_of, self.by = distances, ids, rows_of, by
+    def __cinit__(self, float[:, ::1] distances, int64_t[:, ::1] ids, bint sort=True, Ranking by=None,
+                  const float[:, ::1] queries=None, int64_t candidates=0):
+        self.distances, self.ids, self.by = distances, ids, by
         self.c.k, self.c.distances, self.c.ids = ids.shape[1], &distances[0, 0], &ids[0, 0]
         self.c.unsorted = not sort
-        if rows_of is not None: self.c.rows_of = &rows_of[0]
         if by is not None:
             self.queries, self.work, self.ranking = queries, candidates * queries.shape[1], by.c
             self.ranking.queries, self.ranking.candidates = &queries[0, 0], candidates
@@ -90,78 +87,6 @@ cdef class Within(Answers):
     def copy(self, float[::1] distances, int64_t[::1] ids):
         """Those of all queries, one after the other."""
         with nogil: fpq_hits_copy(self.c.hits, self.nq, &distances[0], &ids[0])
-
-
-@cython.final
-cdef class ADC(_Held):
-    """Asymmetric distances to the codes of a product quantizer."""
-    cdef fpq_adc c
-
-    def __cinit__(self, const float[:, ::1] packed, const float[:, :, ::1] codebooks, const int32_t[::1] offsets,
-                  int nbits, fpq_metric metric):
-        self.c = fpq_adc(&packed[0, 0], &codebooks[0, 0, 0], &offsets[0], <int>codebooks.shape[0], nbits,
-                         <int>codebooks.shape[2], metric)
-
-    def tables(self, const float[:, ::1] queries, float[:, :, ::1] out):
-        """Look-up tables (nq, m, max(2**nbits, 16)) of queries (nq, d)."""
-        with nogil: fpq_adc_tables(&self.c, &queries[0, 0], queries.shape[0], &out[0, 0, 0])
-
-    def search(self, const float[:, ::1] queries, const uint8_t[:, :, ::1] blocks, const int64_t[::1] ids,
-               const uint64_t[::1] allowed, int64_t n, Answers answers, int threads):
-        """Search all n codes."""
-        cdef fpq_selector selector = _selector(ids, allowed, n)
-        cdef PyThreadState *state = _released(queries.shape[0] * (n * blocks.shape[1] + answers.work))
-        cdef int status = fpq_adc_search(&self.c, &queries[0, 0], queries.shape[0], &blocks[0, 0, 0], &selector,
-                                         &answers.c, threads)
-        _ended(state, status)
-
-    def search_lists(self, Lists lists, const float[:, ::1] queries, const int64_t[:, ::1] probes, SmallFlat coarse,
-                     const float[:, ::1] unrotated, const float[:, ::1] residuals, int n_probe, int64_t first_query,
-                     Answers answers, int threads):
-        """Search the probed lists of queries, which are those from first_query on of the answers.
-
-        probes (nq, n_probe), or None: those that `coarse` finds for `unrotated`, or for the queries if that is None.
-        residuals (nq * n_probe, d): those of `rotate`, of lists with rotations; else None.
-        """
-        cdef fpq_probes probed = fpq_probes(n_probe, NULL, NULL, NULL, NULL)
-        if residuals is not None: probed.residuals = &residuals[0, 0]
-        if probes is None:
-            probed.coarse = coarse.c
-            probed.queries = &queries[0, 0] if unrotated is None else &unrotated[0, 0]
-        else:
-            probed.lists = &probes[0, 0]
-        cdef fpq_answers here = fpq_answers_from(&answers.c, first_query)
-        cdef PyThreadState *state = _released(queries.shape[0] * (lists.work * n_probe + answers.work))
-        cdef int status = fpq_ivf_search(&self.c, &lists.c, &queries[0, 0], queries.shape[0], &probed, &here, threads)
-        _ended(state, status)
-
-
-@cython.final
-cdef class Lists:
-    """Inverted lists of codes, as `search_lists` reads them; max_residual may be None."""
-    cdef fpq_lists c
-    cdef int64_t work  # per probe, for `_released`
-    cdef tuple arrays  # which these views hold
-
-    def __cinit__(self, const float[:, ::1] centroids, const int64_t[::1] first, const int32_t[::1] block_ids,
-                  const uint64_t[::1] live_rows, const float[::1] max_residual, bint residual,
-                  const uint8_t[:, :, ::1] blocks, const int64_t[:, ::1] slot_ids):
-        self.arrays = (centroids, first, block_ids, live_rows, max_residual, blocks, slot_ids)
-        cdef const float *longest = NULL
-        if max_residual is not None: longest = &max_residual[0]
-        self.c = fpq_lists(&centroids[0, 0], <int>centroids.shape[1], &first[0], &block_ids[0], &live_rows[0], longest,
-                           residual, centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
-        self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)  # the latter: tables
-
-
-def rotate(object x, const int64_t[:, ::1] lists, const float[:, ::1] packed, const float[:, ::1] centroids,
-           float[:, ::1] out, int threads):
-    """out (n * p, r): each row of x (n, d) less the centroid (or None) of each of its lists (n, p), rotated."""
-    cdef _Matrix matrix = _Matrix(x)
-    cdef fpq_rotations rotations = fpq_rotations(&packed[0, 0], <int>out.shape[1], NULL, packed.shape[0])
-    if centroids is not None: rotations.centroids = &centroids[0, 0]
-    with nogil:
-        _done(fpq_rotate(&matrix.c, &lists[0, 0], <int>lists.shape[1], &rotations, &out[0, 0], threads))
 
 
 def flat_norms(object x, float[::1] norms, int threads):

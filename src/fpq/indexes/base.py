@@ -84,7 +84,7 @@ class Index(Changes):
         """What a search for queries, scaled by 2**power, is to find; further arguments as for `_nearest`."""
         if not candidates:
             return _native.TopK(distances, ids, sort)
-        return _native.TopK(distances, ids, sort, None, self._ranking(power), queries, candidates)
+        return _native.TopK(distances, ids, sort, self._ranking(power), queries, candidates)
 
     def _ranking(self, power: int) -> _native.Ranking:
         """The kept vectors, scaled by 2**power for squared distances, as kernels read them."""

@@ -339,11 +339,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         assert self._coarse is not None
         return max(self.quantizer.largest, self._coarse.largest)
 
+    def _native_codes(self, refined: _native.Refined | None, power: int, allowed: Bits | None) -> _native.Codes:
+        return ivf_rows.native(self, refined, power, allowed)
+
     def _scan(
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int,
-        n_probe: int = 1, probes: Int64 | None = None, **_: Any,
+        n_probe: int = 1, probes: Int64 | None = None, refined: int = 0, **_: Any,
     ) -> None:  # fmt: skip
-        ivf_rows.scan(self, queries, power, answers, allowed, n_threads, n_probe, probes)
+        ivf_rows.scan(self, queries, power, answers, allowed, n_threads, n_probe, probes, refined)
 
     @reads
     def _probes(self, queries: Float32, n_probe: int | None, n_threads: int) -> Int64:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,54 +87,49 @@ def merging(index: IVFPQIndex, other: IVFPQIndex, ids: Int64) -> Addition:
     return Addition(commit, write, clear)
 
 
-class Plan(NamedTuple):
-    """What searches of lists work out from the state of the index."""
+def native(
+    index: IVFPQIndex, refined: _native.Refined | None, power: int, allowed: UInt64 | None
+) -> _native.Codes:  # fmt: skip
+    """The lists as searches for queries scaled by 2**power read them; allowed: bits by slot, None: all rows."""
+    assert index._coarse is not None
+    max_residual = index._max_residual if index.residual else None
+    if max_residual is not None and power and not index._metric.inner_product:
+        max_residual = scaling.scaled(max_residual, power)
+    lists, coarse, adc = index._lists, index._coarse, index.quantizer.adc(index._metric, power)
+    return _native.Lists(
+        adc, refined, None if index._rotations is not None else coarse.selecting(power), coarse.lengths,
+        _centroids(index, power), lists.layout.first, lists.layout.block_ids,
+        lists.live_rows if allowed is None else allowed, max_residual, index.residual, lists.blocks.data,
+        lists.slot_ids.data,
+    )  # fmt: skip
 
-    lists: _native.Lists
-    adc: _native.ADC
-    centroids: Float32  # in the space of the codebooks
 
-
-def _planned(index: IVFPQIndex, power: int, allowed: UInt64 | None) -> Plan:
-    """The plan for queries scaled by 2**power, and the rows `allowed`."""
-    centroids, max_residual = index._rotated, index._max_residual if index.residual else None
-    if power and not index._metric.inner_product:
-        centroids = scaling.scaled(centroids, power)
-        max_residual = None if max_residual is None else scaling.scaled(max_residual, power)
-    lists = index._lists.native(centroids, max_residual, allowed, residual=index.residual)
-    return Plan(lists, index.quantizer.adc(index._metric, power), centroids)
+def _centroids(index: IVFPQIndex, power: int) -> Float32:
+    """The centroids after the rotation of the quantizer, for queries scaled by 2**power."""
+    return index._rotated if index._metric.inner_product else scaling.scaled(index._rotated, power)
 
 
 def scan(
     index: IVFPQIndex, queries: Float32, power: int, answers: _native.Answers, allowed: UInt64 | None, n_threads: int,
-    n_probe: int, probes: Int64 | None,
+    n_probe: int, probes: Int64 | None, refined: int,
 ) -> None:  # fmt: skip
     """Search lists for prepared queries, scaled by 2**power, and fill `answers`.
 
     probes: the lists of each query, (nq, n_probe); None: the `n_probe` nearest lists.
+    refined: refine so many of the nearest codes.
     """
-    memo, coarse, rotations = index._lock.memo, index._coarse, index._rotations
+    coarse, rotations, rotate = index._coarse, index._rotations, index.quantizer.rotate
     assert coarse is not None
-    plan: Plan | None = None if power or allowed is not None else memo.get("plan")
-    if plan is None:
-        plan = _planned(index, power, allowed)
-        if not power and allowed is None:
-            memo["plan"] = plan
-    n_probe = min(n_probe, len(coarse.centroids))
-    packed = None if probes is not None or rotations is not None else coarse.packed(n_probe, power)
+    codes, n_probe = index._searched(power, allowed), min(n_probe, len(coarse.centroids))
+    if probes is None and codes.selects(n_probe):
+        codes.search(rotate(queries, n_threads), answers, n_threads, refined, n_probe, queries)
+        return
     step = max(1, PROBES // n_probe if rotations is None else RESIDUALS // (n_probe * queries.shape[1]))
     for first in range(0, len(queries), step):
-        batch = queries if len(queries) <= step else queries[first : first + step]
-        nearest, residuals = None, None
-        if probes is not None:
-            nearest = probes[first : first + step]
-        elif not packed:
-            nearest = coarse.probe(batch, n_probe, n_threads, power)
-        if rotations is not None and nearest is not None:
-            centroids = None if index._metric.inner_product else plan.centroids
+        batch, residuals = queries[first : first + step], None
+        nearest = coarse.probe(batch, n_probe, n_threads, power) if probes is None else probes[first : first + step]
+        if rotations is not None:
+            centroids = None if index._metric.inner_product else _centroids(index, power)
             residuals = rotations.apply(batch, nearest, centroids, n_threads)
-        rotated, asked = index.quantizer.rotate(batch, n_threads), coarse.widened(batch, n_threads) if packed else batch
-        plan.adc.search_lists(
-            plan.lists, rotated, nearest, packed, None if asked is rotated else asked, residuals, n_probe, first,
-            answers, n_threads,
-        )  # fmt: skip
+        rotated = rotate(batch, n_threads)
+        codes.search(rotated, answers, n_threads, refined, n_probe, None, nearest, residuals, first)

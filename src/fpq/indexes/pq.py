@@ -284,13 +284,15 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     def _largest(self) -> float:
         return self.quantizer.largest
 
+    def _native_codes(self, refined: _native.Refined | None, power: int, allowed: Bits | None) -> _native.Codes:
+        adc = self.quantizer.adc(self._metric, power)
+        return _native.FlatCodes(adc, refined, self._blocks.data, self._ids.native, allowed, len(self))
+
     def _scan(
-        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int, **_: Any
-    ) -> None:
-        self.quantizer.adc(self._metric, power).search(
-            self.quantizer.rotate(queries, n_threads), self._blocks.data, self._ids.native, allowed, len(self), answers,
-            n_threads,
-        )  # fmt: skip
+        self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int,
+        refined: int = 0, **_: Any,
+    ) -> None:  # fmt: skip
+        self._searched(power, allowed).search(self.quantizer.rotate(queries, n_threads), answers, n_threads, refined)
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
         codes, counts = self._codes(removal.sources), self._counts_without(places)

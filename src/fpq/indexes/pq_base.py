@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpq import _checks, _settings, progress, threads, tuning
+from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
@@ -18,7 +18,7 @@ from fpq.indexes.parts import arguments, recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.operating_points import OperatingPoints
-from fpq.indexes.parts.ranking import refined, reranked
+from fpq.indexes.parts.plan import Plan
 from fpq.indexes.parts.refinement import BITS, Planes, Refinement, RefineName
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
@@ -265,7 +265,7 @@ class CodeIndex(Index):
         ):  # fmt: skip
             known = arguments.checked(self, k, recall, n_threads, rerank, n_probe)
         count = threads.resolve(None) if known.n_threads is None else known.n_resolved
-        found = self._found(Q, known.k, allowed, count, self._nearest if known.by_codes else self._ranked, known.effort)
+        found = self._found(Q, known.k, allowed, count, self._ranked, known.effort)
         if known.by_codes and not self._is_judged and len(found.ids) >= recall_ceiling.LEAST_QUERIES:
             self._is_judged = recall_ceiling.judge(self, Q, found)
         return found
@@ -278,20 +278,64 @@ class CodeIndex(Index):
             )
 
     def _ranked(
-        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, rerank: int | None, **effort: Any
-    ) -> tuple[Float32, Int64]:
-        """The k nearest of prepared queries by the most exact distances that the index knows."""
-        if self.refine is None and rerank is None:
-            return self._nearest(queries, k, allowed, n_threads, **effort)
-        n = min((rerank or REFINED) * k, len(self))
-        n_exact = (n if self.refine is None else min(n, k + k // 2 + 8)) if self.keep_vectors else 0
-        of_file = isinstance(self._vectors, VectorFile)
-        width, effort["candidates"] = (n_exact, 0) if of_file else (k, n_exact)
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, rerank: int | None,
+        plan: Plan | None = None, **effort: Any,
+    ) -> tuple[Float32, Int64]:  # fmt: skip
+        """The k nearest of prepared queries by the most exact distances that the index knows.
+
+        plan: that of a search for k neighbours of all rows with this effort.
+        """
+        if plan is not None and allowed is None and not self._scaled(queries)[1]:
+            return plan.nearest(queries, self.quantizer.rotate(queries, n_threads), n_threads)
+        refined, exact = self._stages(k, rerank)
+        if exact and isinstance(self._vectors, VectorFile):
+            found = self._nearest(queries, exact, allowed, n_threads, sort=False, refined=refined, **effort)
+            return self._reranked(queries, found[1], k, n_threads)
+        return self._nearest(queries, k, allowed, n_threads, refined=refined, candidates=exact, **effort)
+
+    def _stages(self, k: int, rerank: int | None) -> tuple[int, int]:
+        """How many codes a search for the k nearest refines, and how many vectors it reads; 0: none."""
         if self.refine is None:
-            found = self._nearest(queries, width, allowed, n_threads, sort=not of_file, **effort)
-        else:
-            found = refined(self, queries, n, width, allowed, n_threads, **effort)
-        return reranked(self, queries, found[1], k, n_threads) if of_file else found
+            return 0, 0 if rerank is None else min(rerank * k, len(self))
+        refined = min((rerank or REFINED) * k, len(self))
+        return refined, min(refined, k + k // 2 + 8) if self.keep_vectors else 0
+
+    def _plan(self, k: int, rerank: int | None, n_probe: int | None) -> Plan | None:
+        """The plan of searches of all rows with these arguments; None: not all their stages are in one call."""
+        k, (refined, exact) = min(k, len(self)), self._stages(min(k, len(self)), rerank)
+        if not k or (exact and isinstance(self._vectors, VectorFile)):
+            return None
+        codes = self._searched(0, None)
+        if n_probe is not None and not codes.selects(n_probe):
+            return None
+        return Plan(codes, self._ranking(0) if exact else None, k, exact, refined, n_probe or 0)
+
+    def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
+        """The k nearest candidates of prepared queries by the exact distances; `candidates` are ids (nq, r >= k)."""
+        queries, power = self._scaled(queries)
+        found = self._exact(queries, candidates, n_threads, power)
+        distances, ids = np.empty((len(found), k), np.float32), np.empty((len(found), k), np.int64)
+        _native.smallest(found, np.ascontiguousarray(candidates), distances, ids, n_threads)
+        return scaling.unscaled(distances, power, self._metric.inner_product), ids
+
+    def _searched(self, power: int, allowed: Bits | None) -> _native.Codes:
+        """The codes as searches for queries scaled by 2**power read them, of the rows `allowed`."""
+        is_usual, memo = not power and allowed is None, self._lock.memo
+        codes: _native.Codes | None = memo.get("codes") if is_usual else None
+        if codes is None:
+            codes = self._native_codes(self._native_refined(power), power, allowed)
+            if is_usual:
+                memo["codes"] = codes
+        return codes
+
+    @abstractmethod
+    def _native_codes(self, refined: _native.Refined | None, power: int, allowed: Bits | None) -> _native.Codes:
+        """As `_searched`, made anew."""
+
+    def _native_refined(self, power: int) -> _native.Refined | None:
+        if self._refinement is None:
+            return None
+        return self._refinement.native(self._planes, self._row_ids, self._metric.inner_product, power)
 
     @property
     @abstractmethod

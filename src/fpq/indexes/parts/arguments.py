@@ -23,7 +23,7 @@ class Arguments(NamedTuple):
     n_probe: int | None
     n_resolved: int  # threads; if n_threads is None, their number depends on the environment at the time of the search
     by_codes: bool  # whether the codes alone rank the neighbours
-    effort: dict[str, Any]  # further arguments of `_nearest` if `by_codes`, else of `_ranked`
+    effort: dict[str, Any]  # further arguments of `_ranked`
 
 
 def checked(
@@ -40,9 +40,9 @@ def checked(
         effort = dict(chosen(index._points, k, recall, effort))
         n_threads = index.n_threads if n_threads is None else n_threads
     n_resolved, by_codes = threads.resolve(n_threads), effort["rerank"] is None and index.refine is None
-    if by_codes:
-        del effort["rerank"]
-    found = Arguments(_checks.integer("k", k, 1), n_threads, rerank, n_probe, n_resolved, by_codes, effort)
+    k = _checks.integer("k", k, 1)
+    effort["plan"] = index._plan(k, effort["rerank"], effort["n_probe"])
+    found = Arguments(k, n_threads, rerank, n_probe, n_resolved, by_codes, effort)
     # Integers cannot change, and are told from other objects by identity: 1, True and 1.0 are equal.
     if recall is None and all(value is None or type(value) is int for value in found[:4]):
         index._lock.memo["arguments"] = found

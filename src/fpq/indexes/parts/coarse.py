@@ -167,10 +167,14 @@ class CoarseQuantizer:
         _native.add_centroids(x, self.centroids, lists, -1, out, n_threads)
         return out
 
-    def packed(self, n_probe: int, power: int) -> _native.SmallFlat | None:
-        """The packed centroids, if a search of the lists is to select its probes by these; None: by `probe`."""
-        scaled = power and not self._by_product
-        return None if scaled or not self._small.applies(n_probe) else self._small
+    def selecting(self, power: int) -> _native.SmallFlat | None:
+        """The packed centroids, if a search may select its lists by these; None: only by `probe`."""
+        return None if power and not self._by_product else self._small
+
+    @property
+    def lengths(self) -> float:
+        """What queries that select lists get as one dimension more, times their length; 0: nothing."""
+        return 0.0 if self.spreads is None else SPREAD_WEIGHT
 
     def probe(self, queries: Float32, n_probe: int, n_threads: int, power: int = 0) -> Int64:
         """The `n_probe` nearest lists of each query, scaled by 2**power, nearest first: int64 (nq, n_probe)."""
@@ -179,19 +183,15 @@ class CoarseQuantizer:
                 return self._two_level.probe(queries, n_probe, n_threads)
         distances = np.empty((len(queries), n_probe), dtype=np.float32)
         lists = np.empty((len(queries), n_probe), dtype=np.int64)
+        if self.spreads is not None:
+            longer = np.empty((len(queries), queries.shape[1] + 1), np.float32)
+            _native.append_lengths(queries, self.lengths, longer, n_threads)
+            queries = longer
         _native.flat_search(
-            self._probed, self._norms, self.widened(queries, n_threads), None, None, self._by_product,
-            _native.TopK(distances, lists), n_threads, 0 if self._by_product else power,
+            self._probed, self._norms, queries, None, None, self._by_product, _native.TopK(distances, lists),
+            n_threads, 0 if self._by_product else power,
         )  # fmt: skip
         return lists
-
-    def widened(self, queries: Float32, n_threads: int) -> Float32:
-        """The queries that select lists: with spreads, one dimension more."""
-        if self.spreads is None:
-            return queries
-        widened = np.empty((len(queries), queries.shape[1] + 1), np.float32)
-        _native.append_lengths(queries, SPREAD_WEIGHT, widened, n_threads)
-        return widened
 
 
 def by_lists(labels: Int32, prepare: Change, change: Callable[[Array, Int32, int], Float32]) -> Change:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fpq import _native
 from fpq._arrays import GrowingArray
-from fpq._checks import Float32, Int32, Int64, UInt8, UInt64
+from fpq._checks import Int32, Int64, UInt8, UInt64
 from fpq.indexes.parts.ids import Commit, Ids, IdTable, bits_to_mask, places_allowed
 from fpq.indexes.parts.refinement import Columns
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
@@ -264,15 +264,6 @@ class InvertedLists:
             return None
         slot_ids = self.slot_ids.data.reshape(-1)[: len(self.live_rows) * BLOCK_ROWS]
         return self.live_rows & places_allowed(ids.allowed(allowed), len(slot_ids), slot_ids, self._find)
-
-    def native(
-        self, centroids: Float32, max_residual: Float32 | None, allowed: UInt64 | None, *, residual: bool
-    ) -> _native.Lists:
-        """The lists as kernels read them, with the rows of these bit masks; None: all live rows."""
-        return _native.Lists(
-            centroids, self.layout.first, self.layout.block_ids, self.live_rows if allowed is None else allowed,
-            max_residual, residual, self.blocks.data, self.slot_ids.data,
-        )  # fmt: skip
 
     def state(self) -> State:
         """The state that a file stores. The array `chain` of a file is `block_ids`."""

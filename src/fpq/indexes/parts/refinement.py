@@ -241,11 +241,6 @@ def _errors_of_steps(rows: Coded, n_threads: int, candidates: Float32, half: int
     return [np.concatenate(parts, axis=1) for parts in of_chunks], rows
 
 
-def closest(k: int) -> int:
-    """How many candidates read the second plane in a search for the k nearest: the nearest by the first."""
-    return 2 * k + 8
-
-
 def plane_sizes(w: int, bits: int) -> tuple[int, int]:
     """Bytes per row of the two planes of codes of w dimensions; 0 for a plane that does not exist."""
     return _native.plane_bytes(w, bits, 0), _native.plane_bytes(w, bits, 1)
