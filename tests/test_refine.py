@@ -32,6 +32,16 @@ def recall(index, **options):
 
 
 @pytest.mark.parametrize("make", [ivf, pq])
+def test_queries_in_batches(make):
+    """A search has memory for 2**22 candidates; the answers do not show it."""
+    index, queries = make("sq8").fit(X).add(X), clusters(1500, 30, seed=2)
+    found = index.search(queries, 10, rerank=300)
+    parts = [index.search(queries[part], 10, rerank=300) for part in (slice(0, 700), slice(700, None))]
+    for ours, theirs in zip(found, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(ours, np.concatenate(theirs))
+
+
+@pytest.mark.parametrize("make", [ivf, pq])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "options",

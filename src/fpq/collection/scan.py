@@ -77,8 +77,8 @@ def _indexed(
         find: Callable[..., Answer] = index._nearest
         if isinstance(index, CodeIndex):
             known = arguments.checked(index, wanted, recall, None, *_attributes(index, recall))
-            effort, find = {**known.effort, "plan": None}, index._ranked
-            if chosen.n is not None and effort["n_probe"]:
+            effort, find = dict(known.effort), index._ranked
+            if chosen.n is not None and effort.get("n_probe"):
                 effort["n_probe"] = math.ceil(effort["n_probe"] * (len(index) / max(chosen.n, 1)) ** PROBE_GROWTH)
         found = find(prepared, k, chosen.index_bits, n_threads, **effort)
         # A condition may leave too few rows in the probed lists.

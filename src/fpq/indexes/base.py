@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -123,7 +122,8 @@ class Index(Changes):
         nearest = min(k, self._ids.n)
         if len(queries) and nearest:
             found, ids = find(queries, nearest, bits, n_threads, **effort)
-            self._require_finite(found, ids)
+            if _native.first_nonfinite_row(found, n_threads) >= 0:
+                self._require_finite(found, ids)
         else:
             if not self._ids.next_id:
                 _checks.warn(
@@ -135,18 +135,13 @@ class Index(Changes):
             missing = ((0, 0), (0, k - found.shape[1]))
             found = np.pad(found, missing, constant_values=np.inf)
             ids = np.pad(ids, missing, constant_values=-1)
-        self._metric.to_user(found)
+        if self._metric.inner_product:
+            self._metric.to_user(found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
 
     @staticmethod
     def _require_finite(distances: Float32, ids: Int64) -> None:
-        """Raise ValueError if a neighbour has an infinite distance. The distances of each query ascend."""
-        if len(distances) == 1:
-            infinite = math.isinf(distances.item(0)) or math.isinf(distances.item(-1))
-        else:  # unlike `any`, count_nonzero imports no module: a search may be the last call of a program
-            infinite = bool(np.count_nonzero(np.isinf(distances[:, 0])) + np.count_nonzero(np.isinf(distances[:, -1])))
-        if not infinite:
-            return
+        """Raise ValueError if a neighbour has an infinite distance."""
         query, rank = np.nonzero(np.isinf(distances) & (ids >= 0))
         if len(query):
             raise ValueError(

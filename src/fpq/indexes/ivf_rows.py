@@ -13,6 +13,7 @@ from fpq.indexes.parts.coarse import by_lists
 from fpq.indexes.parts.ids import PIECE
 from fpq.indexes.parts.list_capacity import list_limit
 from fpq.indexes.parts.lists import InvertedLists
+from fpq.indexes.parts.plan import searched
 from fpq.indexes.parts.refinement import Refinement, residuals_of
 from fpq.learning.quantizer import ProductQuantizer
 
@@ -120,7 +121,7 @@ def scan(
     """
     coarse, rotations, rotate = index._coarse, index._rotations, index.quantizer.rotate
     assert coarse is not None
-    codes, n_probe = index._searched(power, allowed), min(n_probe, len(coarse.centroids))
+    codes, n_probe = searched(index, power, allowed), min(n_probe, len(coarse.centroids))
     if probes is None and codes.selects(n_probe):
         codes.search(rotate(queries, n_threads), answers, n_threads, refined, n_probe, queries)
         return

@@ -16,6 +16,7 @@ from fpq.indexes.base import Bits, SearchResult
 from fpq.indexes.changes import Addition
 from fpq.indexes.parts.ids import PIECE, Commit, Ids, Removal
 from fpq.indexes.parts.lock import reads, writes
+from fpq.indexes.parts.plan import searched
 from fpq.indexes.parts.refinement import Columns, Planes, Refinement, RefineName, residuals_of
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.pq_base import CodeIndex
@@ -292,7 +293,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self, queries: Float32, power: int, answers: _native.Answers, allowed: Bits | None, n_threads: int,
         refined: int = 0, **_: Any,
     ) -> None:  # fmt: skip
-        self._searched(power, allowed).search(self.quantizer.rotate(queries, n_threads), answers, n_threads, refined)
+        searched(self, power, allowed).search(self.quantizer.rotate(queries, n_threads), answers, n_threads, refined)
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
         codes, counts = self._codes(removal.sources), self._counts_without(places)

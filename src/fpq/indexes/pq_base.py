@@ -18,7 +18,7 @@ from fpq.indexes.parts import arguments, recall_ceiling
 from fpq.indexes.parts.ids import Commit
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.operating_points import OperatingPoints
-from fpq.indexes.parts.plan import Plan
+from fpq.indexes.parts.plan import planned, stages
 from fpq.indexes.parts.refinement import BITS, Planes, Refinement, RefineName
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
@@ -31,8 +31,6 @@ from fpq.learning.quantizer import ProductQuantizer, RotationName
 from fpq.metric import MetricName
 from fpq.progress import Progress
 from fpq.storage import Stored
-
-REFINED = 10  # the candidates per neighbour that refinement codes rank, unless `rerank` says how many
 
 
 class CodeIndex(Index):
@@ -278,37 +276,20 @@ class CodeIndex(Index):
             )
 
     def _ranked(
-        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, rerank: int | None,
-        plan: Plan | None = None, **effort: Any,
+        self, queries: Float32, k: int, allowed: Bits | None, n_threads: int, *, rerank: int | None = None,
+        n_probe: int | None = None, probes: Int64 | None = None,
     ) -> tuple[Float32, Int64]:  # fmt: skip
-        """The k nearest of prepared queries by the most exact distances that the index knows.
-
-        plan: that of a search for k neighbours of all rows with this effort.
-        """
-        if plan is not None and allowed is None and not self._scaled(queries)[1]:
-            return plan.nearest(queries, self.quantizer.rotate(queries, n_threads), n_threads)
-        refined, exact = self._stages(k, rerank)
+        """The k <= n nearest of prepared queries by the most exact distances that the index knows."""
+        if allowed is None and probes is None and not self._scaled(queries)[1]:
+            plan = planned(self, k, rerank, n_probe)
+            if plan is not None:
+                return plan.nearest(queries, self.quantizer.rotate(queries, n_threads), n_threads)
+        effort: dict[str, Any] = {"n_probe": n_probe, "probes": probes}
+        refined, exact = stages(self, k, rerank)
         if exact and isinstance(self._vectors, VectorFile):
             found = self._nearest(queries, exact, allowed, n_threads, sort=False, refined=refined, **effort)
             return self._reranked(queries, found[1], k, n_threads)
         return self._nearest(queries, k, allowed, n_threads, refined=refined, candidates=exact, **effort)
-
-    def _stages(self, k: int, rerank: int | None) -> tuple[int, int]:
-        """How many codes a search for the k nearest refines, and how many vectors it reads; 0: none."""
-        if self.refine is None:
-            return 0, 0 if rerank is None else min(rerank * k, len(self))
-        refined = min((rerank or REFINED) * k, len(self))
-        return refined, min(refined, k + k // 2 + 8) if self.keep_vectors else 0
-
-    def _plan(self, k: int, rerank: int | None, n_probe: int | None) -> Plan | None:
-        """The plan of searches of all rows with these arguments; None: not all their stages are in one call."""
-        k, (refined, exact) = min(k, len(self)), self._stages(min(k, len(self)), rerank)
-        if not k or (exact and isinstance(self._vectors, VectorFile)):
-            return None
-        codes = self._searched(0, None)
-        if n_probe is not None and not codes.selects(n_probe):
-            return None
-        return Plan(codes, self._ranking(0) if exact else None, k, exact, refined, n_probe or 0)
 
     def _reranked(self, queries: Float32, candidates: Int64, k: int, n_threads: int) -> tuple[Float32, Int64]:
         """The k nearest candidates of prepared queries by the exact distances; `candidates` are ids (nq, r >= k)."""
@@ -318,24 +299,9 @@ class CodeIndex(Index):
         _native.smallest(found, np.ascontiguousarray(candidates), distances, ids, n_threads)
         return scaling.unscaled(distances, power, self._metric.inner_product), ids
 
-    def _searched(self, power: int, allowed: Bits | None) -> _native.Codes:
-        """The codes as searches for queries scaled by 2**power read them, of the rows `allowed`."""
-        is_usual, memo = not power and allowed is None, self._lock.memo
-        codes: _native.Codes | None = memo.get("codes") if is_usual else None
-        if codes is None:
-            codes = self._native_codes(self._native_refined(power), power, allowed)
-            if is_usual:
-                memo["codes"] = codes
-        return codes
-
     @abstractmethod
     def _native_codes(self, refined: _native.Refined | None, power: int, allowed: Bits | None) -> _native.Codes:
-        """As `_searched`, made anew."""
-
-    def _native_refined(self, power: int) -> _native.Refined | None:
-        if self._refinement is None:
-            return None
-        return self._refinement.native(self._planes, self._row_ids, self._metric.inner_product, power)
+        """The codes as searches for queries scaled by 2**power read them; `allowed`: bits of rows, None: all."""
 
     @property
     @abstractmethod
@@ -419,7 +385,8 @@ class CodeIndex(Index):
         truth = true_neighbors(self, queries, most, X, neighbors, count)
 
         def search(setting: tuning.Setting) -> Int64:
-            return self._ranked(queries, most, None, count, **setting)[1]
+            effort: dict[str, Any] = dict(setting)
+            return self._ranked(queries, most, None, count, **effort)[1]
 
         tuned = tuning.fastest(search, *self._tuned_settings(most), truth, recall, tuning.RECALLS)
         points = OperatingPoints.measured(k, tuned.trials) if most == k else None

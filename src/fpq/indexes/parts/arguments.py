@@ -40,9 +40,7 @@ def checked(
         effort = dict(chosen(index._points, k, recall, effort))
         n_threads = index.n_threads if n_threads is None else n_threads
     n_resolved, by_codes = threads.resolve(n_threads), effort["rerank"] is None and index.refine is None
-    k = _checks.integer("k", k, 1)
-    effort["plan"] = index._plan(k, effort["rerank"], effort["n_probe"])
-    found = Arguments(k, n_threads, rerank, n_probe, n_resolved, by_codes, effort)
+    found = Arguments(_checks.integer("k", k, 1), n_threads, rerank, n_probe, n_resolved, by_codes, effort)
     # Integers cannot change, and are told from other objects by identity: 1, True and 1.0 are equal.
     if recall is None and all(value is None or type(value) is int for value in found[:4]):
         index._lock.memo["arguments"] = found
