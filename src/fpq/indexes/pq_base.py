@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
-from fpq._arrays import GrowingArray
+from fpq._arrays import GrowingArray, ascending
 from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
 from fpq.indexes.parts import arguments, recall_ceiling
@@ -118,7 +118,7 @@ class CodeIndex(Index):
         """A random sample of `size` of `n` row numbers, ascending; None if `n` <= `size`: all rows."""
         if n <= size:
             return None
-        return np.sort(np.random.default_rng(self.quantizer.seed).choice(n, size, replace=False))
+        return ascending(np.random.default_rng(self.quantizer.seed).choice(n, size, replace=False), n)
 
     @property
     def _training_size(self) -> int:

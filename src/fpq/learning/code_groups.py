@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fpq import _native
+from fpq import _native, threads
 from fpq._checks import Int32
 from fpq.learning.kmeans import spread_centroids
 from fpq.learning.lloyd import LocalRows, Training, train_codebooks
@@ -28,7 +28,8 @@ def group_centroids(trained: Training, offsets: Int32, n_threads: int) -> Traini
     policy = OpenIndexing(c=1.0, candidates=k // 8)
     policy.apply(groups.centroids, offsets, points, groups.ids, policy.new_counts(m, k // 8), k, n_threads)
     centroids, numbers = trained.centroids.copy(), np.empty((m, k), np.int32)
-    for j in range(m):
+
+    def number(j: int) -> None:
         eights = np.argsort(groups.ids[j], kind="stable").reshape(-1, 8)
         members = trained.centroids[j, eights].astype(np.float64)
         members -= members.mean(axis=1, keepdims=True)
@@ -38,5 +39,7 @@ def group_centroids(trained: Training, offsets: Int32, n_threads: int) -> Traini
         order = np.take_along_axis(eights, along, axis=1).reshape(2, 16, 8).swapaxes(1, 2).ravel()
         centroids[j] = trained.centroids[j, order]
         numbers[j, order] = np.arange(k)
+
+    threads.parallel_map(number, range(m), n_threads)
     _native.renumber(numbers, trained.ids, np.empty((m, k), np.int64), n_threads)
     return trained._replace(centroids=centroids)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads
+from fpq._arrays import ascending
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.learning.lloyd import LocalRows, TrainingRows, iterate, train_codebooks
 from fpq.progress import Progress
@@ -22,7 +23,7 @@ SEED_ROWS = 16  # rows per centroid that k-means++ reads
 
 def sample_rows(n: int, size: int, rng: np.random.Generator) -> Int64 | None:
     """A random sample of `size` of `n` row numbers, ascending; None if `n` <= `size`: all rows."""
-    return None if n <= size else np.sort(rng.choice(n, size, replace=False, shuffle=False))
+    return None if n <= size else ascending(rng.choice(n, size, replace=False, shuffle=False), n)
 
 
 def even_offsets(d: int, m: int) -> Int32:

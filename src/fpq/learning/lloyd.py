@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from fpq import _native, progress
-from fpq._arrays import take_rows
+from fpq._arrays import ascending, take_rows
 from fpq._checks import Array, Float32, Int32, Int64, UInt8, UInt16
 from fpq.learning.grouped_rows import GroupedRows, LocalGroups
 from fpq.learning.prepared_rows import LocalPrepared, PreparedRows
@@ -361,4 +361,4 @@ def _nested(n: int, sizes: list[int], rng: np.random.Generator) -> Int64 | None:
     if not sizes:
         return None
     pieces = np.split(rng.permutation(n), sizes)
-    return np.concatenate([np.sort(piece) for piece in pieces])  # sorted, so that memory is read forwards
+    return np.concatenate([ascending(piece, n) for piece in pieces])  # memory is read forwards

@@ -18,6 +18,7 @@ from fpq.metric import Metric
 N_ITER = 10
 REFINEMENTS = 2
 POWER_STEPS = 4
+ORDERED_LISTS = 8  # lists in the order of one axis
 CHUNK_ROWS = 1 << 16  # rows that are assigned at a time
 SPREAD_ROWS = 64  # rows per list that spreads are learned from
 SPREAD_CHUNK = 1 << 14  # rows whose differences to centroids are in memory at a time
@@ -229,7 +230,7 @@ def by_halves(points: Float32) -> Int64:
     """
 
     def ordered(ids: Int64) -> Int64:
-        if len(ids) <= 2:
+        if len(ids) <= ORDERED_LISTS:
             return ids
         x = points[ids] - points[ids].mean(axis=0, dtype=np.float64).astype(np.float32)
         x /= max(float(np.abs(x).max()), np.finfo(np.float32).tiny)  # keeps the squares within float32
