@@ -64,20 +64,32 @@ def makespan(tasks: np.ndarray, cores: int) -> float:
 
 
 LOG = np.empty(1 << 24, np.float32)
-_from_python: list[np.ndarray] = []
+_regions: list[np.ndarray] = []
 _decomposed: list[float] = []
 
 
+def take_log() -> None:
+    """End the log of the kernels, and keep its regions."""
+    used, at = _native.trace(None), 0
+    assert used <= len(LOG), "the log is full"
+    while at < used:
+        n = int(LOG[at])
+        _regions.append(LOG[at + 1 : at + 1 + n].astype(np.float64))
+        at += 1 + n
+
+
 def one_after_another(function: Callable[[Any], Any], items: Iterable[Any], _: int) -> list[Any]:
-    """`threads.parallel_map` on one thread, logged as a region."""
+    """`threads.parallel_map` on one thread, logged as a region; regions of its tasks are not."""
     results, seconds = [], []
+    take_log()
     with threads._ONE_BLAS_THREAD:
         for item in items:
             start = time.process_time()
             results.append(function(item))
             seconds.append(time.process_time() - start)
+    _native.trace(LOG)
     if len(seconds) > 1:
-        _from_python.append(np.array(seconds))
+        _regions.append(np.array(seconds))
     return results
 
 
@@ -92,21 +104,16 @@ def decompose(function: Callable[[Any], Any], matrix: Any) -> Any:
 
 def traced(call: Call) -> Traced:
     """Make the call, one task after another."""
-    _from_python.clear()
+    _regions.clear()
     _decomposed.clear()
     _native.trace(LOG)
     start = time.process_time()
     try:
         call()
     finally:
-        total, used = time.process_time() - start, _native.trace(None)
-    assert used <= len(LOG), "the log is full"
-    regions, at = list(_from_python), 0
-    while at < used:
-        n = int(LOG[at])
-        regions.append(LOG[at + 1 : at + 1 + n].astype(np.float64))
-        at += 1 + n
-    return Traced(total, sum(_decomposed), regions)
+        total = time.process_time() - start
+        take_log()
+    return Traced(total, sum(_decomposed), list(_regions))
 
 
 def paired(x: np.ndarray) -> np.ndarray:

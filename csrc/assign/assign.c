@@ -12,7 +12,7 @@
 enum { MIN_PART_FLOATS = 1 << 14 /* A smaller part of a codebook is packed before another thread has begun. */ };
 
 void fpq_find_centre(const float *x, int64_t n_rows, int d, ptrdiff_t ld, float *centre) {
-    enum { MAX_ROWS = 33 }; /* An interquartile mean of 17 numbers is candidates the data, and sorting 33 is cheap. */
+    enum { MAX_ROWS = 33 }; /* An interquartile mean of 17 numbers lies amid the data, and sorting 33 is cheap. */
     const int n = n_rows < MAX_ROWS ? (int)n_rows : MAX_ROWS;
     for (int t = 0; t < d; t++) {
         float sorted[MAX_ROWS] = {0};

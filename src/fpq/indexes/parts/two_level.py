@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from fpq import _native, progress
+from fpq import _native, progress, threads
 from fpq._arrays import float_rows
 from fpq._checks import Array, Float32, Int32, Int64
 from fpq.learning.kmeans import KMeans, learn_centroids, nearest_centroids
@@ -118,17 +118,19 @@ def _learn_in_cells(
     capacity: float | None, seed: int, x: Array, sizes: Int64, n_threads: int, counts: Int64
 ) -> Float32:
     """The centroids of some cells: `counts` of each, from rows x in the order of the cells."""
-    learned = [np.empty((0, x.shape[1]), np.float32)]
-    for size, end, count in zip(sizes.tolist(), np.cumsum(sizes).tolist(), counts.tolist(), strict=True):
-        if count:
-            rows = LocalRows(x[end - size : end], None, n_threads)
-            learned.append(
-                learn_centroids(
-                    rows, count, n_iter=N_ITER, rows_per_centroid=ROWS_PER_CENTROID, capacity=capacity, seed=seed,
-                    n_threads=n_threads,
-                )
-            )  # fmt: skip
-    return np.concatenate(learned)
+    ends, chosen = np.cumsum(sizes), np.flatnonzero(counts)
+    each = max(1, n_threads // max(1, len(chosen)))  # threads of a cell
+
+    def learn_one(cell: int) -> Float32:
+        rows = LocalRows(x[ends[cell] - sizes[cell] : ends[cell]], None, each)
+        return learn_centroids(
+            rows, int(counts[cell]), n_iter=N_ITER, rows_per_centroid=ROWS_PER_CENTROID, capacity=capacity, seed=seed,
+            n_threads=each,
+        )  # fmt: skip
+
+    return np.concatenate(
+        [np.empty((0, x.shape[1]), np.float32), *threads.parallel_map(learn_one, chosen.tolist(), n_threads)]
+    )
 
 
 def shares(sizes: Int64, k: int) -> Int64:
