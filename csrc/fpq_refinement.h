@@ -7,16 +7,19 @@
 
 /* ---- refinement codes ----
  * Scalar codes, of 4, 6 or 8 bits per dimension, of the error e = y - y^ that a product quantizer leaves. A code c of
- * dimension j stands for e^_j = steps[j] (c - 2^(bits - 1) + 0.5). A step is finite and at least 0; of a step of 0,
- * e^_j is 0 and c is 2^(bits - 1).
+ * dimension j stands for e^_j = steps[j] (c - 2^(bits - 1) + 0.5), but one of 4 bits for the nearest e^_j = steps[j]
+ * (levels[c] - 64), of two the larger. A step is finite and at least 0; of a step of 0, e^_j is 0 and c is
+ * 2^(bits - 1).
  *
  * Plane A holds a = the upper 4 bits of each code, dimensions 2p and 2p + 1 in byte p of a row, the first one in the
  * low nibble. Plane B holds the other bits: of 8-bit codes as plane A, of 6-bit codes dimensions 4p .. 4p + 3 in byte
  * p, lowest bits first; 4-bit codes have no plane B. Bits of no dimension are 0. Plane A alone stands for e^A_j =
- * steps[j] 2^(bits - 4) (a - 8 + 0.5). */
+ * steps[j] 2^(bits - 4) (a - 8 + 0.5); of 4-bit codes e^A = e^. */
+enum { FPQ_LEVELS = 16, FPQ_LEVEL_OF_0 = 64 };
 typedef struct {
     int w, bits;
-    const float *steps; /* w */
+    const float *steps;    /* w */
+    const uint8_t *levels; /* of 4-bit codes: FPQ_LEVELS ascending numbers below 128; NULL for others */
 } fpq_refinement;
 
 int fpq_refinement_plane_bytes(int w, int bits, int plane); /* of a row; plane 0: A, 1: B (0 if bits is 4) */

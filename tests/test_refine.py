@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import fpq
+from fpq.indexes.parts.refinement import CLIPS
+from fpq.learning import levels
 
 KINDS = ("sq4", "sq6", "sq8")
 
@@ -29,6 +31,29 @@ TRUTH = fpq.FlatIndex().add(X).search(Q, 10).ids
 
 def recall(index, **options):
     return fpq.metrics.recall_at_k(index.search(Q, 10, **options).ids, TRUTH)
+
+
+def squared_error(x, values):
+    return np.min((x[:, None] - values) ** 2, axis=1).mean()
+
+
+@pytest.mark.parametrize("kind", ["normal", "laplace", "standard_cauchy"])
+def test_levels_have_less_error_than_even_ones(kind):
+    x = getattr(np.random.default_rng(0), kind)(size=20_000)
+    x = np.clip(x / x.std(), -8, 8)
+    found, reach = levels.learned(levels.counted(x), CLIPS)
+    assert (np.diff(found.astype(int)) > 0).all() and found[0] > 0 and found[-1] < 2 * levels.ZERO
+    error = squared_error(x, (found.astype(float) - levels.ZERO) * reach / (levels.ZERO - 1))
+    assert error < 0.93 * min(squared_error(x, clip * (np.arange(16) - 7.5) / 8) for clip in CLIPS)
+    halves = (np.arange(4 * levels.ZERO) + 0.5) / 2
+    nearest = found[np.abs(halves[:, None] - found).argmin(axis=1)]
+    np.testing.assert_array_equal(levels.of_halves(found), nearest)
+
+
+def test_levels_without_numbers_and_of_one_number():
+    for x in (np.empty(0), np.zeros(5), np.full(5, 1e30), np.full(5, -3.0)):
+        found, _ = levels.learned(levels.counted(x), CLIPS)
+        assert (np.diff(found.astype(int)) > 0).all() and found[0] > 0 and found[-1] < 2 * levels.ZERO
 
 
 @pytest.mark.parametrize("make", [ivf, pq])

@@ -9,6 +9,7 @@
 
 enum {
     ROW_BATCH = 96,
+    HALVES = 256,          /* of the numbers below 128 */
     LARGEST_NUMBER = 8063, /* of a query; hi and lo fit int8 then */
     OFFSET = 64 * 128 + 64 /* makes all numbers positive, and hi and lo the upper and the lower bits */
 };
@@ -22,18 +23,37 @@ int fpq_refinement_plane_bytes(int w, int bits, int plane) {
 }
 
 /* ---- rows ---- */
-static int code_of(double e, double step, int bits) {
-    const int middle = 1 << (bits - 1);
+/* Clamped before the conversion, as x may be larger than any int. */
+static int clamped(double x, int most) { return (int)(x < 0 ? 0 : x > most ? most : x); }
+
+/* codes[i]: the code of the level that is nearest to numbers from i / 2 to (i + 1) / 2. */
+static void codes_of_halves(const uint8_t *levels, uint8_t *codes) {
+    for (int i = 0, c = 0; i < HALVES; i++) {
+        while (c + 1 < FPQ_LEVELS && levels[c] + levels[c + 1] <= i) c++;
+        codes[i] = (uint8_t)c;
+    }
+}
+
+static int code_of(const fpq_refinement *r, const uint8_t *of_halves, double e, double step) {
+    const int middle = 1 << (r->bits - 1);
     if (step == 0) return middle;
-    /* Clamped before the conversion, as the quotient may be larger than any int. */
-    const double place = e / step + middle;
-    return (int)(place < 0 ? 0 : place > 2 * middle - 1 ? 2 * middle - 1 : place);
+    if (r->levels) return of_halves[clamped(2 * (e / step + FPQ_LEVEL_OF_0), HALVES - 1)];
+    return clamped(e / step + middle, 2 * middle - 1);
+}
+
+/* What codes of plane A, with the others below, are multiplied by steps. */
+static double value_of(const fpq_refinement *r, int code) {
+    return r->levels ? r->levels[code] - FPQ_LEVEL_OF_0 : code - (1 << (r->bits - 1)) + 0.5;
+}
+
+static double value_of_a(const fpq_refinement *r, int a) {
+    return r->levels ? value_of(r, a) : (1 << (r->bits - 4)) * (a - 7.5);
 }
 
 /* Dimension j stands in byte j >> byte_shift of a row of a plane. */
 static int byte_shift(int of_plane) { return of_plane == 4 ? 1 : 2; }
 
-/* What codes has to hold: the codes of all bytes of both planes, padding too. */
+/* What `codes` has to hold: the codes of all bytes of both planes, padding too. */
 static size_t padded_codes(const fpq_refinement *r) {
     const int of_a = fpq_refinement_plane_bytes(r->w, r->bits, 0) * 2;
     const int of_b = fpq_refinement_plane_bytes(r->w, r->bits, 1) * (r->bits == 6 ? 4 : 2);
@@ -55,6 +75,7 @@ static void pack_pairs(const uint8_t *codes, int row_bytes, uint8_t *out) {
 
 typedef struct {
     const fpq_refinement *r;
+    uint8_t of_halves[HALVES]; /* for 4-bit codes */
     const float *e, *base, *centre;
     float scale;
     int64_t n;
@@ -66,12 +87,12 @@ static void encode_row(const encoding *x, int64_t i, uint8_t *codes) {
     const int w = x->r->w, bits = x->r->bits, lower = bits - 4;
     const int bytes_a = fpq_refinement_plane_bytes(w, bits, 0), bytes_b = fpq_refinement_plane_bytes(w, bits, 1);
     const float *e = x->e + i * w, *base = x->base + i * w, *steps = x->r->steps;
-    const double middle = (1 << (bits - 1)) - 0.5, scale_a = 1 << lower;
     double norm_a = 0, norm = 0;
-    for (int j = 0; j < w; j++) codes[j] = (uint8_t)code_of((double)(e[j] * x->scale), (double)steps[j], bits);
+    for (int j = 0; j < w; j++)
+        codes[j] = (uint8_t)code_of(x->r, x->of_halves, (double)(e[j] * x->scale), (double)steps[j]);
     for (int j = 0; j < w; j++) {
         const double step = (double)steps[j], twice = 2 * (double)(base[j] * x->scale - x->centre[j]);
-        const double part = step * scale_a * ((codes[j] >> lower) - 7.5), whole = step * (codes[j] - middle);
+        const double part = step * value_of_a(x->r, codes[j] >> lower), whole = step * value_of(x->r, codes[j]);
         norm_a += part * (part + twice);
         norm += whole * (whole + twice);
     }
@@ -92,7 +113,9 @@ static void encode_batch(void *context, int64_t task, fpq_worker *worker) {
 
 int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, float scale, const float *centre,
                           int64_t n, uint8_t *a, uint8_t *b, float *norms, int threads) {
-    encoding x = {r, e, base, centre, scale, n, a, b, norms};
+    encoding x = {
+        .r = r, .e = e, .base = base, .centre = centre, .scale = scale, .n = n, .a = a, .b = b, .norms = norms};
+    if (r->levels) codes_of_halves(r->levels, x.of_halves);
     return fpq_parallel(fpq_batches(n, ROW_BATCH), padded_codes(r), threads, encode_batch, &x);
 }
 
@@ -100,12 +123,11 @@ void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint
     const int lower = r->bits - 4, shift = byte_shift(lower), in_byte = (1 << shift) - 1;
     const int bytes_a = fpq_refinement_plane_bytes(r->w, r->bits, 0),
               bytes_b = fpq_refinement_plane_bytes(r->w, r->bits, 1);
-    const double middle = (1 << (r->bits - 1)) - 0.5;
     for (int64_t i = 0; i < n; i++, a += bytes_a, out += r->w)
         for (int j = 0; j < r->w; j++) {
             int c = a[j / 2] >> (j % 2 * 4) & 15;
             if (lower) c = c << lower | (b[i * bytes_b + (j >> shift)] >> ((j & in_byte) * lower) & ((1 << lower) - 1));
-            out[j] = (float)((double)r->steps[j] * (c - middle));
+            out[j] = (float)((double)r->steps[j] * value_of(r, c));
         }
 }
 
@@ -157,12 +179,13 @@ void fpq_refinement_query_make(const fpq_refinement *r, const float *y, char *me
 static double sum_of(const int32_t *sums) { return 128 * (double)sums[0] + (double)sums[1]; }
 
 double fpq_refinement_product_a(const fpq_refinement *r, const fpq_refinement_query *query, const int32_t *sums_a) {
+    if (r->levels) return query->unit * (sum_of(sums_a) - FPQ_LEVEL_OF_0 * (double)query->sum);
     return query->unit * (1 << (r->bits - 4)) * (sum_of(sums_a) - 7.5 * (double)query->sum);
 }
 
 double fpq_refinement_product(const fpq_refinement *r, const fpq_refinement_query *query, const int32_t *sums_a,
                               const int32_t *sums_b) {
-    const int lower = r->bits - 4;
-    const double codes = (1 << lower) * sum_of(sums_a) + (lower ? sum_of(sums_b) : 0);
+    if (r->levels) return fpq_refinement_product_a(r, query, sums_a);
+    const double codes = (1 << (r->bits - 4)) * sum_of(sums_a) + sum_of(sums_b);
     return query->unit * (codes - ((1 << (r->bits - 1)) - 0.5) * (double)query->sum);
 }

@@ -76,7 +76,8 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
         n += rows[i] >= 0;
     }
     for (int64_t i = 0; i < n; i++) FPQ_PREFETCH(r->norms + ws.rows[i] * n_planes);
-    j->kern->plane_sums(r->a, fpq_refinement_plane_bytes(w, r->codes.bits, 0), 4, ws.rows, (int)n, query.a, ws.sums);
+    j->kern->plane_sums(r->a, fpq_refinement_plane_bytes(w, r->codes.bits, 0), 4, r->codes.levels, ws.rows, (int)n,
+                        query.a, ws.sums);
     fpq_results results = fpq_results_of(j->answers, task, r->ids);
     const fpq_answers closest = {
         .k = j->closest, .distances = ws.best_distances, .ids = ws.best, .unsorted = 1, .rows_of = ws.rows};
@@ -93,7 +94,7 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
     }
     if (fpq_results_finish(&best, &closest, 0)) fpq_fail(worker);
     for (int64_t i = 0; i < best.n; i++) ws.best_rows[i] = ws.rows[ws.best[i]];
-    j->kern->plane_sums(r->b, fpq_refinement_plane_bytes(w, r->codes.bits, 1), r->codes.bits - 4, ws.best_rows,
+    j->kern->plane_sums(r->b, fpq_refinement_plane_bytes(w, r->codes.bits, 1), r->codes.bits - 4, NULL, ws.best_rows,
                         (int)best.n, query.b, ws.best_sums);
     for (int64_t i = 0; i < best.n; i++) {
         const int64_t at = ws.best[i], row = ws.best_rows[i];

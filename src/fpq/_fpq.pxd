@@ -126,6 +126,7 @@ cdef extern from "fpq.h" nogil:
     ctypedef struct fpq_refinement:
         int w, bits
         const float *steps
+        const uint8_t *levels
     int fpq_refinement_plane_bytes(int w, int bits, int plane)
     int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, float scale,
                               const float *centre, int64_t n, uint8_t *a, uint8_t *b, float *norms, int threads)

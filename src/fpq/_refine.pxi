@@ -7,11 +7,12 @@ def plane_bytes(int w, int bits, int plane):
 
 @cython.final
 cdef class Refinement(_Held):
-    """Scalar codes of `bits` bits of what product quantization leaves over, in steps (w)."""
+    """Scalar codes of `bits` bits of what product quantization leaves over, in steps (w); levels (16) of 4 bits."""
     cdef fpq_refinement c
 
-    def __cinit__(self, int bits, const float[::1] steps):
-        self.c = fpq_refinement(<int>steps.shape[0], bits, &steps[0])
+    def __cinit__(self, int bits, const float[::1] steps, const uint8_t[::1] levels):
+        self.c = fpq_refinement(<int>steps.shape[0], bits, &steps[0], NULL)
+        if levels is not None: self.c.levels = &levels[0]
 
     def encode(self, const float[:, ::1] residuals, const float[:, ::1] decoded, float scale, const float[::1] centre,
                uint8_t[:, ::1] first, uint8_t[:, ::1] second, float[:, ::1] norms, int threads):

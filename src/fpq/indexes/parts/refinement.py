@@ -13,14 +13,17 @@ import numpy as np
 from fpq import _native, threads
 from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Float64, Int64, UInt8
+from fpq.learning.levels import BINS, LEVELS, ZERO, counted, of_halves, uniform
+from fpq.learning.levels import learned as learn_levels
 from fpq.learning.prepared_rows import PreparedRows
 from fpq.learning.quantizer import ProductQuantizer
-from fpq.storage import FormatError, State, Stored, finite, non_negative
+from fpq.storage import Check, FormatError, State, Stored, finite, non_negative
 
 RefineName = Literal["sq4", "sq6", "sq8"]
 BITS: dict[RefineName, int] = {"sq4": 4, "sq6": 6, "sq8": 8}
 TRAINING_ROWS = 1 << 14
 CLIPS = np.geomspace(1.5, 8, 24)  # ranges of a code in standard deviations, of which training takes the best
+FACTORS = np.geomspace(0.7, 1.4, 9)  # of the range for all dimensions, of which each dimension takes the best
 BLOCK_ROWS = 64
 BLOCK_DIMS = 8  # dimensions per task of `by_columns`
 CHUNK_ROWS, CHUNK_DIMS = 1 << 10, 1 << 7  # rows and dimensions per task of training
@@ -29,6 +32,12 @@ NAMES: dict[int, tuple[str, ...]] = {  # of the arrays in a file
     2: ("refine_first", "refine_norms"),
     3: ("refine_first", "refine_second", "refine_norms"),
 }
+
+
+_ascending = Check(
+    "ascending numbers below 128",
+    lambda levels: bool((levels[:-1] < levels[1:]).all() and levels[-1] < 128),
+)
 
 
 class Planes(NamedTuple):
@@ -114,17 +123,20 @@ class Columns:
 class Refinement:
     """The steps of the refinement codes, one per dimension, learned from residuals.
 
-    A code c of `bits` bits stands for ``step * (c - 2**(bits - 1) + 0.5)``. Vectors are scaled by ``2**-exponent``
+    A code c of `bits` bits stands for ``step * (c - 2**(bits - 1) + 0.5)``; of 4 bits, for ``step * (levels[c] - 64)``
+    with levels that follow the distribution of the residuals, which has a long tail. On sift500k that lowers the
+    squared error by two fifths. Vectors are scaled by ``2**-exponent``
     before coding, so that squares of ordinary, tiny and huge vectors stay within float32. Squared distances are taken
     relative to a centre, the median of the vectors after scaling: a large offset of all vectors costs no digits.
     """
 
-    def __init__(self, bits: int, steps: Float32, centre: Float32, exponent: int) -> None:
+    def __init__(self, bits: int, steps: Float32, levels: UInt8 | None, centre: Float32, exponent: int) -> None:
         self.bits = bits
         self.steps = steps
+        self.levels = levels
         self.centre = centre
         self.exponent = exponent
-        self._native = _native.Refinement(bits, steps)
+        self._native = _native.Refinement(bits, steps, levels)
 
     @classmethod
     def learned(cls, kind: RefineName, rows: PreparedRows, n: int, largest: float, centre: Float32) -> Refinement:
@@ -137,23 +149,28 @@ class Refinement:
         exponent = max(-126, min(126, math.frexp(largest)[1]))
         squares = reduce(np.add, itertools.chain(*rows.run(_scaled_squares, -exponent)))
         deviation, half = np.sqrt(squares / max(1, n)), 1 << (bits - 1)
-        candidates = np.array([(clip * deviation / half).astype(np.float32) for clip in CLIPS])
-        errors = reduce(np.add, itertools.chain(*rows.run(_errors_of_steps, candidates, half)))
+        levels, clips = None, CLIPS
+        if bits == 4:
+            counts = reduce(np.add, rows.run(_counts, deviation.astype(np.float32)))
+            levels, clip = learn_levels(counts, CLIPS)
+            half, clips = ZERO - 1, clip * FACTORS
+        candidates = np.array([(clip * deviation / half).astype(np.float32) for clip in clips])
+        errors = reduce(np.add, itertools.chain(*rows.run(_errors_of_steps, candidates, half, levels)))
         best, steps = np.full(len(centre), np.inf), np.zeros(len(centre), np.float32)
         for step, squared in zip(candidates, errors, strict=True):
             better = squared < best
             best[better], steps[better] = squared[better], step[better]
-        return cls(bits, steps, np.ldexp(centre, -exponent), exponent)
+        return cls(bits, steps, levels, np.ldexp(centre, -exponent), exponent)
 
     @property
-    def training(self) -> tuple[int, Float32, Float32]:
+    def training(self) -> tuple[int, Float32, UInt8 | None, Float32]:
         """What two refinements must have in common for their codes to mean the same."""
-        return self.exponent, self.steps, self.centre
+        return self.exponent, self.steps, self.levels, self.centre
 
     @property
     def nbytes(self) -> int:
         """Bytes of the learned arrays."""
-        return self.steps.nbytes + self.centre.nbytes
+        return self.steps.nbytes + self.centre.nbytes + (0 if self.levels is None else self.levels.nbytes)
 
     def columns(self) -> Columns:
         """Arrays for the codes of an empty index."""
@@ -188,7 +205,11 @@ class Refinement:
 
     def state(self) -> State:
         """The state that a file stores, beside that of the columns."""
-        arrays = {"refine_steps": self.steps, "refine_centre": self.centre}
+        arrays: dict[str, Array] = {"refine_steps": self.steps, "refine_centre": self.centre}
+        if self.levels is not None and (self.levels == uniform()).all():
+            arrays["refine_steps"] = self.steps * 8
+        elif self.levels is not None:
+            arrays["refine_levels"] = self.levels
         return State({"refine_exponent": self.exponent}, arrays)
 
     @classmethod
@@ -198,7 +219,13 @@ class Refinement:
         (exponent,) = stored.take("refine_exponent").values()
         if type(exponent) is not int or not -126 <= exponent <= 126:
             raise FormatError(f"refine_exponent: expected an integer from -126 to 126, got {exponent!r}")
-        return cls(BITS[kind], steps, stored.array("refine_centre", np.float32, (w,), finite), exponent)
+        levels = None
+        if kind == "sq4":
+            if stored.has("refine_levels"):
+                levels = stored.array("refine_levels", np.uint8, (LEVELS,), _ascending)
+            else:  # equally spaced, which one step is
+                levels, steps = uniform(), steps / 8
+        return cls(BITS[kind], steps, levels, stored.array("refine_centre", np.float32, (w,), finite), exponent)
 
     def stored_columns(self, stored: Stored, n_blocks: int) -> Columns:
         """Read the codes of an index of this number of blocks from a file."""
@@ -222,16 +249,35 @@ def _scaled_squares(rows: Coded, n_threads: int, power: int) -> tuple[list[Float
     return squares, rows._replace(residuals=x)
 
 
-def _errors_of_steps(rows: Coded, n_threads: int, candidates: Float32, half: int) -> tuple[list[Float64], Coded]:
+def _counts(rows: Coded, n_threads: int, deviation: Float32) -> tuple[Int64, Coded]:
+    """The histogram of the residuals in standard deviations, of the dimensions that have one."""
+    varied = deviation > 0
+
+    def counts(chunk: Float32) -> Int64:
+        with np.errstate(over="ignore"):
+            return counted(chunk[:, varied] / deviation[varied])
+
+    found = threads.parallel_map(counts, _chunks(rows.residuals), n_threads)
+    return reduce(np.add, found, np.zeros(BINS, np.int64)), rows
+
+
+def _errors_of_steps(
+    rows: Coded, n_threads: int, candidates: Float32, half: int, levels: UInt8 | None
+) -> tuple[list[Float64], Coded]:
     """The squared errors (candidates, w) of codes with these steps, by chunk."""
+    values = None if levels is None else of_halves(levels).astype(np.float32) - ZERO
 
     def errors(work: tuple[Float32, slice]) -> Float64:
         chunk, block = work
         part, found = chunk[:, block], np.empty((len(candidates), len(chunk[0, block])))
         for squared, step in zip(found, candidates[:, block], strict=True):
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                code = np.clip(np.floor(part / step), -half, half - 1)
-                error = part - step * (code + np.float32(0.5))
+                if values is None:
+                    value = np.clip(np.floor(part / step), -half, half - 1) + np.float32(0.5)
+                else:
+                    halves = np.clip(np.floor(2 * (part / step + ZERO)), 0, len(values) - 1)
+                    value = values[np.nan_to_num(halves).astype(np.intp)]
+                error = part - step * value
             squared[:] = np.einsum("ij,ij->j", error, error, dtype=np.float64)
         return found
 
