@@ -193,17 +193,18 @@ def test_tables_and_their_sums_have_the_same_bits_everywhere(isa: str, nbits: in
         _native.pack_codes(ids, nbits, codes, 2)
         blocks = np.zeros((-(-n // 64), codes.shape[1], 64), np.uint8)
         _native.put_codes(codes, np.arange(n, dtype=np.int64), blocks)
+        coded = _native.FlatCodes(adc, None, blocks, None, None, n)
         sums = np.zeros((3, n), np.float32)
         for j in range(m):
             sums += tables[:, j, ids[j]]
         for wanted in (1, n):
             distances, found = np.empty((3, wanted), np.float32), np.empty((3, wanted), np.int64)
-            adc.search(queries, blocks, None, None, n, _native.TopK(distances, found), 2)
+            coded.search(queries, _native.TopK(distances, found), 2)
             order = np.argsort(sums, 1, kind="stable")[:, :wanted]
             np.testing.assert_array_equal(found, order)
             np.testing.assert_array_equal(distances, np.take_along_axis(sums, order, 1))
         within = _native.Within(3, np.inf)
-        adc.search(queries, blocks, None, None, n, within, 2)
+        coded.search(queries, within, 2)
         distances, found = np.empty(3 * n, np.float32), np.empty(3 * n, np.int64)
         within.copy(distances, found)
         order = np.argsort(sums, 1, kind="stable")

@@ -32,7 +32,7 @@ cdef class Codes:
         self.adc, self.refined, self.c.adc = adc, refined, &adc.c
         if refined is not None: self.c.refined = &refined.c
 
-    def selects(self, int n_probe):
+    def selects(self, int64_t n_probe):
         """Whether `search` finds the `n_probe` nearest lists of queries."""
         return self.coarse is not None and self.coarse.applies(n_probe)
 

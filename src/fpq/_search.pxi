@@ -130,7 +130,7 @@ cdef class SmallFlat(_Held):
         """Bytes taken beside the rows."""
         return 0 if self.c == NULL else fpq_small_flat_bytes(self.c)
 
-    def applies(self, int k):
+    def applies(self, int64_t k):
         """Whether it is faster than `flat_search` for the k nearest."""
         return self.c != NULL and fpq_small_flat_applies(&self.rows.c, self.metric, k)
 
