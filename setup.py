@@ -147,6 +147,7 @@ setup(
                 "setup.py",
                 "csrc/isa/flags.txt",
                 "src/fpq/_fpq.pxd",
+                "src/fpq/_codes.pxi",
                 "src/fpq/_lsh.pxi",
                 "src/fpq/_minhash.pxi",
                 "src/fpq/_refine.pxi",
