@@ -57,6 +57,15 @@ def test_levels_without_numbers_and_of_one_number():
 
 
 @pytest.mark.parametrize("make", [ivf, pq])
+def test_few_outliers_leave_other_rows_their_digits(make):
+    x = X.copy()
+    x[::300] *= 100
+    truth = fpq.FlatIndex().add(x).search(Q, 10).ids
+    found = make("sq4").fit(x).add(x).search(Q, 10, rerank=100, **({"n_probe": 8} if make is ivf else {})).ids
+    assert fpq.metrics.recall_at_k(found, truth) > 0.7  # with levels in equal steps 0.4
+
+
+@pytest.mark.parametrize("make", [ivf, pq])
 def test_queries_in_batches(make):
     """A search has memory for 2**22 candidates; the answers do not show it."""
     index, queries = make("sq8").fit(X).add(X), clusters(1500, 30, seed=2)
