@@ -23,6 +23,7 @@ RefineName = Literal["sq4", "sq6", "sq8"]
 BITS: dict[RefineName, int] = {"sq4": 4, "sq6": 6, "sq8": 8}
 TRAINING_ROWS = 1 << 14
 CLIPS = np.geomspace(1.5, 8, 24)  # ranges of a code in standard deviations, of which training takes the best
+OUTLIER = 8.0  # times the usual length of a residual, which is the squared mean of roots: outliers hardly change it
 FACTORS = np.geomspace(0.7, 1.4, 9)  # of the range for all dimensions, of which each dimension takes the best
 BLOCK_ROWS = 64
 BLOCK_DIMS = 8  # dimensions per task of `by_columns`
@@ -142,12 +143,14 @@ class Refinement:
     def learned(cls, kind: RefineName, rows: PreparedRows, n: int, largest: float, centre: Float32) -> Refinement:
         """Learn the steps that code the residuals of n rows, made as `Coded`, with the least squared error.
 
+        Residuals far longer than usual, of outliers, are left out: their squares would outweigh all others.
         `largest`: the largest absolute value of the residuals. Sums over rows are made in chunks of CHUNK_ROWS.
         """
         bits = BITS[kind]
         largest = max(largest, float(np.abs(centre).max(initial=0)))
         exponent = max(-126, min(126, math.frexp(largest)[1]))
-        squares = reduce(np.add, itertools.chain(*rows.run(_scaled_squares, -exponent)))
+        usual = (reduce(np.add, itertools.chain(*rows.run(_scaled, -exponent)), 0.0) / max(1, n)) ** 2
+        squares = reduce(np.add, itertools.chain(*rows.run(_squares, OUTLIER * usual)))
         deviation, half = np.sqrt(squares / max(1, n)), 1 << (bits - 1)
         levels, clips = None, CLIPS
         if bits == 4:
@@ -242,9 +245,20 @@ def _chunks(x: Float32) -> list[Float32]:
     return [x[start : start + CHUNK_ROWS] for start in range(0, len(x), CHUNK_ROWS)]
 
 
-def _scaled_squares(rows: Coded, n_threads: int, power: int) -> tuple[list[Float64], Coded]:
-    """The sums of the squares of residuals times 2**power, by chunk; and the rows with such residuals."""
+def _lengths(x: Float32) -> Float64:
+    lengths: Float64 = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    return lengths
+
+
+def _scaled(rows: Coded, n_threads: int, power: int) -> tuple[list[float], Coded]:
+    """The sums of the roots of the lengths of residuals times 2**power, by chunk; and the rows with such residuals."""
     x = np.ldexp(rows.residuals, power)
+    return [float(np.sqrt(_lengths(chunk)).sum()) for chunk in _chunks(x)], rows._replace(residuals=x)
+
+
+def _squares(rows: Coded, n_threads: int, longest: float) -> tuple[list[Float64], Coded]:
+    """The sums of squares of residuals, by chunk; and the rows with zeros for residuals longer than `longest`."""
+    x = np.where(_lengths(rows.residuals)[:, None] <= longest, rows.residuals, np.float32(0))
     squares = [np.einsum("ij,ij->j", chunk, chunk, dtype=np.float64) for chunk in _chunks(x)]
     return squares, rows._replace(residuals=x)
 
