@@ -66,6 +66,14 @@ def test_few_outliers_leave_other_rows_their_digits(make, kind, factor):
     assert fpq.metrics.recall_at_k(found, fpq.FlatIndex().add(x).search(Q, 10).ids) > 0.88
 
 
+def test_most_rows_may_be_exact_by_their_codes():
+    """Residuals of 0 do not make the others outliers."""
+    x = np.vstack([np.repeat(X[:4], 600, axis=0), X[:400]])
+    index = fpq.PQIndex(4, nbits=4, refine="sq8").fit(x).add(x)
+    error = np.linalg.norm(index.reconstruct(np.arange(2400, 2800)) - X[:400], axis=1)
+    assert np.quantile(error, 0.8) < 0.1 * np.linalg.norm(X[:400], axis=1).mean()
+
+
 @pytest.mark.parametrize("make", [ivf, pq])
 def test_queries_in_batches(make):
     """A search has memory for 2**22 candidates; the answers do not show it."""

@@ -23,7 +23,8 @@ RefineName = Literal["sq4", "sq6", "sq8"]
 BITS: dict[RefineName, int] = {"sq4": 4, "sq6": 6, "sq8": 8}
 TRAINING_ROWS = 1 << 14
 CLIPS = np.geomspace(1.5, 8, 24)  # ranges of a code in standard deviations, of which training takes the best
-OUTLIER = 8.0  # times the usual length of a residual, which is the squared mean of roots: outliers hardly change it
+OUTLIER = 8.0  # times the length that is usual at most: longer residuals are those of outliers
+USUAL_SHARE = 0.98  # of the residuals are not longer than is usual at most; those of 0 do not count
 FACTORS = np.geomspace(0.7, 1.4, 9)  # of the range for all dimensions, of which each dimension takes the best
 BLOCK_ROWS = 64
 BLOCK_DIMS = 8  # dimensions per task of `by_columns`
@@ -149,8 +150,9 @@ class Refinement:
         bits = BITS[kind]
         largest = max(largest, float(np.abs(centre).max(initial=0)))
         exponent = max(-126, min(126, math.frexp(largest)[1]))
-        usual = (reduce(np.add, itertools.chain(*rows.run(_scaled, -exponent)), 0.0) / max(1, n)) ** 2
-        squares = reduce(np.add, itertools.chain(*rows.run(_squares, OUTLIER * usual)))
+        lengths = np.concatenate(rows.run(_scaled, -exponent))
+        longest = OUTLIER * float(np.quantile(lengths[lengths > 0], USUAL_SHARE)) if lengths.any() else 0.0
+        squares = reduce(np.add, itertools.chain(*rows.run(_squares, longest)))
         deviation, half = np.sqrt(squares / max(1, n)), 1 << (bits - 1)
         levels, clips = None, CLIPS
         if bits == 4:
@@ -250,10 +252,10 @@ def _lengths(x: Float32) -> Float64:
     return lengths
 
 
-def _scaled(rows: Coded, n_threads: int, power: int) -> tuple[list[float], Coded]:
-    """The sums of the roots of the lengths of residuals times 2**power, by chunk; and the rows with such residuals."""
+def _scaled(rows: Coded, n_threads: int, power: int) -> tuple[Float64, Coded]:
+    """The lengths of residuals times 2**power; and the rows with such residuals."""
     x = np.ldexp(rows.residuals, power)
-    return [float(np.sqrt(_lengths(chunk)).sum()) for chunk in _chunks(x)], rows._replace(residuals=x)
+    return _lengths(x), rows._replace(residuals=x)
 
 
 def _squares(rows: Coded, n_threads: int, longest: float) -> tuple[list[Float64], Coded]:
