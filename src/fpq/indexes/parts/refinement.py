@@ -37,8 +37,7 @@ NAMES: dict[int, tuple[str, ...]] = {  # of the arrays in a file
 
 
 _ascending = Check(
-    "ascending numbers below 128",
-    lambda levels: bool((levels[:-1] < levels[1:]).all() and levels[-1] < 128),
+    "ascending numbers below 128", lambda levels: bool((levels[:-1] < levels[1:]).all() and levels[-1] < 128)
 )
 
 
@@ -127,9 +126,9 @@ class Refinement:
 
     A code c of `bits` bits stands for ``step * (c - 2**(bits - 1) + 0.5)``; of 4 bits, for ``step * (levels[c] - 64)``
     with levels that follow the distribution of the residuals, which has a long tail. On sift500k that lowers the
-    squared error by two fifths. Vectors are scaled by ``2**-exponent``
-    before coding, so that squares of ordinary, tiny and huge vectors stay within float32. Squared distances are taken
-    relative to a centre, the median of the vectors after scaling: a large offset of all vectors costs no digits.
+    squared error by two fifths. Vectors are scaled by ``2**-exponent`` before coding, so that squares of ordinary,
+    tiny and huge vectors stay within float32. Squared distances are taken relative to a centre, the median of the
+    vectors after scaling: a large offset of all vectors costs no digits.
     """
 
     def __init__(self, bits: int, steps: Float32, levels: UInt8 | None, centre: Float32, exponent: int) -> None:
