@@ -18,18 +18,16 @@ cdef class ADC(_Held):
 cdef class Codes:
     """All n codes of an index, or those in inverted lists, with the refinement codes beside them."""
     cdef fpq_codes c
-    cdef ADC adc
-    cdef Refined refined
     cdef SmallFlat coarse
     cdef float lengths
-    cdef tuple arrays
+    cdef tuple arguments  # which hold what c points to
     cdef int64_t work  # numbers that a query reads, or a probe, for `_released`
 
     def __cinit__(self, *arguments):
-        self.arrays = arguments
+        self.arguments = arguments
 
     cdef _ranked_by(self, ADC adc, Refined refined):
-        self.adc, self.refined, self.c.adc = adc, refined, &adc.c
+        self.c.adc = &adc.c
         if refined is not None: self.c.refined = &refined.c
 
     def selects(self, int64_t n_probe):

@@ -61,7 +61,7 @@ def _flat(index: FlatIndex, queries: Float32, k: int, bits: UInt64 | None) -> An
     n_threads = threads.resolve(index.n_threads)
     prepared = index._queries(queries, n_threads)[0]
     found = index._nearest(prepared, k, bits, n_threads)
-    index._require_finite(*found)
+    index._require_finite(*found, n_threads)
     return found
 
 
@@ -88,7 +88,7 @@ def _indexed(
             again = find(np.ascontiguousarray(prepared[short]), k, chosen.index_bits, n_threads, **effort)
             found[0][short], found[1][short] = again
     if is_exact(index):
-        index._require_finite(*found)
+        index._require_finite(*found, n_threads)
         return found
     return merged([rescored(state, queries, found[1], read)], k)
 

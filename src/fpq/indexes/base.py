@@ -122,8 +122,7 @@ class Index(Changes):
         nearest = min(k, self._ids.n)
         if len(queries) and nearest:
             found, ids = find(queries, nearest, bits, n_threads, **effort)
-            if _native.first_nonfinite_row(found, n_threads) >= 0:
-                self._require_finite(found, ids)
+            self._require_finite(found, ids, n_threads)
         else:
             if not self._ids.next_id:
                 _checks.warn(
@@ -135,13 +134,14 @@ class Index(Changes):
             missing = ((0, 0), (0, k - found.shape[1]))
             found = np.pad(found, missing, constant_values=np.inf)
             ids = np.pad(ids, missing, constant_values=-1)
-        if self._metric.inner_product:
-            self._metric.to_user(found)
+        self._metric.to_user(found)
         return SearchResult(found[0], ids[0]) if single else SearchResult(found, ids)
 
     @staticmethod
-    def _require_finite(distances: Float32, ids: Int64) -> None:
+    def _require_finite(distances: Float32, ids: Int64, n_threads: int) -> None:
         """Raise ValueError if a neighbour has an infinite distance."""
+        if _native.first_nonfinite_row(distances, n_threads) < 0:
+            return
         query, rank = np.nonzero(np.isinf(distances) & (ids >= 0))
         if len(query):
             raise ValueError(

@@ -88,9 +88,7 @@ def merging(index: IVFPQIndex, other: IVFPQIndex, ids: Int64) -> Addition:
     return Addition(commit, write, clear)
 
 
-def native(
-    index: IVFPQIndex, refined: _native.Refined | None, power: int, allowed: UInt64 | None
-) -> _native.Codes:  # fmt: skip
+def native(index: IVFPQIndex, refined: _native.Refined | None, power: int, allowed: UInt64 | None) -> _native.Codes:
     """The lists as searches for queries scaled by 2**power read them; allowed: bits by slot, None: all rows."""
     assert index._coarse is not None
     max_residual = index._max_residual if index.residual else None
@@ -125,12 +123,12 @@ def scan(
     if probes is None and codes.selects(n_probe):
         codes.search(rotate(queries, n_threads), answers, n_threads, refined, n_probe, queries)
         return
+    centroids = None if rotations is None or index._metric.inner_product else _centroids(index, power)
     step = max(1, PROBES // n_probe if rotations is None else RESIDUALS // (n_probe * queries.shape[1]))
     for first in range(0, len(queries), step):
         batch, residuals = queries[first : first + step], None
         nearest = coarse.probe(batch, n_probe, n_threads, power) if probes is None else probes[first : first + step]
         if rotations is not None:
-            centroids = None if index._metric.inner_product else _centroids(index, power)
             residuals = rotations.apply(batch, nearest, centroids, n_threads)
         rotated = rotate(batch, n_threads)
         codes.search(rotated, answers, n_threads, refined, n_probe, None, nearest, residuals, first)

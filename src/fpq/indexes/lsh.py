@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, threads, tuning
-from fpq._arrays import ascending, pack, unpack
+from fpq._arrays import pack, unpack
 from fpq._checks import Array, Float32, Float64, Int64, Rows
 from fpq.indexes.base import Bits, Index, Nearest
 from fpq.indexes.changes import Addition
@@ -21,6 +21,7 @@ from fpq.indexes.parts.sketches import sketch_size, sketcher, sketcher_of, unit_
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, gathered
 from fpq.indexes.parts.tables import MAX_ROWS
 from fpq.indexes.parts.vectors import Vectors
+from fpq.learning.kmeans import sample_rows
 from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.metric import L2, METRICS, NAMES_ELSEWHERE, MetricName
 from fpq.storage import Check, FormatError, State, Stored, as_number, finite
@@ -75,7 +76,7 @@ class DrawnRows(NamedTuple):
 
     def some(self, size: int, rng: np.random.Generator) -> Array:
         """A sample of at most `size` rows, in their order."""
-        chosen = _some_numbers(self.n, size, rng)
+        chosen = sample_rows(self.n, size, rng, shuffle=True)
         if chosen is not None and self.numbers is not None:
             chosen = np.searchsorted(self.numbers, chosen)
         return self.rows.take(chosen)
@@ -201,7 +202,7 @@ class LSHIndex(Index):
     def _drawn(self, n: int) -> Int64 | None:
         """The numbers of the rows, of n, that `fit` draws; None: all rows."""
         rng = np.random.default_rng(self.seed)
-        drawn = [_some_numbers(n, size, rng) for size in self._sample_sizes]
+        drawn = [sample_rows(n, size, rng, shuffle=True) for size in self._sample_sizes]
         numbers = [each for each in drawn if each is not None]
         return np.unique(np.concatenate(numbers)) if len(numbers) == len(drawn) else None
 
@@ -434,10 +435,5 @@ def pair_distances(sample: Array, rng: np.random.Generator) -> Float64:
 
 
 def _some(x: Array, n: int, rng: np.random.Generator) -> Array:
-    chosen = _some_numbers(len(x), n, rng)
+    chosen = sample_rows(len(x), n, rng, shuffle=True)
     return x if chosen is None else x[chosen]
-
-
-def _some_numbers(n: int, size: int, rng: np.random.Generator) -> Int64 | None:
-    """A random sample of `size` of n row numbers, ascending; None if `n` <= `size`: all rows."""
-    return None if n <= size else ascending(rng.choice(n, size, replace=False), n)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
-from fpq._arrays import GrowingArray, ascending
+from fpq._arrays import GrowingArray
 from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
 from fpq.indexes.parts import arguments, recall_ceiling
@@ -25,6 +25,7 @@ from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
 from fpq.indexes.parts.vectors import Vectors
 from fpq.learning.anisotropic import WEIGHT, loss_of
+from fpq.learning.kmeans import sample_rows
 from fpq.learning.lloyd import Change, LocalRows, TrainingRows
 from fpq.learning.open_indexing import OpenIndexing
 from fpq.learning.quantizer import ProductQuantizer, RotationName
@@ -116,9 +117,7 @@ class CodeIndex(Index):
 
     def _choose(self, n: int, size: int) -> Int64 | None:
         """A random sample of `size` of `n` row numbers, ascending; None if `n` <= `size`: all rows."""
-        if n <= size:
-            return None
-        return ascending(np.random.default_rng(self.quantizer.seed).choice(n, size, replace=False), n)
+        return sample_rows(n, size, np.random.default_rng(self.quantizer.seed), shuffle=True)
 
     @property
     def _training_size(self) -> int:
@@ -280,10 +279,9 @@ class CodeIndex(Index):
         n_probe: int | None = None, probes: Int64 | None = None,
     ) -> tuple[Float32, Int64]:  # fmt: skip
         """The k <= n nearest of prepared queries by the most exact distances that the index knows."""
-        if allowed is None and probes is None and not self._scaled(queries)[1]:
-            plan = planned(self, k, rerank, n_probe)
-            if plan is not None:
-                return plan.nearest(queries, self.quantizer.rotate(queries, n_threads), n_threads)
+        plan = planned(self, k, rerank, n_probe) if allowed is None and probes is None else None
+        if plan is not None and not self._scaled(queries)[1]:
+            return plan.nearest(queries, self.quantizer.rotate(queries, n_threads), n_threads)
         effort: dict[str, Any] = {"n_probe": n_probe, "probes": probes}
         refined, exact = stages(self, k, rerank)
         if exact and isinstance(self._vectors, VectorFile):

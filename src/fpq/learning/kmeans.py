@@ -21,9 +21,12 @@ MOST_CLUSTERS = 1 << 24
 SEED_ROWS = 16  # rows per centroid that k-means++ reads
 
 
-def sample_rows(n: int, size: int, rng: np.random.Generator) -> Int64 | None:
-    """A random sample of `size` of `n` row numbers, ascending; None if `n` <= `size`: all rows."""
-    return None if n <= size else ascending(rng.choice(n, size, replace=False, shuffle=False), n)
+def sample_rows(n: int, size: int, rng: np.random.Generator, *, shuffle: bool = False) -> Int64 | None:
+    """A random sample of `size` of `n` row numbers, ascending; None if `n` <= `size`: all rows.
+
+    With `shuffle`, NumPy draws other numbers.
+    """
+    return None if n <= size else ascending(rng.choice(n, size, replace=False, shuffle=shuffle), n)
 
 
 def even_offsets(d: int, m: int) -> Int32:

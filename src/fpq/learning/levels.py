@@ -22,15 +22,13 @@ def counted(x: Array) -> Int64:
 
 def learned(counts: Int64, ranges: Float64) -> tuple[UInt8, float]:
     """The levels for numbers of these counts, and the range, of some, that ``levels - ZERO`` spans on either side."""
-    best, found = np.inf, (uniform(), float(ranges[0]))
-    for reach in ranges.tolist():
-        unit = reach / (ZERO - 1)
-        levels = _rounded(_least_squares(counts, reach) / unit)
-        values = (levels.astype(np.float64) - ZERO) * unit
-        error = float(counts @ (_CENTRES - values[_nearest(values, _CENTRES)]) ** 2)
-        if error < best:
-            best, found = error, (levels, reach)
-    return found
+
+    def error(found: tuple[UInt8, float]) -> float:
+        values = (found[0].astype(np.float64) - ZERO) * (found[1] / (ZERO - 1))
+        return float(counts @ (_CENTRES - values[_nearest(values, _CENTRES)]) ** 2)
+
+    tried = [(_rounded(_least_squares(counts, reach) / (reach / (ZERO - 1))), reach) for reach in ranges.tolist()]
+    return min(tried, key=error)
 
 
 def uniform() -> UInt8:

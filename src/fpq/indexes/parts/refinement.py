@@ -125,10 +125,10 @@ class Refinement:
     """The steps of the refinement codes, one per dimension, learned from residuals.
 
     A code c of `bits` bits stands for ``step * (c - 2**(bits - 1) + 0.5)``; of 4 bits, for ``step * (levels[c] - 64)``
-    with levels that follow the distribution of the residuals, which has a long tail. On sift500k that lowers the
-    squared error by two fifths. Vectors are scaled by ``2**-exponent`` before coding, so that squares of ordinary,
-    tiny and huge vectors stay within float32. Squared distances are taken relative to a centre, the median of the
-    vectors after scaling: a large offset of all vectors costs no digits.
+    with levels that follow the distribution of the residuals, which has a long tail. Vectors are scaled by
+    ``2**-exponent`` before coding, so that squares of ordinary, tiny and huge vectors stay within float32. Squared
+    distances are taken relative to a centre, the median of the vectors after scaling: a large offset of all vectors
+    costs no digits.
     """
 
     def __init__(self, bits: int, steps: Float32, levels: UInt8 | None, centre: Float32, exponent: int) -> None:
