@@ -1,9 +1,12 @@
 """Refinement codes: refined distances, recall, and every change of an index that has them."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 import fpq
+from fpq import _native
 from fpq.indexes.parts.refinement import CLIPS
 from fpq.learning import levels
 
@@ -72,6 +75,26 @@ def test_most_rows_may_be_exact_by_their_codes():
     index = fpq.PQIndex(4, nbits=4, refine="sq8").fit(x).add(x)
     error = np.linalg.norm(index.reconstruct(np.arange(2400, 2800)) - X[:400], axis=1)
     assert np.quantile(error, 0.8) < 0.1 * np.linalg.norm(X[:400], axis=1).mean()
+
+
+@pytest.mark.parametrize("make", [ivf, pq])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 130])
+def test_every_instruction_set_gives_the_answers_of_scalar_code(make, kind, n):
+    x = clusters(n, 30, seed=3)
+    x[1::3] = x[0]  # ties, which go to the lower id
+    index, answers = make(kind).fit(X).add(x), []
+    before = _native.isa()
+    for isa in _native.isas():
+        _native.use_isa(isa)
+        try:
+            copy = pickle.loads(pickle.dumps(index))
+            answers.append([a for k in (1, 10, 70) for a in copy.search(np.vstack([Q, x[:1]]), k)])
+        finally:
+            _native.use_isa(before)
+    for other in answers[1:]:
+        for ours, scalar in zip(other, answers[0], strict=True):
+            np.testing.assert_array_equal(ours, scalar)
 
 
 @pytest.mark.parametrize("make", [ivf, pq])
