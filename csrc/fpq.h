@@ -147,6 +147,12 @@ typedef enum {
     FPQ_METRICS(FPQ_METRIC_ID) FPQ_N_METRICS
 } fpq_metric; /* inner products are negated: smaller is nearer */
 
+/* The id of each row, in numbers of 8 or of 4 bytes: one array of the two. Neither: row numbers. */
+typedef struct {
+    int64_t *wide;
+    int32_t *narrow;
+} fpq_ids;
+
 /* ---- what a search finds ---- */
 typedef struct {
     float *distances; /* n, from malloc */
@@ -165,7 +171,7 @@ typedef struct {
     float radius;
     fpq_hits *hits;             /* (nq), for a radius, from fpq_hits_make */
     int unsorted;               /* of a top-k: pairs in any order */
-    const int64_t *rows_of;     /* of a top-k: ids receives rows, of which these are the ids; NULL: ids */
+    fpq_ids rows_of;            /* of a top-k: ids receives rows, of which these are the ids; none: ids */
     const fpq_ranking *ranking; /* of a top-k: what ranks its candidates again; NULL: nothing */
     int64_t first_query;        /* the number of the first query in the ranking */
 } fpq_answers;
@@ -186,7 +192,7 @@ typedef struct {
 } fpq_adc;
 
 typedef struct {
-    const int64_t *ids;      /* NULL: row numbers */
+    fpq_ids ids;
     const uint64_t *allowed; /* bit i: row i may be returned; NULL: all */
     int64_t n;
 } fpq_selector;
@@ -204,7 +210,7 @@ typedef struct {
     int bits;       /* 1 to 63 */
     int place_bits; /* of an entry: places are below 2^place_bits - 1; at most 32, or 63 if wide */
     int wide;
-    const int64_t *ids; /* the id in each place */
+    fpq_ids ids; /* the id in each place */
 } fpq_id_table;
 
 void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places); /* -1: not there */
@@ -213,7 +219,7 @@ void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n);
 /* Take the ids in the places `gone` out, and bring those in `sources` to `targets`, one after the other, places that
  * are free by then: in the array `ids`, where free places get 0, and in t, which may be NULL and is over this array. In
  * t, an id that has been entered again in another place stays there. */
-void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone, const int64_t *sources,
+void fpq_ids_remove(const fpq_id_table *t, fpq_ids ids, const int64_t *gone, int64_t n_gone, const int64_t *sources,
                     const int64_t *targets, int64_t n_moved);
 void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits); /* bits of these places; none for -1 */
 
@@ -258,7 +264,7 @@ typedef struct {
     int residual;              /* codes are of x - centroid */
     int64_t n;                 /* how many */
     const uint8_t *blocks;     /* of codes */
-    const int64_t *slot_ids;   /* row r of block b has the id slot_ids[b * 64 + r] */
+    fpq_ids slot_ids;          /* of row r of block b: number b * 64 + r */
 } fpq_lists;
 
 /* A rotation per list. */

@@ -51,7 +51,7 @@ struct fpq_refined {
     fpq_refinement codes;
     const uint8_t *a, *b; /* planes by row; b is NULL for codes of 4 bits */
     const float *norms;   /* (rows, planes), of fpq_refinement_encode */
-    const int64_t *ids;   /* of the rows; NULL: row numbers */
+    fpq_ids ids;          /* of the rows */
     fpq_metric metric;
     const float *centre; /* w: what norms and products are relative to, so that a large offset of the data does not cost
                             digits; NULL for inner products */

@@ -3,8 +3,7 @@
  * in its other bits, bits of the hash. Where these bits agree, the id is read from the array of ids by place, which
  * seldom happens for a wrong entry. Deletion moves later entries back instead of leaving tombstones, so the cost of a
  * look-up does not grow with the number of deleted ids. */
-#include "fpq.h"
-#include "portable.h"
+#include "ids.h"
 
 enum {
     AHEAD = 16 /* Ids from a prefetch to the use of its memory: a table of 1,000,000 ids lies outside most caches. */
@@ -51,7 +50,7 @@ FPQ_INLINE uint64_t locate(const fpq_id_table *t, int64_t id) {
     const uint64_t h = hash(id), pattern = entry_of(t, h, 0);
     uint64_t at = home(t, h);
     for (uint64_t entry; (entry = get(t, at)); at = next(t, at))
-        if ((entry ^ pattern) >> t->place_bits == 0 && t->ids[place_of(t, entry)] == id) break;
+        if ((entry ^ pattern) >> t->place_bits == 0 && fpq_id_of(t->ids, place_of(t, entry)) == id) break;
     return at;
 }
 
@@ -61,7 +60,7 @@ void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t 
         if (i + AHEAD < n) fetch(t, ids[i + AHEAD]);
         if (i + AHEAD / 2 < n) {
             const uint64_t entry = get(t, home(t, hash(ids[i + AHEAD / 2])));
-            if (entry) FPQ_PREFETCH(t->ids + place_of(t, entry));
+            if (entry) fpq_prefetch_id(t->ids, place_of(t, entry));
         }
         places[i] = place_of(t, get(t, locate(t, ids[i])));
     }
@@ -69,8 +68,8 @@ void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t 
 
 void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-        if (i + AHEAD < n) fetch(t, t->ids[places[i + AHEAD]]);
-        const int64_t id = t->ids[places[i]];
+        if (i + AHEAD < n) fetch(t, fpq_id_of(t->ids, places[i + AHEAD]));
+        const int64_t id = fpq_id_of(t->ids, places[i]);
         put(t, locate(t, id), entry_of(t, hash(id), places[i]));
     }
 }
@@ -80,26 +79,26 @@ static void erase(const fpq_id_table *t, uint64_t hole) {
     const uint64_t mask = ((uint64_t)1 << t->bits) - 1;
     uint64_t entry;
     for (uint64_t at = next(t, hole); (entry = get(t, at)); at = next(t, at))
-        if (((at - home(t, hash(t->ids[place_of(t, entry)]))) & mask) >= ((at - hole) & mask)) {
+        if (((at - home(t, hash(fpq_id_of(t->ids, place_of(t, entry))))) & mask) >= ((at - hole) & mask)) {
             put(t, hole, entry);
             hole = at;
         }
     put(t, hole, 0);
 }
 
-void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone, const int64_t *sources,
+void fpq_ids_remove(const fpq_id_table *t, fpq_ids ids, const int64_t *gone, int64_t n_gone, const int64_t *sources,
                     const int64_t *targets, int64_t n_moved) {
     for (int64_t i = 0; i < n_gone && t; i++) {
-        const uint64_t at = locate(t, ids[gone[i]]);
+        const uint64_t at = locate(t, fpq_id_of(ids, gone[i]));
         if (place_of(t, get(t, at)) == gone[i]) erase(t, at); /* else the id has another place */
     }
-    for (int64_t i = 0; i < n_gone; i++) ids[gone[i]] = 0;
+    for (int64_t i = 0; i < n_gone; i++) fpq_put_id(ids, gone[i], 0);
     for (int64_t i = 0; i < n_moved; i++) { /* in step with the table, as locate reads ids */
-        const int64_t id = ids[sources[i]];
+        const int64_t id = fpq_id_of(ids, sources[i]);
         const uint64_t at = t ? locate(t, id) : 0;
         if (t && place_of(t, get(t, at)) == sources[i]) put(t, at, entry_of(t, hash(id), targets[i]));
-        ids[targets[i]] = id;
-        ids[sources[i]] = 0;
+        fpq_put_id(ids, targets[i], id);
+        fpq_put_id(ids, sources[i], 0);
     }
 }
 

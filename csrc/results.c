@@ -24,7 +24,7 @@ static int64_t width_of(const fpq_answers *answers) {
     return answers->ranking ? answers->ranking->candidates : answers->k;
 }
 
-fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t *ids) {
+fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, fpq_ids ids) {
     if (!answers->k) return (fpq_results){.ids = ids, .threshold = answers->radius, .appends = 1, .grows = 1};
     const int64_t k = width_of(answers), room = (k + k / 2 + GROUP - 1) / GROUP * GROUP;
     const int is_heap = k < MIN_RESERVOIR || (k > MAX_RESERVOIR && !answers->ranking);
@@ -216,14 +216,14 @@ static void empty_reservoir(fpq_results *r, const fpq_answers *answers, int64_t 
 }
 
 static void rows_to_ids(fpq_results *r) {
-    for (int64_t p = 0; p < r->n; p++) FPQ_PREFETCH(r->ids + r->id[p]);
-    for (int64_t p = 0; p < r->n; p++) r->id[p] = r->ids[r->id[p]];
-    r->ids = NULL;
+    for (int64_t p = 0; p < r->n; p++) fpq_prefetch_id(r->ids, r->id[p]);
+    for (int64_t p = 0; p < r->n; p++) r->id[p] = fpq_id_of(r->ids, r->id[p]);
+    r->ids = (fpq_ids){0};
 }
 
 static int rank_again(fpq_results *r, const fpq_answers *answers, int64_t i) {
     if (r->n > r->k) shrink(r, r->k);
-    if (r->ids) rows_to_ids(r);
+    if (fpq_has_ids(r->ids)) rows_to_ids(r);
     const int status = r->failed ? -1 : fpq_rank(answers->ranking, answers, i, r->id, r->n, r->distance);
     fpq_free(r->distance);
     return status;
@@ -232,7 +232,7 @@ static int rank_again(fpq_results *r, const fpq_answers *answers, int64_t i) {
 int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i) {
     if (answers->ranking) return rank_again(r, answers, i);
     if (r->appends && !r->grows) empty_reservoir(r, answers, i);
-    if (r->ids && !answers->rows_of) rows_to_ids(r);
+    if (fpq_has_ids(r->ids) && !fpq_has_ids(answers->rows_of)) rows_to_ids(r);
     if (is_ranked(r, answers))
         sort_ties(r);
     else if (!answers->unsorted)

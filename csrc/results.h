@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "fpq.h"
+#include "ids.h"
 #include "parallel.h"
 #include "portable.h"
 
@@ -19,15 +20,15 @@ typedef struct {
     int64_t *id;
     int64_t k, n;       /* n pairs are held */
     int64_t room;       /* of the arrays; a heap: k */
-    const int64_t *ids; /* id holds rows, of which these are the ids, until fpq_results_finish; NULL: id holds ids */
+    fpq_ids ids;        /* id holds rows, of which these are the ids, until fpq_results_finish; none: id holds ids */
     float threshold;    /* pairs with a larger distance cannot enter */
     int appends;        /* no heap */
     int grows;          /* radius: the arrays grow, and k is 0 */
     int failed;         /* memory ran out */
 } fpq_results;
 
-/* The results of query i, to be offered rows of these ids, or ids if `ids` is NULL. */
-fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, const int64_t *ids);
+/* The results of query i, to be offered rows of these ids, or ids if there are none. */
+fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, fpq_ids ids);
 /* Rows become ids, and the answer of query i is sorted. 0, or -1 when memory ran out. */
 int fpq_results_finish(fpq_results *r, const fpq_answers *answers, int64_t i);
 /* Answers query i with the nearest, by exact distances, of n candidates, which go to `distances` (n). exact/rank.c */
@@ -43,7 +44,7 @@ int fpq_search_ranges(const fpq_answers *answers, int64_t nq, int64_t ranges, co
                       size_t scratch, int threads, fpq_task task, void *context);
 
 FPQ_INLINE int fpq_results_worse(const fpq_results *r, float da, int64_t a, float db, int64_t b) {
-    if (da == db) return r->ids ? r->ids[a] > r->ids[b] : a > b;
+    if (da == db) return fpq_id_of(r->ids, a) > fpq_id_of(r->ids, b);
     return da > db;
 }
 

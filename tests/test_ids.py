@@ -313,11 +313,56 @@ def test_negative_and_huge_ids_of_a_mapped_file(tmp_path: Path) -> None:
             damaged = np.full(500, value)
             index._ids._values = GrowingArray.of(damaged)
             if kind.startswith("ivf"):
-                index._lists.slot_ids = GrowingArray.of(np.full_like(index._lists.slot_ids.data, value))
+                index._lists.slot_ids = GrowingArray.of(np.full(index._lists.slot_ids.data.shape, value))
             assert index.search(WIDE[:3], 2, allowed=np.arange(100)).ids.max() in (-1, 7)
             if index._ids.largest < 1000:
                 for share in (1, 50):
                     index.search(WIDE[:3], 2, allowed=np.arange(1000) % share == 0)
+
+
+def lists_of_ids(ids: Any, **options: Any) -> fpq.IVFPQIndex:
+    index = fpq.IVFPQIndex(4, 4, nbits=4, seed=0, **options).fit(WIDE).add(WIDE[: len(ids)], ids)
+    index.n_probe = 4
+    return index
+
+
+@pytest.mark.parametrize("options", [{}, {"refine": "sq4"}, {"keep_vectors": True}])
+@pytest.mark.parametrize("mmap", [False, True])
+def test_lists_hold_ids_in_four_bytes_where_they_fit(options: dict[str, Any], mmap: bool, tmp_path: Path) -> None:
+    largest = np.iinfo(np.int32).max
+    low = np.arange(largest - 99, largest + 1)
+    narrow, wide = lists_of_ids(low, **options), lists_of_ids(low + 1, **options)
+    assert (narrow._lists.slot_ids.data.dtype, wide._lists.slot_ids.data.dtype) == (np.int32, np.int64)
+    for index, ids in ((narrow, low), (wide, low + 1)):
+        index.save(tmp_path / "a")
+        loaded = fpq.load(tmp_path / "a", mmap=mmap)
+        assert loaded._lists.slot_ids.data.dtype == index._lists.slot_ids.data.dtype
+        for each in (index, loaded):
+            found = each.search(WIDE[:5], 3, allowed=ids[::2])
+            assert found.ids.dtype == np.int64 and set(found.ids.ravel().tolist()) <= set(ids[::2].tolist())
+            np.testing.assert_array_equal(each.search(WIDE[:5], 3).ids - ids[0], narrow.search(WIDE[:5], 3).ids - low[0])
+            np.testing.assert_array_equal(each.lists_of(ids), narrow.lists_of(low))
+
+
+def test_lists_widen_their_ids_for_the_first_large_one() -> None:
+    large = 1 << 31
+    index, same = lists_of_ids(np.arange(100)), lists_of_ids(np.arange(100))
+    index.lists_of(np.arange(100))  # builds the table of ids
+    held = index._lists.slot_ids.data.copy()
+    with pytest.raises(ValueError, match="NaN"):
+        index.add(np.full((1, WIDE.shape[1]), np.nan), [large])
+    assert index._lists.slot_ids.data.dtype == np.int32
+    index.add(WIDE[100:200], ids=np.arange(large, large + 100))
+    same.add(WIDE[100:200])
+    assert index._lists.slot_ids.data.dtype == np.int64
+    np.testing.assert_array_equal(index._lists.slot_ids.data[: len(held)].ravel()[held.ravel() > 0], held[held > 0])
+    expected = same.search(WIDE[:9], 7).ids
+    np.testing.assert_array_equal(index.search(WIDE[:9], 7).ids, np.where(expected < 100, expected, expected - 100 + large))
+    assert index.remove(np.arange(large + 1, large + 100)) == 99
+    assert sorted(index.ids.tolist()) == [*range(100), large]
+    np.testing.assert_array_equal(index.reconstruct([5, large]), same.reconstruct([5, 100]))
+    index.update(WIDE[:1], [large])
+    np.testing.assert_array_equal(index.reconstruct([large]), same.reconstruct([0]))
 
 
 @pytest.mark.parametrize(

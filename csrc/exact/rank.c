@@ -44,7 +44,7 @@ int fpq_rank(const fpq_ranking *ranking, const fpq_answers *answers, int64_t i, 
     distances_to(fpq_active(), x, query, ranking->metric, rows, n, (float *)(void *)(found + n), distances);
     fpq_answers nearest = *answers;
     nearest.ranking = NULL;
-    fpq_results results = fpq_results_of(&nearest, i, NULL);
+    fpq_results results = fpq_results_of(&nearest, i, (fpq_ids){0});
     for (int64_t p = 0; p < n; p++)
         if (is_row(x, rows[p])) offer(&results, distances[p], ids[p]);
     fpq_free(found);
@@ -91,7 +91,7 @@ static void smallest_of_batch(void *context, int64_t task, fpq_worker *worker) {
     for (int64_t i = task * job->batch; i < end; i++) {
         const float *distances = job->distances + i * job->n;
         const int64_t *ids = job->ids + i * job->n;
-        fpq_results results = fpq_results_of(&job->answers, i, NULL);
+        fpq_results results = fpq_results_of(&job->answers, i, (fpq_ids){0});
         for (int64_t p = 0; p < job->n; p++) {
             if (p % POLL_ROWS == 0 && fpq_stopped(worker->poll)) break;
             if (ids[p] >= 0) offer(&results, distances[p], ids[p]);

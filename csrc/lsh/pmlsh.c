@@ -93,7 +93,7 @@ static void find_nearest(void *context, int64_t task, fpq_worker *worker) {
     fpq_results results[QUERY_BATCH];
     fpq_place places[QUERY_BATCH];
     for (int i = 0; i < here.n; i++) {
-        results[i] = fpq_results_of(s->of_ranges, (here.first + i) * s->ranges + here.range, NULL);
+        results[i] = fpq_results_of(s->of_ranges, (here.first + i) * s->ranges + here.range, (fpq_ids){0});
         places[i] = place_of_left(s, here.first + i);
     }
     for (int64_t tile = here.from; tile < here.to && !fpq_stopped(worker->poll); tile += here.step)

@@ -121,7 +121,7 @@ static int sum_up(query *q, int by_codes) {
 
 /* The `k` rows of the smallest sums, in any order; equal sums go by id. */
 static int keep_best(query *q, int64_t k, float *distances, int64_t *rows) {
-    const int64_t *ids = q->s->docs->selector.ids;
+    const fpq_ids ids = q->s->docs->selector.ids;
     const fpq_answers best = {.k = k, .distances = distances, .ids = rows, .unsorted = 1, .rows_of = ids};
     fpq_results results = fpq_results_of(&best, 0, ids);
     for (int64_t i = 0; i < q->n_rows; i++)

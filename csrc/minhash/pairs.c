@@ -66,7 +66,7 @@ static void pair_part(void *context, int64_t task, fpq_worker *worker) {
     const int64_t stop = start + fpq_batch_size(n, FPQ_PAIR_BATCH, task % parts);
     const int table = (int)(task / parts), band = p->first_band + table;
     const uint64_t *entries = p->entries + table * n;
-    fpq_results results = fpq_results_of(p->answers, task, NULL);
+    fpq_results results = fpq_results_of(p->answers, task, (fpq_ids){0});
     int64_t at = start, end;
     while (start > 0 && at < stop && entries[at] >> 32 == entries[at - 1] >> 32) at++;
     for (; at < stop; at = end) {

@@ -80,8 +80,8 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
                         query.a, ws.sums);
     fpq_results results = fpq_results_of(j->answers, task, r->ids);
     const fpq_answers closest = {
-        .k = j->closest, .distances = ws.best_distances, .ids = ws.best, .unsorted = 1, .rows_of = ws.rows};
-    fpq_results best = r->b ? fpq_results_of(&closest, 0, ws.rows) : results;
+        .k = j->closest, .distances = ws.best_distances, .ids = ws.best, .unsorted = 1, .rows_of = {.wide = ws.rows}};
+    fpq_results best = r->b ? fpq_results_of(&closest, 0, closest.rows_of) : results;
     for (int64_t i = 0; i < n; i++) {
         const int64_t row = ws.rows[i];
         const float here = refined_distance(r, ws.distances[i], r->norms[row * n_planes],

@@ -14,6 +14,7 @@
 
 #include "assign/assign.h"
 #include "dot.h"
+#include "ids.h"
 #include "isa/kernels.h"
 #include "kmeans/quantized_distance.h"
 #include "portable.h"
@@ -261,10 +262,15 @@ static int32_t following(const problem *p, int j, int64_t i, int32_t last) {
     return best;
 }
 
+/* Room for n ids of 8 or 4 bytes. */
+static fpq_ids random_ids(int n) {
+    return below(2) ? (fpq_ids){.wide = INPUT(int64_t, n)} : (fpq_ids){.narrow = INPUT(int32_t, n)};
+}
+
 static fpq_selector random_selector(int n) {
-    int64_t *ids = below(2) ? INPUT(int64_t, n) : NULL;
+    const fpq_ids ids = below(2) ? random_ids(n) : (fpq_ids){0};
     uint64_t *allowed = below(2) ? INPUT(uint64_t, (n + 63) / 64) : NULL;
-    for (int i = 0; ids && i < n; i++) ids[i] = 3 * (n - i);
+    for (int i = 0; fpq_has_ids(ids) && i < n; i++) fpq_put_id(ids, i, 3 * (n - i));
     for (int i = 0; allowed && i < (n + 63) / 64; i++) allowed[i] = below(3) ? next() : 0;
     return (fpq_selector){ids, allowed, n};
 }
@@ -289,7 +295,7 @@ static int is_answer(const float *all, int nq, const fpq_selector *selector, con
         int n = 0;
         for (int64_t i = 0; i < selector->n; i++)
             if ((!selector->allowed || (selector->allowed[i / 64] >> i % 64 & 1)) && (k || all[i] <= answers->radius))
-                pairs[n++] = (pair){all[i], selector->ids ? selector->ids[i] : i};
+                pairs[n++] = (pair){all[i], fpq_id_of(selector->ids, i)};
         qsort(pairs, (size_t)n, sizeof *pairs, by_distance);
         const fpq_hits got = k ? (fpq_hits){answers->distances + q * k, answers->ids + q * k, k} : answers->hits[q];
         if (!k && got.n != n) return 0;
@@ -313,7 +319,7 @@ static fpq_answers radius_answers(int nq, const float *all, int n) {
  * are no row then. */
 static fpq_ranking random_ranking(const fpq_selector *selector, int nq, int64_t candidates) {
     enum { BITS = 14, PLACE_BITS = 20 };
-    const int n = (int)selector->n, d = ANY_OF(1, 9, 40), by_table = selector->ids && below(2);
+    const int n = (int)selector->n, d = ANY_OF(1, 9, 40), by_table = fpq_has_ids(selector->ids) && below(2);
     fpq_ranking ranking = {.x = matrix(by_table ? n : 2 * n, d, below(TYPES)),
                            .metric = below(FPQ_N_METRICS),
                            .queries = numbers(nq * d),

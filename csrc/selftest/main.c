@@ -20,7 +20,8 @@
 static void test_ids(void) {
     enum { MOST_IDS = 300, CHANGES = 40 };
     const int bits = 10, wide = below(2), stride = ANY_OF(0, 3, 20, 32, 50);
-    int64_t *ids = OUTPUT(int64_t, MOST_IDS), *places = OUTPUT(int64_t, MOST_IDS), *wanted = INPUT(int64_t, MOST_IDS);
+    const fpq_ids ids = stride < 20 ? random_ids(MOST_IDS) : (fpq_ids){.wide = INPUT(int64_t, MOST_IDS)};
+    int64_t *places = OUTPUT(int64_t, MOST_IDS), *wanted = INPUT(int64_t, MOST_IDS);
     uint64_t *entries = OUTPUT(uint64_t, wide ? 1 << bits : 1 << bits >> 1);
     uint64_t *set = OUTPUT(uint64_t, (MOST_IDS + 63) / 64);
     const fpq_id_table t = {entries, bits, wide ? 40 : ANY_OF(10, 20, 32), wide, ids};
@@ -31,10 +32,11 @@ static void test_ids(void) {
         int n_gone = 0, n_moved = 0, left = n;
         if (below(2)) {
             for (; left < n + 40 && left < MOST_IDS; left++) {
-                ids[left] = (int64_t)(change * 64 + left - n) << stride;
+                wanted[left - n] = (int64_t)(change * 64 + left - n) << stride;
+                fpq_put_id(ids, left, wanted[left - n]);
                 places[left - n] = left;
             }
-            fpq_ids_find(&t, ids + n, left - n, wanted);
+            fpq_ids_find(&t, wanted, left - n, wanted);
             for (int i = n; i < left; i++) right &= wanted[i - n] < 0;
             fpq_ids_insert(&t, places, left - n);
         } else {
@@ -46,22 +48,24 @@ static void test_ids(void) {
                 while (g < n_gone && gone[g] < i) g++;
                 if (g == n_gone || gone[g] != i) sources[m++] = i;
             }
-            for (int i = 0; i < n_gone; i++) wanted[i] = ids[gone[i]];
+            for (int i = 0; i < n_gone; i++) wanted[i] = fpq_id_of(ids, gone[i]);
             fpq_ids_remove(&t, ids, gone, n_gone, sources, targets, n_moved);
             fpq_ids_find(&t, wanted, n_gone, places);
             for (int i = 0; i < n_gone; i++) right &= places[i] < 0;
-            for (int i = left; i < n; i++) right &= ids[i] == 0;
+            for (int i = left; i < n; i++) right &= fpq_id_of(ids, i) == 0;
         }
         n = left;
         if (n > 0 && n < MOST_IDS) { /* an id gets a second place before the first is taken out */
             const int64_t first = below(n), second = n;
-            ids[second] = ids[first];
+            const int64_t id = fpq_id_of(ids, first);
+            fpq_put_id(ids, second, id);
             fpq_ids_insert(&t, &second, 1);
-            fpq_ids_find(&t, ids + second, 1, places);
+            fpq_ids_find(&t, &id, 1, places);
             right &= places[0] == second;
             fpq_ids_remove(&t, ids, &first, 1, &second, &first, 1);
         }
-        fpq_ids_find(&t, ids, n, places);
+        for (int i = 0; i < n; i++) wanted[i] = fpq_id_of(ids, i);
+        fpq_ids_find(&t, wanted, n, places);
         for (int i = 0; i < n; i++) right &= places[i] == i;
     }
     CHECK(right);
@@ -82,14 +86,16 @@ static void test_results(void) {
     const int n = ANY_OF(0, 1, 31, 63, 64, 65, 200, 1000), k = ANY_OF(1, 10, 31, 32, 33, 63, 64, 65, 150, 256, 257),
               values = ANY_OF(1, 3, 100000), as_rows = below(2);
     float *distances = INPUT(float, n), *found = OUTPUT(float, k);
+    const fpq_ids of_rows = random_ids(n);
     int64_t *ids = INPUT(int64_t, n), *found_ids = OUTPUT(int64_t, k);
     const fpq_answers answers = {
-        .k = k, .distances = found, .ids = found_ids, .unsorted = as_rows, .rows_of = as_rows ? ids : NULL};
+        .k = k, .distances = found, .ids = found_ids, .unsorted = as_rows, .rows_of = as_rows ? of_rows : (fpq_ids){0}};
     for (int i = 0; i < n; i++) {
         ids[i] = (i * 7919 + 13) % 10007;
+        fpq_put_id(of_rows, i, ids[i]);
         distances[i] = below(20) ? (float)(below(values) - values / 2) : (below(2) ? INFINITY : -0.0f);
     }
-    fpq_results results = fpq_results_of(&answers, 0, ids);
+    fpq_results results = fpq_results_of(&answers, 0, of_rows);
     for (int i = 0; i < n; i++)
         if (distances[i] <= results.threshold) fpq_results_offer(&results, distances[i], i);
     CHECK(!fpq_results_finish(&results, &answers, 0));

@@ -115,6 +115,13 @@ class GrowingArray:
             copy_rows(self.data, larger)
             self.data = larger
 
+    def hold(self, largest: int) -> None:
+        """Change the type of the entries, integers, to int64 if the present one cannot hold `largest`."""
+        if largest > np.iinfo(self.data.dtype).max:
+            wider = aligned_zeros(*self.data.shape, dtype=np.int64)
+            copy_rows(self.data, wider)
+            self.data = wider
+
     def moving(self, sources: Array, targets: Array) -> Callable[[], None]:
         """A function that copies the entries `sources` to the entries `targets`, and cannot fail.
 

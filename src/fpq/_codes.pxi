@@ -80,13 +80,13 @@ cdef class Lists(Codes):
     def __cinit__(self, ADC adc, Refined refined, SmallFlat coarse, float lengths, const float[:, ::1] centroids,
                   const int64_t[::1] first, const int32_t[::1] block_ids, const uint64_t[::1] live_rows,
                   const float[::1] max_residual, bint residual, const uint8_t[:, :, ::1] blocks,
-                  const int64_t[:, ::1] slot_ids):
+                  slot_ids):
         self._ranked_by(adc, refined)
         self.coarse, self.lengths = coarse, lengths
         cdef const float *longest = NULL
         if max_residual is not None: longest = &max_residual[0]
         self.lists = fpq_lists(&centroids[0, 0], <int>centroids.shape[1], &first[0], &block_ids[0], &live_rows[0],
-                               longest, residual, centroids.shape[0], &blocks[0, 0, 0], &slot_ids[0, 0])
+                               longest, residual, centroids.shape[0], &blocks[0, 0, 0], _ids(slot_ids))
         self.c.lists = &self.lists
         self.work = block_ids.shape[0] * 64 * blocks.shape[1] // centroids.shape[0] + (8 << 10)  # the latter: tables
 

@@ -82,6 +82,9 @@ cdef extern from "fpq.h" nogil:
 
     ctypedef enum fpq_metric:
         FPQ_L2, FPQ_IP
+    ctypedef struct fpq_ids:
+        int64_t *wide
+        int32_t *narrow
     ctypedef struct fpq_hits:
         float *distances
         int64_t *ids
@@ -89,7 +92,7 @@ cdef extern from "fpq.h" nogil:
     ctypedef struct fpq_id_table:
         void *entries
         int bits, place_bits, wide
-        const int64_t *ids
+        fpq_ids ids
     ctypedef struct fpq_ranking:
         fpq_matrix x
         fpq_metric metric
@@ -103,7 +106,7 @@ cdef extern from "fpq.h" nogil:
         float radius
         fpq_hits *hits
         int unsorted
-        const int64_t *rows_of
+        fpq_ids rows_of
         const fpq_ranking *ranking
     fpq_hits *fpq_hits_make(int64_t nq)
     void fpq_hits_counts(const fpq_hits *hits, int64_t nq, int64_t *out)
@@ -118,7 +121,7 @@ cdef extern from "fpq.h" nogil:
         int m, nbits, dsub
         fpq_metric metric
     ctypedef struct fpq_selector:
-        const int64_t *ids
+        fpq_ids ids
         const uint64_t *allowed
         int64_t n
     void fpq_adc_tables(const fpq_adc *adc, const float *queries, int64_t nq, float *tables)
@@ -136,14 +139,14 @@ cdef extern from "fpq.h" nogil:
         const uint8_t *a
         const uint8_t *b
         const float *norms
-        const int64_t *ids
+        fpq_ids ids
         fpq_metric metric
         const float *centre
         double query_scale, unit
 
     void fpq_ids_find(const fpq_id_table *t, const int64_t *ids, int64_t n, int64_t *places)
     void fpq_ids_insert(const fpq_id_table *t, const int64_t *places, int64_t n)
-    void fpq_ids_remove(const fpq_id_table *t, int64_t *ids, const int64_t *gone, int64_t n_gone,
+    void fpq_ids_remove(const fpq_id_table *t, fpq_ids ids, const int64_t *gone, int64_t n_gone,
                         const int64_t *sources, const int64_t *targets, int64_t n_moved)
     void fpq_set_bits(const int64_t *places, int64_t n, uint64_t *bits)
 
@@ -171,7 +174,7 @@ cdef extern from "fpq.h" nogil:
         int residual
         int64_t n
         const uint8_t *blocks
-        const int64_t *slot_ids
+        fpq_ids slot_ids
     ctypedef struct fpq_rotations:
         const float *packed
         int to

@@ -371,14 +371,24 @@ def get_codes(const uint8_t[:, :, ::1] blocks, const int64_t[::1] rows, uint8_t[
     with nogil: fpq_get_codes(&blocks[0, 0, 0], &rows[0], rows.shape[0], <int>codes.shape[1], &codes[0, 0])
 
 
-# ---- ids by place, int64 (n), and a table of them: (bytes of the entries, bits, place_bits, wide) ----
+# ---- ids by place, int64 or int32 (n), and a table of them: (bytes of the entries, bits, place_bits, wide) ----
 
-cdef fpq_id_table _id_table(tuple table, const int64_t[::1] ids):
+cdef fpq_ids _ids(object ids):
+    cdef const int64_t[::1] wide
+    cdef const int32_t[::1] narrow
+    if ids.dtype.itemsize == 4:
+        narrow = ids
+        return fpq_ids(NULL, <int32_t *>&narrow[0])
+    wide = ids
+    return fpq_ids(<int64_t *>&wide[0], NULL)
+
+
+cdef fpq_id_table _id_table(tuple table, object ids):
     cdef uint8_t[::1] entries = table[0]
-    return fpq_id_table(&entries[0], table[1], table[2], table[3], &ids[0])
+    return fpq_id_table(&entries[0], table[1], table[2], table[3], _ids(ids))
 
 
-def ids_find(tuple table, const int64_t[::1] ids, const int64_t[::1] wanted, int64_t[::1] places):
+def ids_find(tuple table, ids, const int64_t[::1] wanted, int64_t[::1] places):
     """The place of each wanted id, -1 where there is none."""
     cdef fpq_id_table t
     if wanted.size:
@@ -386,7 +396,7 @@ def ids_find(tuple table, const int64_t[::1] ids, const int64_t[::1] wanted, int
         with nogil: fpq_ids_find(&t, &wanted[0], wanted.shape[0], &places[0])
 
 
-def ids_insert(tuple table, const int64_t[::1] ids, const int64_t[::1] places):
+def ids_insert(tuple table, ids, const int64_t[::1] places):
     """Enter the ids in these places."""
     cdef fpq_id_table t
     if places.size:
@@ -394,13 +404,14 @@ def ids_insert(tuple table, const int64_t[::1] ids, const int64_t[::1] places):
         with nogil: fpq_ids_insert(&t, &places[0], places.shape[0])
 
 
-def ids_remove(tuple table, int64_t[::1] ids, const int64_t[::1] gone, const int64_t[::1] sources,
+def ids_remove(tuple table, ids, const int64_t[::1] gone, const int64_t[::1] sources,
                const int64_t[::1] targets):
     """Take ids out of the table, which may be None, and of ids; move others into the gaps."""
     cdef fpq_id_table t
+    cdef fpq_ids of_places = _ids(ids)
     if table is not None: t = _id_table(table, ids)
     with nogil:
-        fpq_ids_remove(NULL if table is None else &t, &ids[0], &gone[0], gone.shape[0], &sources[0], &targets[0],
+        fpq_ids_remove(NULL if table is None else &t, of_places, &gone[0], gone.shape[0], &sources[0], &targets[0],
                        sources.shape[0])
 
 

@@ -39,11 +39,11 @@ cdef class Refined:
     cdef tuple arrays
 
     def __cinit__(self, Refinement refinement, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second,
-                  const float[:, ::1] norms, const int64_t[::1] ids, fpq_metric metric, const float[::1] centre,
+                  const float[:, ::1] norms, ids, fpq_metric metric, const float[::1] centre,
                   double query_scale, double unit):
         self.arrays = refinement, first, second, norms, ids, centre
         self.c.codes, self.c.metric, self.c.query_scale, self.c.unit = refinement.c, metric, query_scale, unit
         self.c.a, self.c.norms = &first[0, 0], &norms[0, 0]
         if metric != FPQ_IP: self.c.centre = &centre[0]
         if second is not None: self.c.b = &second[0, 0]
-        if ids is not None: self.c.ids = &ids[0]
+        if ids is not None: self.c.ids = _ids(ids)

@@ -2,8 +2,8 @@
 # ids int64 (n), or None for row numbers; allowed uint64 (ceil(n / 64)), or None for all.
 
 cdef fpq_selector _selector(const int64_t[::1] ids, const uint64_t[::1] allowed, int64_t n) noexcept:
-    cdef const int64_t *of_rows = NULL
-    if ids is not None: of_rows = &ids[0]
+    cdef fpq_ids of_rows = fpq_ids(NULL, NULL)
+    if ids is not None: of_rows.wide = <int64_t *>&ids[0]
     cdef const uint64_t *bits = NULL
     if allowed is not None: bits = &allowed[0]
     return fpq_selector(of_rows, bits, n)
@@ -36,7 +36,7 @@ cdef class Ranking:
     cdef fpq_id_table table
     cdef tuple arrays
 
-    def __cinit__(self, object x, fpq_metric metric, int exponent, tuple table, const int64_t[::1] ids):
+    def __cinit__(self, object x, fpq_metric metric, int exponent, tuple table, ids):
         self.rows, self.arrays = _Matrix(x, exponent), (table, ids)
         self.c.x, self.c.metric = self.rows.c, metric
         if table is not None:

@@ -205,7 +205,7 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
         arrays |= {"centroids": _view(f4, n_lists, d), "radii": _view(f4, n_lists)}
         arrays |= {"spreads": _view(f4, n_lists)} if METRICS[index.metric].inner_product else {}
         arrays |= {"list_sizes": _view(np.int64, n_lists), "chain": _view(np.int32, blocks)}
-        arrays["slot_ids"] = _view(np.int64, blocks, BLOCK_ROWS)
+        arrays["slot_ids"] = _view(np.int32 if n <= 1 << 31 else np.int64, blocks, BLOCK_ROWS)
         arrays |= {"local_rotations": _view(f4, n_lists, d, width)} if index.local_rotations else {}
     arrays["codes"] = _view(np.uint8, blocks, (m * pq.nbits + 7) // 8, BLOCK_ROWS)
     if index.refine is not None:

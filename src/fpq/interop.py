@@ -182,7 +182,7 @@ def _put_in_lists(index: IVFPQIndex, centroids: Float32, labels: Int32, codes: U
     index._coarse = CoarseQuantizer(centroids, not index._metric.euclidean, n_threads)
     index._rotated = index.quantizer.rotate(centroids, n_threads)
     vars(index).update(index._no_rows())
-    slots, place, _ = index._lists.place(labels)
+    slots, place, _ = index._lists.place(labels, ids)
     index._lists.write(slots, codes, ids)
     if index.residual:
         np.maximum.at(index._max_residual, labels, index.quantizer.lengths(codes, n_threads))

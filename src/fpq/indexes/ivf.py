@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, threads
-from fpq._checks import Array, Float32, Int64, Rows, UInt8, UInt64
+from fpq._checks import Array, Float32, Int32, Int64, Rows, UInt8, UInt64
 from fpq.indexes import ivf_file, ivf_rows
 from fpq.indexes.base import Bits, RangeResult, SearchResult
 from fpq.indexes.changes import Addition
@@ -423,9 +423,8 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return self._lists.columns.planes()
 
     @property
-    def _row_ids(self) -> Int64:
-        slot_ids: Int64 = self._lists.slot_ids.data.reshape(-1)
-        return slot_ids
+    def _row_ids(self) -> Int32 | Int64:
+        return self._lists.id_by_slot
 
     def _decode(self, ids: Any) -> Float32:
         assert self._coarse is not None

@@ -38,7 +38,7 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
     limit = None if index.list_capacity is None else list_limit(index.list_capacity, n, index.n_lists)
     prepare = index._metric.prepare
     labels = index._coarse.labels(x, prepare, sizes, limit, n_threads)
-    slots, place, clear = index._lists.place(labels)
+    slots, place, clear = index._lists.place(labels, ids)
     counts, max_residual = index._next_counts(), index._max_residual.copy()
     change = index._coarse.subtracting(labels, prepare, index._rotations) if index.residual else prepare
     vectors = prepare if index._rotations is None else by_lists(labels, prepare, index._rotations.rotate)
@@ -69,7 +69,7 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
 def merging(index: IVFPQIndex, other: IVFPQIndex, ids: Int64) -> Addition:
     """Prepare the rows of another index, with these ids, for the lists that hold them in `other`."""
     sources = other._places(np.arange(len(other), dtype=np.int64))
-    slots, place, clear = index._lists.place(other._lists.lists_of(sources).astype(np.int32))
+    slots, place, clear = index._lists.place(other._lists.lists_of(sources).astype(np.int32), ids)
     counts, max_residual = index._merged_counts(other), np.maximum(index._max_residual, other._max_residual)
 
     def write(advance: progress.Advance) -> None:
@@ -99,7 +99,7 @@ def native(index: IVFPQIndex, refined: _native.Refined | None, power: int, allow
         adc, refined, None if index._rotations is not None else coarse.selecting(power), coarse.lengths,
         _centroids(index, power), lists.layout.first, lists.layout.block_ids,
         lists.live_rows if allowed is None else allowed, max_residual, index.residual, lists.blocks.data,
-        lists.slot_ids.data,
+        lists.id_by_slot,
     )  # fmt: skip
 
 

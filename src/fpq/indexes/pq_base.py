@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int64, Rows, UInt8
+from fpq._checks import Array, Float32, Int32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
 from fpq.indexes.parts import arguments, recall_ceiling
 from fpq.indexes.parts.ids import Commit
@@ -308,7 +308,7 @@ class CodeIndex(Index):
 
     @property
     @abstractmethod
-    def _row_ids(self) -> Int64 | None:
+    def _row_ids(self) -> Int32 | Int64 | None:
         """The ids of all rows or slots; None: row numbers."""
 
     @reads

@@ -11,7 +11,7 @@ import numpy as np
 
 from fpq import _checks, _native
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Int64, UInt8, UInt64
+from fpq._checks import Array, Int32, Int64, UInt8, UInt64
 from fpq.storage import FormatError, State, Stored, below, non_negative, unique
 
 NARROW_PLACES = (1 << 32) - 2  # number of places that entries of 4 bytes distinguish
@@ -49,7 +49,7 @@ class IdTable:
         """Bytes of the table."""
         return 0 if self._entries is None else self._entries[0].nbytes
 
-    def find(self, ids: Int64, wanted: Int64, n: int, places: Callable[[], Iterable[Int64]]) -> Int64:
+    def find(self, ids: Int32 | Int64, wanted: Int64, n: int, places: Callable[[], Iterable[Int64]]) -> Int64:
         """The place of each wanted id, -1 for an unknown id; `places` yields all `n` places in pieces."""
         if self._entries is None:
             self._n_scanned += len(wanted)
@@ -62,7 +62,7 @@ class IdTable:
             _native.ids_find(entries, ids, wanted[chunk], found[chunk])
         return found
 
-    def entries(self, ids: Int64, n: int, places: Callable[[], Iterable[Int64]]) -> Entries:
+    def entries(self, ids: Int32 | Int64, n: int, places: Callable[[], Iterable[Int64]]) -> Entries:
         """The entries for kernels, built on demand; arguments as for `find`."""
         entries = self._entries  # a concurrent search may build the same table
         if entries is None:
@@ -73,7 +73,7 @@ class IdTable:
             self._entries = entries
         return entries
 
-    def reserve(self, ids: Int64, n: int) -> None:
+    def reserve(self, ids: Int32 | Int64, n: int) -> None:
         """Make room for `n` further ids, at places in the array `ids`; drop the table if building anew is cheaper."""
         if self._entries is None:
             return
@@ -88,13 +88,13 @@ class IdTable:
                 _native.ids_insert(larger, ids, piece[piece > 0] - 1)
             self._entries = larger
 
-    def insert(self, ids: Int64, places: Int64) -> None:
+    def insert(self, ids: Int32 | Int64, places: Int64) -> None:
         """Insert the ids at these places. Cannot fail after `reserve`."""
         if self._entries is not None:
             _native.ids_insert(self._entries, ids, places)
             self._n += len(places)
 
-    def remove(self, ids: Int64, removed: Int64, sources: Int64, targets: Int64) -> None:
+    def remove(self, ids: Int32 | Int64, removed: Int64, sources: Int64, targets: Int64) -> None:
         """Remove the ids at the places `removed` and move the ids at `sources` to `targets`, in the table and in `ids`.
 
         Places without an id are set to 0. Cannot fail.
@@ -112,7 +112,7 @@ def _empty(n: int, n_places: int) -> Entries:
     return np.zeros((8 if wide else 4) << bits, dtype=np.uint8), bits, place_bits, wide
 
 
-def _scan(ids: Int64, wanted: Int64, places: Iterable[Int64]) -> Int64:
+def _scan(ids: Int32 | Int64, wanted: Int64, places: Iterable[Int64]) -> Int64:
     """As `IdTable.find`, by a linear scan of all ids."""
     found = np.full(len(wanted), -1, dtype=np.int64)
     for piece in places:
@@ -322,7 +322,7 @@ class Ids:
         return places_allowed(array, self.n, self.native, self._find)
 
 
-def places_allowed(allowed: Array, n: int, ids: Int64 | None, find: Callable[[Int64], Int64]) -> UInt64:
+def places_allowed(allowed: Array, n: int, ids: Int32 | Int64 | None, find: Callable[[Int64], Int64]) -> UInt64:
     """A bit mask of the `n` places whose id is allowed, uint64 (ceil(n / 64),).
 
     A boolean mask with many allowed ids is read at the id of every place; otherwise `find` looks up the allowed ids.

@@ -103,7 +103,7 @@ class InvertedLists:
         empty = np.zeros(0, dtype=np.int32)
         self.layout = Layout(np.zeros(n_lists, np.int64), empty, np.zeros(n_lists + 1, np.int64), empty)
         self.blocks = GrowingArray((code_size, BLOCK_ROWS), np.uint8)
-        self.slot_ids = GrowingArray((BLOCK_ROWS,), np.int64)
+        self.slot_ids = GrowingArray((BLOCK_ROWS,), np.int32)  # int64 from the first id on that needs it
         self.columns = columns or Columns()
         self.live_rows = self.layout.live_rows()
         self._table = IdTable()  # id -> slot
@@ -115,8 +115,14 @@ class InvertedLists:
         arrays = (*self.layout, self.live_rows, self.blocks.data, self.slot_ids.data)
         return sum(array.nbytes for array in arrays) + self._table.nbytes + self.columns.nbytes
 
-    def place(self, labels: Int32) -> Placement:
-        """Plan slots for new rows; row i goes to list labels[i]. Rows of a list keep their order."""
+    @property
+    def id_by_slot(self) -> Int32 | Int64:
+        """The id of the row in each slot; of slots without a row 0."""
+        ids: Int32 | Int64 = self.slot_ids.data.reshape(-1)
+        return ids
+
+    def place(self, labels: Int32, ids: Int64) -> Placement:
+        """Plan slots for new rows; row i, of this id, goes to list labels[i]. Rows of a list keep their order."""
         sizes = self.layout.sizes
         added = np.bincount(labels, minlength=len(sizes))
         layout = self.layout.resized(sizes + added)
@@ -129,8 +135,9 @@ class InvertedLists:
         slots[order] = layout.slots(lists, sizes[lists] + rank)
         self.blocks.reserve(layout.n_blocks)
         self.slot_ids.reserve(layout.n_blocks)
+        self.slot_ids.hold(int(ids.max(initial=0)))
         self.columns.reserve(layout.n_blocks)
-        slot_ids = self.slot_ids.data.reshape(-1)
+        slot_ids = self.id_by_slot
         self._table.reserve(slot_ids, len(slots))
 
         def commit() -> None:
@@ -149,14 +156,14 @@ class InvertedLists:
     def write(self, slots: Int64, codes: UInt8, ids: Int64, n_threads: int = 1) -> None:
         """Write rows to the slots of a placement before its commit."""
         _native.put_codes(codes, slots, self.blocks.data, n_threads)
-        self.slot_ids.data.reshape(-1)[slots] = ids
+        self.id_by_slot[slots] = ids
 
     def _clearing(self, slots: Int64) -> Callable[[], None]:
         """A function that zeroes slots without live rows (files hold whole blocks). It allocates no memory."""
         zeros = np.zeros((min(len(slots), CLEARED_ROWS), self.blocks.data.shape[1]), np.uint8)
 
         def clear() -> None:
-            ids = self.slot_ids.data.reshape(-1)
+            ids = self.id_by_slot
             for start in range(0, len(slots), CLEARED_ROWS):
                 piece = slots[start : start + CLEARED_ROWS]
                 _native.put_codes(zeros[: len(piece)], piece, self.blocks.data)
@@ -194,7 +201,7 @@ class InvertedLists:
     def _find(self, ids: Int64) -> Int64:
         """The slot of each id; -1 if the id is not in the index."""
         n = int(self.layout.sizes.sum())
-        return self._table.find(self.slot_ids.data.reshape(-1), ids, n, self._slots)
+        return self._table.find(self.id_by_slot, ids, n, self._slots)
 
     def _slots(self) -> Iterator[Int64]:
         """The slots of all rows, ascending, in pieces."""
@@ -228,7 +235,7 @@ class InvertedLists:
     def in_order(self) -> tuple[Int64, UInt8]:
         """The ids (n,) and codes (n, code_size) of all rows, list by list."""
         slots = self._live_slots()
-        return self.slot_ids.data.reshape(-1)[slots], self.codes(slots)
+        return self.id_by_slot[slots].astype(np.int64), self.codes(slots)
 
     def removing(self, slots: Int64) -> Callable[[], None]:
         """A function that removes the rows in these slots and cannot fail; the last rows of a list fill its holes."""
@@ -244,7 +251,7 @@ class InvertedLists:
         rank = np.arange(len(slots), dtype=np.int64) - np.repeat(np.cumsum(n_removed) - n_removed, n_removed)
         freed = old.slots(np.repeat(changed, n_removed), np.repeat(sizes[changed], n_removed) + rank)
         sources = freed[~np.isin(freed, slots)]
-        codes, ids = self.codes(sources), self.slot_ids.data.reshape(-1)
+        codes, ids = self.codes(sources), self.id_by_slot
         move_columns = self.columns.moving(sources, targets)
         zeros = np.zeros((len(freed), self.blocks.data.shape[1]), np.uint8)
 
@@ -262,7 +269,7 @@ class InvertedLists:
         """The bit masks of the live rows that may be returned, in the form of `live_rows`; None: all live rows."""
         if allowed is None:
             return None
-        slot_ids = self.slot_ids.data.reshape(-1)[: len(self.live_rows) * BLOCK_ROWS]
+        slot_ids = self.id_by_slot[: len(self.live_rows) * BLOCK_ROWS]
         return self.live_rows & places_allowed(ids.allowed(allowed), len(slot_ids), slot_ids, self._find)
 
     def state(self) -> State:
@@ -288,7 +295,7 @@ class InvertedLists:
         same = Check(
             "the ids of the index", lambda slots: bool((np.sort(slots.ravel()[live]) == np.sort(ids.values)).all())
         )
-        slot_ids = stored.array("slot_ids", np.int64, (n_blocks, BLOCK_ROWS), same, bulk=True)
+        slot_ids = stored.array("slot_ids", (np.int32, np.int64), (n_blocks, BLOCK_ROWS), same, bulk=True)
         lists.blocks, lists.slot_ids = GrowingArray.of(codes), GrowingArray.of(slot_ids)
         lists.live_rows = lists.layout.live_rows()
         return lists

@@ -12,7 +12,7 @@ import numpy as np
 
 from fpq import _native, threads
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Float64, Int64, UInt8
+from fpq._checks import Array, Float32, Float64, Int32, Int64, UInt8
 from fpq.learning.levels import BINS, LEVELS, ZERO, counted, of_halves, uniform
 from fpq.learning.levels import learned as learn_levels
 from fpq.learning.prepared_rows import PreparedRows
@@ -201,7 +201,7 @@ class Refinement:
             self._native.decode(planes.first, planes.second, out)
         return np.ldexp(out, self.exponent)
 
-    def native(self, planes: Planes, ids: Int64 | None, inner_product: bool, power: int) -> _native.Refined:
+    def native(self, planes: Planes, ids: Int32 | Int64 | None, inner_product: bool, power: int) -> _native.Refined:
         """Coded rows with these ids, as searches for queries scaled by 2**power read them."""
         shift = self.exponent if inner_product else self.exponent + power
         unit = 2.0 ** (2 * self.exponent if inner_product else 2 * shift)
