@@ -7,8 +7,9 @@ import pytest
 
 import fpq
 from fpq import _native
-from fpq.indexes.parts.refinement import CLIPS
+from fpq.indexes.parts.refinement import Refinement, residuals_of
 from fpq.learning import levels
+from fpq.learning.steps import CLIPS, GAINS
 
 KINDS = ("sq4", "sq6", "sq8")
 
@@ -44,19 +45,71 @@ def squared_error(x, values):
 def test_levels_have_less_error_than_even_ones(kind):
     x = getattr(np.random.default_rng(0), kind)(size=20_000)
     x = np.clip(x / x.std(), -8, 8)
-    found, reach = levels.learned(levels.counted(x), CLIPS)
+    found, reach = levels.learned(levels.counted(x))
     assert (np.diff(found.astype(int)) > 0).all() and found[0] > 0 and found[-1] < 2 * levels.ZERO
     error = squared_error(x, (found.astype(float) - levels.ZERO) * reach / (levels.ZERO - 1))
     assert error < 0.93 * min(squared_error(x, clip * (np.arange(16) - 7.5) / 8) for clip in CLIPS)
-    halves = (np.arange(4 * levels.ZERO) + 0.5) / 2
-    nearest = found[np.abs(halves[:, None] - found).argmin(axis=1)]
-    np.testing.assert_array_equal(levels.of_halves(found), nearest)
 
 
 def test_levels_without_numbers_and_of_one_number():
     for x in (np.empty(0), np.zeros(5), np.full(5, 1e30), np.full(5, -3.0)):
-        found, _ = levels.learned(levels.counted(x), CLIPS)
+        found, _ = levels.learned(levels.counted(x))
         assert (np.diff(found.astype(int)) > 0).all() and found[0] > 0 and found[-1] < 2 * levels.ZERO
+
+
+def residuals(index, x):
+    """What codes leave over, and what the refinement codes say is left over."""
+    n_threads, refinement = 1, index._refinement
+    both = residuals_of(index.quantizer, index.quantizer.rotate(x, n_threads), index.codes, n_threads)
+    return both[0], refinement.decode(refinement.encode(*both, n_threads))
+
+
+def test_gains_are_those_of_least_error():
+    index = pq("sq4").fit(X).add(X)
+    refinement, planes = index._refinement, index._planes
+    rest, found = residuals(index, X)
+    error, gains = ((rest - found) ** 2).sum(1), planes.gains[: len(X)]
+    assert len(np.unique(gains)) > 8
+    scale = 2.0**refinement.exponent
+    values = refinement.levels.astype(np.float32) - levels.ZERO
+    steps = np.where(refinement.steps > 0, refinement.steps, 1)
+    tried = []
+    for gain in GAINS:
+        x = rest / scale / (gain * steps)
+        coded = values[np.searchsorted((values[1:] + values[:-1]) / 2, x, side="right")] * gain * steps * scale
+        tried.append(((rest - coded) ** 2).sum(1))
+    least = np.min(tried, axis=0)
+    assert (least <= 1.0001 * error).all() and error.sum() < 1.005 * least.sum() and (error < 1.3 * least).all()
+    even = Refinement(4, refinement.steps * np.float32(np.median(GAINS[gains])), refinement.levels, False, refinement.centre, refinement.exponent)
+    without = even.decode(even.encode(rest, X, 1))
+    assert error.sum() < 0.75 * ((rest - without) ** 2).sum()
+
+
+@pytest.mark.parametrize("power", [-100, -10, 10, 50])
+def test_gains_on_any_scale(power):
+    ours, theirs = (pq("sq4").fit(rows).add(rows) for rows in (X, np.ldexp(X, power)))
+    np.testing.assert_array_equal(ours._planes.gains, theirs._planes.gains)
+
+
+@pytest.mark.parametrize("power", [0, 3, 9, 14])
+def test_rows_of_any_length_keep_their_relative_error(power):
+    """A gain spans 32 octaves, so that later rows may be far longer than those that were learned from."""
+    index = fpq.PQIndex(4, nbits=4, refine="sq4").fit(X).add(X)
+    rest = np.random.default_rng(0).normal(size=(300, X.shape[1])).astype(np.float32) * np.float32(X.std() * 2.0**power)
+    found = index._refinement.decode(index._refinement.encode(rest, np.zeros_like(rest), 1))
+    assert ((rest - found) ** 2).sum() < 0.02 * (rest**2).sum()
+
+
+def test_constant_columns_and_rows_without_residuals():
+    x = X.copy()
+    x[:, 3] = 7
+    x[::2] = x[0]
+    index = pq("sq4").fit(x).add(x)
+    assert index._refinement.steps[3] == 0
+    rest, found = residuals(index, x)
+    assert not found[:, 3].any() and np.isfinite(found).all()
+    assert np.abs(found[::2] - rest[::2]).max() < 1e-4
+    assert (index.search(x[:1], 3, rerank=50).ids == [[0, 2, 4]]).all()
 
 
 @pytest.mark.parametrize("make", [ivf, pq])

@@ -6,6 +6,7 @@
 #include "isa/kernels.h"
 #include "parallel.h"
 #include "portable.h"
+#include "refine/gain.h"
 
 enum {
     ROW_BATCH = 96,
@@ -76,22 +77,27 @@ static void pack_pairs(const uint8_t *codes, int row_bytes, uint8_t *out) {
 typedef struct {
     const fpq_refinement *r;
     uint8_t of_halves[HALVES]; /* for 4-bit codes */
+    const fpq_gain_errors *errors;
     const float *e, *base, *centre;
     float scale;
     int64_t n;
-    uint8_t *a, *b;
+    uint8_t *a, *b, *gain_codes;
     float *norms;
 } encoding;
 
-static void encode_row(const encoding *x, int64_t i, uint8_t *codes) {
+static void encode_row(const encoding *x, int64_t i, uint8_t *codes, float *scales) {
     const int w = x->r->w, bits = x->r->bits, lower = bits - 4;
     const int bytes_a = fpq_refinement_plane_bytes(w, bits, 0), bytes_b = fpq_refinement_plane_bytes(w, bits, 1);
     const float *e = x->e + i * w, *base = x->base + i * w, *steps = x->r->steps;
-    double norm_a = 0, norm = 0;
+    double norm_a = 0, norm = 0, gain = 1;
+    if (x->r->gains) {
+        x->gain_codes[i] = (uint8_t)fpq_best_gain(x->errors, x->r, e, x->scale, scales);
+        gain = (double)x->r->gains[x->gain_codes[i]];
+    }
     for (int j = 0; j < w; j++)
-        codes[j] = (uint8_t)code_of(x->r, x->of_halves, (double)(e[j] * x->scale), (double)steps[j]);
+        codes[j] = (uint8_t)code_of(x->r, x->of_halves, (double)(e[j] * x->scale), gain * (double)steps[j]);
     for (int j = 0; j < w; j++) {
-        const double step = (double)steps[j], twice = 2 * (double)(base[j] * x->scale - x->centre[j]);
+        const double step = gain * (double)steps[j], twice = 2 * (double)(base[j] * x->scale - x->centre[j]);
         const double part = step * value_of_a(x->r, codes[j] >> lower), whole = step * value_of(x->r, codes[j]);
         norm_a += part * (part + twice);
         norm += whole * (whole + twice);
@@ -107,28 +113,48 @@ static void encode_row(const encoding *x, int64_t i, uint8_t *codes) {
 static void encode_batch(void *context, int64_t task, fpq_worker *worker) {
     const encoding *x = context;
     const int n = fpq_batch_size(x->n, ROW_BATCH, task);
-    memset(worker->scratch, 0, padded_codes(x->r));
-    for (int i = 0; i < n; i++) encode_row(x, task * ROW_BATCH + i, (uint8_t *)worker->scratch);
+    const size_t codes = fpq_lines(padded_codes(x->r));
+    float *scales = (float *)(void *)(worker->scratch + codes);
+    memset(worker->scratch, 0, codes);
+    fpq_gain_scales(x->r, scales);
+    for (int i = 0; i < n; i++) encode_row(x, task * ROW_BATCH + i, (uint8_t *)worker->scratch, scales);
 }
 
 int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, float scale, const float *centre,
-                          int64_t n, uint8_t *a, uint8_t *b, float *norms, int threads) {
-    encoding x = {
-        .r = r, .e = e, .base = base, .centre = centre, .scale = scale, .n = n, .a = a, .b = b, .norms = norms};
+                          int64_t n, uint8_t *a, uint8_t *b, uint8_t *gain_codes, float *norms, int threads) {
+    encoding x = {.r = r,
+                  .e = e,
+                  .base = base,
+                  .centre = centre,
+                  .scale = scale,
+                  .n = n,
+                  .a = a,
+                  .b = b,
+                  .gain_codes = gain_codes,
+                  .norms = norms};
+    const size_t scratch = fpq_lines(padded_codes(r)) + 3 * (size_t)r->w * sizeof(float);
+    fpq_gain_errors errors;
     if (r->levels) codes_of_halves(r->levels, x.of_halves);
-    return fpq_parallel(fpq_batches(n, ROW_BATCH), padded_codes(r), threads, encode_batch, &x);
+    if (r->gains) {
+        fpq_gain_errors_make(r, &errors);
+        x.errors = &errors;
+    }
+    return fpq_parallel(fpq_batches(n, ROW_BATCH), scratch, threads, encode_batch, &x);
 }
 
-void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, int64_t n, float *out) {
+void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, const uint8_t *gain_codes,
+                           int64_t n, float *out) {
     const int lower = r->bits - 4, shift = byte_shift(lower), in_byte = (1 << shift) - 1;
     const int bytes_a = fpq_refinement_plane_bytes(r->w, r->bits, 0),
               bytes_b = fpq_refinement_plane_bytes(r->w, r->bits, 1);
-    for (int64_t i = 0; i < n; i++, a += bytes_a, out += r->w)
+    for (int64_t i = 0; i < n; i++, a += bytes_a, out += r->w) {
+        const double gain = r->gains ? (double)r->gains[gain_codes[i]] : 1;
         for (int j = 0; j < r->w; j++) {
             int c = a[j / 2] >> (j % 2 * 4) & 15;
             if (lower) c = c << lower | (b[i * bytes_b + (j >> shift)] >> ((j & in_byte) * lower) & ((1 << lower) - 1));
-            out[j] = (float)((double)r->steps[j] * value_of(r, c));
+            out[j] = (float)(gain * (double)r->steps[j] * value_of(r, c));
         }
+    }
 }
 
 /* ---- queries ---- */

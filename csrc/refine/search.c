@@ -50,6 +50,11 @@ static size_t place(const job *j, char *memory, workspace *w) {
     return (size_t)(at - memory) + fpq_lines(2 * (n + closest) * sizeof(int32_t));
 }
 
+/* <y, e^A> of a row from its product. */
+static double times_gain(const fpq_refined *r, int64_t row, double product) {
+    return r->gain_codes ? (double)r->codes.gains[r->gain_codes[row]] * product : product;
+}
+
 /* The distance of a candidate. Squared distances are at least 0, inner products are negated. */
 static float refined_distance(const fpq_refined *r, float distance, float norm, double product) {
     if (r->metric == FPQ_IP) return (float)((double)distance - r->unit * product);
@@ -75,7 +80,10 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
         ws.distances[n] = distances[i];
         n += rows[i] >= 0;
     }
-    for (int64_t i = 0; i < n; i++) FPQ_PREFETCH(r->norms + ws.rows[i] * n_planes);
+    for (int64_t i = 0; i < n; i++) {
+        FPQ_PREFETCH(r->norms + ws.rows[i] * n_planes);
+        if (r->gain_codes) FPQ_PREFETCH(r->gain_codes + ws.rows[i]);
+    }
     j->kern->plane_sums(r->a, fpq_refinement_plane_bytes(w, r->codes.bits, 0), 4, r->codes.levels, ws.rows, (int)n,
                         query.a, ws.sums);
     fpq_results results = fpq_results_of(j->answers, task, r->ids);
@@ -84,8 +92,9 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
     fpq_results best = r->b ? fpq_results_of(&closest, 0, closest.rows_of) : results;
     for (int64_t i = 0; i < n; i++) {
         const int64_t row = ws.rows[i];
-        const float here = refined_distance(r, ws.distances[i], r->norms[row * n_planes],
-                                            fpq_refinement_product_a(&r->codes, &query, ws.sums + 2 * i));
+        const double product = fpq_refinement_product_a(&r->codes, &query, ws.sums + 2 * i);
+        const float here =
+            refined_distance(r, ws.distances[i], r->norms[row * n_planes], times_gain(r, row, product));
         if (here <= best.threshold) fpq_results_offer(&best, here, r->b ? i : row);
     }
     if (!r->b) {

@@ -130,14 +130,18 @@ cdef extern from "fpq.h" nogil:
         int w, bits
         const float *steps
         const uint8_t *levels
+        const float *gains
     int fpq_refinement_plane_bytes(int w, int bits, int plane)
     int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, float scale,
-                              const float *centre, int64_t n, uint8_t *a, uint8_t *b, float *norms, int threads)
-    void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, int64_t n, float *out)
+                              const float *centre, int64_t n, uint8_t *a, uint8_t *b, uint8_t *gain_codes,
+                              float *norms, int threads)
+    void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint8_t *b, const uint8_t *gain_codes,
+                               int64_t n, float *out)
     ctypedef struct fpq_refined:
         fpq_refinement codes
         const uint8_t *a
         const uint8_t *b
+        const uint8_t *gain_codes
         const float *norms
         fpq_ids ids
         fpq_metric metric

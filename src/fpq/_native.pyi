@@ -123,7 +123,7 @@ def plane_bytes(w: int, bits: int, plane: int) -> int: ...
 @final
 class Refinement:
     arguments: tuple[object, ...]
-    def __new__(cls, bits: int, steps: Float32, levels: UInt8 | None) -> Refinement: ...
+    def __new__(cls, bits: int, steps: Float32, levels: UInt8 | None, table: Float32 | None) -> Refinement: ...
     def encode(
         self,
         residuals: Float32,
@@ -132,10 +132,11 @@ class Refinement:
         centre: Float32,
         first: UInt8,
         second: UInt8 | None,
+        gains: UInt8 | None,
         norms: Float32,
         threads: int,
     ) -> None: ...
-    def decode(self, first: UInt8, second: UInt8 | None, out: Float32) -> None: ...
+    def decode(self, first: UInt8, second: UInt8 | None, gains: UInt8 | None, out: Float32) -> None: ...
 
 @final
 class Refined:
@@ -144,6 +145,7 @@ class Refined:
         refinement: Refinement,
         first: UInt8,
         second: UInt8 | None,
+        gains: UInt8 | None,
         norms: Float32,
         ids: Int32 | Int64 | None,
         metric: int,

@@ -15,7 +15,7 @@ from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PMLSHInde
 from fpq.indexes.e2lsh import table_count
 from fpq.indexes.lsh import NEIGHBOUR_QUERIES, NEIGHBOUR_ROWS, SAMPLE_ROWS
 from fpq.indexes.parts.coarse import N_ITER, rows_per_list
-from fpq.indexes.parts.refinement import BITS, TRAINING_ROWS, plane_sizes
+from fpq.indexes.parts.refinement import BITS, forms_of
 from fpq.indexes.parts.sketches import sketch_size
 from fpq.indexes.parts.two_level import ASSIGN_CELLS, LEAST_LISTS
 from fpq.indexes.parts.vectors import kept_type
@@ -25,6 +25,7 @@ from fpq.learning.kmeans import SEED_ROWS, even_offsets
 from fpq.learning.lloyd import Bounds
 from fpq.learning.quantizer import CHUNK_ROWS
 from fpq.learning.rotation import BLOCK_ROWS, OPQ_POINTS_PER_CENTROID, OPQ_ROUNDS, SUM_BYTES
+from fpq.learning.steps import TRAINING_ROWS
 from fpq.metric import METRICS
 
 AnyLSHIndex = E2LSHIndex | C2LSHIndex | PMLSHIndex
@@ -197,7 +198,9 @@ def _add_nbytes(index: PQIndex | IVFPQIndex, n: int, d: int) -> int:
     prepared = METRICS[index.metric].unit_length or index.quantizer.rotation is not None or residual
     chunk = (m * index.quantizer.nbits + 7) // 8 + (4 * width if prepared else 0)
     if index.refine is not None:
-        chunk += (8 if residual else 4) * width + sum(plane_sizes(width, BITS[index.refine])) + 8
+        forms = forms_of(width, BITS[index.refine], index.refine == "sq4").values()
+        chunk += (8 if residual else 4) * width
+        chunk += sum(np.dtype(dtype).itemsize * math.prod(shape) for shape, dtype in forms)
     if index.anisotropy > 1:
         chunk += 8 + 4 * d + (4 * width if index.quantizer.rotation is not None else 0)
     chunk *= 2 if n > CHUNK_ROWS else 1  # the next chunk is prepared while the last is held

@@ -15,7 +15,7 @@ from fpq._checks import Array
 from fpq.building import AnyIndex, AnyLSHIndex
 from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PMLSHIndex, PQIndex
 from fpq.indexes.parts.lists import BLOCK_ROWS
-from fpq.indexes.parts.refinement import BITS, NAMES, plane_sizes
+from fpq.indexes.parts.refinement import BITS, FILE_PREFIX, forms_of
 from fpq.indexes.parts.sketches import sketch_size
 from fpq.indexes.parts.tables import MAX_ROWS, directory_bits
 from fpq.indexes.parts.two_level import LEAST_LISTS
@@ -209,10 +209,8 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
         arrays |= {"local_rotations": _view(f4, n_lists, d, width)} if index.local_rotations else {}
     arrays["codes"] = _view(np.uint8, blocks, (m * pq.nbits + 7) // 8, BLOCK_ROWS)
     if index.refine is not None:
-        sizes = [size for size in plane_sizes(width, BITS[index.refine]) if size]
-        planes = [_view(np.uint8, blocks, BLOCK_ROWS, size) for size in sizes]
-        norms = _view(f4, blocks, BLOCK_ROWS, len(sizes))
-        arrays |= dict(zip(NAMES[len(sizes) + 1], [*planes, norms], strict=True))
+        forms = forms_of(width, BITS[index.refine], index.refine == "sq4")
+        arrays |= {FILE_PREFIX + name: _view(dtype, blocks, BLOCK_ROWS, *shape) for name, (shape, dtype) in forms.items()}
         arrays |= {"refine_steps": _view(f4, width), "refine_centre": _view(f4, width)}
     return arrays
 

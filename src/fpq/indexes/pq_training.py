@@ -9,10 +9,11 @@ import numpy as np
 
 from fpq import threads
 from fpq._checks import Float32, Int64
-from fpq.indexes.parts.refinement import CHUNK_ROWS, TRAINING_ROWS, Coded, Refinement, by_columns, residuals_of
+from fpq.indexes.parts.refinement import Refinement, residuals_of
 from fpq.learning.anisotropic import loss_of
 from fpq.learning.lloyd import LocalRows, TrainingRows
 from fpq.learning.quantizer import ProductQuantizer
+from fpq.learning.steps import CHUNK_ROWS, TRAINING_ROWS, Coded, by_columns
 
 if TYPE_CHECKING:
     from fpq.indexes.pq_base import CodeIndex

@@ -20,15 +20,11 @@ def counted(x: Array) -> Int64:
     return np.bincount(bins.astype(np.int64).ravel(), minlength=BINS)
 
 
-def learned(counts: Int64, ranges: Float64) -> tuple[UInt8, float]:
-    """The levels for numbers of these counts, and the range, of some, that ``levels - ZERO`` spans on either side."""
-
-    def error(found: tuple[UInt8, float]) -> float:
-        values = (found[0].astype(np.float64) - ZERO) * (found[1] / (ZERO - 1))
-        return float(counts @ (_CENTRES - values[_nearest(values, _CENTRES)]) ** 2)
-
-    tried = [(_rounded(_least_squares(counts, reach) / (reach / (ZERO - 1))), reach) for reach in ranges.tolist()]
-    return min(tried, key=error)
+def learned(counts: Int64) -> tuple[UInt8, float]:
+    """The levels for numbers of these counts, and the range that ``levels - ZERO`` spans on either side."""
+    values = _least_squares(counts)
+    reach = float(np.abs(values).max())
+    return _rounded(values / (reach / (ZERO - 1))), reach
 
 
 def uniform() -> UInt8:
@@ -36,22 +32,17 @@ def uniform() -> UInt8:
     return np.arange(LEVELS, dtype=np.uint8) * np.uint8(8) + np.uint8(4)
 
 
-def of_halves(levels: UInt8) -> UInt8:
-    """The level nearest to numbers from i / 2 to (i + 1) / 2, for each i: uint8 (4 * ZERO,)."""
-    return levels[np.searchsorted(levels[1:].astype(np.int64) + levels[:-1], np.arange(4 * ZERO), side="right")]
-
-
 def _nearest(values: Float64, x: Float64) -> Int64:
     return np.searchsorted((values[1:] + values[:-1]) / 2, x)
 
 
-def _least_squares(counts: Int64, reach: float) -> Float64:
-    """The means of the numbers that are nearest to each of them, in ascending order; numbers are clipped at `reach`."""
-    x, dense = np.clip(_CENTRES, -reach, reach), np.cumsum(np.cbrt(counts))
-    values: Float64 = x[np.searchsorted(dense, (np.arange(LEVELS) + 0.5) * (dense[-1] / LEVELS))]
+def _least_squares(counts: Int64) -> Float64:
+    """The means of the numbers that are nearest to each of them, in ascending order."""
+    dense = np.cumsum(np.cbrt(counts))
+    values: Float64 = _CENTRES[np.searchsorted(dense, (np.arange(LEVELS) + 0.5) * (dense[-1] / LEVELS))]
     for _ in range(ROUNDS):
-        nearest = _nearest(values, x)
-        total, n = (np.bincount(nearest, weights, LEVELS) for weights in (counts * x, counts))
+        nearest = _nearest(values, _CENTRES)
+        total, n = (np.bincount(nearest, weights, LEVELS) for weights in (counts * _CENTRES, counts))
         values = np.divide(total, n, out=values, where=n > 0)
     return values
 

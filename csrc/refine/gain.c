@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+#include "refine/gain.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "portable.h"
+
+enum {
+    LAST_ENTRY = FPQ_OCTAVES * FPQ_PARTS - 1,
+    GAIN_OF_1 = 128,
+    GAINS_BELOW = 4 /* the gain that gives e / (g step) the spread of the levels: most rows need a larger one */
+};
+
+static double squared_error(const fpq_refinement *r, double x) {
+    double best = INFINITY;
+    for (int c = 0; c < FPQ_LEVELS; c++) {
+        const double error = x - (r->levels[c] - FPQ_LEVEL_OF_0);
+        if (error * error < best) best = error * error;
+    }
+    return best;
+}
+
+void fpq_gain_errors_make(const fpq_refinement *r, fpq_gain_errors *errors) {
+    double squares = 0;
+    for (int c = 0; c < FPQ_LEVELS; c++) squares += pow(r->levels[c] - FPQ_LEVEL_OF_0, 2);
+    errors->spread = sqrt(squares / FPQ_LEVELS);
+    errors->n = 0;
+    for (int j = 0; j < r->w; j++) errors->n += r->steps[j] >= FLT_MIN;
+    for (int i = 0; i < FPQ_MANTISSAS; i++)
+        errors->parts[i] = (uint8_t)(FPQ_PARTS * log2(1 + (i + 0.5) / FPQ_MANTISSAS));
+    for (int i = 0; i <= LAST_ENTRY + FPQ_PARTS_PER_GAIN * FPQ_GAINS_TRIED; i++) {
+        const double x = pow(2, FPQ_LARGEST_OCTAVE - (i - 0.5) / FPQ_PARTS);
+        const int part = i % FPQ_PARTS_PER_GAIN, at = i / FPQ_PARTS_PER_GAIN;
+        errors->of_sign[0][part][at] = (float)squared_error(r, x);
+        errors->of_sign[1][part][at] = (float)squared_error(r, -x);
+    }
+}
+
+void fpq_gain_scales(const fpq_refinement *r, float *scales) {
+    for (int j = 0; j < r->w; j++) {
+        scales[j] = r->steps[j] >= FLT_MIN ? 1 / r->steps[j] : 0;
+        scales[r->w + j] = r->steps[j] * r->steps[j];
+    }
+}
+
+/* The parts of octaves up to |u|, a lower bound. */
+FPQ_INLINE int parts_of(const fpq_gain_errors *errors, float u) {
+    uint32_t bits;
+    memcpy(&bits, &u, sizeof bits);
+    return ((int)(bits >> 23 & 255) - 127) * FPQ_PARTS + errors->parts[bits >> 15 & 255];
+}
+
+/* The first of the gains that are tried. */
+static int first_gain(const fpq_gain_errors *errors, double squares) {
+    const double octaves = squares > 0 ? log2(sqrt(squares / errors->n) / errors->spread) : -GAIN_OF_1;
+    const double nearest = octaves * FPQ_GAINS_PER_OCTAVE + GAIN_OF_1 - GAINS_BELOW + 0.5;
+    const int most = FPQ_GAINS - FPQ_GAINS_TRIED;
+    return (int)(nearest < 0 ? 0 : nearest > most ? most : nearest);
+}
+
+int fpq_best_gain(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales) {
+    const int w = r->w;
+    const float *weights = scales + w;
+    float *quotients = scales + 2 * w, sums[FPQ_GAINS_TRIED] = {0};
+    double squares = 0;
+    int best = 0;
+    for (int j = 0; j < w; j++) quotients[j] = e[j] * scale * scales[j];
+    for (int j = 0; j < w; j++) squares += (double)quotients[j] * (double)quotients[j];
+    const int first = first_gain(errors, squares),
+              place_of_1 = FPQ_LARGEST_OCTAVE * FPQ_PARTS + (first - GAIN_OF_1) * FPQ_PARTS_PER_GAIN;
+    for (int j = 0; j < w; j++) {
+        const int place = place_of_1 - parts_of(errors, quotients[j]),
+                  i = place < 0 ? 0 : place > LAST_ENTRY ? LAST_ENTRY : place;
+        const float *here = errors->of_sign[quotients[j] < 0][i % FPQ_PARTS_PER_GAIN] + i / FPQ_PARTS_PER_GAIN;
+        for (int g = 0; g < FPQ_GAINS_TRIED; g++) sums[g] += weights[j] * here[g];
+    }
+    for (int g = 0; g < FPQ_GAINS_TRIED; g++) {
+        sums[g] *= r->gains[first + g] * r->gains[first + g];
+        if (sums[g] < sums[best]) best = g;
+    }
+    return first + best;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT
+ * The gain of a row: of FPQ_GAINS_TRIED successive gains g, that whose 4-bit codes leave the least squared error, nearly.
+ *
+ * The error of a dimension is (g step)^2 times that of x = e / (g step) as the nearest level. Gains are apart by an eighth
+ * of an octave, so that in a table by the logarithm of |x| the errors for successive gains are apart by the same number of
+ * entries: the table is stored so that they follow each other. */
+#ifndef FPQ_GAIN_H
+#define FPQ_GAIN_H
+
+#include "fpq_refinement.h"
+
+enum {
+    FPQ_GAINS_PER_OCTAVE = 8,
+    FPQ_PARTS = 64, /* of an octave */
+    FPQ_PARTS_PER_GAIN = FPQ_PARTS / FPQ_GAINS_PER_OCTAVE,
+    FPQ_LARGEST_OCTAVE = 12, /* of |x|: 2^12; larger and smaller ones stand for the last entries */
+    FPQ_OCTAVES = 16,
+    FPQ_MANTISSAS = 256
+};
+
+/* Entry i, of part i % FPQ_PARTS_PER_GAIN, is for |x| from 2^(FPQ_LARGEST_OCTAVE - i / FPQ_PARTS) on. */
+typedef struct {
+    float of_sign[2][FPQ_PARTS_PER_GAIN][FPQ_OCTAVES * FPQ_GAINS_PER_OCTAVE + FPQ_GAINS_TRIED]; /* positive x first */
+    uint8_t parts[FPQ_MANTISSAS]; /* of an octave, below the number 1 + i / FPQ_MANTISSAS */
+    double spread;                /* root mean square of levels, less that of 0 */
+    int n;                        /* steps that are not 0 */
+} fpq_gain_errors;
+
+void fpq_gain_errors_make(const fpq_refinement *r, fpq_gain_errors *errors);
+/* For fpq_best_gain: 1 / steps, 0 for those below the normal range, then their squares, then memory (w each). */
+void fpq_gain_scales(const fpq_refinement *r, float *scales);
+/* The number of the gain for e times scale. */
+int fpq_best_gain(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales);
+
+#endif
