@@ -2,7 +2,10 @@
  * Exact search over a small matrix, whose rows are packed as columns: of int8 where their products are faster, else of
  * float32. The product of a query with a column bounds their distance; only columns that may be among the k nearest get
  * their distance, from the kernel that fpq_flat_search uses. As in assign/assign.h, the bias of a column holds the
- * column's share of the rounding errors, so that the margin depends on the query and the near columns only. */
+ * column's share of the rounding errors, so that the margin depends on the query and the near columns only.
+ *
+ * Columns are relative to a centre: bounds of errors grow with their lengths. For squared distances queries are, too;
+ * an inner product then lacks that of the query and the centre, which is the same for all columns. */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -29,10 +32,10 @@ struct fpq_small_flat {
     fpq_int8_codebook int8;
     float *packed; /* float32 columns; NULL: the columns are int8 */
     float *bias;   /* ld */
-    float *centre; /* d; NULL for inner products */
+    float *centre; /* d */
     size_t nbytes;
-    float longest; /* the largest squared length of a column */
-    int n, d, ld, blocks, panels, batch;
+    float longest; /* the largest squared length of a column, and, for inner products, of a row of x */
+    int is_product, n, d, ld, blocks, panels, batch;
 };
 
 int fpq_small_flat_applies(const fpq_matrix *x, fpq_metric metric, int64_t k) {
@@ -53,10 +56,13 @@ static void put_columns(const fpq_kernels *kern, fpq_small_flat *f, float *scrat
     for (int c = 0; c < f->ld; c++) {
         f->bias[c] = -INFINITY;
         if (c >= f->n) continue;
+        kern->read_rows(&f->x, NULL, c, 1, 0, f->d, NULL, row);
+        if (f->is_product) f->longest = fmaxf(f->longest, kern->ip_f32(row, row, f->d));
         kern->read_rows(&f->x, NULL, c, 1, 0, f->d, f->centre, row);
         const float square = kern->ip_f32(row, row, f->d);
-        f->bias[c] = f->centre ? (FPQ_CENTROID_ERROR(f->d) - 0.5f) * square : 0;
+        f->bias[c] = f->is_product ? 0 : (FPQ_CENTROID_ERROR(f->d) - 0.5f) * square;
         f->longest = fmaxf(f->longest, square);
+        if (!(square < INFINITY)) continue;
         if (!f->packed)
             fpq_int8_codebook_put(kern, &f->int8, c, row, f->d, scratch);
         else
@@ -82,6 +88,7 @@ fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, fpq_metric metric) {
                           .x = *x,
                           .bias = (float *)(void *)(memory + head),
                           .nbytes = all,
+                          .is_product = metric != FPQ_L2,
                           .n = n,
                           .d = d,
                           .ld = ld,
@@ -89,16 +96,13 @@ fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, fpq_metric metric) {
                           .panels = panels,
                           .batch = has_int8 ? INT8_QUERY_BATCH : QUERY_BATCH};
     memory += head + bias;
-    float *centre = (float *)(void *)(memory + columns);
-    if (metric == FPQ_L2) {
-        find_centre(kern, x, centre + d, centre);
-        f->centre = centre;
-    }
+    f->centre = (float *)(void *)(memory + columns);
+    find_centre(kern, x, f->centre + d, f->centre);
     if (has_int8)
         fpq_int8_codebook_place(memory, blocks, d, f->bias, &f->int8);
     else
         f->packed = memset(memory, 0, columns);
-    put_columns(kern, f, centre + d);
+    put_columns(kern, f, f->centre + d);
     return f;
 }
 
@@ -182,7 +186,7 @@ static void multiply(const fpq_kernels *kern, const fpq_small_flat *f, const flo
     for (int i = 0; i < n; i++) {
         float *x = w->x + (ptrdiff_t)i * d;
         list[i] = (uint8_t)i;
-        for (int t = 0; t < d; t++) x[t] = queries[i * d + t] - (f->centre ? f->centre[t] : 0);
+        for (int t = 0; t < d; t++) x[t] = queries[i * d + t] - (f->is_product ? 0 : f->centre[t]);
         if (!f->packed) fpq_int8_rows_put(kern, &w->rows, i, x, d);
         w->square[i] = kern->ip_f32(x, x, d);
         w->margin[i] = f->packed ? 0 : w->rows.margin[i];
@@ -211,7 +215,7 @@ static void multiply(const fpq_kernels *kern, const fpq_small_flat *f, const flo
  * of their own, relative to themselves. */
 static float margin_of(const fpq_small_flat *f, float square, float reached, float margin) {
     const float length = sqrtf(square) + sqrtf(fmaxf(square - 2 * reached, 0)),
-                column = f->centre ? length * length : f->longest;
+                column = f->is_product ? f->longest : length * length;
     const float rounding = FPQ_ROW_ERROR(f->d) * (2 * square + column) + FPQ_CENTROID_ERROR(f->d) * column;
     return 2 * margin + 2.1f * (rounding + FPQ_UNDERFLOW(f->d));
 }
@@ -228,7 +232,7 @@ static void search_products(const fpq_kernels *kern, const fpq_small_flat *f, co
     for (int p = 0; p < f->panels; p++)
         for (uint64_t near = kern->at_least(products + p * PANEL_COLUMNS, -least, zeros); near; near &= near - 1) {
             const int c = p * PANEL_COLUMNS + fpq_lowest_bit(near);
-            fpq_offer_row(results, fpq_distance_to(kern, &f->x, c, query, !f->centre, w->row), c);
+            fpq_offer_row(results, fpq_distance_to(kern, &f->x, c, query, f->is_product ? FPQ_IP : FPQ_L2, w->row), c);
         }
 }
 
@@ -261,7 +265,8 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
             search_products(s->kern, f, query, i, &w, &results);
         else
             for (int c = 0; c < f->n; c++)
-                fpq_offer_row(&results, fpq_distance_to(s->kern, &f->x, c, query, !f->centre, w.row), c);
+                fpq_offer_row(&results,
+                              fpq_distance_to(s->kern, &f->x, c, query, f->is_product ? FPQ_IP : FPQ_L2, w.row), c);
         fpq_results_finish(&results, s->answers, first + i);
     }
 }
