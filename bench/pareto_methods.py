@@ -49,7 +49,8 @@ def fpq_index(of: Set, base: np.ndarray, threads: int, **parameters: Any) -> tup
     import fpq
     from fpq.recommendation import fewer_bits
 
-    m = fewer_bits(of.m, base.shape[1]) if parameters.get("nbits") == 4 else of.m
+    m = of.m * 3 // 2 if parameters.get("refine") == "sq4" else of.m  # what 4 bits refine must be small
+    m = fewer_bits(m, base.shape[1]) if parameters.get("nbits") == 4 else m
     index = fpq.IVFPQIndex(of.lists, m, metric=of.metric, n_threads=threads, **parameters).fit(base).add(base)
 
     def search(queries: np.ndarray, effort: int, rerank: int) -> np.ndarray:
