@@ -55,7 +55,7 @@ struct fpq_refined {
     const uint8_t *a, *b;      /* planes by row; b is NULL for codes of 4 bits */
     const uint8_t *gain_codes; /* by row; NULL if the codes have no gains */
     const float *norms;        /* (rows, planes), of fpq_refinement_encode */
-    fpq_ids ids;          /* of the rows */
+    fpq_ids ids;               /* of the rows */
     fpq_metric metric;
     const float *centre; /* w: what norms and products are relative to, so that a large offset of the data does not cost
                             digits; NULL for inner products */

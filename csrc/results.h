@@ -18,13 +18,13 @@
 typedef struct {
     float *distance;
     int64_t *id;
-    int64_t k, n;       /* n pairs are held */
-    int64_t room;       /* of the arrays; a heap: k */
-    fpq_ids ids;        /* id holds rows, of which these are the ids, until fpq_results_finish; none: id holds ids */
-    float threshold;    /* pairs with a larger distance cannot enter */
-    int appends;        /* no heap */
-    int grows;          /* radius: the arrays grow, and k is 0 */
-    int failed;         /* memory ran out */
+    int64_t k, n;    /* n pairs are held */
+    int64_t room;    /* of the arrays; a heap: k */
+    fpq_ids ids;     /* id holds rows, of which these are the ids, until fpq_results_finish; none: id holds ids */
+    float threshold; /* pairs with a larger distance cannot enter */
+    int appends;     /* no heap */
+    int grows;       /* radius: the arrays grow, and k is 0 */
+    int failed;      /* memory ran out */
 } fpq_results;
 
 /* The results of query i, to be offered rows of these ids, or ids if there are none. */

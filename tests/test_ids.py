@@ -340,7 +340,9 @@ def test_lists_hold_ids_in_four_bytes_where_they_fit(options: dict[str, Any], mm
         for each in (index, loaded):
             found = each.search(WIDE[:5], 3, allowed=ids[::2])
             assert found.ids.dtype == np.int64 and set(found.ids.ravel().tolist()) <= set(ids[::2].tolist())
-            np.testing.assert_array_equal(each.search(WIDE[:5], 3).ids - ids[0], narrow.search(WIDE[:5], 3).ids - low[0])
+            np.testing.assert_array_equal(
+                each.search(WIDE[:5], 3).ids - ids[0], narrow.search(WIDE[:5], 3).ids - low[0]
+            )
             np.testing.assert_array_equal(each.lists_of(ids), narrow.lists_of(low))
 
 
@@ -357,7 +359,9 @@ def test_lists_widen_their_ids_for_the_first_large_one() -> None:
     assert index._lists.slot_ids.data.dtype == np.int64
     np.testing.assert_array_equal(index._lists.slot_ids.data[: len(held)].ravel()[held.ravel() > 0], held[held > 0])
     expected = same.search(WIDE[:9], 7).ids
-    np.testing.assert_array_equal(index.search(WIDE[:9], 7).ids, np.where(expected < 100, expected, expected - 100 + large))
+    np.testing.assert_array_equal(
+        index.search(WIDE[:9], 7).ids, np.where(expected < 100, expected, expected - 100 + large)
+    )
     assert index.remove(np.arange(large + 1, large + 100)) == 99
     assert sorted(index.ids.tolist()) == [*range(100), large]
     np.testing.assert_array_equal(index.reconstruct([5, large]), same.reconstruct([5, 100]))

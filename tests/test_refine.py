@@ -80,7 +80,14 @@ def test_gains_are_those_of_least_error():
         tried.append(((rest - coded) ** 2).sum(1))
     least = np.min(tried, axis=0)
     assert (least <= 1.0001 * error).all() and error.sum() < 1.005 * least.sum() and (error < 1.3 * least).all()
-    even = Refinement(4, refinement.steps * np.float32(np.median(GAINS[gains])), refinement.levels, False, refinement.centre, refinement.exponent)
+    even = Refinement(
+        4,
+        refinement.steps * np.float32(np.median(GAINS[gains])),
+        refinement.levels,
+        False,
+        refinement.centre,
+        refinement.exponent,
+    )
     without = even.decode(even.encode(rest, X, 1))
     assert error.sum() < 0.75 * ((rest - without) ** 2).sum()
 

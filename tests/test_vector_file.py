@@ -118,7 +118,7 @@ def test_hostile_parameters(about: Any, tmp_path: Path) -> None:
 def test_mapped_slot_ids_beyond_the_file(tmp_path: Path) -> None:
     index = KINDS["IVFPQIndex"](keep_vectors=stored(tmp_path)).fit(X).add(X)
     kind, params, arrays = hostile.read(b"".join(index._pieces()))
-    arrays["slot_ids"][:] = 10**12
+    arrays["slot_ids"] = np.full_like(arrays["slot_ids"], 10**12, dtype=np.int64)
     (tmp_path / "a").write_bytes(hostile.write(kind, params, arrays))
     with pytest.raises(fpq.FormatError, match="slot_ids"):
         fpq.load(tmp_path / "a", mmap=True).search(Q, 3, rerank=2)

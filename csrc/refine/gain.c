@@ -71,8 +71,9 @@ int fpq_best_gain(const fpq_gain_errors *errors, const fpq_refinement *r, const 
     const int first = first_gain(errors, squares),
               place_of_1 = FPQ_LARGEST_OCTAVE * FPQ_PARTS + (first - GAIN_OF_1) * FPQ_PARTS_PER_GAIN;
     for (int j = 0; j < w; j++) {
-        const int place = place_of_1 - parts_of(errors, quotients[j]),
-                  i = place < 0 ? 0 : place > LAST_ENTRY ? LAST_ENTRY : place;
+        const int place = place_of_1 - parts_of(errors, quotients[j]), i = place < 0            ? 0
+                                                                           : place > LAST_ENTRY ? LAST_ENTRY
+                                                                                                : place;
         const float *here = errors->of_sign[quotients[j] < 0][i % FPQ_PARTS_PER_GAIN] + i / FPQ_PARTS_PER_GAIN;
         for (int g = 0; g < FPQ_GAINS_TRIED; g++) sums[g] += weights[j] * here[g];
     }

@@ -93,8 +93,7 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
     for (int64_t i = 0; i < n; i++) {
         const int64_t row = ws.rows[i];
         const double product = fpq_refinement_product_a(&r->codes, &query, ws.sums + 2 * i);
-        const float here =
-            refined_distance(r, ws.distances[i], r->norms[row * n_planes], times_gain(r, row, product));
+        const float here = refined_distance(r, ws.distances[i], r->norms[row * n_planes], times_gain(r, row, product));
         if (here <= best.threshold) fpq_results_offer(&best, here, r->b ? i : row);
     }
     if (!r->b) {

@@ -210,7 +210,9 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
     arrays["codes"] = _view(np.uint8, blocks, (m * pq.nbits + 7) // 8, BLOCK_ROWS)
     if index.refine is not None:
         forms = forms_of(width, BITS[index.refine], index.refine == "sq4")
-        arrays |= {FILE_PREFIX + name: _view(dtype, blocks, BLOCK_ROWS, *shape) for name, (shape, dtype) in forms.items()}
+        arrays |= {
+            FILE_PREFIX + name: _view(dtype, blocks, BLOCK_ROWS, *shape) for name, (shape, dtype) in forms.items()
+        }
         arrays |= {"refine_steps": _view(f4, width), "refine_centre": _view(f4, width)}
     return arrays
 

@@ -81,7 +81,8 @@ RECIPES = {
     "ivfpq-plain": lambda: ivfpq(residual=False, metric="ip", open_indexing=2.0, list_capacity=1.2).add(rows(2, 200)),
     "ivfpq-4bit": lambda: ivfpq(nbits=4, metric="cosine", rotation="pca").add(rows(2, 200)),
     "ivfpq-refine": lambda: changed(ivfpq(refine="sq8").add(rows(2, 200), ids=np.arange(200) * 3)),
-    "ivfpq-sq4": lambda: changed(ivfpq(refine="sq4").add(rows(2, 200), ids=np.arange(200) * 3)),
+    "ivfpq-sq4": lambda: changed(ivfpq(refine="sq4").add(rows(2, 200), ids=np.arange(200) * 3)),  # before gains
+    "ivfpq-sq4-gains": lambda: changed(ivfpq(refine="sq4").add(rows(2, 200), ids=np.arange(200) * 3)),
     "ivfpq-sq4-even": lambda: changed(ivfpq(refine="sq4").add(rows(2, 200), ids=np.arange(200) * 3)),  # before levels
     "ivfpq-tuned": lambda: tuned(ivfpq(keep_vectors=True).add(rows(2, 200))),
     "ivfpq-spreads": lambda: ivfpq(metric="ip").add(rows(2, 200)),

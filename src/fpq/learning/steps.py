@@ -118,7 +118,7 @@ def _counts(rows: Coded, n_threads: int, deviation: Float32) -> tuple[Int64, Cod
 def _products(
     rows: Coded, n_threads: int, steps: Float32, levels: UInt8, reach: float
 ) -> tuple[list[tuple[Int64, Float64, Float64]], Coded]:
-    """The histogram of the residuals in the scale of levels, and products with and squares of decoded ones, by chunk."""
+    """By chunk: the histogram of residuals in the scale of levels, products with decoded ones, and squares of these."""
     native, w, varied = coder(4, steps, levels, True), len(steps), steps > 0
     centre, unit = np.zeros(w, np.float32), steps * np.float32((of_four_bits.ZERO - 1) / reach)
 
@@ -135,9 +135,7 @@ def _products(
     return threads.parallel_map(products, _chunks(rows.residuals), n_threads), rows
 
 
-def _errors_of_steps(
-    rows: Coded, n_threads: int, candidates: Float32, half: int
-) -> tuple[list[Float64], Coded]:
+def _errors_of_steps(rows: Coded, n_threads: int, candidates: Float32, half: int) -> tuple[list[Float64], Coded]:
     """The squared errors (candidates, w) of codes with these steps, by chunk."""
 
     def errors(work: tuple[Float32, slice]) -> Float64:
