@@ -71,10 +71,11 @@ def _with_levels(rows: PreparedRows, deviation: Float64) -> tuple[Float32, UInt8
     unit = deviation  # of a dimension: what numbers of 1 stand for
     for _ in range(ROUNDS):
         steps = (unit * reach / (of_four_bits.ZERO - 1)).astype(np.float32)
-        found = list(itertools.chain(*rows.run(_products, steps, levels, reach)))
-        counts, products, squares = (reduce(np.add, each) for each in zip(*found, strict=True))
-        share = np.divide(products, squares, out=np.ones_like(products), where=squares > 0)
-        if products.any():
+        found = rows.run(_products, steps, levels, reach)
+        counts = reduce(np.add, (each for each, _ in found))
+        products, squares = reduce(np.add, itertools.chain(*(each for _, each in found)))
+        share = np.divide(products, squares, out=np.ones_like(products), where=products > 0)
+        if unit.any():
             unit = unit * share * (unit.sum() / (unit @ share))  # the scale of all dimensions is left to the gains
         levels, reach = of_four_bits.learned(counts)
     return (unit * reach / (of_four_bits.ZERO - 1)).astype(np.float32), levels
@@ -117,12 +118,12 @@ def _counts(rows: Coded, n_threads: int, deviation: Float32) -> tuple[Int64, Cod
 
 def _products(
     rows: Coded, n_threads: int, steps: Float32, levels: UInt8, reach: float
-) -> tuple[list[tuple[Int64, Float64, Float64]], Coded]:
-    """By chunk: the histogram of residuals in the scale of levels, products with decoded ones, and squares of these."""
+) -> tuple[tuple[Int64, list[Float64]], Coded]:
+    """The histogram of residuals in the scale of levels; by chunk, products with decoded ones, and squares of these."""
     native, w, varied = coder(4, steps, levels, True), len(steps), steps > 0
     centre, unit = np.zeros(w, np.float32), steps * np.float32((of_four_bits.ZERO - 1) / reach)
 
-    def products(chunk: Float32) -> tuple[Int64, Float64, Float64]:
+    def products(chunk: Float32) -> tuple[Int64, Float64]:
         n = len(chunk)
         first, gains = np.empty((n, _native.plane_bytes(w, 4, 0)), np.uint8), np.empty(n, np.uint8)
         decoded = np.empty_like(chunk)
@@ -130,9 +131,11 @@ def _products(
         native.decode(first, None, gains, decoded)
         scaled = chunk[:, varied] / (GAINS[gains][:, None] * unit[varied])
         counts = of_four_bits.counted(scaled[chunk.any(axis=1)])
-        return counts, *(np.einsum("ij,ij->j", x, decoded, dtype=np.float64) for x in (chunk, decoded))
+        return counts, np.array([np.einsum("ij,ij->j", x, decoded, dtype=np.float64) for x in (chunk, decoded)])
 
-    return threads.parallel_map(products, _chunks(rows.residuals), n_threads), rows
+    found = threads.parallel_map(products, _chunks(rows.residuals), n_threads)
+    counts = reduce(np.add, (each for each, _ in found), np.zeros(of_four_bits.BINS, np.int64))
+    return (counts, [each for _, each in found]), rows
 
 
 def _errors_of_steps(rows: Coded, n_threads: int, candidates: Float32, half: int) -> tuple[list[Float64], Coded]:
