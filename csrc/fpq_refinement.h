@@ -10,7 +10,7 @@
  * dimension j stands for e^_j = steps[j] (c - 2^(bits - 1) + 0.5), but one of 4 bits for the nearest e^_j = g steps[j]
  * (levels[c] - 64), of two the larger. A step is finite and at least 0; of a step of 0, e^_j is 0 and c is
  * 2^(bits - 1). g is the gain of the row (gain-shape quantization; Sabin and Gray 1984): of FPQ_GAINS_TRIED successive
- * ones that which leaves the least squared error.
+ * ones nearly that which leaves the least squared error.
  *
  * Plane A holds a = the upper 4 bits of each code, dimensions 2p and 2p + 1 in byte p of a row, the first one in the
  * low nibble. Plane B holds the other bits: of 8-bit codes as plane A, of 6-bit codes dimensions 4p .. 4p + 3 in byte

@@ -13,6 +13,8 @@ enum {
     GAINS_BELOW = 4 /* the gain that gives e / (g step) the spread of the levels: most rows need a larger one */
 };
 
+FPQ_INLINE int clamped(int x, int most) { return x < 0 ? 0 : x > most ? most : x; }
+
 static double squared_error(const fpq_refinement *r, double x) {
     double best = INFINITY;
     for (int c = 0; c < FPQ_LEVELS; c++) {
@@ -55,9 +57,8 @@ FPQ_INLINE int parts_of(const fpq_gain_errors *errors, float u) {
 /* The first of the gains that are tried. */
 static int first_gain(const fpq_gain_errors *errors, double squares) {
     const double octaves = squares > 0 ? log2(sqrt(squares / errors->n) / errors->spread) : -GAIN_OF_1;
-    const double nearest = octaves * FPQ_GAINS_PER_OCTAVE + GAIN_OF_1 - GAINS_BELOW + 0.5;
-    const int most = FPQ_GAINS - FPQ_GAINS_TRIED;
-    return (int)(nearest < 0 ? 0 : nearest > most ? most : nearest);
+    const double nearest = fmin(fmax(octaves * FPQ_GAINS_PER_OCTAVE, -2 * GAIN_OF_1), 2 * GAIN_OF_1);
+    return clamped((int)floor(nearest + 0.5) + GAIN_OF_1 - GAINS_BELOW, FPQ_GAINS - FPQ_GAINS_TRIED);
 }
 
 int fpq_best_gain(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales) {
@@ -71,9 +72,7 @@ int fpq_best_gain(const fpq_gain_errors *errors, const fpq_refinement *r, const 
     const int first = first_gain(errors, squares),
               place_of_1 = FPQ_LARGEST_OCTAVE * FPQ_PARTS + (first - GAIN_OF_1) * FPQ_PARTS_PER_GAIN;
     for (int j = 0; j < w; j++) {
-        const int place = place_of_1 - parts_of(errors, quotients[j]), i = place < 0            ? 0
-                                                                           : place > LAST_ENTRY ? LAST_ENTRY
-                                                                                                : place;
+        const int i = clamped(place_of_1 - parts_of(errors, quotients[j]), LAST_ENTRY);
         const float *here = errors->of_sign[quotients[j] < 0][i % FPQ_PARTS_PER_GAIN] + i / FPQ_PARTS_PER_GAIN;
         for (int g = 0; g < FPQ_GAINS_TRIED; g++) sums[g] += weights[j] * here[g];
     }

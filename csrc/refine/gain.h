@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
- * The gain of a row: of FPQ_GAINS_TRIED successive gains g, that whose 4-bit codes leave the least squared error,
- * nearly.
+ * The gain of a row: of FPQ_GAINS_TRIED successive gains g, nearly that whose 4-bit codes leave the least squared
+ * error.
  *
  * The error of a dimension is (g step)^2 times that of x = e / (g step) as the nearest level. Gains are apart by an
  * eighth of an octave, so that in a table by the logarithm of |x| the errors for successive gains are apart by the same
