@@ -122,7 +122,7 @@ def estimate(n: int, d: int, index: AnyIndex, *, dtype: DTypeLike = np.float32, 
     >>> import fpq
     >>> found = fpq.estimate(1_000_000, 128, fpq.IVFPQIndex(1500, m=25, keep_vectors=True), dtype="uint8")
     >>> round(found.ratio, 2)
-    0.32
+    0.31
     >>> found.nbytes < found.peak_nbytes
     True
     """
