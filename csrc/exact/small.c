@@ -35,7 +35,8 @@ struct fpq_small_flat {
     float *centre; /* d */
     size_t nbytes;
     float longest; /* the largest squared length of a column, and, for inner products, of a row of x */
-    int is_product, n, d, ld, blocks, panels, batch;
+    fpq_metric metric;
+    int n, d, ld, blocks, panels, batch;
 };
 
 int fpq_small_flat_applies(const fpq_matrix *x, fpq_metric metric, int64_t k) {
@@ -57,10 +58,10 @@ static void put_columns(const fpq_kernels *kern, fpq_small_flat *f, float *scrat
         f->bias[c] = -INFINITY;
         if (c >= f->n) continue;
         kern->read_rows(&f->x, NULL, c, 1, 0, f->d, NULL, row);
-        if (f->is_product) f->longest = fmaxf(f->longest, kern->ip_f32(row, row, f->d));
+        if (f->metric != FPQ_L2) f->longest = fmaxf(f->longest, kern->ip_f32(row, row, f->d));
         kern->read_rows(&f->x, NULL, c, 1, 0, f->d, f->centre, row);
         const float square = kern->ip_f32(row, row, f->d);
-        f->bias[c] = f->is_product ? 0 : (FPQ_CENTROID_ERROR(f->d) - 0.5f) * square;
+        f->bias[c] = f->metric == FPQ_L2 ? (FPQ_CENTROID_ERROR(f->d) - 0.5f) * square : 0;
         f->longest = fmaxf(f->longest, square);
         if (!(square < INFINITY)) continue;
         if (!f->packed)
@@ -88,7 +89,7 @@ fpq_small_flat *fpq_small_flat_make(const fpq_matrix *x, fpq_metric metric) {
                           .x = *x,
                           .bias = (float *)(void *)(memory + head),
                           .nbytes = all,
-                          .is_product = metric != FPQ_L2,
+                          .metric = metric,
                           .n = n,
                           .d = d,
                           .ld = ld,
@@ -186,7 +187,7 @@ static void multiply(const fpq_kernels *kern, const fpq_small_flat *f, const flo
     for (int i = 0; i < n; i++) {
         float *x = w->x + (ptrdiff_t)i * d;
         list[i] = (uint8_t)i;
-        for (int t = 0; t < d; t++) x[t] = queries[i * d + t] - (f->is_product ? 0 : f->centre[t]);
+        for (int t = 0; t < d; t++) x[t] = queries[i * d + t] - (f->metric == FPQ_L2 ? f->centre[t] : 0);
         if (!f->packed) fpq_int8_rows_put(kern, &w->rows, i, x, d);
         w->square[i] = kern->ip_f32(x, x, d);
         w->margin[i] = f->packed ? 0 : w->rows.margin[i];
@@ -215,7 +216,7 @@ static void multiply(const fpq_kernels *kern, const fpq_small_flat *f, const flo
  * of their own, relative to themselves. */
 static float margin_of(const fpq_small_flat *f, float square, float reached, float margin) {
     const float length = sqrtf(square) + sqrtf(fmaxf(square - 2 * reached, 0)),
-                column = f->is_product ? f->longest : length * length;
+                column = f->metric == FPQ_L2 ? length * length : f->longest;
     const float rounding = FPQ_ROW_ERROR(f->d) * (2 * square + column) + FPQ_CENTROID_ERROR(f->d) * column;
     return 2 * margin + 2.1f * (rounding + FPQ_UNDERFLOW(f->d));
 }
@@ -232,7 +233,7 @@ static void search_products(const fpq_kernels *kern, const fpq_small_flat *f, co
     for (int p = 0; p < f->panels; p++)
         for (uint64_t near = kern->at_least(products + p * PANEL_COLUMNS, -least, zeros); near; near &= near - 1) {
             const int c = p * PANEL_COLUMNS + fpq_lowest_bit(near);
-            fpq_offer_row(results, fpq_distance_to(kern, &f->x, c, query, f->is_product ? FPQ_IP : FPQ_L2, w->row), c);
+            fpq_offer_row(results, fpq_distance_to(kern, &f->x, c, query, f->metric, w->row), c);
         }
 }
 
@@ -265,8 +266,7 @@ static void search_batch(void *context, int64_t task, fpq_worker *worker) {
             search_products(s->kern, f, query, i, &w, &results);
         else
             for (int c = 0; c < f->n; c++)
-                fpq_offer_row(&results,
-                              fpq_distance_to(s->kern, &f->x, c, query, f->is_product ? FPQ_IP : FPQ_L2, w.row), c);
+                fpq_offer_row(&results, fpq_distance_to(s->kern, &f->x, c, query, f->metric, w.row), c);
         fpq_results_finish(&results, s->answers, first + i);
     }
 }

@@ -24,7 +24,7 @@ typedef struct {
     float of_sign[2][FPQ_PARTS_PER_GAIN][FPQ_OCTAVES * FPQ_GAINS_PER_OCTAVE + FPQ_GAINS_TRIED]; /* positive x first */
     uint8_t parts[FPQ_MANTISSAS]; /* of an octave, below the number 1 + i / FPQ_MANTISSAS */
     double spread;                /* root mean square of levels, less that of 0 */
-    int n;                        /* steps that are not 0 */
+    int n;                        /* steps of the normal range */
 } fpq_gain_errors;
 
 void fpq_gain_errors_make(const fpq_refinement *r, fpq_gain_errors *errors);
