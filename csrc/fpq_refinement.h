@@ -55,7 +55,9 @@ struct fpq_refined {
     const uint8_t *a, *b;      /* planes by row; b is NULL for codes of 4 bits */
     const uint8_t *gain_codes; /* by row; NULL if the codes have no gains */
     const float *norms;        /* (rows, planes), of fpq_refinement_encode */
+    int64_t n;                 /* rows */
     fpq_ids ids;               /* of the rows */
+    const fpq_id_table *rows;  /* candidates are ids, and this finds their rows; NULL: candidates are rows */
     fpq_metric metric;
     const float *centre; /* w: what norms and products are relative to, so that a large offset of the data does not cost
                             digits; NULL for inner products */
@@ -63,9 +65,9 @@ struct fpq_refined {
                                  (a product) in this scale is in the scale of the queries */
 };
 
-/* The k nearest of the candidates rows (nq, n), -1 for none, whose distances by their codes are given. Queries (nq, w)
- * are rotated. Where codes have two planes, the `closest` nearest by the first one read the second. */
-int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *rows,
+/* The k nearest of the candidates (nq, n), -1 for none, whose distances by their codes are given. Queries (nq, w) are
+ * rotated. Where codes have two planes, the `closest` nearest by the first one read the second. */
+int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *candidates,
                const float *distances, int64_t n, int64_t closest, const fpq_answers *answers, int threads);
 
 #endif

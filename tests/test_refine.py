@@ -66,7 +66,7 @@ def residuals(index, x):
 
 def test_gains_are_those_of_least_error():
     index = pq("sq4").fit(X).add(X)
-    refinement, planes = index._refinement, index._planes
+    refinement, planes = index._refinement, index._columns.planes()
     rest, found = residuals(index, X)
     error, gains = ((rest - found) ** 2).sum(1), planes.gains[: len(X)]
     assert len(np.unique(gains)) > 8
@@ -95,7 +95,7 @@ def test_gains_are_those_of_least_error():
 @pytest.mark.parametrize("power", [-100, -10, 10, 50])
 def test_gains_on_any_scale(power):
     ours, theirs = (pq("sq4").fit(rows).add(rows) for rows in (X, np.ldexp(X, power)))
-    np.testing.assert_array_equal(ours._planes.gains, theirs._planes.gains)
+    np.testing.assert_array_equal(*(index._columns.planes().gains for index in (ours, theirs)))
 
 
 @pytest.mark.parametrize("power", [0, 3, 9, 14])

@@ -12,7 +12,7 @@ typedef struct {
     const fpq_kernels *kern;
     const fpq_refined *r;
     const float *queries;
-    const int64_t *rows;
+    const int64_t *candidates;
     const float *distances;
     int64_t n, closest;
     const fpq_answers *answers;
@@ -21,7 +21,7 @@ typedef struct {
 typedef struct {
     float *query;     /* w */
     char *planes;     /* memory of the prepared query */
-    int64_t *rows;    /* n, the candidates that exist */
+    int64_t *rows;    /* n, of the candidates that exist */
     float *distances; /* n */
     int32_t *sums;    /* (n, 2) of the first plane */
     /* those that read the second plane */
@@ -62,24 +62,32 @@ static float refined_distance(const fpq_refined *r, float distance, float norm, 
     return squared > 0 ? (float)squared : 0;
 }
 
+/* The rows of a query's candidates, and their distances by codes. The ids of a mapped file are not checked: those that
+ * no row has are left out. */
+static int64_t find_rows(const job *j, int64_t query, workspace *w) {
+    const int64_t *candidates = j->candidates + query * j->n;
+    int64_t n = 0;
+    if (j->r->rows) fpq_ids_find(j->r->rows, candidates, j->n, w->rows);
+    for (int64_t i = 0; i < j->n; i++) {
+        const int64_t row = j->r->rows ? w->rows[i] : candidates[i];
+        w->rows[n] = row;
+        w->distances[n] = j->distances[query * j->n + i];
+        n += row >= 0 && row < j->r->n;
+    }
+    return n;
+}
+
 static void refine_query(void *context, int64_t task, fpq_worker *worker) {
     const job *j = context;
     const fpq_refined *r = j->r;
     const int w = r->codes.w, n_planes = r->b ? 2 : 1;
-    const int64_t *rows = j->rows + task * j->n;
-    const float *distances = j->distances + task * j->n;
     fpq_refinement_query query;
     workspace ws;
-    int64_t n = 0;
     place(j, worker->scratch, &ws);
+    const int64_t n = find_rows(j, task, &ws);
     for (int t = 0; t < w; t++)
         ws.query[t] = (float)(j->queries[task * w + t] * r->query_scale - (r->centre ? r->centre[t] : 0));
     fpq_refinement_query_make(&r->codes, ws.query, ws.planes, &query);
-    for (int64_t i = 0; i < j->n; i++) {
-        ws.rows[n] = rows[i];
-        ws.distances[n] = distances[i];
-        n += rows[i] >= 0;
-    }
     for (int64_t i = 0; i < n; i++) {
         FPQ_PREFETCH(r->norms + ws.rows[i] * n_planes);
         if (r->gain_codes) FPQ_PREFETCH(r->gain_codes + ws.rows[i]);
@@ -113,9 +121,9 @@ static void refine_query(void *context, int64_t task, fpq_worker *worker) {
     if (fpq_results_finish(&results, j->answers, task)) fpq_fail(worker);
 }
 
-int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *rows,
+int fpq_refine(const fpq_refined *refined, const float *queries, int64_t nq, const int64_t *candidates,
                const float *distances, int64_t n, int64_t closest, const fpq_answers *answers, int threads) {
-    job j = {fpq_active(), refined, queries, rows, distances, n, closest < n ? closest : n, answers};
+    job j = {fpq_active(), refined, queries, candidates, distances, n, closest < n ? closest : n, answers};
     workspace w;
     return fpq_parallel(nq, place(&j, NULL, &w), threads, refine_query, &j);
 }

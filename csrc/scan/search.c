@@ -25,16 +25,16 @@ static int search_batch(const fpq_codes *codes, const float *queries, int64_t nq
                         int64_t candidates, const fpq_answers *answers, int threads) {
     if (!candidates) return scan(codes, queries, nq, probes, answers, threads);
     const size_t n = (size_t)nq * (size_t)candidates;
-    int64_t *rows = fpq_alloc(n * (sizeof(int64_t) + sizeof(float)));
-    if (!rows) return -1;
-    float *distances = (float *)(void *)(rows + n);
-    const fpq_answers nearest = {
-        .k = candidates, .distances = distances, .ids = rows, .unsorted = 1, .rows_of = codes->refined->ids};
+    int64_t *found = fpq_alloc(n * (sizeof(int64_t) + sizeof(float)));
+    if (!found) return -1;
+    float *distances = (float *)(void *)(found + n);
+    fpq_answers nearest = {.k = candidates, .distances = distances, .ids = found, .unsorted = 1};
+    if (!codes->refined->rows) nearest.rows_of = codes->refined->ids;
     int status = scan(codes, queries, nq, probes, &nearest, threads);
     if (!status)
-        status = fpq_refine(codes->refined, queries, nq, rows, distances, candidates, closest(answers), answers,
+        status = fpq_refine(codes->refined, queries, nq, found, distances, candidates, closest(answers), answers,
                             threads);
-    fpq_free(rows);
+    fpq_free(found);
     return status;
 }
 

@@ -315,23 +315,26 @@ static fpq_answers radius_answers(int nq, const float *all, int n) {
     return (fpq_answers){.radius = n ? all[below(nq * n)] : 1, .hits = fpq_hits_make(nq)};
 }
 
+static const fpq_id_table *table_of(fpq_ids ids, int n) {
+    enum { BITS = 14, PLACE_BITS = 20 };
+    int64_t *places = INPUT(int64_t, n);
+    fpq_id_table *table = INPUT(fpq_id_table, 1);
+    *table = (fpq_id_table){OUTPUT(uint32_t, 1 << BITS), BITS, PLACE_BITS, 0, ids};
+    memset(table->entries, 0, sizeof(uint32_t) << BITS);
+    for (int i = 0; i < n; i++) places[i] = i;
+    fpq_ids_insert(table, places, n);
+    return table;
+}
+
 /* Re-ranking of some candidates by made-up vectors. Rows are found in a table of the ids, or are the ids, of which some
  * are no row then. */
 static fpq_ranking random_ranking(const fpq_selector *selector, int nq, int64_t candidates) {
-    enum { BITS = 14, PLACE_BITS = 20 };
     const int n = (int)selector->n, d = ANY_OF(1, 9, 40), by_table = fpq_has_ids(selector->ids) && below(2);
     fpq_ranking ranking = {.x = matrix(by_table ? n : 2 * n, d, below(TYPES)),
                            .metric = below(FPQ_N_METRICS),
                            .queries = numbers(nq * d),
                            .candidates = candidates};
-    if (!by_table) return ranking;
-    int64_t *places = INPUT(int64_t, n);
-    fpq_id_table *table = INPUT(fpq_id_table, 1);
-    *table = (fpq_id_table){OUTPUT(uint32_t, 1 << BITS), BITS, PLACE_BITS, 0, selector->ids};
-    memset(table->entries, 0, sizeof(uint32_t) << BITS);
-    for (int i = 0; i < n; i++) places[i] = i;
-    fpq_ids_insert(table, places, n);
-    ranking.rows = table;
+    if (by_table) ranking.rows = table_of(selector->ids, n);
     return ranking;
 }
 

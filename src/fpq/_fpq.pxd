@@ -143,7 +143,9 @@ cdef extern from "fpq.h" nogil:
         const uint8_t *b
         const uint8_t *gain_codes
         const float *norms
+        int64_t n
         fpq_ids ids
+        const fpq_id_table *rows
         fpq_metric metric
         const float *centre
         double query_scale, unit

@@ -40,20 +40,25 @@ cdef class Refinement(_Held):
 
 @cython.final
 cdef class Refined:
-    """Rows with refinement codes, as searches by `metric` read them; ids of the rows, or None: row numbers.
+    """Rows with refinement codes, as searches by `metric` read them.
 
+    ids of the n rows, or None: row numbers. table of the ids, for searches whose candidates are ids; None: rows.
     query_scale, unit: what queries are multiplied by, and the distance that 1 then stands for.
     """
     cdef fpq_refined c
+    cdef fpq_id_table table
     cdef tuple arrays
 
     def __cinit__(self, Refinement refinement, const uint8_t[:, ::1] first, const uint8_t[:, ::1] second,
-                  const uint8_t[::1] gains, const float[:, ::1] norms, ids, fpq_metric metric, const float[::1] centre,
-                  double query_scale, double unit):
-        self.arrays = refinement, first, second, gains, norms, ids, centre
+                  const uint8_t[::1] gains, const float[:, ::1] norms, int64_t n, tuple table, ids, fpq_metric metric,
+                  const float[::1] centre, double query_scale, double unit):
+        self.arrays = refinement, first, second, gains, norms, table, ids, centre
         self.c.codes, self.c.metric, self.c.query_scale, self.c.unit = refinement.c, metric, query_scale, unit
-        self.c.a, self.c.norms = &first[0, 0], &norms[0, 0]
+        self.c.a, self.c.norms, self.c.n = &first[0, 0], &norms[0, 0], n
         if metric != FPQ_IP: self.c.centre = &centre[0]
         if second is not None: self.c.b = &second[0, 0]
         if gains is not None: self.c.gain_codes = &gains[0]
         if ids is not None: self.c.ids = _ids(ids)
+        if table is not None:
+            self.table = _id_table(table, ids)
+            self.c.rows = &self.table

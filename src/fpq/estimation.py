@@ -15,7 +15,7 @@ from fpq._checks import Array
 from fpq.building import AnyIndex, AnyLSHIndex
 from fpq.indexes import C2LSHIndex, E2LSHIndex, FlatIndex, IVFPQIndex, PMLSHIndex, PQIndex
 from fpq.indexes.parts.lists import BLOCK_ROWS
-from fpq.indexes.parts.refinement import BITS, FILE_PREFIX, forms_of
+from fpq.indexes.parts.refinement import BITS, FILE_PREFIX, forms_of, n_blocks
 from fpq.indexes.parts.sketches import sketch_size
 from fpq.indexes.parts.tables import MAX_ROWS, directory_bits
 from fpq.indexes.parts.two_level import LEAST_LISTS
@@ -198,7 +198,7 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
         arrays |= {"rotation_matrix": _view(f4, d, width), "rotation_mean": _view(f4, d)}
     if pq.open_indexing is not None:
         arrays["open_indexing_counts"] = _view(np.int64, *pq.open_indexing.new_counts(m, k).shape)
-    blocks = -(-n // BLOCK_ROWS)
+    blocks = n_blocks(n)
     if isinstance(index, IVFPQIndex):
         n_lists = index.n_lists or default_lists(n)
         blocks = _blocks(n, n_lists, index.list_capacity)
@@ -211,7 +211,7 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
     if index.refine is not None:
         forms = forms_of(width, BITS[index.refine], index.refine == "sq4")
         arrays |= {
-            FILE_PREFIX + name: _view(dtype, blocks, BLOCK_ROWS, *shape) for name, (shape, dtype) in forms.items()
+            FILE_PREFIX + name: _view(dtype, n_blocks(n), BLOCK_ROWS, *shape) for name, (shape, dtype) in forms.items()
         }
         arrays |= {"refine_steps": _view(f4, width), "refine_centre": _view(f4, width)}
     return arrays

@@ -29,6 +29,10 @@ def ivfpq(**options: Any) -> fpq.IVFPQIndex:
     return fpq.IVFPQIndex(5, 2, **options).fit(rows(1, 700))
 
 
+def refined(kind: Any) -> fpq.IVFPQIndex:
+    return changed(ivfpq(refine=kind).add(rows(2, 200), ids=np.arange(200) * 3))  # type: ignore[no-any-return]
+
+
 def bfloat16(x: Any) -> Any:
     import ml_dtypes  # nothing but the making of these files needs this package
 
@@ -80,10 +84,12 @@ RECIPES = {
     "ivfpq-bfloat16": lambda: ivfpq(keep_vectors=True).add(bfloat16(rows(2, 200)), ids=np.arange(200)[::-1]),
     "ivfpq-plain": lambda: ivfpq(residual=False, metric="ip", open_indexing=2.0, list_capacity=1.2).add(rows(2, 200)),
     "ivfpq-4bit": lambda: ivfpq(nbits=4, metric="cosine", rotation="pca").add(rows(2, 200)),
-    "ivfpq-refine": lambda: changed(ivfpq(refine="sq8").add(rows(2, 200), ids=np.arange(200) * 3)),
-    "ivfpq-sq4": lambda: changed(ivfpq(refine="sq4").add(rows(2, 200), ids=np.arange(200) * 3)),  # before gains
-    "ivfpq-sq4-gains": lambda: changed(ivfpq(refine="sq4").add(rows(2, 200), ids=np.arange(200) * 3)),
-    "ivfpq-sq4-even": lambda: changed(ivfpq(refine="sq4").add(rows(2, 200), ids=np.arange(200) * 3)),  # before levels
+    "ivfpq-refine": lambda: refined("sq8"),  # before the order of rows
+    "ivfpq-refine-rows": lambda: refined("sq8"),
+    "ivfpq-sq4": lambda: refined("sq4"),  # before gains
+    "ivfpq-sq4-gains": lambda: refined("sq4"),  # before the order of rows
+    "ivfpq-sq4-rows": lambda: refined("sq4"),
+    "ivfpq-sq4-even": lambda: refined("sq4"),  # before levels
     "ivfpq-tuned": lambda: tuned(ivfpq(keep_vectors=True).add(rows(2, 200))),
     "ivfpq-spreads": lambda: ivfpq(metric="ip").add(rows(2, 200)),
     "ivfpq-local-dim": lambda: ivfpq(local_rotations=True, rotation_dim=8).add(rows(2, 200)),
@@ -108,6 +114,10 @@ RECIPES = {
     "pmlsh-sketches": lambda: fpq.PMLSHIndex(n_hashes=20).fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
     "c2lsh-sketches": lambda: fpq.C2LSHIndex(n_hashes=20, ratio=3.0).fit(rows(1, 200, 32)).add(rows(2, 70, 32)),
 }
+
+
+# Files whose refinement codes are by slot: to save them again writes these by row.
+BY_SLOT = {"ivfpq-refine", "ivfpq-sq4", "ivfpq-sq4-gains", "ivfpq-sq4-even"}
 
 
 def answers(thing: Any) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, threads
-from fpq._checks import Array, Float32, Int32, Int64, Rows, UInt8, UInt64
+from fpq._checks import Array, Float32, Int64, Rows, UInt8, UInt64
 from fpq.indexes import ivf_file, ivf_rows
 from fpq.indexes.base import Bits, RangeResult, SearchResult
 from fpq.indexes.changes import Addition
 from fpq.indexes.parts.coarse import CoarseQuantizer, residuals, rotated_by_lists, rows_per_list
-from fpq.indexes.parts.ids import Commit, Removal
+from fpq.indexes.parts.ids import Commit, Entries, Removal
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.lock import reads, writes
-from fpq.indexes.parts.refinement import Planes, RefineName
+from fpq.indexes.parts.refinement import RefineName
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.pq_base import CodeIndex
 from fpq.indexes.pq_training import learned_quantizer, learned_refinement
@@ -144,7 +144,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         vars(self).update(self._no_rows())
 
     def _no_rows(self) -> dict[str, Any]:
-        return {**super()._no_rows(), **ivf_rows.no_lists(self.n_lists or 0, self.quantizer, self._refinement)}
+        return {**super()._no_rows(), **ivf_rows.no_lists(self.n_lists or 0, self.quantizer)}
 
     @property
     def dim(self) -> int | None:
@@ -234,7 +234,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         refinement = learned_refinement(self, quantizer, rows, vectors, n_threads, centroids)
         return self._learned(
             quantizer, refinement, n_lists=n_lists, n_probe=min(self.n_probe, n_lists), _coarse=coarse,
-            _rotated=rotated, _rotations=rotations, **ivf_rows.no_lists(n_lists, quantizer, refinement),
+            _rotated=rotated, _rotations=rotations, **ivf_rows.no_lists(n_lists, quantizer),
         )  # fmt: skip
 
     @property
@@ -292,7 +292,7 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
         return ivf_rows.merging(self, other, ids)
 
     def _clearing(self) -> Commit:
-        return self._lists.clearing()
+        return ivf_rows.clearing(self, self._lists.clearing())
 
     @reads
     @searches_blocks
@@ -408,9 +408,11 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
         counts, commit_lists = self._counts_without(places), self._lists.removing(places)
+        commit_columns = self._columns.removing(removal, len(self) - len(places))
 
         def commit() -> None:
             commit_lists()
+            commit_columns()
             self._counts = counts
 
         return commit
@@ -418,18 +420,14 @@ class IVFPQIndex(CodeIndex, kind="IVFPQIndex"):
     def _codes(self, rows: Int64) -> UInt8:
         return self._lists.codes(rows)
 
-    @property
-    def _planes(self) -> Planes:
-        return self._lists.columns.planes()
-
-    @property
-    def _row_ids(self) -> Int32 | Int64:
-        return self._lists.id_by_slot
+    def _candidate_ids(self) -> tuple[Entries | None, Int64 | None]:
+        return self._ids.native_table()
 
     def _decode(self, ids: Any) -> Float32:
         assert self._coarse is not None
-        slots = self._lists.find(self._ids.present(ids)[0])
-        decoded, lists = self._decoded(slots), self._lists.lists_of(slots)
+        wanted, rows = self._ids.present(ids)
+        slots = self._lists.find(wanted)
+        decoded, lists = self._decoded(slots, rows), self._lists.lists_of(slots)
         if self._rotations is not None:
             decoded = self._rotations.inverse(decoded, lists, threads.resolve(self.n_threads))
         return decoded + self._coarse.centroids[lists] if self.residual else decoded

@@ -9,9 +9,9 @@ import numpy as np
 from fpq import threads
 from fpq._checks import MOST
 from fpq.indexes.parts.coarse import CoarseQuantizer
-from fpq.indexes.parts.ids import Ids
-from fpq.indexes.parts.lists import InvertedLists
-from fpq.indexes.parts.refinement import Refinement
+from fpq.indexes.parts.ids import PIECE, Ids
+from fpq.indexes.parts.lists import BLOCK_ROWS, InvertedLists
+from fpq.indexes.parts.refinement import Columns, Refinement, columns_of
 from fpq.indexes.pq_file import optional_state, restore_settings, stored_counts, stored_options
 from fpq.learning.local_rotation import LocalRotations
 from fpq.learning.quantizer import ProductQuantizer
@@ -40,6 +40,8 @@ def state(index: IVFPQIndex) -> State:
         saved = saved.joined(State({"rotation_dim": index._rotation_dim}, {}))
     if index._rotations is not None:
         saved = saved.joined(index._rotations.state())
+    if index._refinement is not None:
+        saved = saved.joined(State({"refine_order": "row"}, {}))
     return saved.joined(optional_state(index), index._lists.state(), index._ids.state(), index._vectors.state())
 
 
@@ -81,6 +83,22 @@ def restored(kind: type[IVFPQIndex], stored: Stored) -> IVFPQIndex:
     index._counts = stored_counts(stored, pq, len(index))
     if index.refine is not None:
         index._refinement = Refinement.from_state(stored, index.refine, int(pq.offsets[-1]))
-        index._lists.columns = index._refinement.stored_columns(stored, index._lists.layout.n_blocks)
+        index._columns = _stored_columns(index, stored)
     index._restore_vectors(stored)
     return index
+
+
+def _stored_columns(index: IVFPQIndex, stored: Stored) -> Columns:
+    """The refinement codes: by row, but by slot in files of before, which are put in the order of rows."""
+    assert index._refinement is not None
+    if "refine_order" in stored.params:
+        (order,) = stored.take("refine_order").values()
+        if order != "row":
+            raise FormatError(f"refine_order: expected 'row', got {order!r}")
+        return index._refinement.stored_columns(stored, len(index))
+    by_slot = index._refinement.stored_columns(stored, index._lists.layout.n_blocks * BLOCK_ROWS)
+    columns, slots = columns_of(index._refinement), index._lists.slots_of_rows(index._ids)
+    columns.reserve(len(slots))
+    for start in range(0, len(slots), PIECE):
+        columns.write(start, by_slot.planes().at(slots[start : start + PIECE]))
+    return columns

@@ -10,11 +10,11 @@ from fpq import _native, progress, scaling
 from fpq._checks import Array, Float32, Int64, UInt64
 from fpq.indexes.changes import Addition
 from fpq.indexes.parts.coarse import by_lists
-from fpq.indexes.parts.ids import PIECE
+from fpq.indexes.parts.ids import PIECE, Commit
 from fpq.indexes.parts.list_capacity import list_limit
 from fpq.indexes.parts.lists import InvertedLists
 from fpq.indexes.parts.plan import searched
-from fpq.indexes.parts.refinement import Refinement, residuals_of
+from fpq.indexes.parts.refinement import residuals_of
 from fpq.learning.quantizer import ProductQuantizer
 
 if TYPE_CHECKING:
@@ -24,21 +24,21 @@ PROBES = 1 << 22  # probes of a query batch, 12 bytes each
 RESIDUALS = 1 << 24  # numbers in the rotated residuals of a query batch
 
 
-def no_lists(n_lists: int, quantizer: ProductQuantizer, refinement: Refinement | None) -> dict[str, Any]:
+def no_lists(n_lists: int, quantizer: ProductQuantizer) -> dict[str, Any]:
     """The attributes of an index with empty lists."""
-    columns = None if refinement is None else refinement.columns()
-    lists = InvertedLists(n_lists, quantizer.code_size, columns)
-    return {"_lists": lists, "_max_residual": np.zeros(n_lists, dtype=np.float32)}
+    return {"_lists": InvertedLists(n_lists, quantizer.code_size), "_max_residual": np.zeros(n_lists, dtype=np.float32)}
 
 
 def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: int) -> Addition:
     """Prepare checked rows with new ids. The limits are those without the rows in the places `leaving`."""
     assert index._coarse is not None
-    n, sizes = len(index) + len(x) - len(leaving), index._lists.sizes_without(leaving)
+    first, sizes = len(index), index._lists.sizes_without(leaving)
+    n = first + len(x) - len(leaving)
     limit = None if index.list_capacity is None else list_limit(index.list_capacity, n, index.n_lists)
     prepare = index._metric.prepare
     labels = index._coarse.labels(x, prepare, sizes, limit, n_threads)
-    slots, place, clear = index._lists.place(labels, ids)
+    slots, place, clear_slots = index._lists.place(labels, ids)
+    index._columns.reserve(first + len(x))
     counts, max_residual = index._next_counts(), index._max_residual.copy()
     change = index._coarse.subtracting(labels, prepare, index._rotations) if index.residual else prepare
     vectors = prepare if index._rotations is None else by_lists(labels, prepare, index._rotations.rotate)
@@ -53,7 +53,7 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
                 if index.residual:
                     coded, decoded = decoded, np.empty_like(decoded)
                     _native.add_centroids(coded, index._rotated, labels[chunk], 1, decoded, n_threads)
-                index._lists.columns.write(slots[chunk], index._refinement.encode(rest, decoded, n_threads))
+                index._columns.write(first + row, index._refinement.encode(rest, decoded, n_threads))
             if index.residual:
                 np.maximum.at(max_residual, labels[chunk], index.quantizer.lengths(codes, n_threads))
             row = chunk.stop
@@ -63,29 +63,39 @@ def adding(index: IVFPQIndex, x: Array, ids: Int64, leaving: Int64, n_threads: i
         place()
         vars(index).update(_counts=counts, _max_residual=max_residual)
 
-    return Addition(commit, write, clear)
+    return Addition(commit, write, clearing(index, clear_slots))
 
 
 def merging(index: IVFPQIndex, other: IVFPQIndex, ids: Int64) -> Addition:
     """Prepare the rows of another index, with these ids, for the lists that hold them in `other`."""
-    sources = other._places(np.arange(len(other), dtype=np.int64))
-    slots, place, clear = index._lists.place(other._lists.lists_of(sources).astype(np.int32), ids)
+    first, sources = len(index), other._places(np.arange(len(other), dtype=np.int64))
+    slots, place, clear_slots = index._lists.place(other._lists.lists_of(sources).astype(np.int32), ids)
+    index._columns.reserve(first + len(other))
     counts, max_residual = index._merged_counts(other), np.maximum(index._max_residual, other._max_residual)
 
     def write(advance: progress.Advance) -> None:
         for start in range(0, len(slots), PIECE):
             chunk = slice(start, start + PIECE)
             index._lists.write(slots[chunk], other._lists.codes(sources[chunk]), ids[chunk])
-            planes = other._lists.columns.take(sources[chunk])
-            if planes is not None:
-                index._lists.columns.write(slots[chunk], planes)
             advance(len(slots[chunk]))
+        index._columns.extend(first, other._columns, len(other))
 
     def commit() -> None:
         place()
         vars(index).update(_counts=counts, _max_residual=max_residual)
 
-    return Addition(commit, write, clear)
+    return Addition(commit, write, clearing(index, clear_slots))
+
+
+def clearing(index: IVFPQIndex, clear_slots: Commit) -> Commit:
+    """A function that zeroes slots, and refinement codes behind the present rows, and cannot fail."""
+    n = len(index)
+
+    def clear() -> None:
+        clear_slots()
+        index._columns.clear_after(n)
+
+    return clear
 
 
 def native(index: IVFPQIndex, refined: _native.Refined | None, power: int, allowed: UInt64 | None) -> _native.Codes:

@@ -17,7 +17,7 @@ from fpq.indexes.changes import Addition
 from fpq.indexes.parts.ids import PIECE, Commit, Ids, Removal
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.plan import searched
-from fpq.indexes.parts.refinement import Columns, Planes, Refinement, RefineName, residuals_of
+from fpq.indexes.parts.refinement import Refinement, RefineName, n_blocks, residuals_of
 from fpq.indexes.parts.streaming import adds_blocks, fits_blocks, searches_blocks
 from fpq.indexes.pq_base import CodeIndex
 from fpq.indexes.pq_file import optional_state, restore_settings, stored_counts, stored_options
@@ -32,10 +32,8 @@ from fpq.storage import FormatError, State, Stored
 BLOCK_ROWS = 64
 
 
-def _no_codes(quantizer: ProductQuantizer, refinement: Refinement | None) -> dict[str, Any]:
-    """The attributes of an index without codes."""
-    blocks = GrowingArray((quantizer.code_size, BLOCK_ROWS), np.uint8)
-    return {"_blocks": blocks, "_columns": Columns() if refinement is None else refinement.columns()}
+def _no_codes(quantizer: ProductQuantizer) -> GrowingArray:
+    return GrowingArray((quantizer.code_size, BLOCK_ROWS), np.uint8)
 
 
 class PQIndex(CodeIndex, kind="PQIndex"):
@@ -88,10 +86,9 @@ class PQIndex(CodeIndex, kind="PQIndex"):
     [0, 1, 2]
     """
 
-    _state_names: tuple[str, ...] = ("_blocks", "_columns")
+    _state_names: tuple[str, ...] = ("_blocks",)
 
     _blocks: GrowingArray  # (blocks, code_size, BLOCK_ROWS)
-    _columns: Columns
 
     def __init__(
         self,
@@ -117,12 +114,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         vars(self).update(self._no_rows())
 
     def _no_rows(self) -> dict[str, Any]:
-        return {**super()._no_rows(), **_no_codes(self.quantizer, self._refinement)}
+        return {**super()._no_rows(), "_blocks": _no_codes(self.quantizer)}
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays of the index: codes, codebooks, ids, kept vectors, refinement codes."""
-        return self._common_nbytes + self._blocks.data.nbytes + self._columns.nbytes
+        return self._common_nbytes + self._blocks.data.nbytes
 
     @property
     @reads
@@ -154,9 +151,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         self._reserve_codes(n)
 
     def _reserve_codes(self, n: int) -> None:
-        n_blocks = -(-n // BLOCK_ROWS)
-        self._blocks.reserve(n_blocks)
-        self._columns.reserve(n_blocks)
+        self._blocks.reserve(n_blocks(n))
+        self._columns.reserve(n)
 
     def _drawn(self, n: int) -> Int64 | None:
         return self._choose(n, self._training_size) if self._metric.unit_length else self.quantizer.drawn(n)
@@ -167,7 +163,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             rows, n = rows.changed(self._metric.prepare), rows.n
         quantizer = learned_quantizer(self, rows, n, rows)
         refinement = learned_refinement(self, quantizer, rows, rows, threads.resolve(self.n_threads))
-        return self._learned(quantizer, refinement, **_no_codes(quantizer, refinement))
+        return self._learned(quantizer, refinement, _blocks=_no_codes(quantizer))
 
     @writes
     @adds_blocks
@@ -204,8 +200,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
                 _native.put_codes(codes, rows, self._blocks.data, n_threads)
                 if self._refinement is not None:
                     both = residuals_of(self.quantizer, rotated, codes, n_threads)
-                    planes = self._refinement.encode(*both, n_threads)
-                    self._columns.write(slice(row, row + len(codes)), planes)
+                    self._columns.write(row, self._refinement.encode(*both, n_threads))
                 row += len(codes)
                 advance(len(codes))
 
@@ -223,10 +218,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             for start in range(0, len(other), PIECE):
                 rows = np.arange(start, min(len(other), start + PIECE), dtype=np.int64)
                 _native.put_codes(other._codes(rows), first + rows, self._blocks.data)
-                planes = other._columns.take(rows)
-                if planes is not None:
-                    self._columns.write(first + rows, planes)
                 advance(len(rows))
+            self._columns.extend(first, other._columns, len(other))
 
         def commit() -> None:
             self._counts = counts
@@ -235,12 +228,13 @@ class PQIndex(CodeIndex, kind="PQIndex"):
 
     def _clearing(self) -> Commit:
         """A function that zeroes the codes behind the last row in its block, as files hold whole blocks."""
-        tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS, dtype=np.int64)
+        n = len(self)
+        tail = np.arange(n, n_blocks(n) * BLOCK_ROWS, dtype=np.int64)
         zeros = np.zeros((len(tail), self.quantizer.code_size), np.uint8)
 
         def clear() -> None:
             _native.put_codes(zeros, tail, self._blocks.data)
-            self._columns.clear(tail)
+            self._columns.clear_after(n)
 
         return clear
 
@@ -299,13 +293,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         codes, counts = self._codes(removal.sources), self._counts_without(places)
         freed = np.arange(len(self) - len(removal.rows), len(self), dtype=np.int64)
         zeros = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # files must not hold removed codes
-        move_columns = self._columns.moving(removal.sources, removal.targets)
+        commit_columns = self._columns.removing(removal, len(self) - len(freed))
 
         def commit() -> None:
             _native.put_codes(codes, removal.targets, self._blocks.data)
             _native.put_codes(zeros, freed, self._blocks.data)
-            move_columns()
-            self._columns.clear(freed)
+            commit_columns()
             self._counts = counts
 
         return commit
@@ -316,15 +309,8 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return codes
 
     def _decode(self, ids: Any) -> Float32:
-        return self._decoded(self._ids.rows(ids))
-
-    @property
-    def _planes(self) -> Planes:
-        return self._columns.planes()
-
-    @property
-    def _row_ids(self) -> Int64 | None:
-        return self._ids.native
+        rows = self._ids.rows(ids)
+        return self._decoded(rows, rows)
 
     def _state(self) -> State:
         quantizer = self.quantizer._state()
@@ -335,9 +321,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         }
         state = State(params, quantizer.arrays)
         if self.is_trained:
-            n_blocks = -(-len(self) // BLOCK_ROWS)
-            state.arrays["codes"] = self._blocks.data[:n_blocks]
-            state = state.joined(self._columns.state(n_blocks))
+            state.arrays["codes"] = self._blocks.data[: n_blocks(len(self))]
         return state.joined(optional_state(self), self._ids.state(), self._vectors.state())
 
     @classmethod
@@ -351,11 +335,11 @@ class PQIndex(CodeIndex, kind="PQIndex"):
             if len(index):
                 raise FormatError(f"n: expected 0 of an index that is not trained, got {len(index)}")
             return index
-        blocks = -(-len(index) // BLOCK_ROWS)
-        index._blocks = GrowingArray.of(stored.array("codes", np.uint8, (blocks, pq.code_size, BLOCK_ROWS), bulk=True))
+        shape = n_blocks(len(index)), pq.code_size, BLOCK_ROWS
+        index._blocks = GrowingArray.of(stored.array("codes", np.uint8, shape, bulk=True))
         if index.refine is not None:
             index._refinement = Refinement.from_state(stored, index.refine, int(pq.offsets[-1]))
-            index._columns = index._refinement.stored_columns(stored, blocks)
+            index._columns = index._refinement.stored_columns(stored, len(index))
         index._counts = stored_counts(stored, pq, len(index))
         index._restore_vectors(stored)
         return index

@@ -12,14 +12,14 @@ from numpy.typing import ArrayLike
 
 from fpq import _checks, _native, _settings, progress, scaling, threads, tuning
 from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int32, Int64, Rows, UInt8
+from fpq._checks import Array, Float32, Int64, Rows, UInt8
 from fpq.indexes.base import Bits, Index, SearchResult
 from fpq.indexes.parts import arguments, recall_ceiling
-from fpq.indexes.parts.ids import Commit
+from fpq.indexes.parts.ids import Commit, Entries
 from fpq.indexes.parts.lock import reads, writes
 from fpq.indexes.parts.operating_points import OperatingPoints
 from fpq.indexes.parts.plan import planned, stages
-from fpq.indexes.parts.refinement import BITS, Planes, Refinement, RefineName
+from fpq.indexes.parts.refinement import BITS, Columns, Refinement, RefineName, columns_of
 from fpq.indexes.parts.streaming import gathered
 from fpq.indexes.parts.true_neighbors import true_neighbors
 from fpq.indexes.parts.vector_file import VectorFile
@@ -42,11 +42,12 @@ class CodeIndex(Index):
     refine = _settings.Fixed(_settings.choice(None, *BITS))
     anisotropy = _settings.Fixed(_settings.real(1.0))
 
-    _state_names: tuple[str, ...] = ("quantizer", "_counts", "_refinement", "_is_judged", "_points")
+    _state_names: tuple[str, ...] = ("quantizer", "_counts", "_refinement", "_columns", "_is_judged", "_points")
     _bound_by = "coded by its present codebooks"
 
     quantizer: ProductQuantizer
     _refinement: Refinement | None  # what `fit` learned for `refine`
+    _columns: Columns  # the refinement codes
     _points: OperatingPoints | None  # what `tune` measured
     _is_judged: bool  # whether the codes alone have been judged by their error, or `tune` by their recall
 
@@ -105,7 +106,7 @@ class CodeIndex(Index):
         """Bytes of the arrays that all indexes of codes have."""
         learned = self.quantizer.nbytes + (0 if self._refinement is None else self._refinement.nbytes)
         counts = 0 if self._counts is None else self._counts.nbytes
-        return learned + counts + self._vectors.nbytes + self._ids.nbytes
+        return learned + counts + self._columns.nbytes + self._vectors.nbytes + self._ids.nbytes
 
     def _fitting(self, X: Any) -> Commit:
         n_threads = threads.resolve(self.n_threads)
@@ -148,7 +149,7 @@ class CodeIndex(Index):
 
     def _learned(self, trained: ProductQuantizer, refinement: Refinement | None, **attributes: Any) -> Commit:
         """A commit that empties the index and takes over a trained copy of the quantizer and these attributes."""
-        new = {**self._no_rows(), "_refinement": refinement, **attributes}
+        new = {**self._no_rows(), "_refinement": refinement, "_columns": columns_of(refinement), **attributes}
 
         def commit() -> None:
             vars(self.quantizer).update(vars(trained))
@@ -158,7 +159,8 @@ class CodeIndex(Index):
 
     def _no_rows(self) -> dict[str, Any]:
         vectors = Vectors() if isinstance(self._vectors, Vectors) else self._vectors
-        return {"_vectors": vectors, "_counts": None, "_is_judged": False, "_points": None}
+        columns = columns_of(self._refinement)
+        return {"_vectors": vectors, "_columns": columns, "_counts": None, "_is_judged": False, "_points": None}
 
     def _require_file_fits(self, dim: int) -> None:
         if isinstance(self._vectors, VectorFile):
@@ -301,15 +303,9 @@ class CodeIndex(Index):
     def _native_codes(self, refined: _native.Refined | None, power: int, allowed: Bits | None) -> _native.Codes:
         """The codes as searches for queries scaled by 2**power read them; `allowed`: bits of rows, None: all."""
 
-    @property
-    @abstractmethod
-    def _planes(self) -> Planes:
-        """The refinement codes of all rows or slots."""
-
-    @property
-    @abstractmethod
-    def _row_ids(self) -> Int32 | Int64 | None:
-        """The ids of all rows or slots; None: row numbers."""
+    def _candidate_ids(self) -> tuple[Entries | None, Int64 | None]:
+        """The ids of all rows, None: row numbers; before them a table of the ids, if a scan finds ids and not rows."""
+        return None, self._ids.native
 
     @reads
     @progress.reported
@@ -419,11 +415,11 @@ class CodeIndex(Index):
             return self._vectors.rows(wanted if self._vectors.by_id else rows)
         return self._decode(ids)
 
-    def _decoded(self, places: Int64) -> Float32:
-        """The vectors (n, d) that the codes in these places stand for, with their refinement."""
+    def _decoded(self, places: Int64, rows: Int64) -> Float32:
+        """The vectors (n, d) of these rows by the codes, in these places, and their refinement."""
         decoded = self.quantizer.decoded(self._codes(places), threads.resolve(self.n_threads))
         if self._refinement is not None:
-            decoded += self._refinement.decode(self._planes.at(places))
+            decoded += self._refinement.decode(self._columns.planes().at(rows))
         return self.quantizer.unrotated(decoded)
 
     def _describe(self, *parameters: str) -> str:

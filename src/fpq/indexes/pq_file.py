@@ -21,6 +21,7 @@ def optional_state(index: CodeIndex) -> State:
     values = {"rerank": index.rerank, "refine": index.refine}
     state = State({name: value for name, value in values.items() if value is not None}, {})
     state.params.update(anisotropy_param(index.anisotropy))
+    state.arrays.update(index._columns.state(len(index)).arrays)
     if index._counts is not None:
         state.arrays["open_indexing_counts"] = index._counts
     return state.joined(*(part.state() for part in (index._refinement, index._points) if part is not None))

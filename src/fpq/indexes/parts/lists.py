@@ -12,7 +12,6 @@ from fpq import _native
 from fpq._arrays import GrowingArray
 from fpq._checks import Int32, Int64, UInt8, UInt64
 from fpq.indexes.parts.ids import Commit, Ids, IdTable, bits_to_mask, places_allowed
-from fpq.indexes.parts.refinement import Columns
 from fpq.storage import Check, FormatError, State, Stored, below, non_negative, unique
 
 BLOCK_ROWS = 64
@@ -99,12 +98,11 @@ class Placement(NamedTuple):
 class InvertedLists:
     """Codes and ids of rows in lists. New rows are written behind the live rows and become live by a commit."""
 
-    def __init__(self, n_lists: int, code_size: int, columns: Columns | None = None) -> None:
+    def __init__(self, n_lists: int, code_size: int) -> None:
         empty = np.zeros(0, dtype=np.int32)
         self.layout = Layout(np.zeros(n_lists, np.int64), empty, np.zeros(n_lists + 1, np.int64), empty)
         self.blocks = GrowingArray((code_size, BLOCK_ROWS), np.uint8)
         self.slot_ids = GrowingArray((BLOCK_ROWS,), np.int32)  # int64 from the first id on that needs it
-        self.columns = columns or Columns()
         self.live_rows = self.layout.live_rows()
         self._table = IdTable()  # id -> slot
         self._owners: tuple[Int32, Int64] | None = None  # the block_ids and `Layout.owners()` of these blocks
@@ -113,7 +111,7 @@ class InvertedLists:
     def nbytes(self) -> int:
         """Bytes in use and in reserve."""
         arrays = (*self.layout, self.live_rows, self.blocks.data, self.slot_ids.data)
-        return sum(array.nbytes for array in arrays) + self._table.nbytes + self.columns.nbytes
+        return sum(array.nbytes for array in arrays) + self._table.nbytes
 
     @property
     def id_by_slot(self) -> Int32 | Int64:
@@ -136,7 +134,6 @@ class InvertedLists:
         self.blocks.reserve(layout.n_blocks)
         self.slot_ids.reserve(layout.n_blocks)
         self.slot_ids.hold(int(ids.max(initial=0)))
-        self.columns.reserve(layout.n_blocks)
         slot_ids = self.id_by_slot
         self._table.reserve(slot_ids, len(slots))
 
@@ -151,7 +148,6 @@ class InvertedLists:
         blocks = n // BLOCK_ROWS + len(self.layout.sizes)
         self.blocks.reserve(blocks)
         self.slot_ids.reserve(blocks)
-        self.columns.reserve(blocks)
 
     def write(self, slots: Int64, codes: UInt8, ids: Int64, n_threads: int = 1) -> None:
         """Write rows to the slots of a placement before its commit."""
@@ -168,7 +164,6 @@ class InvertedLists:
                 piece = slots[start : start + CLEARED_ROWS]
                 _native.put_codes(zeros[: len(piece)], piece, self.blocks.data)
                 ids[piece] = 0
-                self.columns.clear(piece)
 
         return clear
 
@@ -208,6 +203,16 @@ class InvertedLists:
         for start in range(0, len(self.live_rows), PIECE_BLOCKS):
             mask = bits_to_mask(self.live_rows[start : start + PIECE_BLOCKS])
             yield np.flatnonzero(mask).astype(np.int64, copy=False) + start * BLOCK_ROWS
+
+    def slots_of_rows(self, ids: Ids) -> Int64:
+        """The slot of each row, int64 (n,), without a table from ids to slots."""
+        of_rows = np.full(ids.n, -1, dtype=np.int64)
+        for slots in self._slots():
+            rows = ids.rows_or_missing(self.id_by_slot[slots].astype(np.int64))
+            of_rows[rows[rows >= 0]] = slots[rows >= 0]
+        if (of_rows < 0).any():  # possible in a mapped file, which is not checked
+            raise FormatError("slot_ids: the data are damaged: an id is missing")
+        return of_rows
 
     def lists_of(self, slots: Int64) -> Int64:
         """The list of each slot."""
@@ -252,14 +257,11 @@ class InvertedLists:
         freed = old.slots(np.repeat(changed, n_removed), np.repeat(sizes[changed], n_removed) + rank)
         sources = freed[~np.isin(freed, slots)]
         codes, ids = self.codes(sources), self.id_by_slot
-        move_columns = self.columns.moving(sources, targets)
         zeros = np.zeros((len(freed), self.blocks.data.shape[1]), np.uint8)
 
         def commit() -> None:
             _native.put_codes(codes, targets, self.blocks.data)
             _native.put_codes(zeros, freed, self.blocks.data)  # files must not hold removed codes
-            move_columns()
-            self.columns.clear(freed)
             self._table.remove(ids, slots, sources, targets)
             self.layout, self.live_rows = layout, live_rows
 
@@ -276,8 +278,7 @@ class InvertedLists:
         """The state that a file stores. The array `chain` of a file is `block_ids`."""
         n = self.layout.n_blocks
         arrays = {"codes": self.blocks.data[:n], "slot_ids": self.slot_ids.data[:n]}
-        state = State({}, {"list_sizes": self.layout.sizes, "chain": self.layout.block_ids, **arrays})
-        return state.joined(self.columns.state(n))
+        return State({}, {"list_sizes": self.layout.sizes, "chain": self.layout.block_ids, **arrays})
 
     @classmethod
     def from_state(cls, stored: Stored, n_lists: int, code_size: int, ids: Ids) -> InvertedLists:

@@ -65,8 +65,8 @@ def searched(index: CodeIndex, power: int, allowed: Bits | None) -> _native.Code
     if codes is None:
         refined = None
         if index._refinement is not None:
-            inner_product = index._metric.inner_product
-            refined = index._refinement.native(index._planes, index._row_ids, inner_product, power)
+            planes, of_candidates = index._columns.planes(), index._candidate_ids()
+            refined = index._refinement.native(planes, len(index), *of_candidates, index._metric.inner_product, power)
         codes = index._native_codes(refined, power, allowed)
         if is_usual:
             memo["codes"] = codes

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from fpq import _native
-from fpq._arrays import GrowingArray
-from fpq._checks import Array, Float32, Int32, Int64, UInt8
+from fpq._arrays import GrowingArray, copy_rows
+from fpq._checks import Array, Float32, Int64, UInt8
+from fpq.indexes.parts.ids import Commit, Entries, Removal
 from fpq.learning import levels as of_four_bits
 from fpq.learning import steps as learning
 from fpq.learning.prepared_rows import PreparedRows
@@ -42,20 +42,20 @@ class Planes(NamedTuple):
 
 
 class Columns:
-    """The refinement codes of an index, by row or slot. They grow, move and are cleared with the codes."""
+    """The refinement codes of an index, by row."""
 
-    def __init__(self, arrays: dict[str, GrowingArray] | None = None) -> None:
-        self.arrays = arrays or {}  # the columns of `Planes` in blocks of 64 rows; empty: no refinement codes
+    def __init__(self, arrays: dict[str, GrowingArray]) -> None:
+        self.arrays = arrays  # the columns of `Planes` in blocks of 64 rows; empty: no refinement codes
 
     @property
     def nbytes(self) -> int:
         """Bytes in use and in reserve."""
         return sum(array.data.nbytes for array in self.arrays.values())
 
-    def reserve(self, n_blocks: int) -> None:
-        """Allocate memory for this number of blocks in total."""
+    def reserve(self, n: int) -> None:
+        """Allocate memory for this number of rows in total."""
         for array in self.arrays.values():
-            array.reserve(n_blocks)
+            array.reserve(n_blocks(n))
 
     def _flat(self) -> dict[str, Array]:
         return {name: array.data.reshape(-1, *array.data.shape[2:]) for name, array in self.arrays.items()}
@@ -65,33 +65,38 @@ class Columns:
         flat = self._flat()
         return Planes._make(flat.get(name) for name in Planes._fields)
 
-    def write(self, rows: Int64 | slice, planes: Planes) -> None:
-        """Write codes to these rows."""
+    def write(self, first: int, planes: Planes) -> None:
+        """Write the codes of consecutive rows from `first` on."""
         for name, array in self._flat().items():
-            array[rows] = getattr(planes, name)
+            array[first : first + len(planes.first)] = getattr(planes, name)
+        self.clear_after(first + len(planes.first))
 
-    def take(self, rows: Int64) -> Planes | None:
-        """A copy of the codes in these rows; None if the index has no refinement codes."""
-        return self.planes().at(rows) if self.arrays else None
+    def extend(self, first: int, other: Columns, n: int) -> None:
+        """Write the first n rows of other columns of the same form, to the rows from `first` on."""
+        for source, target in zip(other._flat().values(), self._flat().values(), strict=True):
+            copy_rows(source[:n], target[first : first + n])
+        self.clear_after(first + n)
 
-    def moving(self, sources: Int64, targets: Int64) -> Callable[[], None]:
-        """A function that copies rows from `sources` to `targets`, as `GrowingArray.moving`."""
-        moves = [GrowingArray.of(array).moving(sources, targets) for array in self._flat().values()]
+    def removing(self, removal: Removal, n: int) -> Commit:
+        """A function that moves rows to the holes, so that n rows are left, and cannot fail."""
+        flat = self._flat().values()
+        moves = [GrowingArray.of(array).moving(removal.sources, removal.targets) for array in flat]
 
-        def move() -> None:
-            for each in moves:
-                each()
+        def commit() -> None:
+            for move in moves:
+                move()
+            self.clear_after(n)
 
-        return move
+        return commit
 
-    def clear(self, rows: Int64) -> None:
-        """Zero these rows."""
-        for array in self._flat().values():
-            array[rows] = 0
+    def clear_after(self, n: int) -> None:
+        """Zero what follows the first n rows in their last block, as files hold whole blocks. Cannot fail."""
+        for array in self.arrays.values():
+            array.data[n // BLOCK_ROWS : n_blocks(n), n % BLOCK_ROWS :] = 0
 
-    def state(self, n_blocks: int) -> State:
-        """The state that a file stores."""
-        return State({}, {FILE_PREFIX + name: array.data[:n_blocks] for name, array in self.arrays.items()})
+    def state(self, n: int) -> State:
+        """The state of the first n rows, which a file stores."""
+        return State({}, {FILE_PREFIX + name: array.data[: n_blocks(n)] for name, array in self.arrays.items()})
 
 
 class Refinement:
@@ -136,11 +141,6 @@ class Refinement:
         """Bytes of the learned arrays."""
         return self.steps.nbytes + self.centre.nbytes + (0 if self.levels is None else self.levels.nbytes)
 
-    def columns(self) -> Columns:
-        """Arrays for the codes of an empty index."""
-        forms = forms_of(len(self.steps), self.bits, self.has_gains)
-        return Columns({name: GrowingArray((BLOCK_ROWS, *shape), dtype) for name, (shape, dtype) in forms.items()})
-
     def encode(self, residuals: Float32, decoded: Float32, n_threads: int) -> Planes:
         """The codes of residuals (n, w) of the decoded vectors (n, w)."""
         forms = forms_of(len(self.steps), self.bits, self.has_gains)
@@ -158,11 +158,16 @@ class Refinement:
             self._native.decode(planes.first, planes.second, planes.gains, out)
         return np.ldexp(out, self.exponent)
 
-    def native(self, planes: Planes, ids: Int32 | Int64 | None, inner_product: bool, power: int) -> _native.Refined:
-        """Coded rows with these ids, as searches for queries scaled by 2**power read them."""
+    def native(
+        self, planes: Planes, n: int, table: Entries | None, ids: Int64 | None, inner_product: bool, power: int
+    ) -> _native.Refined:
+        """The first n coded rows, with these ids, as searches for queries scaled by 2**power read them.
+
+        table: of the ids, for searches whose candidates are ids; None: rows.
+        """
         shift = self.exponent if inner_product else self.exponent + power
         unit = 2.0 ** (2 * self.exponent if inner_product else 2 * shift)
-        return _native.Refined(self._native, *planes, ids, inner_product, self.centre, 2.0**-shift, unit)
+        return _native.Refined(self._native, *planes, n, table, ids, inner_product, self.centre, 2.0**-shift, unit)
 
     def state(self) -> State:
         """The state that a file stores, beside that of the columns."""
@@ -189,14 +194,27 @@ class Refinement:
         centre = stored.array("refine_centre", np.float32, (w,), finite)
         return cls(BITS[kind], steps, levels, kind == "sq4" and stored.has(FILE_PREFIX + "gains"), centre, exponent)
 
-    def stored_columns(self, stored: Stored, n_blocks: int) -> Columns:
-        """Read the codes of an index of this number of blocks from a file."""
-        columns = self.columns()
+    def stored_columns(self, stored: Stored, n: int) -> Columns:
+        """Read the codes of n rows from a file."""
+        columns = columns_of(self)
         for name, array in columns.arrays.items():
             checks = (finite,) if array.data.dtype == np.float32 else ()
-            shape = (n_blocks, *array.data.shape[1:])
+            shape = (n_blocks(n), *array.data.shape[1:])
             array.data = stored.array(FILE_PREFIX + name, array.data.dtype.type, shape, *checks, bulk=True)
         return columns
+
+
+def columns_of(refinement: Refinement | None) -> Columns:
+    """Columns for the codes of an index without rows; none if the index has no refinement codes."""
+    if refinement is None:
+        return Columns({})
+    forms = forms_of(len(refinement.steps), refinement.bits, refinement.has_gains)
+    return Columns({name: GrowingArray((BLOCK_ROWS, *shape), dtype) for name, (shape, dtype) in forms.items()})
+
+
+def n_blocks(n: int) -> int:
+    """The number of blocks of n rows."""
+    return -(-n // BLOCK_ROWS)
 
 
 def forms_of(w: int, bits: int, has_gains: bool) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
