@@ -44,6 +44,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "ivfpq": lambda: fpq.IVFPQIndex(3, 2, nbits=2, open_indexing=1.5, list_capacity=1.5, keep_vectors=True, **FEW),
     "ivfpq plain": lambda: fpq.IVFPQIndex(3, 2, nbits=2, metric="ip", residual=False, **FEW),
     "ivfpq kept": lambda: fpq.IVFPQIndex(3, 2, nbits=2, metric="cosine", keep_vectors=True, **FEW),
+    "ivfpq refined": lambda: fpq.IVFPQIndex(3, 2, nbits=2, refine="sq4", **FEW),
     "ivfpq open": lambda: fpq.IVFPQIndex(3, 2, nbits=2, open_indexing=1.5, list_capacity=1.5, **FEW),
     "multi": lambda: fpq.MultiVectorIndex(3, 2, **FEW),
     "multi kept": lambda: fpq.MultiVectorIndex(3, 2, "ip", residual=False, keep_vectors=True, **FEW),

@@ -247,7 +247,7 @@ def test_no_rows_to_predict() -> None:
     assert fpq.KMeans(2).fit(X).predict(X[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize(("k", "n"), [(128, 3000), (256, 9000), (300, 9000), (1100, 30_000)])
+@pytest.mark.parametrize(("k", "n"), [(128, 3000), (256, 9000), (300, 9000), (1100, 15_000)])
 def test_bounds_change_nothing_but_the_time(isa: str, monkeypatch: pytest.MonkeyPatch, k: int, n: int) -> None:
     x = np.random.default_rng(k).gamma(1, size=(n, 21))
     bounded = fpq.KMeans(k, n_iter=16).fit(x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import pickle
 import warnings
@@ -121,10 +122,10 @@ def test_attributes(kind: Any, tmp_path: Path) -> None:
     assert {"n_threads", "verbose"} < set(SETTINGS[kind])
     of_the_quantizer = SETTINGS[fpq.ProductQuantizer] if kind in (fpq.PQIndex, fpq.IVFPQIndex) else []
     assert set(ARGUMENTS[kind]) <= {*SETTINGS[kind], *of_the_quantizer}
-    path = tmp_path / "a"
+    path, new = tmp_path / "a", trained(kind)
     for name in SETTINGS[kind]:
         for value in EXTREMES:
-            thing = trained(kind)
+            thing = copy.deepcopy(new)
             before = getattr(thing, name)
             try:
                 setattr(thing, name, value)

@@ -19,7 +19,10 @@
 #include "kmeans/quantized_distance.h"
 #include "portable.h"
 
-enum { ROUNDS = 40, THREADS = 3 };
+#ifndef FPQ_ROUNDS
+#define FPQ_ROUNDS 40
+#endif
+enum { ROUNDS = FPQ_ROUNDS, THREADS = 3 };
 enum { INTEGERS, REALS };
 
 static const fpq_kernels *const spec = &fpq_kernels_scalar, *kern;
