@@ -35,6 +35,12 @@ def client(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest.fixture
+def rows(client: Any) -> str:
+    """A type of rows for each client, which saves half of the time of all pairs."""
+    return "uint8" if len(client.scheduler_info()["workers"]) == 1 else "float32"
+
+
+@pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of rows that went to the client."""
     numbers: list[int] = []
@@ -54,27 +60,23 @@ def check(make: Callable[[], Any], rows: str, client: Any) -> None:
     same_learned(fpq.dask.fit(make(), chunks, client=client), make().fit(ROWS[rows]))
 
 
-@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("options", [{}, {"rotation_dim": 8, "metric": "ip"}, {"metric": "cosine"}])
 def test_local_rotations(client: Any, taken: list[int], rows: str, options: dict[str, Any]) -> None:
     check(lambda: fpq.IVFPQIndex(150, 4, nbits=4, local_rotations=True, **options), rows, client)
     assert max(taken) < 1024
 
 
-@pytest.mark.parametrize("rows", ROWS)
 def test_local_rotations_of_lists_of_two_levels(client: Any, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarse, "LEAST_LISTS", 150)
     check(lambda: fpq.IVFPQIndex(150, 4, nbits=4, local_rotations=True), rows, client)
 
 
-@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize(("lists", "capacity"), [(30, 1.0), (30, 1.5), (200, 1.1)])
 def test_list_capacity(client: Any, taken: list[int], rows: str, lists: int, capacity: float) -> None:
     check(lambda: fpq.IVFPQIndex(lists, 4, nbits=4, list_capacity=capacity), rows, client)
     assert max(taken) < 1024
 
 
-@pytest.mark.parametrize("rows", ROWS)
 def test_list_capacity_of_two_levels(client: Any, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coarse, "LEAST_LISTS", 300)
     check(lambda: fpq.IVFPQIndex(320, 4, nbits=4, list_capacity=1.2, metric="ip"), rows, client)
@@ -117,7 +119,6 @@ def test_a_worker_is_killed_between_limited_iterations(monkeypatch: pytest.Monke
     assert len(steps) > 5
 
 
-@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("scope", ["subspace", "shared"])
 def test_open_indexing(client: Any, taken: list[int], rows: str, scope: str) -> None:
     policy = fpq.OpenIndexing(1.1, 3, scope)
@@ -126,7 +127,6 @@ def test_open_indexing(client: Any, taken: list[int], rows: str, scope: str) -> 
     assert max(taken) < 1024
 
 
-@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize(
     "make",
     [
@@ -145,7 +145,6 @@ def test_anisotropy(client: Any, taken: list[int], rows: str, make: Callable[[],
     assert max(taken) <= 4096  # the rows that the codebooks begin with
 
 
-@pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize(
     "options", [{}, {"metric": "ip"}, {"metric": "cosine", "anisotropy": 1}, {"open_indexing": 1.2}]
 )

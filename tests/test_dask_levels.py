@@ -40,7 +40,7 @@ def cluster(workers: int, threads: int = 1, **options: Any) -> Iterator[Any]:
         yield client
 
 
-@pytest.fixture(scope="module", params=[(1, 1), (2, 1), (3, 2)], ids=["1 thread", "2 workers", "6 threads"])
+@pytest.fixture(scope="module", params=[(2, 1), (3, 2)], ids=["2 workers", "6 threads"])
 def client(request: pytest.FixtureRequest) -> Iterator[Any]:
     with cluster(*request.param, processes=False) as client:
         yield client

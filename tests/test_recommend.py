@@ -187,8 +187,8 @@ def test_budgets() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "recall", "budget", "refine"), [
-    ("float32", 0.95, 190, "sq8"), ("float32", 0.88, 120, "sq4"), ("float32", 0.95, 300, None),
-    ("uint8", 0.95, 190, None), ("uint8", 0.88, 120, "sq4"),
+    ("float32", 0.95, 190, "sq8"), ("float32", 0.95, 120, "sq4"), ("float32", 0.95, 300, None),
+    ("uint8", 0.95, 190, None), ("uint8", 0.95, 120, "sq4"),
 ])  # fmt: skip
 def test_refinement_codes_where_vectors_do_not_fit(dtype: str, recall: float, budget: float, refine: Any) -> None:
     found = fpq.recommend((500_000, 128), recall=recall, bytes_per_vector=budget, dtype=dtype)
