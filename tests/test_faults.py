@@ -102,6 +102,7 @@ INDEXES: dict[str, Callable[[], Any]] = {
         fpq.PQIndex(4, nbits=5, open_indexing=1.5, keep_vectors=True).fit(X).add(X, ids=np.arange(500) * 2)
     ),
     "ivfpq": lambda: fpq.IVFPQIndex(5, 4, nbits=5).fit(X).add(X),
+    "ivfpq refined": lambda: fpq.IVFPQIndex(5, 4, nbits=5, refine="sq4").fit(X).add(X, ids=np.arange(500) * 2),
     "ivfpq open": lambda: (
         fpq.IVFPQIndex(5, 4, nbits=5, residual=False, open_indexing=1.5, list_capacity=1.1, keep_vectors=True)
         .fit(X)
@@ -137,6 +138,18 @@ class Fails:
             return function(*args, **kwargs)
 
         return call
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_no_later_file_holds_the_rows_of_a_failed_add(name: str, tmp_path: Path) -> None:
+    index = INDEXES[name]()
+    rows = X if index.dim == 16 else WIDE
+    untouched = copy.deepcopy(index)
+    with pytest.raises(ValueError, match="finite"):
+        index.add(iter([rows[:400], rows[400:] * np.nan]))
+    for each, path in ((index, tmp_path / "a"), (untouched, tmp_path / "b")):
+        each.add(rows[:190]).save(path)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize("error", [MemoryError("none left"), KeyboardInterrupt()])

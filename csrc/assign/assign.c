@@ -432,7 +432,7 @@ static void assign_batch(void *context, int64_t i, fpq_worker *worker) {
 }
 
 int fpq_assign(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, float *errors, int threads) {
-    if (data->n <= FPQ_FEW_ROWS && !errors) return fpq_assign_few_rows(cb, data, ids, threads);
+    if (!errors && fpq_are_few(cb, data->n)) return fpq_assign_few_rows(cb, data, ids, threads);
     fpq_packed_codebook *packed = fpq_pack_codebooks(cb, threads);
     assign_call c = {cb, packed, data, ids, errors};
     const size_t scratch = row_batch_size(data->x.d) + fpq_nearest_scratch(cb);

@@ -34,8 +34,8 @@ typedef struct {
  * stopped. */
 fpq_packed_codebook *fpq_pack_codebooks(const fpq_codebooks *cb, int threads);
 
-/* As fpq_assign, for at most FPQ_FEW_ROWS rows and without errors. */
-enum { FPQ_FEW_ROWS = 8 };
+/* As fpq_assign, without errors, and faster where `fpq_are_few`. */
+int fpq_are_few(const fpq_codebooks *cb, int64_t rows);
 int fpq_assign_few_rows(const fpq_codebooks *cb, const fpq_rows *data, int32_t *ids, int threads);
 
 /* Into how many parts, at most `max`, the work on the centroids of each subspace is to be cut. */

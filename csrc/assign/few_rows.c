@@ -8,7 +8,15 @@
 #include "dot.h"
 #include "parallel.h"
 
-enum { THREAD_FLOATS = 1 << 17 /* of centroids: less is done before another thread has begun */ };
+enum {
+    MIN_FEW = 8,            /* Packed codebooks take longer for so many rows of 8 dimensions, */
+    MAX_FEW = 64,           /* for half as many as dimensions, and up to this many. */
+    THREAD_FLOATS = 1 << 17 /* of centroids: less is done before another thread has begun */
+};
+
+int fpq_are_few(const fpq_codebooks *cb, int64_t rows) {
+    return rows <= MIN_FEW || (rows <= MAX_FEW && rows <= cb->dsub / 2);
+}
 
 typedef struct {
     const fpq_kernels *kern;

@@ -115,6 +115,14 @@ class GrowingArray:
             copy_rows(self.data, larger)
             self.data = larger
 
+    def clear_after(self, n: int) -> None:
+        """Zero what follows n rows, the last axis of the entries, in their last entry, as files hold whole entries.
+
+        Cannot fail.
+        """
+        rows = self.data.shape[-1]
+        self.data[n // rows : -(-n // rows), ..., n % rows :] = 0
+
     def hold(self, largest: int) -> None:
         """Change the type of the entries, integers, to int64 if the present one cannot hold `largest`."""
         if largest > np.iinfo(self.data.dtype).max:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -115,6 +116,7 @@ class LSHRowsIndex(LSHIndex):
 
         def write(advance: progress.Advance) -> None:
             self._put(codes, rows, n_threads)
+            self._blocks.clear_after(n)
             if self._row_sketches is not None:
                 _native.copy_rows(sketches, None, self._row_sketches.data[first:n], n_threads)
             advance(len(x))
@@ -122,21 +124,17 @@ class LSHRowsIndex(LSHIndex):
         return Addition(no_op, write, self._clearing())
 
     def _clearing(self) -> Commit:
-        """A function that zeroes the codes behind the last row in its block, as files hold whole blocks."""
-        tail = np.arange(len(self), -(-len(self) // BLOCK_ROWS) * BLOCK_ROWS, dtype=np.int64)
-        zeros: Array = np.zeros((len(tail), self.n_hashes), self._code_type)
-        return lambda: self._put(zeros, tail)
+        return partial(self._blocks.clear_after, len(self))
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
         codes: Array = np.empty((len(removal.sources), self.n_hashes), self._code_type)
         self._get(removal.sources, codes)
-        freed = np.arange(len(self) - len(removal.rows), len(self))
-        zeros: Array = np.zeros((len(freed), self.n_hashes), self._code_type)  # files must not hold removed codes
+        n = len(self) - len(removal.rows)
         sketches = None if self._row_sketches is None else self._row_sketches.data[removal.sources]
 
         def commit() -> None:
             self._put(codes, removal.targets)
-            self._put(zeros, freed)
+            self._blocks.clear_after(n)
             if self._row_sketches is not None:
                 self._row_sketches.data[removal.targets] = sketches
 

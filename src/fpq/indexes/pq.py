@@ -203,6 +203,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
                     self._columns.write(row, self._refinement.encode(*both, n_threads))
                 row += len(codes)
                 advance(len(codes))
+            self._blocks.clear_after(row)
 
         def commit() -> None:
             self._counts = counts
@@ -219,6 +220,7 @@ class PQIndex(CodeIndex, kind="PQIndex"):
                 rows = np.arange(start, min(len(other), start + PIECE), dtype=np.int64)
                 _native.put_codes(other._codes(rows), first + rows, self._blocks.data)
                 advance(len(rows))
+            self._blocks.clear_after(first + len(other))
             self._columns.extend(first, other._columns, len(other))
 
         def commit() -> None:
@@ -227,13 +229,10 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         return Addition(commit, write, self._clearing())
 
     def _clearing(self) -> Commit:
-        """A function that zeroes the codes behind the last row in its block, as files hold whole blocks."""
         n = len(self)
-        tail = np.arange(n, n_blocks(n) * BLOCK_ROWS, dtype=np.int64)
-        zeros = np.zeros((len(tail), self.quantizer.code_size), np.uint8)
 
         def clear() -> None:
-            _native.put_codes(zeros, tail, self._blocks.data)
+            self._blocks.clear_after(n)
             self._columns.clear_after(n)
 
         return clear
@@ -290,14 +289,12 @@ class PQIndex(CodeIndex, kind="PQIndex"):
         searched(self, power, allowed).search(self.quantizer.rotate(queries, n_threads), answers, n_threads, refined)
 
     def _removing(self, removal: Removal, places: Int64) -> Commit:
-        codes, counts = self._codes(removal.sources), self._counts_without(places)
-        freed = np.arange(len(self) - len(removal.rows), len(self), dtype=np.int64)
-        zeros = np.zeros((len(freed), self.quantizer.code_size), dtype=np.uint8)  # files must not hold removed codes
-        commit_columns = self._columns.removing(removal, len(self) - len(freed))
+        codes, counts, n = self._codes(removal.sources), self._counts_without(places), len(self) - len(removal.rows)
+        commit_columns = self._columns.removing(removal, n)
 
         def commit() -> None:
             _native.put_codes(codes, removal.targets, self._blocks.data)
-            _native.put_codes(zeros, freed, self._blocks.data)
+            self._blocks.clear_after(n)
             commit_columns()
             self._counts = counts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ from fpq.storage import Check, FormatError, State, Stored, below, non_negative, 
 
 BLOCK_ROWS = 64
 PIECE_BLOCKS = 1 << 10  # blocks whose slots are listed at a time
-CLEARED_ROWS = 1 << 12  # rows that are cleared at a time
 
 
 class Layout(NamedTuple):
@@ -136,12 +136,16 @@ class InvertedLists:
         self.slot_ids.hold(int(ids.max(initial=0)))
         slot_ids = self.id_by_slot
         self._table.reserve(slot_ids, len(slots))
+        ends = layout.block_ids[layout.first[1:][added > 0] - 1]
+        fresh = self.layout.n_blocks
+        self._zero(ends[ends >= fresh].tolist(), live_rows)  # they may hold rows of an `add` that failed
+        written = np.unique(slots[slots < fresh * BLOCK_ROWS] // BLOCK_ROWS).tolist()
 
         def commit() -> None:
             self._table.insert(slot_ids, slots)
             self.layout, self.live_rows = layout, live_rows
 
-        return Placement(slots, commit, self._clearing(slots[slots < self.layout.n_blocks * BLOCK_ROWS]))
+        return Placement(slots, commit, partial(self._zero, written, self.live_rows))
 
     def reserve(self, n: int) -> None:
         """Allocate memory for `n` rows in total, for any distribution of the rows over the lists."""
@@ -154,25 +158,17 @@ class InvertedLists:
         _native.put_codes(codes, slots, self.blocks.data, n_threads)
         self.id_by_slot[slots] = ids
 
-    def _clearing(self, slots: Int64) -> Callable[[], None]:
-        """A function that zeroes slots without live rows (files hold whole blocks). It allocates no memory."""
-        zeros = np.zeros((min(len(slots), CLEARED_ROWS), self.blocks.data.shape[1]), np.uint8)
-
-        def clear() -> None:
-            ids = self.id_by_slot
-            for start in range(0, len(slots), CLEARED_ROWS):
-                piece = slots[start : start + CLEARED_ROWS]
-                _native.put_codes(zeros[: len(piece)], piece, self.blocks.data)
-                ids[piece] = 0
-
-        return clear
+    def _zero(self, blocks: list[int], live_rows: UInt64) -> None:
+        """Zero the slots of blocks behind their live rows, as files hold whole blocks. Cannot fail."""
+        for block in blocks:
+            n = int(live_rows[block]).bit_length()
+            self.blocks.data[block, :, n:] = 0
+            self.slot_ids.data[block, n:] = 0
 
     def clearing(self) -> Commit:
         """A function that zeroes all slots without live rows, and cannot fail."""
         live_rows = self.live_rows[: self.layout.n_blocks]
-        blocks = np.flatnonzero(~live_rows)  # few blocks are not full
-        rows = np.flatnonzero(~bits_to_mask(live_rows[blocks]))
-        return self._clearing(blocks[rows // BLOCK_ROWS] * BLOCK_ROWS + rows % BLOCK_ROWS)
+        return partial(self._zero, np.flatnonzero(~live_rows).tolist(), live_rows)  # few blocks are not full
 
     def snapshot(self) -> InvertedLists:
         """The present lists, valid while rows are only added. The copy has an id table of its own, built on demand."""
