@@ -247,6 +247,15 @@ def test_changes_leave_the_answers_of_a_new_index(make, kind, tmp_path):
     same(again, expected)
 
 
+@pytest.mark.parametrize("make", [ivf, pq])
+def test_blocks_of_known_number_take_no_more_memory(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("fpq.indexes.parts.streaming.ROWS", 128)
+    np.save(tmp_path / "x.npy", X)
+    trained = make("sq4").fit(X)
+    at_once, by_blocks = (trained.copy().add(rows) for rows in (X, np.load(tmp_path / "x.npy", mmap_mode="r")))
+    assert by_blocks._columns.nbytes == at_once._columns.nbytes
+
+
 def test_kept_vectors_rank_the_nearest_by_exact_distances():
     index = ivf("sq4", keep_vectors=True).fit(X).add(X)
     distances, ids = index.search(Q, 10, n_probe=8, rerank=40)

@@ -196,6 +196,7 @@ class CodeIndex(Index):
 
     def _reserve(self, n: int) -> None:
         self._vectors.reserve(n)
+        self._columns.reserve(n)
 
     @property
     def _limited(self) -> bool:
