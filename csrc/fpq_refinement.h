@@ -7,20 +7,27 @@
 
 /* ---- refinement codes ----
  * Scalar codes, of 4, 6 or 8 bits per dimension, of the error e = y - y^ that a product quantizer leaves. A code c of
- * dimension j stands for e^_j = steps[j] (c - 2^(bits - 1) + 0.5), but one of 4 bits for the nearest e^_j = g steps[j]
- * (levels[c] - 64), of two the larger. A step is finite and at least 0; of a step of 0, e^_j is 0 and c is
- * 2^(bits - 1). g is the gain of the row (gain-shape quantization; Sabin and Gray 1984): of FPQ_GAINS_TRIED successive
- * ones nearly that which leaves the least squared error.
+ * dimension j stands for e^_j = steps[j] (c - 2^(bits - 1) + 0.5), but one of 4 bits for e^_j = g steps[j]
+ * (levels[number] - 64), its number being that of refine/trellis.h. A step is finite and at least 0; of a step of 0,
+ * e^_j is 0 and c is 2^(bits - 1), of 4 bits any. g is the gain of the row (gain-shape quantization; Sabin and Gray
+ * 1984): of FPQ_GAINS_TRIED ones that which leaves the least squared error.
  *
  * Plane A holds a = the upper 4 bits of each code, dimensions 2p and 2p + 1 in byte p of a row, the first one in the
  * low nibble. Plane B holds the other bits: of 8-bit codes as plane A, of 6-bit codes dimensions 4p .. 4p + 3 in byte
  * p, lowest bits first; 4-bit codes have no plane B. Bits of no dimension are 0. Plane A alone stands for e^A_j =
  * steps[j] 2^(bits - 4) (a - 8 + 0.5); of 4-bit codes e^A = e^. */
-enum { FPQ_LEVELS = 16, FPQ_LEVEL_OF_0 = 64, FPQ_GAINS = 256, FPQ_GAINS_TRIED = 16 };
+enum {
+    FPQ_LEVELS = 64,
+    FPQ_CHAIN = 16,
+    FPQ_LEVEL_OF_0 = 64,
+    FPQ_GAINS = 256,
+    FPQ_GAINS_ESTIMATED = 16,
+    FPQ_GAINS_TRIED = 8
+};
 typedef struct {
     int w, bits;
     const float *steps;    /* w */
-    const uint8_t *levels; /* of 4-bit codes: FPQ_LEVELS ascending numbers below 128; NULL for others */
+    const uint8_t *levels; /* of 4-bit codes: FPQ_LEVELS numbers below 128, each four ascending; NULL for others */
     const float *gains;    /* of 4-bit codes: the FPQ_GAINS powers of 2 to -16, -15.875, ...; NULL: all gains are 1 */
 } fpq_refinement;
 

@@ -66,6 +66,8 @@ FPQ_INLINE vb vb_table(const uint8_t *p);       /* 16 entries */
 FPQ_INLINE vb vb_look_up(vb table, vb numbers); /* numbers below 16 */
 FPQ_INLINE vb vb_low_nibbles(vb x);
 FPQ_INLINE vb vb_high_nibbles(vb x);
+/* Byte i: the high nibble of x, and in the high nibble the low one of byte i + 1; 0 there for each eighth byte. */
+FPQ_INLINE vb vb_next_nibbles(vb x);
 FPQ_INLINE vb vb_double(vb x);                                   /* modulo 256 */
 FPQ_INLINE vb vb_choose(vb by, vb yes, vb no);                   /* yes where the top bit is set */
 FPQ_INLINE vb vb_add_saturating(vb a, vb b);                     /* at most 255 */

@@ -98,6 +98,7 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm256_broadcastsi128_si256(_m
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return _mm256_shuffle_epi8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm256_and_si256(_mm256_srli_epi16(x, 4), _mm256_set1_epi8(15)); }
+FPQ_INLINE vb vb_next_nibbles(vb x) { return _mm256_srli_epi64(x, 4); }
 
 #include "isa/vec_x86.h"
 

@@ -88,6 +88,7 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return _mm512_broadcast_i32x4(_mm_loa
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return _mm512_shuffle_epi8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15)); }
+FPQ_INLINE vb vb_next_nibbles(vb x) { return _mm512_srli_epi64(x, 4); }
 
 #include "isa/vec_x86.h"
 

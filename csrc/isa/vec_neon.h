@@ -86,6 +86,7 @@ FPQ_INLINE vb vb_table(const uint8_t *p) { return vld1q_u8(p); }
 FPQ_INLINE vb vb_look_up(vb table, vb at) { return vqtbl1q_u8(table, at); }
 FPQ_INLINE vb vb_low_nibbles(vb x) { return vandq_u8(x, vdupq_n_u8(15)); }
 FPQ_INLINE vb vb_high_nibbles(vb x) { return vshrq_n_u8(x, 4); }
+FPQ_INLINE vb vb_next_nibbles(vb x) { return vreinterpretq_u8_u64(vshrq_n_u64(vreinterpretq_u64_u8(x), 4)); }
 typedef struct {
     vb part[4];
 } vt;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "portable.h"
+#include "refine/kernels.h"
 
 enum {
     LAST_ENTRY = FPQ_OCTAVES * FPQ_PARTS - 1,
@@ -15,13 +16,18 @@ enum {
 
 FPQ_INLINE int clamped(int x, int most) { return x < 0 ? 0 : x > most ? most : x; }
 
+/* The mean over the states of a trellis. */
 static double squared_error(const fpq_refinement *r, double x) {
-    double best = INFINITY;
-    for (int c = 0; c < FPQ_LEVELS; c++) {
-        const double error = x - (r->levels[c] - FPQ_LEVEL_OF_0);
-        if (error * error < best) best = error * error;
+    double sum = 0;
+    for (int state = 0; state < FPQ_STATES; state++) {
+        double best = INFINITY;
+        for (int c = 0; c < 16; c++) {
+            const double error = x - (r->levels[16 * state + c] - FPQ_LEVEL_OF_0);
+            if (error * error < best) best = error * error;
+        }
+        sum += best;
     }
-    return best;
+    return sum / FPQ_STATES;
 }
 
 void fpq_gain_errors_make(const fpq_refinement *r, fpq_gain_errors *errors) {
@@ -32,7 +38,7 @@ void fpq_gain_errors_make(const fpq_refinement *r, fpq_gain_errors *errors) {
     for (int j = 0; j < r->w; j++) errors->n += r->steps[j] >= FLT_MIN;
     for (int i = 0; i < FPQ_MANTISSAS; i++)
         errors->parts[i] = (uint8_t)(FPQ_PARTS * log2(1 + (i + 0.5) / FPQ_MANTISSAS));
-    for (int i = 0; i <= LAST_ENTRY + FPQ_PARTS_PER_GAIN * FPQ_GAINS_TRIED; i++) {
+    for (int i = 0; i <= LAST_ENTRY + FPQ_PARTS_PER_GAIN * FPQ_GAINS_ESTIMATED; i++) {
         const double x = pow(2, FPQ_LARGEST_OCTAVE - (i - 0.5) / FPQ_PARTS);
         const int part = i % FPQ_PARTS_PER_GAIN, at = i / FPQ_PARTS_PER_GAIN;
         errors->of_sign[0][part][at] = (float)squared_error(r, x);
@@ -54,19 +60,19 @@ FPQ_INLINE int parts_of(const fpq_gain_errors *errors, float u) {
     return ((int)(bits >> 23 & 255) - 127) * FPQ_PARTS + errors->parts[bits >> 15 & 255];
 }
 
-/* The first of the gains that are tried. */
+/* The first of the gains whose errors are estimated. */
 static int first_gain(const fpq_gain_errors *errors, double squares) {
     const double octaves = squares > 0 ? log2(sqrt(squares / errors->n) / errors->spread) : -GAIN_OF_1;
     const double nearest = fmin(fmax(octaves * FPQ_GAINS_PER_OCTAVE, -2 * GAIN_OF_1), 2 * GAIN_OF_1);
-    return clamped((int)floor(nearest + 0.5) + GAIN_OF_1 - GAINS_BELOW, FPQ_GAINS - FPQ_GAINS_TRIED);
+    return clamped((int)floor(nearest + 0.5) + GAIN_OF_1 - GAINS_BELOW, FPQ_GAINS - FPQ_GAINS_ESTIMATED);
 }
 
-int fpq_best_gain(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales) {
+void fpq_best_gains(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales,
+                    uint8_t *gains) {
     const int w = r->w;
     const float *weights = scales + w;
-    float *quotients = scales + 2 * w, sums[FPQ_GAINS_TRIED] = {0};
+    float *quotients = scales + 2 * w, sums[FPQ_GAINS_ESTIMATED] = {0};
     double squares = 0;
-    int best = 0;
     for (int j = 0; j < w; j++) quotients[j] = e[j] * scale * scales[j];
     for (int j = 0; j < w; j++) squares += (double)quotients[j] * (double)quotients[j];
     const int first = first_gain(errors, squares),
@@ -74,11 +80,14 @@ int fpq_best_gain(const fpq_gain_errors *errors, const fpq_refinement *r, const 
     for (int j = 0; j < w; j++) {
         const int i = clamped(place_of_1 - parts_of(errors, quotients[j]), LAST_ENTRY);
         const float *here = errors->of_sign[quotients[j] < 0][i % FPQ_PARTS_PER_GAIN] + i / FPQ_PARTS_PER_GAIN;
-        for (int g = 0; g < FPQ_GAINS_TRIED; g++) sums[g] += weights[j] * here[g];
+        for (int g = 0; g < FPQ_GAINS_ESTIMATED; g++) sums[g] += weights[j] * here[g];
     }
-    for (int g = 0; g < FPQ_GAINS_TRIED; g++) {
-        sums[g] *= r->gains[first + g] * r->gains[first + g];
-        if (sums[g] < sums[best]) best = g;
+    for (int g = 0; g < FPQ_GAINS_ESTIMATED; g++) sums[g] *= r->gains[first + g] * r->gains[first + g];
+    for (int t = 0; t < FPQ_GAINS_TRIED; t++) {
+        int best = 0;
+        for (int g = 1; g < FPQ_GAINS_ESTIMATED; g++)
+            if (sums[g] < sums[best]) best = g;
+        gains[t] = (uint8_t)(first + best);
+        sums[best] = INFINITY;
     }
-    return first + best;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
- * The gain of a row: of FPQ_GAINS_TRIED successive gains g, nearly that whose 4-bit codes leave the least squared
- * error.
+ * The gains of a row: of FPQ_GAINS_ESTIMATED successive gains g, those whose 4-bit codes leave the least squared error
+ * by an estimate, of which a search for codes finds the best.
  *
- * The error of a dimension is (g step)^2 times that of x = e / (g step) as the nearest level. Gains are apart by an
- * eighth of an octave, so that in a table by the logarithm of |x| the errors for successive gains are apart by the same
- * number of entries: the table is stored so that they follow each other. */
+ * The estimate: the error of a dimension is (g step)^2 times that of x = e / (g step) as the nearest level of a state,
+ * the mean over the states. Gains are apart by an eighth of an octave, so that in a table by the logarithm of |x| the
+ * errors for successive gains are apart by the same number of entries: the table is stored so that they follow each
+ * other. */
 #ifndef FPQ_GAIN_H
 #define FPQ_GAIN_H
 
@@ -21,7 +22,8 @@ enum {
 
 /* Entry i, of part i % FPQ_PARTS_PER_GAIN, is for |x| from 2^(FPQ_LARGEST_OCTAVE - i / FPQ_PARTS) on. */
 typedef struct {
-    float of_sign[2][FPQ_PARTS_PER_GAIN][FPQ_OCTAVES * FPQ_GAINS_PER_OCTAVE + FPQ_GAINS_TRIED]; /* positive x first */
+    float of_sign[2][FPQ_PARTS_PER_GAIN]
+                 [FPQ_OCTAVES * FPQ_GAINS_PER_OCTAVE + FPQ_GAINS_ESTIMATED]; /* positive x first */
     uint8_t parts[FPQ_MANTISSAS]; /* of an octave, below the number 1 + i / FPQ_MANTISSAS */
     double spread;                /* root mean square of levels, less that of 0 */
     int n;                        /* steps of the normal range */
@@ -30,7 +32,8 @@ typedef struct {
 void fpq_gain_errors_make(const fpq_refinement *r, fpq_gain_errors *errors);
 /* For fpq_best_gain: 1 / steps, 0 for those below the normal range, then their squares, then memory (w each). */
 void fpq_gain_scales(const fpq_refinement *r, float *scales);
-/* The number of the gain for e times scale. */
-int fpq_best_gain(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales);
+/* The numbers of the FPQ_GAINS_TRIED best gains for e times scale, the best one first. */
+void fpq_best_gains(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales,
+                    uint8_t *gains);
 
 #endif

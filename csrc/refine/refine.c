@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT
  * Refinement codes: encoding, decoding, and products of queries and codes. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -7,15 +8,16 @@
 #include "parallel.h"
 #include "portable.h"
 #include "refine/gain.h"
+#include "refine/trellis.h"
 
 enum {
     ROW_BATCH = 96,
-    HALVES = 256,          /* of the numbers below 128 */
     LARGEST_NUMBER = 8063, /* of a query; hi and lo fit int8 then */
     OFFSET = 64 * 128 + 64 /* makes all numbers positive, and hi and lo the upper and the lower bits */
 };
 
 static const float LEAST_PRODUCT = 1e-30f; /* smaller ones are 0 */
+static const float FARTHEST = 1e9f;        /* error in steps */
 
 static int bits_of_plane(int bits, int plane) { return plane ? bits - 4 : 4; }
 
@@ -27,29 +29,15 @@ int fpq_refinement_plane_bytes(int w, int bits, int plane) {
 /* Clamped before the conversion, as x may be larger than any int. */
 static int clamped(double x, int most) { return (int)(x < 0 ? 0 : x > most ? most : x); }
 
-/* codes[i]: the code of the level that is nearest to numbers from i / 2 to (i + 1) / 2. */
-static void codes_of_halves(const uint8_t *levels, uint8_t *codes) {
-    for (int i = 0, c = 0; i < HALVES; i++) {
-        while (c + 1 < FPQ_LEVELS && levels[c] + levels[c + 1] <= i) c++;
-        codes[i] = (uint8_t)c;
-    }
-}
-
-static int code_of(const fpq_refinement *r, const uint8_t *of_halves, double e, double step) {
+static int code_of(const fpq_refinement *r, double e, double step) {
     const int middle = 1 << (r->bits - 1);
-    if (step == 0) return middle;
-    if (r->levels) return of_halves[clamped(2 * (e / step + FPQ_LEVEL_OF_0), HALVES - 1)];
-    return clamped(e / step + middle, 2 * middle - 1);
+    return step == 0 ? middle : clamped(e / step + middle, 2 * middle - 1);
 }
 
 /* What codes of plane A, with the others below, are multiplied by steps. */
-static double value_of(const fpq_refinement *r, int code) {
-    return r->levels ? r->levels[code] - FPQ_LEVEL_OF_0 : code - (1 << (r->bits - 1)) + 0.5;
-}
-
-static double value_of_a(const fpq_refinement *r, int a) {
-    return r->levels ? value_of(r, a) : (1 << (r->bits - 4)) * (a - 7.5);
-}
+static double value_of(const fpq_refinement *r, int code) { return code - (1 << (r->bits - 1)) + 0.5; }
+static double value_of_a(const fpq_refinement *r, int a) { return (1 << (r->bits - 4)) * (a - 7.5); }
+static double value_of_level(const fpq_refinement *r, int number) { return r->levels[number] - FPQ_LEVEL_OF_0; }
 
 /* Dimension j stands in byte j >> byte_shift of a row of a plane. */
 static int byte_shift(int of_plane) { return of_plane == 4 ? 1 : 2; }
@@ -76,7 +64,7 @@ static void pack_pairs(const uint8_t *codes, int row_bytes, uint8_t *out) {
 
 typedef struct {
     const fpq_refinement *r;
-    uint8_t of_halves[HALVES]; /* for 4-bit codes */
+    fpq_trellis trellis; /* of the levels */
     const fpq_gain_errors *errors;
     const float *e, *base, *centre;
     float scale;
@@ -85,39 +73,150 @@ typedef struct {
     float *norms;
 } encoding;
 
-static void encode_row(const encoding *x, int64_t i, uint8_t *codes, float *scales) {
+static void put_row(const encoding *x, int64_t i, const uint8_t *codes) {
     const int w = x->r->w, bits = x->r->bits, lower = bits - 4;
     const int bytes_a = fpq_refinement_plane_bytes(w, bits, 0), bytes_b = fpq_refinement_plane_bytes(w, bits, 1);
-    const float *e = x->e + i * w, *base = x->base + i * w, *steps = x->r->steps;
-    double norm_a = 0, norm = 0, gain = 1;
-    if (x->r->gains) {
-        x->gain_codes[i] = (uint8_t)fpq_best_gain(x->errors, x->r, e, x->scale, scales);
-        gain = (double)x->r->gains[x->gain_codes[i]];
-    }
-    for (int j = 0; j < w; j++)
-        codes[j] = (uint8_t)code_of(x->r, x->of_halves, (double)(e[j] * x->scale), gain * (double)steps[j]);
+    const float *base = x->base + i * w, *steps = x->r->steps;
+    const double gain = x->r->gains ? (double)x->r->gains[x->gain_codes[i]] : 1;
+    double norm_a = 0, norm = 0;
+    uint8_t *a = x->a + i * bytes_a;
+    pack_nibbles(codes, lower, bytes_a, a);
+    if (lower == 4) pack_nibbles(codes, 0, bytes_b, x->b + i * bytes_b);
+    if (lower == 2) pack_pairs(codes, bytes_b, x->b + i * bytes_b);
     for (int j = 0; j < w; j++) {
         const double step = gain * (double)steps[j], twice = 2 * (double)(base[j] * x->scale - x->centre[j]);
-        const double part = step * value_of_a(x->r, codes[j] >> lower), whole = step * value_of(x->r, codes[j]);
+        const double of_a = x->r->levels ? value_of_level(x->r, fpq_level_number(a, j))
+                                         : value_of_a(x->r, codes[j] >> lower);
+        const double part = step * of_a, whole = step * value_of(x->r, codes[j]);
         norm_a += part * (part + twice);
         norm += whole * (whole + twice);
     }
-    pack_nibbles(codes, lower, bytes_a, x->a + i * bytes_a);
-    if (lower == 4) pack_nibbles(codes, 0, bytes_b, x->b + i * bytes_b);
-    if (lower == 2) pack_pairs(codes, bytes_b, x->b + i * bytes_b);
     float *norms = x->norms + i * (lower ? 2 : 1);
     norms[0] = (float)norm_a;
     if (lower) norms[1] = (float)norm;
 }
 
+static void encode_row(const encoding *x, int64_t i, uint8_t *codes) {
+    const float *e = x->e + i * x->r->w;
+    for (int j = 0; j < x->r->w; j++)
+        codes[j] = (uint8_t)code_of(x->r, (double)(e[j] * x->scale), (double)x->r->steps[j]);
+    put_row(x, i, codes);
+}
+
+/* The more dimensions, the less the best of many gains differs from the others. */
+static int gains_tried(int w) {
+    return w <= 128 ? FPQ_GAINS_TRIED : w <= 256 ? FPQ_GAINS_TRIED / 2 : FPQ_GAINS_TRIED / 4;
+}
+
+static void make_trellis(const uint8_t *levels, fpq_trellis *t) {
+    for (int from = 0; from < FPQ_STATES; from++)
+        for (int to = 0; to < FPQ_STATES; to++) {
+            const uint8_t *four = levels + 16 * from + 4 * to;
+            for (int l = 0; l < 4; l++) t->levels[from][to][l] = (float)(four[l] - FPQ_LEVEL_OF_0);
+            for (int l = 0; l < 3; l++) t->midpoints[from][to][l] = (float)(four[l] + four[l + 1]) / 2 - FPQ_LEVEL_OF_0;
+        }
+}
+
+/* Errors of dimensions count by the squares of their steps, beside the largest one. */
+static void weigh(const fpq_refinement *r, float *weights) {
+    float largest = FLT_MIN;
+    for (int j = 0; j < r->w; j++) largest = fmaxf(largest, r->steps[j]);
+    for (int j = 0; j < r->w; j++) weights[j] = (r->steps[j] / largest) * (r->steps[j] / largest);
+}
+
+/* Scratch memory of a thread that codes rows with levels, FPQ_TRELLIS_ROWS at a time. */
+typedef struct {
+    float *quotients;    /* (w, FPQ_TRELLIS_ROWS): errors in steps */
+    float *scales;       /* 3 w: of fpq_gain_scales, and its memory */
+    float *weights;      /* w: of the errors of dimensions */
+    uint8_t *transposed; /* (w, FPQ_TRELLIS_ROWS) */
+    uint8_t *codes;      /* padded_codes */
+} level_scratch;
+
+static size_t place_scratch(const fpq_refinement *r, char *memory, level_scratch *s) {
+    const size_t w = (size_t)r->w, of_rows = w * FPQ_TRELLIS_ROWS, floats = of_rows + 4 * w;
+    if (memory) {
+        s->quotients = (float *)(void *)memory;
+        s->scales = s->quotients + of_rows;
+        s->weights = s->scales + 3 * w;
+        s->transposed = (uint8_t *)memory + fpq_lines(floats * sizeof(float));
+        s->codes = s->transposed + fpq_lines(of_rows);
+    }
+    return fpq_lines(floats * sizeof(float)) + fpq_lines(of_rows) + fpq_lines(padded_codes(r));
+}
+
+/* The costs (FPQ_TRELLIS_ROWS) of rows with these gains; and their codes, (w, FPQ_TRELLIS_ROWS), unless NULL. */
+static void code_with_gains(const encoding *x, const float *gains, const level_scratch *s, float *costs,
+                            uint8_t *codes) {
+    const int w = x->r->w;
+    float part[FPQ_TRELLIS_ROWS], inverse[FPQ_TRELLIS_ROWS];
+    for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) inverse[i] = 1 / gains[i];
+    memset(costs, 0, FPQ_TRELLIS_ROWS * sizeof *costs);
+    for (int j = 0; j < w; j += FPQ_CHAIN) {
+        const int n = w - j < FPQ_CHAIN ? w - j : FPQ_CHAIN, at = j * FPQ_TRELLIS_ROWS;
+        fpq_active()->trellis(s->quotients + at, inverse, s->weights + j, &x->trellis, n, part,
+                              codes ? codes + at : NULL);
+        for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) costs[i] += part[i];
+    }
+    for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) costs[i] *= gains[i] * gains[i];
+}
+
+/* Errors in steps; those beyond all levels are clamped, as squares may overflow. */
+static void put_quotients(const encoding *x, int64_t first, int n, const level_scratch *s) {
+    const int w = x->r->w;
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < w; j++) {
+            const float quotient = x->e[(first + i) * w + j] * x->scale * s->scales[j];
+            s->quotients[j * FPQ_TRELLIS_ROWS + i] = quotient < -FARTHEST  ? -FARTHEST
+                                                     : quotient > FARTHEST ? FARTHEST
+                                                                           : quotient;
+        }
+}
+
+/* Codes at most FPQ_TRELLIS_ROWS rows from `first` on. */
+static void encode_with_levels(const encoding *x, int64_t first, int n, const level_scratch *s) {
+    const fpq_refinement *r = x->r;
+    const int w = r->w, n_tried = gains_tried(w);
+    float gains[FPQ_TRELLIS_ROWS], costs[FPQ_TRELLIS_ROWS];
+    for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) gains[i] = 1;
+    put_quotients(x, first, n, s);
+    if (r->gains) {
+        uint8_t tried[FPQ_TRELLIS_ROWS][FPQ_GAINS_TRIED] = {{0}};
+        float least[FPQ_TRELLIS_ROWS], now[FPQ_TRELLIS_ROWS];
+        for (int i = 0; i < n; i++) fpq_best_gains(x->errors, r, x->e + (first + i) * w, x->scale, s->scales, tried[i]);
+        for (int t = 0; t < n_tried; t++) {
+            for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) now[i] = r->gains[tried[i][t]];
+            code_with_gains(x, now, s, costs, NULL);
+            for (int i = 0; i < n; i++)
+                if (!t || costs[i] < least[i]) {
+                    least[i] = costs[i];
+                    gains[i] = now[i];
+                    x->gain_codes[first + i] = tried[i][t];
+                }
+        }
+    }
+    code_with_gains(x, gains, s, costs, s->transposed);
+    for (int i = 0; i < n; i++) {
+        for (int j = 0; j < w; j++) s->codes[j] = s->transposed[j * FPQ_TRELLIS_ROWS + i];
+        put_row(x, first + i, s->codes);
+    }
+}
+
 static void encode_batch(void *context, int64_t task, fpq_worker *worker) {
     const encoding *x = context;
     const int n = fpq_batch_size(x->n, ROW_BATCH, task);
-    const size_t codes = fpq_lines(padded_codes(x->r));
-    float *scales = (float *)(void *)(worker->scratch + codes);
-    memset(worker->scratch, 0, codes);
-    fpq_gain_scales(x->r, scales);
-    for (int i = 0; i < n; i++) encode_row(x, task * ROW_BATCH + i, (uint8_t *)worker->scratch, scales);
+    const int64_t first = task * ROW_BATCH;
+    if (!x->r->levels) {
+        memset(worker->scratch, 0, padded_codes(x->r));
+        for (int i = 0; i < n; i++) encode_row(x, first + i, (uint8_t *)worker->scratch);
+        return;
+    }
+    level_scratch s = {0};
+    memset(worker->scratch, 0, place_scratch(x->r, worker->scratch, &s));
+    fpq_gain_scales(x->r, s.scales);
+    weigh(x->r, s.weights);
+    for (int i = 0; i < n; i += FPQ_TRELLIS_ROWS)
+        encode_with_levels(x, first + i, n - i < FPQ_TRELLIS_ROWS ? n - i : FPQ_TRELLIS_ROWS, &s);
 }
 
 int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *base, float scale, const float *centre,
@@ -132,13 +231,14 @@ int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *
                   .b = b,
                   .gain_codes = gain_codes,
                   .norms = norms};
-    const size_t scratch = fpq_lines(padded_codes(r)) + 3 * (size_t)r->w * sizeof(float);
+    level_scratch s = {0};
     fpq_gain_errors errors;
-    if (r->levels) codes_of_halves(r->levels, x.of_halves);
+    if (r->levels) make_trellis(r->levels, &x.trellis);
     if (r->gains) {
         fpq_gain_errors_make(r, &errors);
         x.errors = &errors;
     }
+    const size_t scratch = r->levels ? place_scratch(r, NULL, &s) : padded_codes(r);
     return fpq_parallel(fpq_batches(n, ROW_BATCH), scratch, threads, encode_batch, &x);
 }
 
@@ -150,9 +250,10 @@ void fpq_refinement_decode(const fpq_refinement *r, const uint8_t *a, const uint
     for (int64_t i = 0; i < n; i++, a += bytes_a, out += r->w) {
         const double gain = r->gains ? (double)r->gains[gain_codes[i]] : 1;
         for (int j = 0; j < r->w; j++) {
-            int c = a[j / 2] >> (j % 2 * 4) & 15;
+            int c = fpq_nibble(a, j);
             if (lower) c = c << lower | (b[i * bytes_b + (j >> shift)] >> ((j & in_byte) * lower) & ((1 << lower) - 1));
-            out[j] = (float)(gain * (double)r->steps[j] * value_of(r, c));
+            const double value = r->levels ? value_of_level(r, fpq_level_number(a, j)) : value_of(r, c);
+            out[j] = (float)(gain * (double)r->steps[j] * value);
         }
     }
 }

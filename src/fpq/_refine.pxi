@@ -10,7 +10,7 @@ def plane_bytes(int w, int bits, int plane):
 cdef class Refinement(_Held):
     """Scalar codes of `bits` bits of what product quantization leaves over, in steps (w).
 
-    levels (16) of 4 bits; table (256) of their gains, or None.
+    levels (64) of 4 bits; table (256) of their gains, or None.
     """
     cdef fpq_refinement c
 

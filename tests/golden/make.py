@@ -88,7 +88,8 @@ RECIPES = {
     "ivfpq-refine-rows": lambda: refined("sq8"),
     "ivfpq-sq4": lambda: refined("sq4"),  # before gains
     "ivfpq-sq4-gains": lambda: refined("sq4"),  # before the order of rows
-    "ivfpq-sq4-rows": lambda: refined("sq4"),
+    "ivfpq-sq4-rows": lambda: refined("sq4"),  # before the trellis
+    "ivfpq-sq4-trellis": lambda: refined("sq4"),
     "ivfpq-sq4-even": lambda: refined("sq4"),  # before levels
     "ivfpq-tuned": lambda: tuned(ivfpq(keep_vectors=True).add(rows(2, 200))),
     "ivfpq-spreads": lambda: ivfpq(metric="ip").add(rows(2, 200)),

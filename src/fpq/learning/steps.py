@@ -67,17 +67,20 @@ def _of_even_levels(bits: int, rows: PreparedRows, deviation: Float64) -> Float3
 def _with_levels(rows: PreparedRows, deviation: Float64) -> tuple[Float32, UInt8]:
     """By turns, the codes and gains of least error, and the levels and steps for them (Lloyd 1982)."""
     counts = reduce(np.add, rows.run(_counts, deviation.astype(np.float32)))
-    levels, reach = of_four_bits.learned(counts)
+    values, n = of_four_bits.first_values(counts), np.ones(of_four_bits.LEVELS)
     unit = deviation  # of a dimension: what numbers of 1 stand for
     for _ in range(ROUNDS):
+        levels, reach = of_four_bits.rounded(values, n)
         steps = (unit * reach / (of_four_bits.ZERO - 1)).astype(np.float32)
         found = rows.run(_products, steps, levels, reach)
-        counts = reduce(np.add, (each for each, _ in found))
-        products, squares = reduce(np.add, itertools.chain(*(each for _, each in found)))
+        of_levels, of_dimensions = zip(*itertools.chain(*found), strict=True)
+        sums, n = reduce(np.add, of_levels)
+        products, squares = reduce(np.add, of_dimensions)
         share = np.divide(products, squares, out=np.ones_like(products), where=products > 0)
         if unit.any():
             unit = unit * share * (unit.sum() / (unit @ share))  # the scale of all dimensions is left to the gains
-        levels, reach = of_four_bits.learned(counts)
+        values = of_four_bits.in_order(np.divide(sums, n, out=values, where=n > 0))
+    levels, reach = of_four_bits.rounded(values, n)
     return (unit * reach / (of_four_bits.ZERO - 1)).astype(np.float32), levels
 
 
@@ -118,24 +121,28 @@ def _counts(rows: Coded, n_threads: int, deviation: Float32) -> tuple[Int64, Cod
 
 def _products(
     rows: Coded, n_threads: int, steps: Float32, levels: UInt8, reach: float
-) -> tuple[tuple[Int64, list[Float64]], Coded]:
-    """The histogram of residuals in the scale of levels; by chunk, products with decoded ones, and squares of these."""
+) -> tuple[list[tuple[Float64, Float64]], Coded]:
+    """By chunk: of each level, the sum of residuals in its scale, and how many; products of residuals and decoded ones.
+
+    The latter are followed by the squares of decoded residuals.
+    """
     native, w, varied = coder(4, steps, levels, True), len(steps), steps > 0
     centre, unit = np.zeros(w, np.float32), steps * np.float32((of_four_bits.ZERO - 1) / reach)
 
-    def products(chunk: Float32) -> tuple[Int64, Float64]:
+    def products(chunk: Float32) -> tuple[Float64, Float64]:
         n = len(chunk)
         first, gains = np.empty((n, _native.plane_bytes(w, 4, 0)), np.uint8), np.empty(n, np.uint8)
         decoded = np.empty_like(chunk)
         native.encode(chunk, chunk, 1.0, centre, first, None, gains, np.empty((n, 1), np.float32), 1)
         native.decode(first, None, gains, decoded)
-        scaled = chunk[:, varied] / (GAINS[gains][:, None] * unit[varied])
-        counts = of_four_bits.counted(scaled[chunk.any(axis=1)])
-        return counts, np.array([np.einsum("ij,ij->j", x, decoded, dtype=np.float64) for x in (chunk, decoded)])
+        some = chunk.any(axis=1)
+        scaled = (chunk[:, varied] / (GAINS[gains][:, None] * unit[varied]))[some].ravel()
+        numbers = of_four_bits.numbers(first)[:, :w][:, varied][some].ravel()
+        of_levels = [np.bincount(numbers, weights, of_four_bits.LEVELS) for weights in (scaled, None)]
+        of_dimensions = [np.einsum("ij,ij->j", x, decoded, dtype=np.float64) for x in (chunk, decoded)]
+        return np.array(of_levels), np.array(of_dimensions)
 
-    found = threads.parallel_map(products, _chunks(rows.residuals), n_threads)
-    counts = reduce(np.add, (each for each, _ in found), np.zeros(of_four_bits.BINS, np.int64))
-    return (counts, [each for _, each in found]), rows
+    return threads.parallel_map(products, _chunks(rows.residuals), n_threads), rows
 
 
 def _errors_of_steps(rows: Coded, n_threads: int, candidates: Float32, half: int) -> tuple[list[Float64], Coded]:

@@ -15,7 +15,7 @@ from fpq.learning import levels as of_four_bits
 from fpq.learning import steps as learning
 from fpq.learning.prepared_rows import PreparedRows
 from fpq.learning.quantizer import ProductQuantizer
-from fpq.storage import Check, FormatError, State, Stored, finite, non_negative
+from fpq.storage import Check, FormatError, State, Stored, below, finite, non_negative
 
 RefineName = Literal["sq4", "sq6", "sq8"]
 BITS: dict[RefineName, int] = {"sq4": 4, "sq6": 6, "sq8": 8}
@@ -23,9 +23,13 @@ BLOCK_ROWS = 64
 FILE_PREFIX = "refine_"  # of the columns of `Planes` in a file
 
 
-_ascending = Check(
-    "ascending numbers below 128", lambda levels: bool((levels[:-1] < levels[1:]).all() and levels[-1] < 128)
-)
+def _levels_of(stored: Stored, name: str, n: int, together: int) -> UInt8:
+    """Read n levels, of which those that stand together ascend."""
+    ascending = Check(
+        f"{together} numbers at a time in ascending order",
+        lambda levels: bool((np.diff(levels.reshape(-1, together).astype(np.int64)) >= 0).all()),
+    )
+    return stored.array(name, np.uint8, (n,), below(2 * of_four_bits.ZERO), ascending)
 
 
 class Planes(NamedTuple):
@@ -102,10 +106,11 @@ class Columns:
 class Refinement:
     """The steps of the refinement codes, one per dimension, learned from residuals.
 
-    A code c of `bits` bits stands for ``step * (c - 2**(bits - 1) + 0.5)``; of 4 bits, for ``gain * step * (levels[c] -
-    64)`` with a gain of the row. Vectors are scaled by ``2**-exponent`` before coding, so that squares of ordinary,
-    tiny and huge vectors stay within float32. Squared distances are taken relative to a centre, the median of the
-    vectors after scaling: a large offset of all vectors costs no digits.
+    A code c of `bits` bits stands for ``step * (c - 2**(bits - 1) + 0.5)``; of 4 bits, for ``gain * step *
+    (level - 64)`` with a gain of the row and a level that depends on the code of the next dimension too. Vectors are
+    scaled by ``2**-exponent`` before coding, so that squares of ordinary, tiny and huge vectors stay within float32.
+    Squared distances are taken relative to a centre, the median of the vectors after scaling: a large offset of all
+    vectors costs no digits.
     """
 
     def __init__(
@@ -172,10 +177,14 @@ class Refinement:
     def state(self) -> State:
         """The state that a file stores, beside that of the columns."""
         arrays: dict[str, Array] = {"refine_steps": self.steps, "refine_centre": self.centre}
-        if self.levels is not None and (self.levels == of_four_bits.uniform()).all():
-            arrays["refine_steps"] = self.steps * 8
-        elif self.levels is not None:
-            arrays["refine_levels"] = self.levels
+        if self.levels is not None:
+            of_first, *others = self.levels.reshape(of_four_bits.STATES, of_four_bits.CODES)
+            if any((of_first != levels).any() for levels in others):
+                arrays["refine_trellis"] = self.levels
+            elif (of_first != of_four_bits.uniform()).any():
+                arrays["refine_levels"] = of_first
+            else:
+                arrays["refine_steps"] = self.steps * 8
         return State({"refine_exponent": self.exponent}, arrays)
 
     @classmethod
@@ -187,10 +196,13 @@ class Refinement:
             raise FormatError(f"refine_exponent: expected an integer from -126 to 126, got {exponent!r}")
         levels = None
         if kind == "sq4":
-            if stored.has("refine_levels"):
-                levels = stored.array("refine_levels", np.uint8, (of_four_bits.LEVELS,), _ascending)
+            if stored.has("refine_trellis"):
+                levels = _levels_of(stored, "refine_trellis", of_four_bits.LEVELS, of_four_bits.STATES)
+            elif stored.has("refine_levels"):
+                levels = _levels_of(stored, "refine_levels", of_four_bits.CODES, of_four_bits.CODES)
+                levels = of_four_bits.of_one_state(levels)
             else:  # equally spaced, which one step is
-                levels, steps = of_four_bits.uniform(), steps / 8
+                levels, steps = of_four_bits.of_one_state(of_four_bits.uniform()), steps / 8
         centre = stored.array("refine_centre", np.float32, (w,), finite)
         return cls(BITS[kind], steps, levels, kind == "sq4" and stored.has(FILE_PREFIX + "gains"), centre, exponent)
 
