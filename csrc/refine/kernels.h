@@ -27,9 +27,9 @@ typedef struct {
       (const uint8_t *plane, int row_bytes, int bits, const uint8_t *levels, const int64_t *rows, int n,              \
        const int8_t *query, int32_t *out))                                                                            \
     /* Of a chain of n <= FPQ_CHAIN dimensions of each row r (refine/trellis.h): the least sums of weights[j]         \
-     * (scale[r] x[j][r] - level)^2, as float32 computes them (Viterbi 1967), costs (FPQ_TRELLIS_ROWS); and the codes                 \
-     * (n, FPQ_TRELLIS_ROWS) that reach them, unless NULL. x is (n, FPQ_TRELLIS_ROWS); numbers are below 1e15 in                \
-     * absolute value, weights from 0 to 1. */                                                                                       \
+     * (scale[r] x[j][r] - level)^2, as float32 computes them (Viterbi 1967), costs (FPQ_TRELLIS_ROWS); and the codes \
+     * (n, FPQ_TRELLIS_ROWS) that reach them, unless NULL. x is (n, FPQ_TRELLIS_ROWS); numbers are below 1e15 in      \
+     * absolute value, weights from 0 to 1. */                                                                        \
     X(void, trellis,                                                                                                  \
       (const float *x, const float *scale, const float *weights, const fpq_trellis *t, int n, float *costs,           \
        uint8_t *codes))
