@@ -49,11 +49,12 @@ def error_of_trellis(x, values):
 
 @pytest.mark.parametrize("kind", ["normal", "laplace", "standard_cauchy"])
 def test_first_levels_have_less_error_than_even_ones_without_a_trellis(kind):
-    x = getattr(np.random.default_rng(0), kind)(size=16_000)
+    x = getattr(np.random.default_rng(0), kind)(size=20_000)
     x = np.clip(x / x.std(), -8, 8)
     values = levels.first_values(levels.counted(x))
     found, reach = levels.rounded(values, np.ones(levels.LEVELS))
-    assert (levels.in_order(values) == values).all() and (np.diff(found.reshape(-1, 4).astype(int)) >= 0).all()
+    assert (levels.in_order(values) == values).all() and (levels.in_order(found) == found).all()
+    assert found.min() > 0 and found.max() < 2 * levels.ZERO
     error = error_of_trellis(x.reshape(-1, 16), (found.astype(float) - levels.ZERO) * reach / (levels.ZERO - 1))
     even = min(np.min((x[:, None] - clip * (np.arange(16) - 7.5) / 8) ** 2, axis=1).mean() for clip in CLIPS)
     assert error < 0.85 * even
@@ -62,7 +63,8 @@ def test_first_levels_have_less_error_than_even_ones_without_a_trellis(kind):
 def test_levels_without_numbers_and_of_one_number():
     for x in (np.empty(0), np.zeros(5), np.full(5, 1e30), np.full(5, -3.0)):
         found, reach = levels.rounded(levels.first_values(levels.counted(x)), np.ones(levels.LEVELS))
-        assert (np.diff(found.reshape(-1, 4).astype(int)) >= 0).all() and found.max() < 2 * levels.ZERO and reach > 0
+        assert (levels.in_order(found) == found).all() and found.min() > 0 and found.max() < 2 * levels.ZERO
+        assert reach > 0
 
 
 def test_levels_leave_out_few_numbers_far_from_the_others():
@@ -98,11 +100,12 @@ def test_gains_leave_little_more_error_than_the_best():
     assert len(np.unique(gains)) > 8
     centre, exponent = refinement.centre, refinement.exponent
     tried = []
-    for gain in GAINS[np.unique(gains)]:
+    for gain in GAINS[gains.min() - 8 : gains.max() + 9]:
         with_gain = Refinement(4, refinement.steps * gain, refinement.levels, False, centre, exponent)
         tried.append(((rest - with_gain.decode(with_gain.encode(rest, X, 1))) ** 2).sum(1))
     least = np.min(tried, axis=0)
-    assert (least <= 1.0001 * error).all() and error.sum() < 1.05 * least.sum()
+    assert (least <= 1.0001 * error).all() and error.sum() < 1.01 * least.sum() and (error < 2 * least).all()
+    assert (error < 1.0001 * least).mean() > 0.9
     without = np.sum(tried, axis=1).min()
     assert error.sum() < 0.75 * without
 

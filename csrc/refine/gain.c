@@ -46,13 +46,6 @@ void fpq_gain_errors_make(const fpq_refinement *r, fpq_gain_errors *errors) {
     }
 }
 
-void fpq_gain_scales(const fpq_refinement *r, float *scales) {
-    for (int j = 0; j < r->w; j++) {
-        scales[j] = r->steps[j] >= FLT_MIN ? 1 / r->steps[j] : 0;
-        scales[r->w + j] = r->steps[j] * r->steps[j];
-    }
-}
-
 /* The parts of octaves up to |u|, a lower bound. */
 FPQ_INLINE int parts_of(const fpq_gain_errors *errors, float u) {
     uint32_t bits;
@@ -67,20 +60,17 @@ static int first_gain(const fpq_gain_errors *errors, double squares) {
     return clamped((int)floor(nearest + 0.5) + GAIN_OF_1 - GAINS_BELOW, FPQ_GAINS - FPQ_GAINS_ESTIMATED);
 }
 
-void fpq_best_gains(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales,
-                    uint8_t *gains) {
+void fpq_best_gains(const fpq_gain_errors *errors, const fpq_refinement *r, const float *quotients, uint8_t *gains) {
     const int w = r->w;
-    const float *weights = scales + w;
-    float *quotients = scales + 2 * w, sums[FPQ_GAINS_ESTIMATED] = {0};
+    float sums[FPQ_GAINS_ESTIMATED] = {0};
     double squares = 0;
-    for (int j = 0; j < w; j++) quotients[j] = e[j] * scale * scales[j];
     for (int j = 0; j < w; j++) squares += (double)quotients[j] * (double)quotients[j];
     const int first = first_gain(errors, squares),
               place_of_1 = FPQ_LARGEST_OCTAVE * FPQ_PARTS + (first - GAIN_OF_1) * FPQ_PARTS_PER_GAIN;
     for (int j = 0; j < w; j++) {
         const int i = clamped(place_of_1 - parts_of(errors, quotients[j]), LAST_ENTRY);
         const float *here = errors->of_sign[quotients[j] < 0][i % FPQ_PARTS_PER_GAIN] + i / FPQ_PARTS_PER_GAIN;
-        for (int g = 0; g < FPQ_GAINS_ESTIMATED; g++) sums[g] += weights[j] * here[g];
+        for (int g = 0; g < FPQ_GAINS_ESTIMATED; g++) sums[g] += r->steps[j] * r->steps[j] * here[g];
     }
     for (int g = 0; g < FPQ_GAINS_ESTIMATED; g++) sums[g] *= r->gains[first + g] * r->gains[first + g];
     for (int t = 0; t < FPQ_GAINS_TRIED; t++) {

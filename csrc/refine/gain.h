@@ -30,10 +30,8 @@ typedef struct {
 } fpq_gain_errors;
 
 void fpq_gain_errors_make(const fpq_refinement *r, fpq_gain_errors *errors);
-/* For fpq_best_gains: 1 / steps, 0 for those below the normal range, then their squares, then memory (w each). */
-void fpq_gain_scales(const fpq_refinement *r, float *scales);
-/* The numbers of the FPQ_GAINS_TRIED best gains for e times scale, the best one first. */
-void fpq_best_gains(const fpq_gain_errors *errors, const fpq_refinement *r, const float *e, float scale, float *scales,
-                    uint8_t *gains);
+/* The numbers of the FPQ_GAINS_TRIED best gains, the best one first, for errors in steps, 0 where a step is below the
+ * normal range. */
+void fpq_best_gains(const fpq_gain_errors *errors, const fpq_refinement *r, const float *quotients, uint8_t *gains);
 
 #endif

@@ -118,27 +118,32 @@ static void make_trellis(const uint8_t *levels, fpq_trellis *t) {
 }
 
 /* Errors of dimensions count by the squares of their steps, beside the largest one. */
-static void weigh(const fpq_refinement *r, float *weights) {
+static void prepare(const fpq_refinement *r, float *inverse, float *weights) {
     float largest = FLT_MIN;
     for (int j = 0; j < r->w; j++) largest = fmaxf(largest, r->steps[j]);
-    for (int j = 0; j < r->w; j++) weights[j] = (r->steps[j] / largest) * (r->steps[j] / largest);
+    for (int j = 0; j < r->w; j++) {
+        inverse[j] = r->steps[j] >= FLT_MIN ? 1 / r->steps[j] : 0;
+        weights[j] = (r->steps[j] / largest) * (r->steps[j] / largest);
+    }
 }
 
 /* Scratch memory of a thread that codes rows with levels, FPQ_TRELLIS_ROWS at a time. */
 typedef struct {
-    float *quotients;    /* (w, FPQ_TRELLIS_ROWS): errors in steps */
-    float *scales;       /* 3 w: of fpq_gain_scales, and its memory */
+    float *of_row;       /* w: the errors of a row, in steps */
+    float *quotients;    /* (w, FPQ_TRELLIS_ROWS): those of all rows */
+    float *inverse;      /* w: 1 / steps, 0 for those below the normal range */
     float *weights;      /* w: of the errors of dimensions */
-    uint8_t *transposed; /* (w, FPQ_TRELLIS_ROWS) */
+    uint8_t *transposed; /* (w, FPQ_TRELLIS_ROWS): codes */
     uint8_t *codes;      /* padded_codes */
 } level_scratch;
 
 static size_t place_scratch(const fpq_refinement *r, char *memory, level_scratch *s) {
-    const size_t w = (size_t)r->w, of_rows = w * FPQ_TRELLIS_ROWS, floats = of_rows + 4 * w;
+    const size_t w = (size_t)r->w, of_rows = w * FPQ_TRELLIS_ROWS, floats = of_rows + 3 * w;
     if (memory) {
         s->quotients = (float *)(void *)memory;
-        s->scales = s->quotients + of_rows;
-        s->weights = s->scales + 3 * w;
+        s->of_row = s->quotients + of_rows;
+        s->inverse = s->of_row + w;
+        s->weights = s->inverse + w;
         s->transposed = (uint8_t *)memory + fpq_lines(floats * sizeof(float));
         s->codes = s->transposed + fpq_lines(of_rows);
     }
@@ -161,39 +166,36 @@ static void code_with_gains(const encoding *x, const float *gains, const level_s
     for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) costs[i] *= gains[i] * gains[i];
 }
 
-/* Errors in steps; those beyond all levels are clamped, as squares may overflow. */
-static void put_quotients(const encoding *x, int64_t first, int n, const level_scratch *s) {
+/* Puts the errors of row i of those that are coded together, and finds the gains to try for it. */
+static void put_quotients(const encoding *x, const float *e, int i, const level_scratch *s, uint8_t *gains) {
     const int w = x->r->w;
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < w; j++) {
-            const float quotient = x->e[(first + i) * w + j] * x->scale * s->scales[j];
-            s->quotients[j * FPQ_TRELLIS_ROWS + i] = quotient < -FARTHEST  ? -FARTHEST
-                                                     : quotient > FARTHEST ? FARTHEST
-                                                                           : quotient;
-        }
+    for (int j = 0; j < w; j++) s->of_row[j] = e[j] * x->scale * s->inverse[j];
+    if (x->r->gains) fpq_best_gains(x->errors, x->r, s->of_row, gains);
+    for (int j = 0; j < w; j++) { /* those beyond all levels are clamped, as squares may overflow */
+        const float quotient = s->of_row[j];
+        s->quotients[j * FPQ_TRELLIS_ROWS + i] = quotient < -FARTHEST  ? -FARTHEST
+                                                 : quotient > FARTHEST ? FARTHEST
+                                                                       : quotient;
+    }
 }
 
 /* Codes at most FPQ_TRELLIS_ROWS rows from `first` on. */
 static void encode_with_levels(const encoding *x, int64_t first, int n, const level_scratch *s) {
     const fpq_refinement *r = x->r;
-    const int w = r->w, n_tried = gains_tried(w);
-    float gains[FPQ_TRELLIS_ROWS], costs[FPQ_TRELLIS_ROWS];
+    const int w = r->w, n_tried = r->gains ? gains_tried(w) : 0;
+    uint8_t tried[FPQ_TRELLIS_ROWS][FPQ_GAINS_TRIED] = {{0}};
+    float gains[FPQ_TRELLIS_ROWS], costs[FPQ_TRELLIS_ROWS], least[FPQ_TRELLIS_ROWS], now[FPQ_TRELLIS_ROWS];
     for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) gains[i] = 1;
-    put_quotients(x, first, n, s);
-    if (r->gains) {
-        uint8_t tried[FPQ_TRELLIS_ROWS][FPQ_GAINS_TRIED] = {{0}};
-        float least[FPQ_TRELLIS_ROWS], now[FPQ_TRELLIS_ROWS];
-        for (int i = 0; i < n; i++) fpq_best_gains(x->errors, r, x->e + (first + i) * w, x->scale, s->scales, tried[i]);
-        for (int t = 0; t < n_tried; t++) {
-            for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) now[i] = r->gains[tried[i][t]];
-            code_with_gains(x, now, s, costs, NULL);
-            for (int i = 0; i < n; i++)
-                if (!t || costs[i] < least[i]) {
-                    least[i] = costs[i];
-                    gains[i] = now[i];
-                    x->gain_codes[first + i] = tried[i][t];
-                }
-        }
+    for (int i = 0; i < n; i++) put_quotients(x, x->e + (first + i) * w, i, s, tried[i]);
+    for (int t = 0; t < n_tried; t++) {
+        for (int i = 0; i < FPQ_TRELLIS_ROWS; i++) now[i] = r->gains[tried[i][t]];
+        code_with_gains(x, now, s, costs, NULL);
+        for (int i = 0; i < n; i++)
+            if (!t || costs[i] < least[i]) {
+                least[i] = costs[i];
+                gains[i] = now[i];
+                x->gain_codes[first + i] = tried[i][t];
+            }
     }
     code_with_gains(x, gains, s, costs, s->transposed);
     for (int i = 0; i < n; i++) {
@@ -213,8 +215,7 @@ static void encode_batch(void *context, int64_t task, fpq_worker *worker) {
     }
     level_scratch s = {0};
     memset(worker->scratch, 0, place_scratch(x->r, worker->scratch, &s));
-    fpq_gain_scales(x->r, s.scales);
-    weigh(x->r, s.weights);
+    prepare(x->r, s.inverse, s.weights);
     for (int i = 0; i < n; i += FPQ_TRELLIS_ROWS)
         encode_with_levels(x, first + i, n - i < FPQ_TRELLIS_ROWS ? n - i : FPQ_TRELLIS_ROWS, &s);
 }
@@ -231,14 +232,13 @@ int fpq_refinement_encode(const fpq_refinement *r, const float *e, const float *
                   .b = b,
                   .gain_codes = gain_codes,
                   .norms = norms};
-    level_scratch s = {0};
     fpq_gain_errors errors;
     if (r->levels) make_trellis(r->levels, &x.trellis);
     if (r->gains) {
         fpq_gain_errors_make(r, &errors);
         x.errors = &errors;
     }
-    const size_t scratch = r->levels ? place_scratch(r, NULL, &s) : padded_codes(r);
+    const size_t scratch = r->levels ? place_scratch(r, NULL, NULL) : padded_codes(r);
     return fpq_parallel(fpq_batches(n, ROW_BATCH), scratch, threads, encode_batch, &x);
 }
 

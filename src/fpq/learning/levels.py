@@ -41,7 +41,7 @@ def first_values(counts: Int64) -> Float64:
     return in_order(of_states)
 
 
-def in_order(values: Float64) -> Float64:
+def in_order(values: Array) -> Array:
     """The values with each four, from a state to the next, in ascending order, which the search for codes needs."""
     return np.sort(values.reshape(-1, STATES), axis=1).ravel()
 

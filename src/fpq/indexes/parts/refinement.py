@@ -15,7 +15,7 @@ from fpq.learning import levels as of_four_bits
 from fpq.learning import steps as learning
 from fpq.learning.prepared_rows import PreparedRows
 from fpq.learning.quantizer import ProductQuantizer
-from fpq.storage import Check, FormatError, State, Stored, below, finite, non_negative
+from fpq.storage import Check, FormatError, State, Stored, finite, non_negative
 
 RefineName = Literal["sq4", "sq6", "sq8"]
 BITS: dict[RefineName, int] = {"sq4": 4, "sq6": 6, "sq8": 8}
@@ -23,13 +23,13 @@ BLOCK_ROWS = 64
 FILE_PREFIX = "refine_"  # of the columns of `Planes` in a file
 
 
-def _levels_of(stored: Stored, name: str, n: int, together: int) -> UInt8:
-    """Read n levels, of which those that stand together ascend."""
-    ascending = Check(
-        f"{together} numbers at a time in ascending order",
-        lambda levels: bool((np.diff(levels.reshape(-1, together).astype(np.int64)) >= 0).all()),
-    )
-    return stored.array(name, np.uint8, (n,), below(2 * of_four_bits.ZERO), ascending)
+_ascending = Check(
+    "ascending numbers below 128", lambda levels: bool((levels[:-1] < levels[1:]).all() and levels[-1] < 128)
+)
+_ascending_fours = Check(
+    "numbers below 128, each four in order",
+    lambda levels: bool((of_four_bits.in_order(levels) == levels).all() and levels.max() < 128),
+)
 
 
 class Planes(NamedTuple):
@@ -178,8 +178,8 @@ class Refinement:
         """The state that a file stores, beside that of the columns."""
         arrays: dict[str, Array] = {"refine_steps": self.steps, "refine_centre": self.centre}
         if self.levels is not None:
-            of_first, *others = self.levels.reshape(of_four_bits.STATES, of_four_bits.CODES)
-            if any((of_first != levels).any() for levels in others):
+            of_first = self.levels[: of_four_bits.CODES]
+            if (of_four_bits.of_one_state(of_first) != self.levels).any():
                 arrays["refine_trellis"] = self.levels
             elif (of_first != of_four_bits.uniform()).any():
                 arrays["refine_levels"] = of_first
@@ -197,10 +197,11 @@ class Refinement:
         levels = None
         if kind == "sq4":
             if stored.has("refine_trellis"):
-                levels = _levels_of(stored, "refine_trellis", of_four_bits.LEVELS, of_four_bits.STATES)
+                levels = stored.array("refine_trellis", np.uint8, (of_four_bits.LEVELS,), _ascending_fours)
             elif stored.has("refine_levels"):
-                levels = _levels_of(stored, "refine_levels", of_four_bits.CODES, of_four_bits.CODES)
-                levels = of_four_bits.of_one_state(levels)
+                levels = of_four_bits.of_one_state(
+                    stored.array("refine_levels", np.uint8, (of_four_bits.CODES,), _ascending)
+                )
             else:  # equally spaced, which one step is
                 levels, steps = of_four_bits.of_one_state(of_four_bits.uniform()), steps / 8
         centre = stored.array("refine_centre", np.float32, (w,), finite)
