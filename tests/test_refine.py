@@ -1,6 +1,7 @@
 """Refinement codes: refined distances, recall, and every change of an index that has them."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import fpq
 from fpq import _native
 from fpq.indexes.parts.refinement import Refinement, residuals_of
 from fpq.learning import levels
-from fpq.learning.steps import CLIPS, GAINS
+from fpq.learning.steps import CLIPS, GAINS, LEAST_STEP
 
 KINDS = ("sq4", "sq6", "sq8")
 
@@ -135,6 +136,16 @@ def test_constant_columns_and_rows_without_residuals():
     assert not found[:, 3].any() and np.isfinite(found).all()
     assert np.abs(found[::2] - rest[::2]).max() < 1e-4
     assert (index.search(x[:1], 3, rerank=50).ids == [[0, 2, 4]]).all()
+
+
+def test_steps_that_vanish_beside_outliers_teach_no_levels():
+    x = np.random.default_rng(0).standard_cauchy(X.shape).astype(np.float32)
+    x[:, 5] *= np.float32(1e-30)
+    x[::100] *= np.float32(1e12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        index = fpq.PQIndex(3, nbits=4, refine="sq4").fit(x)
+    assert 0 < index._refinement.steps[5] < LEAST_STEP
 
 
 @pytest.mark.parametrize("make", [ivf, pq])

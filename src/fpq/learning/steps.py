@@ -22,6 +22,7 @@ ROUNDS = 2  # of learning with 4 bits: codes, then levels and steps
 BLOCK_DIMS = 8  # dimensions per task of `by_columns`
 CHUNK_ROWS, CHUNK_DIMS = 1 << 10, 1 << 7  # rows and dimensions per task of training
 GAINS = np.exp2(np.arange(256) / 8 - 16).astype(np.float32)
+LEAST_STEP = np.finfo(np.float32).tiny / GAINS[0]  # times a gain, a smaller one may be 0; levels are learned without
 
 
 class Coded(NamedTuple):
@@ -126,7 +127,7 @@ def _products(
 
     The latter are followed by the squares of decoded residuals.
     """
-    native, w, varied = coder(4, steps, levels, True), len(steps), steps > 0
+    native, w, varied = coder(4, steps, levels, True), len(steps), steps >= LEAST_STEP
     centre, unit = np.zeros(w, np.float32), steps * np.float32((of_four_bits.ZERO - 1) / reach)
 
     def products(chunk: Float32) -> tuple[Float64, Float64]:
