@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  * Trellis-coded quantization (Marcellin and Fischer 1990) of 4-bit codes: the level of a code depends on the code of
- * the next dimension too, so that four times as many levels are within reach, and the search over a chain of dimensions
- * leaves about a quarter less squared error than 16 levels do.
+ * the next dimension too, so that four times as many levels are within reach; a search over a chain of dimensions finds
+ * the codes of least squared error.
  *
  * The dimensions 16 i to 16 i + 15, eight bytes of plane A, are a chain. The state of a dimension is the upper two bits
  * of the code of the next dimension in its chain, 0 for the last; its level is that of number 16 state + code. */
