@@ -10,7 +10,8 @@ enum {
     MIN_RESERVOIR = 32,      /* a smaller top-k is a heap, whose threshold follows every pair; */
     MAX_RESERVOIR = 1 << 16, /* a larger one too, as it needs no memory beside the answer */
     MAX_RANKED = 256,        /* pairs that are sorted faster by counting than by a heap */
-    GROUP = 64               /* distances that the kernel at_most compares */
+    GROUP = 64,              /* distances that the kernel at_most compares */
+    MAX_SAMPLE = 256         /* pairs by which the distance of the k-th is estimated */
 };
 
 /* Memory for `room` distances, a multiple of GROUP, then as many ids. */
@@ -38,17 +39,18 @@ fpq_results fpq_results_of(const fpq_answers *answers, int64_t i, fpq_ids ids) {
                              .threshold = INFINITY,
                              .appends = !is_heap};
     if (answers->ranking) return (fpq_results){.appends = 1, .failed = 1, .threshold = -INFINITY};
-    fpq_results r = {.distance = answers->distances + i * k,
-                     .id = answers->ids + i * k,
-                     .k = k,
-                     .room = k,
-                     .ids = ids,
-                     .threshold = INFINITY};
-    for (int64_t p = 0; p < k; p++) {
-        r.distance[p] = INFINITY;
-        r.id[p] = -1;
-    }
+    fpq_results r = {.distance = answers->distances + i * k, .id = answers->ids + i * k, .k = k, .room = k, .ids = ids};
+    fpq_results_restart(&r);
     return r;
+}
+
+void fpq_results_restart(fpq_results *r) {
+    for (int64_t p = 0; p < r->k && !r->appends; p++) {
+        r->distance[p] = INFINITY;
+        r->id[p] = -1;
+    }
+    r->threshold = INFINITY;
+    r->n = 0;
 }
 
 fpq_answers fpq_answers_from(const fpq_answers *answers, int64_t first) {
@@ -152,9 +154,19 @@ void fpq_results_first_k(fpq_results *r) {
     r->threshold = largest;
 }
 
+static void make_heap(fpq_results *r) {
+    for (int64_t p = 1; p < r->n; p++) fpq_results_rise(r, p, r->distance[p], r->id[p]);
+}
+
+void fpq_results_lower(fpq_results *r, float threshold) {
+    keep_at_most(r, threshold);
+    if (!r->appends) make_heap(r);
+    r->threshold = threshold;
+}
+
 /* To ascending order: pairs in any order become a heap first, which those of a small top-k are. */
 static void sort(fpq_results *r) {
-    for (int64_t p = 1; p < r->n && r->appends; p++) fpq_results_rise(r, p, r->distance[p], r->id[p]);
+    if (r->appends) make_heap(r);
     for (int64_t size = r->n - 1; size > 0; size--) {
         const float distance = r->distance[size];
         const int64_t id = r->id[size];
@@ -177,6 +189,26 @@ static void sort_ties(fpq_results *r) {
         r->distance[at] = distance;
         r->id[at] = id;
     }
+}
+
+/* Of the k nearest rows, a sample of independent rows holds a Poisson number, hardly ever more than three deviations
+ * and two above the mean. Near rows often stand together, so blocks are counted instead, as many rows in each as here.
+ */
+float fpq_results_expected(const fpq_results *r, float share) {
+    float distance[MAX_SAMPLE];
+    int64_t id[MAX_SAMPLE];
+    fpq_results nearest = {.distance = distance, .id = id, .k = MAX_SAMPLE, .threshold = INFINITY};
+    for (int64_t p = 0; p < r->n; p++) fpq_results_offer(&nearest, r->distance[p], r->id[p]);
+    sort(&nearest);
+    int64_t blocks = 0;
+    for (int64_t p = 0; p < nearest.n && p + 1 < r->k; p++) {
+        int64_t same = 0;
+        while (id[same] / 64 != id[p] / 64) same++;
+        blocks += same == p;
+        const float mean = share * (float)r->k * (float)blocks / (float)(p + 1);
+        if ((float)blocks >= mean + 3 * sqrtf(mean) + 2) return distance[p];
+    }
+    return INFINITY;
 }
 
 static int is_ranked(const fpq_results *r, const fpq_answers *answers) {

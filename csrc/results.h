@@ -37,6 +37,14 @@ int fpq_rank(const fpq_ranking *ranking, const fpq_answers *answers, int64_t i, 
 void fpq_results_make_room(fpq_results *r); /* for another pair, unless r->failed */
 void fpq_results_first_k(fpq_results *r);   /* a reservoir holds k pairs for the first time */
 
+/* The distance within which k rows are expected, where the pairs are those of a share of the rows, cut out in blocks of
+ * 64 that are spread over all: INFINITY if the pairs do not tell. */
+float fpq_results_expected(const fpq_results *r, float share);
+/* Top-k: only pairs within the threshold stay or enter. With fewer than k of them in the end, it was too low. */
+void fpq_results_lower(fpq_results *r, float threshold);
+/* Top-k: to begin anew, without pairs. */
+void fpq_results_restart(fpq_results *r);
+
 /* Runs the n tasks of a search for nq queries. Where its rows are cut into `ranges` > 1, *of_tasks becomes answers for
  * the parts, query i in range r having number i * ranges + r, and they are merged; else *of_tasks is `answers`. 0, or
  * -1 when memory ran out or the call was stopped. */

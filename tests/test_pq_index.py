@@ -95,6 +95,25 @@ def test_search_is_the_exact_adc_answer(
     same(index.search(Q[3], 10), [each[0] for each in nearest(index, Q[3:4], 10)])
 
 
+@pytest.mark.parametrize("order", ["random", "sorted", "misleading"])
+@pytest.mark.parametrize("nq", [1, 5])
+def test_thresholds_estimated_from_a_part_of_the_rows_lose_none(isa: str, order: str, nq: int) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(30_000, 8)).astype(np.float32)
+    lengths = (x**2).sum(1)
+    if order == "sorted":
+        x = x[lengths.argsort()]
+    if order == "misleading":  # the blocks that a search begins with have the near rows
+        first = np.arange(len(x)) // 64 % 9 == 0
+        x[np.r_[np.flatnonzero(first), np.flatnonzero(~first)]] = x[lengths.argsort()]
+    index = fpq.PQIndex(4, n_threads=1).fit(x[::10])
+    index.add(x)
+    queries = 0.1 * rng.normal(size=(nq, 8)).astype(np.float32)
+    whole = index.search(queries, len(x))  # no threshold
+    for k in (1, 10, 40, 300):
+        same(index.search(queries, k), [each[:, :k] for each in whole])
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("rotation", [None, "opq"])
 def test_distances_are_those_of_the_decoded_vectors(metric: str, rotation: str | None) -> None:
