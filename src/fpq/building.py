@@ -25,6 +25,7 @@ from fpq.learning.kmeans import SEED_ROWS, even_offsets
 from fpq.learning.lloyd import Bounds
 from fpq.learning.quantizer import CHUNK_ROWS
 from fpq.learning.rotation import BLOCK_ROWS, OPQ_POINTS_PER_CENTROID, OPQ_ROUNDS, SUM_BYTES
+from fpq.learning.steps import ROUNDS as REFINE_ROUNDS
 from fpq.learning.steps import TRAINING_ROWS
 from fpq.metric import METRICS
 
@@ -50,6 +51,7 @@ SECONDS = {
     "opq value": 1.1e-6,
     "refinement value": 5.1e-7,
     "refined value": 1.6e-8,
+    "trellis value": 8e-8,
     "hashed value": 1.2e-10,
     "sorted entry": 7.7e-8,
 }
@@ -162,7 +164,9 @@ def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: 
         units["rotated value"] += 2 * OPQ_ROUNDS * sample * width * width
         units["decomposed value"] += 2 * OPQ_ROUNDS * width**3  # a singular value decomposition takes longer
         units["opq value"] = sample * width * share
-    if index.refine is not None:
+    if index.refine == "sq4":
+        units["trellis value"] = (n + REFINE_ROUNDS * min(rows, TRAINING_ROWS)) * width
+    elif index.refine is not None:
         units["refinement value"] = min(rows, TRAINING_ROWS) * width
         units["refined value"] = n * width
 

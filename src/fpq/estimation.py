@@ -21,6 +21,7 @@ from fpq.indexes.parts.tables import MAX_ROWS, directory_bits
 from fpq.indexes.parts.two_level import LEAST_LISTS
 from fpq.indexes.parts.vectors import is_narrow, kept_type
 from fpq.learning.defaults import default_lists
+from fpq.learning.levels import LEVELS
 from fpq.metric import METRICS
 
 KINDS = (FlatIndex, PQIndex, IVFPQIndex, E2LSHIndex, C2LSHIndex, PMLSHIndex)
@@ -214,6 +215,7 @@ def _code_arrays(index: PQIndex | IVFPQIndex, n: int, d: int) -> dict[str, Array
             FILE_PREFIX + name: _view(dtype, n_blocks(n), BLOCK_ROWS, *shape) for name, (shape, dtype) in forms.items()
         }
         arrays |= {"refine_steps": _view(f4, width), "refine_centre": _view(f4, width)}
+        arrays |= {"refine_trellis": _view(np.uint8, LEVELS)} if index.refine == "sq4" else {}
     return arrays
 
 
