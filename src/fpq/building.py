@@ -34,8 +34,8 @@ AnyIndex = FlatIndex | PQIndex | IVFPQIndex | AnyLSHIndex
 E2LSH_HASHES = 12  # the guess for `n_hashes`, if `fit` chooses it from the vectors
 
 # Seconds per unit of `work` with one thread of an Intel Xeon with AVX-512 (VNNI), fitted by `python bench/estimates.py
-# fit` on other data than those of the errors in docs/choosing.md. Those of anisotropic codes are not fitted: they are
-# from the CPU time of single indexes, on an AMD EPYC (Zen 4).
+# fit` on other data than those of the errors in docs/choosing.md. Those of anisotropic and of refinement codes are not
+# fitted: they are from the CPU time of single indexes, on an AMD EPYC (Zen 4).
 SECONDS = {
     "copied byte": 1.2e-9,
     "seeded value": 2.2e-9,
@@ -49,9 +49,9 @@ SECONDS = {
     "rotated value": 2.3e-11,
     "decomposed value": 2.5e-10,
     "opq value": 1.1e-6,
-    "refinement value": 5.1e-7,
+    "refinement value": 6.5e-8,
     "refined value": 1.6e-8,
-    "trellis value": 8e-8,
+    "trellis value": 4e-8,
     "hashed value": 1.2e-10,
     "sorted entry": 7.7e-8,
 }
@@ -165,7 +165,7 @@ def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: 
         units["decomposed value"] += 2 * OPQ_ROUNDS * width**3  # a singular value decomposition takes longer
         units["opq value"] = sample * width * share
     if index.refine == "sq4":
-        units["trellis value"] = (n + REFINE_ROUNDS * min(rows, TRAINING_ROWS)) * width
+        units["trellis value"] = (n + (REFINE_ROUNDS + 1) * min(rows, TRAINING_ROWS)) * width
     elif index.refine is not None:
         units["refinement value"] = min(rows, TRAINING_ROWS) * width
         units["refined value"] = n * width
