@@ -33,27 +33,26 @@ AnyLSHIndex = E2LSHIndex | C2LSHIndex | PMLSHIndex
 AnyIndex = FlatIndex | PQIndex | IVFPQIndex | AnyLSHIndex
 E2LSH_HASHES = 12  # the guess for `n_hashes`, if `fit` chooses it from the vectors
 
-# Seconds per unit of `work` with one thread of an Intel Xeon with AVX-512 (VNNI), fitted by `python bench/estimates.py
-# fit` on other data than those of the errors in docs/choosing.md. Those of anisotropic and of refinement codes are not
-# fitted: they are from the CPU time of single indexes, on an AMD EPYC (Zen 4).
+# Seconds per unit of `work` with one thread of an AMD EPYC (Zen 4, AVX-512), fitted by `python bench/estimates.py fit`
+# on other data than those of the errors in docs/choosing.md.
 SECONDS = {
     "copied byte": 1.2e-9,
-    "seeded value": 2.2e-9,
-    "training value": 8.5e-8,
-    "training code": 9.8e-7,
-    "encoded code": 3.8e-8,
-    "anisotropic code": 1.5e-7,
-    "anisotropic value": 1.8e-8,
-    "assigned value": 9.9e-12,
-    "placed row": 1.8e-7,
-    "rotated value": 2.3e-11,
-    "decomposed value": 2.5e-10,
-    "opq value": 1.1e-6,
-    "refinement value": 6.5e-8,
-    "refined value": 1.6e-8,
-    "trellis value": 4e-8,
-    "hashed value": 1.2e-10,
-    "sorted entry": 7.7e-8,
+    "seeded value": 1.0e-9,
+    "training value": 4.4e-8,
+    "training code": 5.0e-7,
+    "encoded code": 7.1e-9,
+    "anisotropic code": 5.2e-8,
+    "anisotropic value": 2.4e-8,
+    "assigned value": 5.2e-12,
+    "placed row": 1.5e-6,
+    "rotated value": 3.1e-11,
+    "decomposed value": 7.6e-11,
+    "opq value": 5.3e-7,
+    "refinement value": 1.4e-8,
+    "refined value": 2.2e-8,
+    "trellis value": 3.8e-8,
+    "hashed value": 8.5e-11,
+    "sorted entry": 1.2e-7,
 }
 
 SERIAL = {"copied byte", "placed row", "decomposed value"}  # work that gains little by threads
@@ -61,7 +60,7 @@ SERIAL = {"copied byte", "placed row", "decomposed value"}  # work that gains li
 FIXED_BYTES = 3 << 20  # of the process beside the arrays: stacks, and what the allocator keeps
 
 PROBE_ROWS, PROBE_DIM, PROBE_CODES, PROBE_RUNS = 1 << 12, 64, 8, 8  # a short run is less often disturbed
-PROBE_SECONDS = 2.1e-3  # of a run on the machine of SECONDS
+PROBE_SECONDS = 1.84e-3  # of a run on the machine of SECONDS
 
 
 def codebook_sizes(index: PQIndex | IVFPQIndex, d: int) -> tuple[int, int, int]:
