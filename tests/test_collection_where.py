@@ -120,7 +120,7 @@ HOSTILE = [
     "(SELECT year FROM(rows))",
     "group_concat(name) > ''",
     "count(*) > 1",
-    "(" * 2000 + "1" + ")" * 2000,
+    "NOT (" * 2000 + "1" + ")" * 2000,
     "+".join("1" * 40_000),
     "x" * 200_000,
 ]
