@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import threading
 import uuid
 from typing import Any
@@ -56,6 +57,15 @@ def found(collection: Collection, where: str, params: Any = None) -> list[Any]:
 def test_conditions(collection: Collection, where: str, params: Any, expected: list[int]) -> None:
     assert found(collection, where, params) == expected
     assert found(collection, where, params) == expected  # from the cache
+
+
+def is_refused_by_sqlite(condition: str) -> bool:
+    """Newer versions take any number of parentheses."""
+    try:
+        sqlite3.connect(":memory:").execute(f"SELECT {condition}")
+    except sqlite3.OperationalError:
+        return True
+    return False
 
 
 HOSTILE = [
@@ -121,6 +131,7 @@ HOSTILE = [
     "group_concat(name) > ''",
     "count(*) > 1",
     "NOT (" * 2000 + "1" + ")" * 2000,
+    *filter(is_refused_by_sqlite, ["(" * 2000 + "1" + ")" * 2000]),
     "+".join("1" * 40_000),
     "x" * 200_000,
 ]
