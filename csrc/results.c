@@ -136,8 +136,7 @@ static void shrink(fpq_results *r, int64_t most) {
             count = here;
         }
     }
-    r->threshold = of_rank((int32_t)high);
-    keep_at_most(r, r->threshold);
+    fpq_results_lower(r, of_rank((int32_t)high));
     if (r->n > most) keep_first_ties(r, r->threshold);
 }
 
