@@ -163,7 +163,7 @@ def _add_codes(units: dict[str, float], index: PQIndex | IVFPQIndex, n: int, d: 
         units["rotated value"] += 2 * OPQ_ROUNDS * sample * width * width
         units["decomposed value"] += 2 * OPQ_ROUNDS * width**3  # a singular value decomposition takes longer
         units["opq value"] = sample * width * share
-    if index.refine == "sq4":
+    if index.refine == "sq4":  # a round of learning codes the sample; levels and steps take about one more
         units["trellis value"] = (n + (REFINE_ROUNDS + 1) * min(rows, TRAINING_ROWS)) * width
     elif index.refine is not None:
         units["refinement value"] = min(rows, TRAINING_ROWS) * width
